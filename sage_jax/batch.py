@@ -1,0 +1,71 @@
+"""The typed batch that crosses from the data pipeline to training and evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from sage_jax.axes import Bool, Float, Int, UInt8
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    AnyArray = jax.Array | np.ndarray
+else:
+    AnyArray = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TreeBatch:
+    """Images with their questions and ranked answers, each image one tree-shaped token sequence.
+
+    A row holds the shared prefix (image, comparison placeholders), then its questions, each followed by its answers.
+    Token i sees token j when j <= i and j lies on i's own branch: `question_index[j]` is -1 (prefix) or i's question,
+    and `answer_index[j]` is -1 (prefix or question) or i's answer. Positions continue from the branch point.
+
+    Attributes:
+      tiles: Test image tiles, RGB 0..255; zeros where `tile_mask` is False.
+      tile_mask: True where the row has a tile.
+      reference_tiles: The same for the reference image; all masked without a reference.
+      reference_tile_mask: True where the row has a reference tile. A row without any is zero-shot.
+      fact_ids: Token ids of the fact sentences, 0 where masked.
+      fact_mask: True at real fact tokens; a fact with no token is no fact.
+      token_ids: Token ids of the tree, `pad` where masked. Image and comparison placeholders stand for embeddings.
+      token_mask: True at real tokens.
+      position_ids: Position of each token on its own branch.
+      question_index: Question that the token belongs to, 0..Q-1; -1 in the prefix.
+      answer_index: Answer that the token belongs to, question * N + rank; -1 in prefix and questions.
+      source_index: Index into S of the token whose logits predict the answer token.
+      target_ids: Token ids of the answers, closing token included.
+      target_mask: True at real answer tokens.
+      scores: Judge scores, 1 (worst) to 5 (best); 0 where masked.
+      answer_mask: True where the question has an answer of that rank. Answers stand in rank order, best first.
+      question_ids: Index of each question in its record, for what is stored by question; -1 where there is none.
+      reference_logps: Summed log-probability of each answer under the reference policy; zeros until attached.
+      token_labels: Share of anomalous pixels under each image token, 0..1; -1 where unknown or padding.
+      record_index: Row of the data set that the image came from; -1 for padding rows.
+    """
+
+    tiles: UInt8[AnyArray, "B T H W 3"]
+    tile_mask: Bool[AnyArray, "B T"]
+    reference_tiles: UInt8[AnyArray, "B T H W 3"]
+    reference_tile_mask: Bool[AnyArray, "B T"]
+    fact_ids: Int[AnyArray, "B F J"]
+    fact_mask: Bool[AnyArray, "B F J"]
+    token_ids: Int[AnyArray, "B S"]
+    token_mask: Bool[AnyArray, "B S"]
+    position_ids: Int[AnyArray, "B S"]
+    question_index: Int[AnyArray, "B S"]
+    answer_index: Int[AnyArray, "B S"]
+    source_index: Int[AnyArray, "B Q N L"]
+    target_ids: Int[AnyArray, "B Q N L"]
+    target_mask: Bool[AnyArray, "B Q N L"]
+    scores: Float[AnyArray, "B Q N"]
+    answer_mask: Bool[AnyArray, "B Q N"]
+    question_ids: Int[AnyArray, "B Q"]
+    reference_logps: Float[AnyArray, "B Q N"]
+    token_labels: Float[AnyArray, "B M"]
+    record_index: Int[AnyArray, " B"]

@@ -1,0 +1,147 @@
+"""The `check` stage: what a data set holds, and everything that is wrong with it."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from typing import Final, Literal
+
+import rich.console
+import rich.markup
+import rich.progress
+import rich.table
+
+from sage_jax.config import DataConfig
+from sage_jax.data import readers
+from sage_jax.data.records import Fault, Record, verdict_of
+
+SPLITS: Final[tuple[Literal["train", "test"], ...]] = ("train", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitCounts:
+    """Numbers of one split. Images are counted once however many records they have.
+
+    Attributes:
+      images, good, defective, unlabelled: Images, and how many the source calls good, defective, or neither.
+      with_reference, with_mask: Images that have one.
+      records, with_facts, with_scores: Records; those with facts; those whose every answer has a judge score.
+    """
+
+    images: int
+    good: int
+    defective: int
+    unlabelled: int
+    with_reference: int
+    with_mask: int
+    records: int
+    with_facts: int
+    with_scores: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckReport:
+    """What a data set holds.
+
+    Attributes:
+      revision: Content hash of the data set under this config and seed.
+      questions: Number of questions by split, kind, category, and verdict of the best answer (`yes` or `no`).
+      splits: Numbers of each split.
+      faults: Everything that is wrong, each once, in the order of reading.
+    """
+
+    revision: str
+    questions: dict[tuple[str, str, str, str], int]
+    splits: dict[str, SplitCounts]
+    faults: tuple[Fault, ...]
+
+
+def check(config: DataConfig, seed: int) -> CheckReport:
+    """Reads both splits of a data set to the end and counts, with a progress bar on the standard error.
+
+    Raises:
+      ReaderError: The data set as a whole cannot be used.
+    """
+    questions: collections.Counter[tuple[str, str, str, str]] = collections.Counter()
+    splits: dict[str, SplitCounts] = {}
+    faults: dict[Fault, None] = {}
+    columns = (
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("{task.fields[rate]}"),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TimeRemainingColumn(),
+    )
+    with rich.progress.Progress(*columns, console=rich.console.Console(stderr=True), transient=True) as progress:
+        for split in SPLITS:
+            num_images = config.num_train if split == "train" else config.num_test
+            total = num_images * config.records_per_image if config.source != "adpl" and num_images else None
+            task = progress.add_task(f"check {split}", total=total, rate="")
+            tally = _Tally()
+            for item in readers.read_records(config, split, seed):
+                if isinstance(item, Fault):
+                    faults.setdefault(item)
+                else:
+                    tally.add(item)
+                    questions.update(_verdicts(split, item))
+                speed = progress.tasks[task].speed
+                progress.update(task, advance=1, rate=f"{speed:.0f}/s" if speed else "")
+            splits[split] = tally.counts()
+    return CheckReport(readers.source_revision(config, seed), dict(questions), splits, tuple(faults))
+
+
+def print_report(report: CheckReport, console: rich.console.Console | None = None) -> None:
+    """Prints the tables of counts, then every fault with its place and its cure."""
+    console = console or rich.console.Console()
+    table = rich.table.Table("split", "kind", "category", title="Questions by verdict of the best answer")
+    for name in ("yes", "no", "sum"):
+        table.add_column(name, justify="right")
+    for split, kind, category in sorted({key[:3] for key in report.questions}):
+        yes, no = (report.questions.get((split, kind, category, verdict), 0) for verdict in ("yes", "no"))
+        table.add_row(split, kind, rich.markup.escape(category), str(yes), str(no), str(yes + no))
+    console.print(table)
+    table = rich.table.Table("", title="Images and records")
+    for split in report.splits:
+        table.add_column(split, justify="right")
+    for field in dataclasses.fields(SplitCounts):
+        numbers = (getattr(counts, field.name) for counts in report.splits.values())
+        table.add_row(field.name.replace("_", " "), *map(str, numbers))
+    console.print(table)
+    console.print(f"revision {report.revision}", highlight=False)
+    if report.faults:
+        console.print(f"{len(report.faults)} fault{'s' if len(report.faults) > 1 else ''}:", style="bold red")
+    for fault in report.faults:
+        console.print(str(fault), markup=False, highlight=False, soft_wrap=True)
+    if not report.faults:
+        console.print("no faults", style="bold green")
+
+
+class _Tally:
+    """Counts of one split while it is read."""
+
+    def __init__(self) -> None:
+        self.image_ids: set[str] = set()
+        self.numbers: collections.Counter[str] = collections.Counter()
+
+    def add(self, record: Record) -> None:
+        answers = [answer for question in record.questions for answer in question.answers]
+        self.numbers["records"] += 1
+        self.numbers["with_facts"] += bool(record.facts)
+        self.numbers["with_scores"] += all(answer.score is not None for answer in answers)
+        if record.image_id in self.image_ids:
+            return
+        self.image_ids.add(record.image_id)
+        self.numbers["images"] += 1
+        self.numbers["unlabelled" if record.anomalous is None else "defective" if record.anomalous else "good"] += 1
+        self.numbers["with_reference"] += record.reference_image is not None
+        self.numbers["with_mask"] += record.mask is not None
+
+    def counts(self) -> SplitCounts:
+        return SplitCounts(**{field.name: self.numbers[field.name] for field in dataclasses.fields(SplitCounts)})
+
+
+def _verdicts(split: str, record: Record) -> list[tuple[str, str, str, str]]:
+    """Where each question of a record counts."""
+    verdicts = (verdict_of(question.answers[0].text) for question in record.questions)
+    return [(split, record.pair_type, record.category, "yes" if verdict else "no") for verdict in verdicts]

@@ -1,0 +1,178 @@
+"""Image files in and out: bytes to RGB arrays and masks, with every way a file can be bad named in one error."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from sage_jax.axes import Bool, UInt8
+
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+# Only these decoders are tried: others start external programs (EPS) or render (WMF), which a data set never needs.
+_FORMATS: Final = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
+_WIDE_MODES: Final = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_MAX_PIXELS: Final = 178_956_970
+
+T = TypeVar("T")
+
+
+class ImageFault(ValueError):
+    """A file that cannot be used, with the way out.
+
+    Attributes:
+      name: The file, as the data set names it.
+      problem: What is wrong with it.
+      cure: What to do about it.
+    """
+
+    def __init__(self, name: str, problem: str, cure: str) -> None:
+        super().__init__(f"{name}: {problem} ({cure})")
+        self.name = name
+        self.problem = problem
+        self.cure = cure
+
+
+def decode_rgb(data: bytes, *, name: str, max_pixels: int = _MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
+    """Pixels of an encoded image, RGB 0..255, upright.
+
+    Grey, palette, CMYK and 16-bit images are converted, transparent ones laid on white, EXIF orientation applied.
+    Of an animated file the first frame counts.
+
+    Args:
+      data: The encoded file (PNG, JPEG, BMP, TIFF, WebP, GIF, PPM).
+      name: The file's name, for the message.
+      max_pixels: Most pixels; checked in the header, before memory is taken.
+
+    Raises:
+      ImageFault: The file is truncated, damaged, not an image, or larger than `max_pixels`.
+    """
+
+    def convert(image: Image.Image) -> np.ndarray:
+        image = ImageOps.exif_transpose(image)
+        if image.mode in _WIDE_MODES:
+            return np.repeat(_eight_bit(np.asarray(image), name)[:, :, None], 3, axis=2)
+        if image.mode == "F":
+            raise ImageFault(name, "has floating-point pixels, whose range is unknown", "save it with 8 or 16 bits")
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return np.array(image.convert("RGB"), dtype=np.uint8)
+
+    return _decode(data, name, max_pixels, convert)
+
+
+def decode_mask(data: bytes, *, name: str = "mask", max_pixels: int = _MAX_PIXELS) -> Bool[np.ndarray, "H W"]:
+    """Anomalous pixels of an encoded mask: True where it is not 0.
+
+    Palette images count by index, so that class ids (VisA) keep their meaning whatever their colours; alpha is
+    ignored. JPEG masks count from half brightness, since compression leaves noise around 0.
+
+    Raises:
+      ImageFault: As `decode_rgb`.
+    """
+
+    def convert(image: Image.Image) -> np.ndarray:
+        lossy = image.format in ("JPEG", "MPO")
+        image = ImageOps.exif_transpose(image)
+        values = np.asarray(image)
+        if values.ndim == 3:
+            alpha = image.mode in ("LA", "RGBA", "PA")
+            values = values[:, :, :-1] if alpha else values
+            values = values.max(axis=2)
+        return values > 127 if lossy else values != 0
+
+    return _decode(data, name, max_pixels, convert)
+
+
+def encode_png(array: np.ndarray) -> bytes:
+    """PNG of an array: uint8 (H, W) or (H, W, 3), or bool (H, W) written as 0 and 255.
+
+    Lightly compressed: data sets are written once and read often, and the strongest level takes ten times as long.
+    """
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+        raise ValueError(
+            f"encode_png: expected uint8 (H, W) or (H, W, 3), or bool (H, W); got {array.dtype} {array.shape}"
+        )
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(array)).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def resolve_inside(root: Path, relative: str) -> Path:
+    """The file `relative` under `root`, never one outside it.
+
+    Raises:
+      ImageFault: The path is absolute, leaves the root (by `..` or by a link), or names no file.
+    """
+    if not relative or "\0" in relative or relative != relative.encode(errors="ignore").decode():
+        raise ImageFault(ascii(relative), "is no path", "give a path relative to the data set's root")
+    base = root.resolve()
+    try:
+        path = (base / relative).resolve()
+        if Path(relative).is_absolute() or not path.is_relative_to(base):
+            raise ImageFault(
+                relative,
+                f"lies outside {root}",
+                "move the file under the root, or set the root to a folder that holds it",
+            )
+        if not path.is_file():
+            problem = "is no regular file" if path.exists() else "does not exist"
+            raise ImageFault(relative, f"{problem} under {root}", "correct the path, or complete the data set")
+    except (OSError, RuntimeError) as error:  # a name too long, a loop of links, no permission
+        raise ImageFault(relative, f"cannot be resolved: {error}", "correct the path or its permissions") from None
+    return path
+
+
+def read_inside(root: Path, relative: str) -> bytes:
+    """Contents of the file `relative` under `root`.
+
+    Raises:
+      ImageFault: As `resolve_inside`, or the file cannot be read.
+    """
+    path = resolve_inside(root, relative)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageFault(
+            relative, f"cannot be read: {error.strerror or error}", "check its permissions and the disk"
+        ) from None
+
+
+def _decode(data: bytes, name: str, max_pixels: int, convert: Callable[[Image.Image], T]) -> T:
+    """Opens, checks the size, decodes and converts; whatever a decoder throws becomes an ImageFault."""
+    if not data:
+        raise ImageFault(name, "is an empty file", "copy it again")
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise _bomb(name, f"{width} x {height} px", max_pixels)
+            image.load()
+            return convert(image)
+    except ImageFault:
+        raise
+    except Image.UnidentifiedImageError:
+        raise ImageFault(name, "is no image that can be read", f"give one of {', '.join(_FORMATS)}") from None
+    except Image.DecompressionBombError:
+        raise _bomb(name, "far too many pixels", max_pixels) from None
+    except Exception as error:  # damaged data makes decoders raise almost anything, down to struct.error and IndexError
+        problem = "is truncated" if "truncated" in str(error).lower() else "is damaged"
+        raise ImageFault(name, f"{problem}: {error}", "copy it again from its source, or leave it out") from None
+
+
+def _bomb(name: str, size: str, max_pixels: int) -> ImageFault:
+    return ImageFault(name, f"has {size}, more than {max_pixels:,} px in all", "shrink it, or leave it out")
+
+
+def _eight_bit(values: np.ndarray, name: str) -> UInt8[np.ndarray, "H W"]:
+    """Grey values of a 16-bit image, scaled to 0..255 (65535 becomes 255)."""
+    if values.size and not 0 <= int(values.min()) <= int(values.max()) <= 65535:
+        raise ImageFault(name, "has pixels outside 0..65535", "save it with 8 or 16 bits")
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -1,0 +1,93 @@
+"""The tokenizer of from-scratch models: byte-level BPE trained on the corpus, kept in Hugging Face form."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+PAD: Final = "<pad>"
+TURN_START: Final = "<|im_start|>"
+TURN_END: Final = "<|im_end|>"
+IMAGE_START: Final = "<img>"
+IMAGE_END: Final = "</img>"
+IMAGE_TOKEN: Final = "<IMG_CONTEXT>"
+COMPARISON_TOKEN: Final = "<COMPARISON>"
+SPECIAL_TOKENS: Final = (PAD, TURN_START, TURN_END, IMAGE_START, IMAGE_END, IMAGE_TOKEN, COMPARISON_TOKEN)
+VERDICT_WORDS: Final = ("Yes", "No", "True", "False")
+
+VERSION: Final = 1
+"""Raised with every change that gives other tokens for the same corpus."""
+
+_NUM_BYTES = 256
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of a corpus, with the chat's special tokens and one token for each verdict word.
+
+    Any text can be encoded and comes back unchanged. The same texts in the same order give the same tokenizer. "Yes",
+    "No", "True" and "False" are single tokens wherever they stand as whole words, whatever the corpus holds: an
+    answer's first token is its verdict.
+
+    Args:
+      texts: The corpus.
+      vocab_size: Most tokens, special ones included; a small corpus gives fewer.
+
+    Returns:
+      A tokenizer with `<pad>` as id 0 and `<|im_end|>` as end of turn.
+
+    Raises:
+      ValueError: `vocab_size` is too small for bytes and special tokens.
+    """
+    least = _NUM_BYTES + len(SPECIAL_TOKENS) + len(VERDICT_WORDS)
+    if vocab_size < least:
+        raise ValueError(
+            f"text.vocab_size = {vocab_size}: bytes, special tokens and verdict words alone take {least}; give more"
+        )
+    bpe = tokenizers.Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
+    bpe.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(VERDICT_WORDS),
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    # As added tokens, not as merges: a merge exists only if the corpus has the word often enough.
+    bpe.add_tokens([tokenizers.AddedToken(word, single_word=True, normalized=False) for word in VERDICT_WORDS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token=PAD,
+        eos_token=TURN_END,
+        extra_special_tokens=[token for token in SPECIAL_TOKENS if token not in (PAD, TURN_END)],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Writes the tokenizer in Hugging Face form; the folder appears whole or not at all, and one there is kept."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        tokenizer.save_pretrained(str(partial))
+        partial.chmod(0o755)  # mkdtemp gives 0700
+        os.rename(partial, folder)
+    except OSError:
+        # Another process was first: its tokenizer comes from the same corpus.
+        if not folder.is_dir():
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer that `save_tokenizer` wrote; nothing is fetched."""
+    return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)

@@ -1,0 +1,54 @@
+"""Ranking accuracy of a policy: whether the better answer is the likelier one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sage_jax.axes import Bool, Float
+
+
+def best_over_worst(logps: Float[np.ndarray, "*Q N"], answer_mask: Bool[np.ndarray, "*Q N"]) -> Float[np.ndarray, "*Q"]:
+    """Whether the best answer of each question is likelier than the worst: 1, 0, or 0.5 for a tie.
+
+    NaN where a question has fewer than two answers.
+
+    Args:
+      logps: Log-probability of each answer, in rank order, best first.
+      answer_mask: True where the question has an answer of that rank.
+
+    Raises:
+      ValueError: An answer's log-probability is NaN.
+    """
+    packed, count = _packed(logps, answer_mask)
+    last = np.maximum(count - 1, 0)[..., None]
+    worst = np.take_along_axis(packed, last, axis=-1)[..., 0]
+    return np.where(count >= 2, _order(packed[..., 0], worst), np.nan)
+
+
+def adjacent(logps: Float[np.ndarray, "*Q N"], answer_mask: Bool[np.ndarray, "*Q N"]) -> Float[np.ndarray, "*Q"]:
+    """Share of each question's pairs of neighbouring ranks in which the better answer is the likelier, ties half.
+
+    NaN where a question has fewer than two answers. Ranks left out by the mask are stepped over.
+
+        logps [-1, -2, -4, -3]  ->  (1 + 1 + 0) / 3
+
+    Raises:
+      ValueError: An answer's log-probability is NaN.
+    """
+    packed, count = _packed(logps, answer_mask)
+    pairs = np.arange(packed.shape[-1] - 1) < count[..., None] - 1
+    right = np.where(pairs, _order(packed[..., :-1], packed[..., 1:]), 0.0).sum(axis=-1)
+    return np.where(count >= 2, right / np.maximum(count - 1, 1), np.nan)
+
+
+def _packed(logps: np.ndarray, answer_mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probabilities with the masked answers moved behind the others, and the number of answers."""
+    logps, answer_mask = np.asarray(logps, np.float64), np.asarray(answer_mask, bool)
+    if np.isnan(logps[answer_mask]).any():
+        raise ValueError("an answer's log-probability is NaN: the policy has diverged, score an earlier checkpoint")
+    order = np.argsort(~answer_mask, axis=-1, kind="stable")
+    return np.take_along_axis(logps, order, axis=-1), answer_mask.sum(axis=-1)
+
+
+def _order(better: np.ndarray, worse: np.ndarray) -> np.ndarray:
+    return (better > worse) + 0.5 * (better == worse)

@@ -1,0 +1,135 @@
+"""Verdicts read from answers: accuracy, accuracy by kind, Acc-G; and the predictions file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from sage_jax.files import replace_file
+from sage_jax.metrics.intervals import Metric, bootstrap_mean
+
+_VERDICT = re.compile(
+    r"""[\W_]*                                  # markdown, quotes, brackets, blanks
+        (?P<verdict>yes|true|no|false)(?![a-z0-9])
+        (?!\s*(?:/|\bor\b)\s*(?:yes|true|no|false)) # the choices repeated ("Yes or no?") are no verdict
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def parse_verdict(answer: str) -> bool | None:
+    """The verdict that an answer begins with: True for yes or true, False for no or false, None where there is none.
+
+    "Yes, there is a crack."  True      "**False.** All pins are there."  False
+    "No defect is visible."   False     "Nothing is wrong."               None
+    "Yes or no? Yes."         None      ""                                None
+    """
+    match = _VERDICT.match(answer)
+    return None if match is None else match["verdict"].lower() in ("yes", "true")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """A model's answer to one question.
+
+    Attributes:
+      record_id: The record; its questions share it.
+      image_id: The test image; several records may share it.
+      image: Path of the test image.
+      pair_type: Kind of the question.
+      label: What the image shows, in the data set's words ("good", "scratch"); "" where unknown.
+      question: The question's text.
+      reference_answer: The best answer known.
+      answer: What the model wrote.
+      truth: Verdict of the reference answer.
+    """
+
+    record_id: str
+    image_id: str
+    image: str
+    pair_type: str
+    label: str
+    question: str
+    reference_answer: str
+    answer: str
+    truth: bool
+
+    @property
+    def verdict(self) -> bool | None:
+        return parse_verdict(self.answer)
+
+    @property
+    def right(self) -> bool:
+        """Whether the verdict is the true one; an unparsable answer is wrong."""
+        return self.verdict is self.truth
+
+
+def count_unparsable(predictions: Sequence[Prediction]) -> int:
+    """How many answers begin with no verdict."""
+    return sum(prediction.verdict is None for prediction in predictions)
+
+
+def verdict_accuracy(predictions: Sequence[Prediction], *, samples: int = 1000, seed: int = 0) -> Metric:
+    """Share of questions with the right verdict, 0 to 1, with an interval over images; n counts questions."""
+    right = [float(prediction.right) for prediction in predictions]
+    return bootstrap_mean(right, [prediction.image_id for prediction in predictions], samples=samples, seed=seed)
+
+
+def accuracy_by_kind(predictions: Sequence[Prediction], *, samples: int = 1000, seed: int = 0) -> dict[str, Metric]:
+    """Share of questions with the right verdict for each kind that occurs, in alphabetic order."""
+    return {
+        kind: verdict_accuracy([item for item in predictions if item.pair_type == kind], samples=samples, seed=seed)
+        for kind in sorted({prediction.pair_type for prediction in predictions})
+    }
+
+
+def group_accuracy(predictions: Sequence[Prediction], *, samples: int = 1000, seed: int = 0) -> Metric:
+    """Acc-G: share of records with all verdicts right, 0 to 1, with an interval over images; n counts records."""
+    records: defaultdict[str, list[Prediction]] = defaultdict(list)
+    for prediction in predictions:
+        records[prediction.record_id].append(prediction)
+    all_right = [float(all(item.right for item in items)) for items in records.values()]
+    return bootstrap_mean(all_right, [items[0].image_id for items in records.values()], samples=samples, seed=seed)
+
+
+def write_predictions(
+    path: Path, predictions: Sequence[Prediction], extra: Sequence[dict[str, object]] | None = None
+) -> None:
+    """Writes predictions as JSON lines in the field names of the released evaluator, and the kind as `pair_type`.
+
+    `dichotomy` is the verdict read from the prediction and `ground_truth` the true one; an unparsable answer has null,
+    which equals neither verdict, so that it counts as wrong there too.
+
+    Args:
+      path: The file, replaced as a whole.
+      predictions: One a line.
+      extra: Further fields of each line (anomaly score, judge's scores), in the predictions' order.
+
+    Raises:
+      ValueError: `extra` has another length, or would overwrite a field.
+    """
+    extra = [{}] * len(predictions) if extra is None else extra
+    if len(extra) != len(predictions):
+        raise ValueError(f"{len(extra)} rows of extra fields for {len(predictions)} predictions: give one each")
+    lines = []
+    for item, more in zip(predictions, extra, strict=True):
+        row: dict[str, object] = {
+            "id": item.record_id,
+            "image": item.image,
+            "label": item.label,
+            "question": item.question,
+            "answer": item.reference_answer,
+            "prediction": item.answer,
+            "ground_truth": item.truth,
+            "dichotomy": item.verdict,
+            "pair_type": item.pair_type,
+        }
+        taken = row.keys() & more.keys()
+        if taken:
+            raise ValueError(f"extra field {min(taken)!r} is a field of every prediction: rename it")
+        lines.append(json.dumps(row | more, ensure_ascii=False))
+    replace_file(path, "".join(line + "\n" for line in lines))

@@ -1,0 +1,162 @@
+"""Self-Guided Fact Enhancement: distinct patches, and the attention by which facts read them (SAGE, section 3.2)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from sage_jax.axes import Array, Bool, Float, Int
+from sage_jax.config import DecoderConfig, FusionConfig
+from sage_jax.models.attention import attend
+from sage_jax.models.decoder import Decoder
+from sage_jax.models.layers import LayerNorm
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How a test image differs from its reference.
+
+    Attributes:
+      similarity: Of each test token to the reference, -1..1; 1 at padding and without a reference.
+      distinct_mask: True at the tokens that the fusion reads: the K of lowest similarity, or all without a reference.
+      match: Reference token that each test token was compared with.
+    """
+
+    similarity: Float[Array, "B M"]
+    distinct_mask: Bool[Array, "B M"]
+    match: Int[Array, "B M"]
+
+
+def compare(
+    test: Float[Array, "B M D"],
+    reference: Float[Array, "B M D"],
+    test_mask: Bool[Array, "B M"],
+    reference_mask: Bool[Array, "B M"],
+    *,
+    num_distinct: int,
+    kind: str,
+) -> Comparison:
+    """Cosine similarity of each test token to the reference, and the `num_distinct` tokens where it is lowest.
+
+        max      the best match anywhere in the reference (text of the paper)
+        min      the worst match (formula of the paper)
+        aligned  the token at the same place, for registered pairs
+
+    A row whose reference is all masked has no reference: all its tokens are distinct. Ties go to the earlier token.
+    An image with fewer tokens than `num_distinct` gives all it has.
+    """
+    test_unit, reference_unit = (x / (jnp.linalg.norm(x.astype(jnp.float32), axis=-1, keepdims=True) + 1e-6) for x in (test, reference))
+    if kind == "aligned":
+        similarity = jnp.sum(test_unit * reference_unit, axis=-1)
+        match = jnp.broadcast_to(jnp.arange(test.shape[1]), similarity.shape)
+        compared = test_mask & reference_mask
+    else:
+        pairs = jnp.einsum("bmd,bnd->bmn", test_unit, reference_unit)
+        sign = 1.0 if kind == "max" else -1.0
+        pairs = jnp.where(reference_mask[:, None], sign * pairs, -jnp.inf)
+        match = jnp.argmax(pairs, axis=-1)
+        similarity = sign * jnp.take_along_axis(pairs, match[..., None], axis=-1)[..., 0]
+        compared = test_mask & reference_mask.any(axis=-1, keepdims=True)
+    similarity = jnp.where(compared, similarity, 1.0)
+    order = jnp.where(test_mask, similarity, jnp.inf)
+    _, lowest = jax.lax.top_k(-jax.lax.stop_gradient(order), min(num_distinct, test.shape[1]))
+    rows = jnp.arange(test.shape[0])[:, None]
+    distinct = jnp.zeros(test_mask.shape, bool).at[rows, lowest].set(True) & test_mask
+    has_reference = reference_mask.any(axis=-1, keepdims=True)
+    return Comparison(similarity=similarity, distinct_mask=jnp.where(has_reference, distinct, test_mask), match=match)
+
+
+class FactEncoder(nnx.Module):
+    """Frozen text encoder: a fact sentence to one vector.
+
+    `embedding_mean` averages its token embeddings (as released); `hidden_mean` averages the last hidden states of a
+    frozen decoder. Both are copies of the decoder that stage 1 starts from (`Sage.freeze_fact_encoder`).
+    """
+
+    def __init__(self, config: DecoderConfig, kind: str, vocab_size: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.kind = kind
+        if kind == "hidden_mean":
+            untied = dataclasses.replace(config, tie_embeddings=True)  # it never computes logits
+            self.decoder = Decoder(untied, vocab_size, dtype=dtype, remat="none", unroll=1, rngs=rngs)
+        else:
+            init = nnx.initializers.normal(0.02)
+            self.embedding = nnx.Embed(vocab_size, config.embed_dim, dtype=dtype, embedding_init=init, rngs=rngs)
+
+    def __call__(self, fact_ids: Int[Array, "B F J"], fact_mask: Bool[Array, "B F J"]) -> Float[Array, "B F D"]:
+        """Mean over each fact's real tokens; zeros for a fact without any."""
+        batch, num_facts, length = fact_ids.shape
+        if self.kind == "hidden_mean":
+            ids, real = (x.reshape(batch * num_facts, length) for x in (fact_ids, fact_mask))
+            mask = jnp.tril(jnp.ones((length, length), bool)) & real[:, None]
+            positions = jnp.broadcast_to(jnp.arange(length), ids.shape)
+            states, _ = self.decoder(self.decoder.embedding(ids), positions, mask)
+            states = states.reshape(batch, num_facts, length, -1)
+        else:
+            states = self.embedding(fact_ids)
+        weights = fact_mask.astype(states.dtype)[..., None]
+        return jnp.sum(states * weights, axis=2) / jnp.maximum(jnp.sum(weights, axis=2), 1.0)
+
+
+class FusionAttention(nnx.Module):
+    """Multi-head attention from facts to patches; its output projection starts at zero."""
+
+    def __init__(self, width: int, num_heads: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.num_heads = num_heads
+        init = nnx.initializers.normal(width**-0.5)
+        self.query = nnx.Linear(width, width, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.key = nnx.Linear(width, width, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.value = nnx.Linear(width, width, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.out = nnx.Linear(width, width, dtype=dtype, kernel_init=nnx.initializers.zeros, rngs=rngs)
+
+    def __call__(
+        self, facts: Float[Array, "B F D"], patches: Float[Array, "B M D"], mask: Bool[Array, "B M"]
+    ) -> Float[Array, "B F D"]:
+        """What each fact reads from the patches it may see."""
+
+        def heads(x: Array) -> Array:
+            return x.reshape(*x.shape[:2], self.num_heads, -1)
+
+        seen = jnp.broadcast_to(mask[:, None], (mask.shape[0], facts.shape[1], mask.shape[1]))
+        out = attend(heads(self.query(facts)), heads(self.key(patches)), heads(self.value(patches)), seen)
+        return self.out(out.reshape(facts.shape))
+
+
+class FactFusion(nnx.Module):
+    """Comparison embeddings of an image: each fact's reading of the distinct patches.
+
+    An untrained fusion gives zeros whatever the images and facts are.
+    """
+
+    def __init__(self, config: FusionConfig, width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.config = config
+        self.attention = FusionAttention(width, config.num_heads, dtype=dtype, rngs=rngs)
+        self.norm = LayerNorm(width, eps=1e-5, rngs=rngs)
+        self.head = nnx.Linear(width, width, dtype=dtype, kernel_init=nnx.initializers.normal(width**-0.5), rngs=rngs)
+        if config.difference != "none":
+            self.difference = nnx.Param(jnp.zeros(width, jnp.float32))
+        if config.difference == "residual":
+            zeros = nnx.initializers.zeros
+            self.residual = nnx.Linear(width, width, use_bias=False, dtype=dtype, kernel_init=zeros, rngs=rngs)
+
+    def __call__(
+        self,
+        facts: Float[Array, "B F D"],
+        test: Float[Array, "B M D"],
+        reference: Float[Array, "B M D"],
+        comparison: Comparison,
+        has_reference: Bool[Array, " B"],
+    ) -> Float[Array, "B F D"]:
+        """Comparison embeddings; without a reference the facts read the whole test image."""
+        patches = test
+        if self.config.difference != "none":
+            unlike = (1.0 - comparison.similarity).astype(test.dtype)[..., None]
+            patches = patches + unlike * self.difference[...].astype(test.dtype)
+        if self.config.difference == "residual":
+            matched = jnp.take_along_axis(reference, comparison.match[..., None], axis=1)
+            residual = jnp.where(has_reference[:, None, None], test - matched, jnp.zeros((), test.dtype))
+            patches = patches + self.residual(residual)
+        return self.head(self.norm(self.attention(facts, patches, comparison.distinct_mask)))

@@ -1,0 +1,87 @@
+"""Layers that several parts share: norms in float32, and a stack of equal layers run by one scan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from sage_jax.axes import Array, Float
+
+Remat = Literal["none", "dots", "full"]
+
+
+class RmsNorm(nnx.Module):
+    """x / rms(x) * scale over the last axis, computed in float32, returned in the input's dtype."""
+
+    def __init__(self, width: int, *, eps: float, rngs: nnx.Rngs):
+        del rngs  # ones need no random numbers; the argument keeps one signature for all layers
+        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """The normalised input."""
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
+        return (y * self.scale[...]).astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """(x - mean) / deviation * scale + bias over the last axis, computed in float32, returned in the input's dtype."""
+
+    def __init__(self, width: int, *, eps: float, rngs: nnx.Rngs):
+        del rngs
+        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(width, jnp.float32))
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """The normalised input."""
+        y = x.astype(jnp.float32)
+        y = y - jnp.mean(y, axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
+        return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+def stack_layers(create: Callable[[nnx.Rngs], nnx.Module], num_layers: int, rngs: nnx.Rngs) -> Any:
+    """One module whose parameters carry a leading layer axis, each layer with its own random numbers."""
+
+    @nnx.split_rngs(splits=num_layers)
+    @nnx.vmap(in_axes=(0,), out_axes=0)
+    def create_all(rngs: nnx.Rngs) -> nnx.Module:
+        return create(rngs)
+
+    return create_all(rngs)
+
+
+def scan_layers(
+    blocks: Any,
+    step: Callable[[Any, Array, Any], tuple[Array, Any]],
+    x: Array,
+    per_layer: Any = None,
+    *,
+    remat: Remat,
+    unroll: int,
+) -> tuple[Array, Any]:
+    """Runs a stack of layers, `x, out = step(layer, x, per_layer[i])`, and returns the last x and all outs stacked.
+
+    Args:
+      remat: What the backward pass computes again: `none`; `dots` keeps matrix products; `full` keeps layer inputs.
+      unroll: Layers in one step of the loop.
+    """
+    graphdef, state = nnx.split(blocks)
+
+    def body(carry: Array, layer: tuple[Any, Any]) -> tuple[Array, Any]:
+        layer_state, extra = layer
+        return step(nnx.merge(graphdef, layer_state), carry, extra)
+
+    if remat == "full":
+        body = jax.checkpoint(body, prevent_cse=False)
+    elif remat == "dots":
+        body = jax.checkpoint(
+            body, prevent_cse=False, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        )
+    return jax.lax.scan(body, x, (state, per_layer), unroll=unroll)

@@ -1,0 +1,140 @@
+"""SAGE: vision encoder, adapter, fact fusion and decoder over one tree of image, questions and answers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from sage_jax.axes import Array, Bool, Float, Int, UInt8
+from sage_jax.batch import TreeBatch
+from sage_jax.config import ModelConfig
+from sage_jax.models.adapter import Adapter, pixel_shuffle
+from sage_jax.models.decoder import Decoder
+from sage_jax.models.fact_fusion import Comparison, FactEncoder, FactFusion, compare
+from sage_jax.models.vit import Vit
+from sage_jax.sharding import constrain
+
+
+@dataclasses.dataclass(frozen=True)
+class Placeholders:
+    """Token ids that stand for embeddings in a prompt."""
+
+    image: int
+    comparison: int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ImageEmbeddings:
+    """What the decoder gets of an image pair.
+
+    Attributes:
+      image: Embeddings of the test image's tokens.
+      comparison: Comparison embeddings, one a fact.
+      compared: Similarities and distinct patches.
+    """
+
+    image: Float[Array, "B M D"]
+    comparison: Float[Array, "B F D"]
+    compared: Comparison
+
+
+def tree_mask(
+    token_mask: Bool[Array, "B S"], question_index: Int[Array, "B S"], answer_index: Int[Array, "B S"]
+) -> Bool[Array, "B S S"]:
+    """True where token i sees token j: j comes no later and lies on i's own branch.
+
+    Tokens p p | q0 | a0 | a1 | q1 | a2 of one tree (p prefix, q question, a answer), rows see columns:
+
+             p p q0 a0 a1 q1 a2
+        p    x
+        p    x x
+        q0   x x x
+        a0   x x x  x
+        a1   x x x     x
+        q1   x x          x
+        a2   x x          x  x
+    """
+    length = token_mask.shape[1]
+    causal = jnp.tril(jnp.ones((length, length), bool))
+    question = (question_index[:, None, :] == -1) | (question_index[:, None, :] == question_index[:, :, None])
+    answer = (answer_index[:, None, :] == -1) | (answer_index[:, None, :] == answer_index[:, :, None])
+    return causal & question & answer & token_mask[:, None, :]
+
+
+def compute_dtype(config: ModelConfig) -> jnp.dtype:
+    """Dtype of activations; `auto` is bfloat16 on GPU and TPU, float32 on CPU."""
+    if config.compute_dtype == "auto":
+        return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+    return jnp.dtype(config.compute_dtype)
+
+
+class Sage(nnx.Module):
+    """The model of both stages.
+
+    Parameters are float32 under `vit`, `adapter`, `fact_encoder`, `fusion` and `decoder`.
+    """
+
+    def __init__(self, config: ModelConfig, vocab_size: int, placeholders: Placeholders, rngs: nnx.Rngs):
+        dtype, width = compute_dtype(config), config.decoder.embed_dim
+        self.config, self.placeholders = config, placeholders
+        loop = {"remat": config.remat, "unroll": config.scan_unroll}
+        self.vit = Vit(config.vit, dtype=dtype, rngs=rngs, **loop)
+        self.adapter = Adapter(config.vit.embed_dim * config.downsample**2, width, dtype=dtype, rngs=rngs)
+        self.fact_encoder = FactEncoder(config.decoder, config.fusion.fact_encoder, vocab_size, dtype=dtype, rngs=rngs)
+        self.fusion = FactFusion(config.fusion, width, dtype=dtype, rngs=rngs)
+        self.decoder = Decoder(config.decoder, vocab_size, dtype=dtype, rngs=rngs, **loop)
+
+    def encode_tiles(self, tiles: UInt8[Array, "B T H W 3"]) -> Float[Array, "B M D"]:
+        """Image tokens of every tile, tile by tile, each row by row."""
+        batch, num_tiles, height, width, _ = tiles.shape
+        patch, fold = self.config.vit.patch_px, self.config.downsample
+        patches = self.vit(tiles.reshape(batch * num_tiles, height, width, 3))
+        tokens = pixel_shuffle(patches, rows=height // patch, columns=width // patch, fold=fold)
+        return constrain(self.adapter(tokens).reshape(batch, -1, self.config.decoder.embed_dim), "batch", "none", "none")
+
+    def embed_images(self, batch: TreeBatch) -> ImageEmbeddings:
+        """Embeddings of the test images and of their comparison with the references (SFE, steps 2 to 4)."""
+        rows = batch.tiles.shape[0]
+        both = self.encode_tiles(jnp.concatenate([batch.tiles, batch.reference_tiles]))
+        test, reference = both[:rows], both[rows:]
+        per_tile = test.shape[1] // batch.tile_mask.shape[1]
+        reference_mask = jnp.repeat(batch.reference_tile_mask, per_tile, axis=1)
+        compared = compare(
+            test,
+            reference,
+            jnp.repeat(batch.tile_mask, per_tile, axis=1),
+            reference_mask,
+            num_distinct=self.config.fusion.num_distinct,
+            kind=self.config.fusion.similarity,
+        )
+        facts = jax.lax.stop_gradient(self.fact_encoder(batch.fact_ids, batch.fact_mask))
+        comparison = self.fusion(facts, test, reference, compared, reference_mask.any(axis=1))
+        return ImageEmbeddings(image=test, comparison=comparison, compared=compared)
+
+    def embed_tokens(self, token_ids: Int[Array, "B S"], images: ImageEmbeddings) -> Float[Array, "B S D"]:
+        """Token embeddings with image and comparison embeddings in place of their placeholders, in order."""
+        embeddings = self.decoder.embedding(token_ids)
+        for token, values in ((self.placeholders.image, images.image), (self.placeholders.comparison, images.comparison)):
+            here = token_ids == token
+            order = jnp.clip(jnp.cumsum(here, axis=1) - 1, 0, values.shape[1] - 1)
+            placed = jnp.take_along_axis(values, order[..., None], axis=1)
+            embeddings = jnp.where(here[..., None], placed.astype(embeddings.dtype), embeddings)
+        return constrain(embeddings, "batch", "none", "none")
+
+    def __call__(self, batch: TreeBatch) -> tuple[Float[Array, "B S D"], ImageEmbeddings]:
+        """Hidden states of the whole tree, and the image embeddings they were computed from."""
+        images = self.embed_images(batch)
+        embeddings = self.embed_tokens(batch.token_ids, images)
+        mask = tree_mask(batch.token_mask, batch.question_index, batch.answer_index)
+        hidden, _ = self.decoder(embeddings, batch.position_ids, mask)
+        return hidden, images
+
+    def answer_hidden(self, batch: TreeBatch) -> tuple[Float[Array, "B Q N L D"], ImageEmbeddings]:
+        """Hidden states whose logits predict the answers' tokens, and the image embeddings."""
+        hidden, images = self(batch)
+        rows = jnp.arange(hidden.shape[0])[:, None, None, None]
+        return hidden[rows, batch.source_index], images

@@ -1,0 +1,118 @@
+"""What trains and how: learning-rate schedule, optimizer, and the freeze table with its coverage check."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Final
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sage_jax.config import ConfigError, TrainConfig
+from sage_jax.parameters import Params, count
+
+# Parameters that decay, by the last part of their path. The number of axes cannot tell a matrix from a norm scale:
+# under `blocks/` every parameter has a leading layer axis, so a norm scale has two.
+DECAYED: Final = ("kernel", "embedding")
+
+
+def make_schedule(train: TrainConfig) -> optax.Schedule:
+    """Learning rate of each update: linear warm-up, then cosine decay to `end_ratio` of the peak, or constant.
+
+    Update i of the warm-up has peak * (i + 1) / warmup_steps, so that the first one already moves and the last one has
+    the peak. The cosine ends at update `steps`; later updates stay at its end.
+    """
+    peak, end, warmup = train.peak_learning_rate, train.peak_learning_rate * train.end_ratio, train.warmup_steps
+
+    def learning_rate(update: jax.typing.ArrayLike) -> jax.Array:
+        done = jnp.asarray(update, jnp.float32)
+        if train.schedule == "constant":
+            after = jnp.full_like(done, peak)
+        else:
+            progress = jnp.clip((done - warmup) / max(train.steps - warmup, 1), 0.0, 1.0)
+            after = end + (peak - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+        return jnp.where(done < warmup, peak * (done + 1.0) / max(warmup, 1), after)
+
+    return learning_rate
+
+
+def make_optimizer(train: TrainConfig) -> optax.GradientTransformation:
+    """AdamW on gradients clipped to a global norm of `clip_norm`; only matrices decay (see DECAYED).
+
+    Norm scales, biases, LayerScale and learned single vectors keep their size: pulling them to zero would change what
+    a layer computes, not how complex it is.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(train.clip_norm),
+        optax.adamw(make_schedule(train), b1=train.b1, b2=train.b2, weight_decay=train.weight_decay, mask=decays),
+    )
+
+
+def decays(params: Params) -> dict[str, bool]:
+    """Whether weight decay applies, by path."""
+    return {path: path.rsplit("/", 1)[-1] in DECAYED for path in params}
+
+
+def partition(params: Params, freeze: tuple[str, ...]) -> tuple[Params, Params]:
+    """Splits parameters into those that train and those that stay.
+
+    Args:
+      params: All parameters, by path.
+      freeze: Regular expressions matched from the start of the path; what any of them matches is frozen.
+
+    Returns:
+      (trainable, frozen); together every parameter once.
+
+    Raises:
+      ConfigError: A pattern is no regular expression or matches no parameter, or nothing is left to train.
+    """
+    patterns = [_compiled(pattern) for pattern in freeze]
+    for pattern in patterns:
+        if not any(pattern.match(path) for path in params):
+            raise ConfigError(
+                f"freeze: {pattern.pattern!r} matches no parameter; {_nearest_paths(pattern.pattern, params)}"
+            )
+    frozen = {path: leaf for path, leaf in params.items() if any(pattern.match(path) for pattern in patterns)}
+    trainable = {path: leaf for path, leaf in params.items() if path not in frozen}
+    if not trainable:
+        raise ConfigError(
+            f"freeze = {freeze} freezes all {len(params)} parameters; leave out a pattern so that something trains"
+        )
+    return trainable, frozen
+
+
+def freeze_table(trainable: Params, frozen: Params) -> str:
+    """Scalars trained and frozen in each top-level group, one line a group, for the log."""
+    groups = dict.fromkeys(path.split("/", 1)[0] for path in (*trainable, *frozen))
+    rows = [("parameters", "trained", "frozen")]
+    for group in sorted(groups):
+        rows.append((group, *(f"{count(_group(params, group)):,}" for params in (trainable, frozen))))
+    rows.append(("all", f"{count(trainable):,}", f"{count(frozen):,}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return "\n".join(f"{name:<{widths[0]}}  {train:>{widths[1]}}  {still:>{widths[2]}}" for name, train, still in rows)
+
+
+def _group(params: Params, group: str) -> Params:
+    return {path: leaf for path, leaf in params.items() if path.split("/", 1)[0] == group}
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"freeze: {pattern!r} is no regular expression: {error}") from None
+
+
+def _nearest_paths(pattern: str, params: Params) -> str:
+    """The path prefixes most like a pattern: what its writer may have meant."""
+    prefixes: dict[str, None] = {}
+    for path in params:
+        parts = path.split("/")
+        prefixes.update(dict.fromkeys("/".join(parts[:depth]) + "/" for depth in range(1, len(parts))))
+        prefixes[path] = None
+    near = difflib.get_close_matches(pattern, prefixes, n=3, cutoff=0.5)
+    if near:
+        return f"the nearest are {', '.join(map(repr, near))}"
+    return f"there are {', '.join(sorted({repr(path.split('/')[0] + '/') for path in params}))}"

@@ -1,0 +1,155 @@
+"""Storage: records come back unchanged, a cache is reused by content and never half-built."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sage_jax.config import DataConfig, TextConfig
+from sage_jax.data import readers
+from sage_jax.data.adpl import DataFaultError, PreparedData, decode_record, encode_record, open_split, prepare
+from sage_jax.data.chat import Chat, chat_template
+from sage_jax.data.encode import count_records
+from sage_jax.data.generator import draw
+from sage_jax.data.records import Fault, Record
+
+TEXT = TextConfig(vocab_size=400)
+
+
+def config(cache: Path, **changes: Any) -> DataConfig:
+    return DataConfig(**{"cache_dir": str(cache), "num_train": 12, "num_test": 4, "image_px": 32, **changes})
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def prepared(cache: Path) -> PreparedData:
+    return prepare(config(cache), TEXT, seed=3, run_dir=cache / "run")
+
+
+@pytest.fixture(scope="module")
+def source(cache: Path) -> dict[str, list[Record]]:
+    return {split: list(records(config(cache), split)) for split in ("train", "test")}
+
+
+def records(data: DataConfig, split: Any) -> Iterator[Record]:
+    for found in readers.read_records(data, split, 3):
+        assert isinstance(found, Record)
+        yield found
+
+
+@pytest.fixture
+def inspection_folder(tmp_path: Path) -> Path:
+    """An MVTec-style tree of generated images, one of them cut off in the middle."""
+    folder = tmp_path / "parts" / "cap"
+    images = list(draw(config(tmp_path, num_train=6, defect_rate=0.0), "train", 0))
+    for place, chosen in (("train/good", images[:3]), ("test/good", images[3:])):
+        (folder / place).mkdir(parents=True)
+        for index, image in enumerate(chosen):
+            (folder / place / f"{index:03}.png").write_bytes(image.test_image)
+    broken = folder / "test" / "good" / "000.png"
+    broken.write_bytes(broken.read_bytes()[:300])
+    return folder.parent
+
+
+def test_stored_records_are_the_sources_in_order(prepared: PreparedData, source: dict[str, list[Record]]) -> None:
+    assert (prepared.num_train, prepared.num_test) == (len(source["train"]), len(source["test"]))
+    assert list(open_split(prepared, "train")) == source["train"]
+    assert list(open_split(prepared, "test")) == source["test"]
+
+
+def test_random_access_keeps_sequence_rules(prepared: PreparedData, source: dict[str, list[Record]]) -> None:
+    stored, expected = open_split(prepared, "train"), source["train"]
+    assert (stored[-1], stored[2:5], stored[::-4]) == (expected[-1], expected[2:5], expected[::-4])
+    for index in (len(expected), -len(expected) - 1):
+        with pytest.raises(IndexError, match=f"record {index}"):
+            stored[index]
+
+
+def test_stored_records_travel_to_worker_processes(prepared: PreparedData) -> None:
+    stored = open_split(prepared, "train")
+    before = stored[1]
+    assert pickle.loads(pickle.dumps(stored))[1] == before
+    assert len(pickle.dumps(stored)) < 2000
+
+
+def test_stored_counts_are_those_of_the_records(prepared: PreparedData, source: dict[str, list[Record]]) -> None:
+    for split in ("train", "test"):
+        assert open_split(prepared, split).counts == count_records(source[split])
+
+
+@pytest.mark.parametrize("missing", [{}, {"reference_image": None, "mask": None, "anomalous": None, "facts": ()}])
+def test_encoding_loses_nothing(source: dict[str, list[Record]], missing: dict[str, Any]) -> None:
+    for record in source["train"]:
+        record = dataclasses.replace(record, category="Kappe \"ü\" 🔎", **missing)
+        stored = encode_record(record)
+        assert decode_record({**stored, "record": stored["record"].encode()}) == record
+
+
+def test_tokenizer_is_trained_on_the_text_and_renders_the_template(
+    prepared: PreparedData, source: dict[str, list[Record]]
+) -> None:
+    chat = Chat(TEXT, prepared.tokenizer)
+    answer = source["train"][0].questions[0].answers[0].text
+    assert len(chat.answer_ids(answer)) < len(answer) / 2
+    assert chat.decode(chat.answer_ids(answer)) == answer
+    assert prepared.tokenizer.chat_template == chat_template(TEXT)
+
+
+def test_same_content_is_found_again_and_not_built_again(
+    prepared: PreparedData, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object) -> None:
+        raise AssertionError("the source was read again")
+
+    monkeypatch.setattr(readers, "read_records", forbidden)
+    again = prepare(config(cache), TEXT, seed=3, run_dir=cache / "run")
+    assert (again.path, again.revision) == (prepared.path, prepared.revision)
+    assert again.tokenizer.get_vocab() == prepared.tokenizer.get_vocab()
+    other = prepare(config(cache), dataclasses.replace(TEXT, vocab_size=300), seed=3, run_dir=cache / "run")
+    assert other.path == prepared.path and len(other.tokenizer) <= 300 < len(prepared.tokenizer)
+    with pytest.raises(AssertionError, match="read again"):
+        prepare(config(cache), TEXT, seed=4, run_dir=cache / "run")
+
+
+def test_an_interrupted_build_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = readers.read_records
+
+    def stopped(data: DataConfig, split: Any, seed: int) -> Iterator[Record | Fault]:
+        yield from list(real(data, split, seed))[:5]
+        raise KeyboardInterrupt
+
+    data = config(tmp_path / "cache")
+    monkeypatch.setattr(readers, "read_records", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(data, TEXT, seed=3, run_dir=tmp_path)
+    assert not list((tmp_path / "cache").iterdir())
+    monkeypatch.setattr(readers, "read_records", real)
+    assert prepare(data, TEXT, seed=3, run_dir=tmp_path).num_train == 12
+
+
+def test_a_fault_stops_or_is_skipped_and_listed(inspection_folder: Path, tmp_path: Path) -> None:
+    data = config(tmp_path / "cache", source="mvtec", root=str(inspection_folder), num_train=0, num_test=0)
+    skipping = dataclasses.replace(data, on_bad_record="skip", held_out=("cap",))
+    del skipping  # every category held out would leave nothing to train on
+    skip = dataclasses.replace(data, on_bad_record="skip")
+    with pytest.raises(DataFaultError, match=r"000\.png.*on_bad_record=skip") as caught:
+        prepare(data, TEXT, seed=0, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    for run in ("run", "second run"):
+        prepared = prepare(skip, TEXT, seed=0, run_dir=tmp_path / run)
+        listed = (tmp_path / run / "skipped_records.jsonl").read_text().splitlines()
+        assert [Fault(**json.loads(line)) for line in listed][0] == caught.value.fault
+        assert prepared.num_train > 0
+        assert all("000.png" not in record.test_path for record in open_split(prepared, "test"))
+    with pytest.raises(DataFaultError):  # also when the data set comes from the cache
+        prepare(data, TEXT, seed=0, run_dir=tmp_path / "third run")

@@ -1,0 +1,33 @@
+"""Output files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sage_jax.files import replace_file
+
+
+def test_file_is_replaced_whole_and_its_folder_made(tmp_path: Path):
+    path = tmp_path / "a" / "b.txt"
+    replace_file(path, "µ first, long content")
+    replace_file(path, "second")
+    assert path.read_text(encoding="utf-8") == "second"
+    assert [item.name for item in path.parent.iterdir()] == ["b.txt"]
+    assert path.stat().st_mode & 0o444 == 0o444
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "b.txt"
+    replace_file(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        replace_file(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [item.name for item in tmp_path.iterdir()] == ["b.txt"]

@@ -1,0 +1,217 @@
+"""The Grain stream: seeded, resumable, the same for any number of processes and workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from absl import flags
+from PIL import Image
+
+from sage_jax.batch import TreeBatch
+from sage_jax.config import ModelConfig, TextConfig, TrainConfig, VitConfig
+from sage_jax.data.chat import Chat
+from sage_jax.data.pipeline import StreamError, make_eval_batches, make_train_loader
+from sage_jax.data.records import Answer, Question, Record
+from sage_jax.data.tokenizer import train_tokenizer
+from sage_jax.data.tree import TreeError
+
+TEXT = TextConfig(vocab_size=320, max_facts=2, max_fact_tokens=48, max_answer_tokens=48, buckets=(256, 1024, 2048))
+MODEL = ModelConfig(vit=VitConfig(tile_px=32, patch_px=8), downsample=2)
+
+
+def encoded(rng: np.random.Generator, height: int, width: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def make_record(index: int, rng: np.random.Generator, *, num_questions: int = 5) -> Record:
+    words = ["cap", "scratch", "left", "bottle", "dent", "upper right"]
+    parts = [" ".join(rng.choice(words, size=int(rng.integers(1, 4)))) for _ in range(12)]
+    answers = tuple(Answer(f"{'Yes' if rng.random() < 0.5 else 'No'}. The {parts[k]}.", 5.0 - k) for k in range(3))
+    return Record(
+        record_id=f"r{index}",
+        image_id=f"i{index}",
+        test_image=encoded(rng, 32, 32),
+        reference_image=encoded(rng, 32, 32),
+        category="bottle",
+        pair_type="standard comparison",
+        facts=tuple(parts[4 : 4 + int(rng.integers(0, 3))]),
+        questions=tuple(Question(f"Is there a {parts[6 + q]}?", answers) for q in range(num_questions)),
+        descriptions=(Question("What is shown?", (Answer(f"A {parts[11]}."),)),),
+        anomalous=bool(rng.random() < 0.5),
+        defects=(),
+        mask=None,
+        test_path=f"{index}.png",
+        reference_path=f"{index}_good.png",
+    )
+
+
+@pytest.fixture(scope="module")
+def records() -> list[Record]:
+    rng = np.random.default_rng(7)
+    return [make_record(index, rng) for index in range(11)]
+
+
+@pytest.fixture(scope="module")
+def chat(records: list[Record]) -> Chat:
+    texts = [answer.text for record in records for question in record.questions for answer in question.answers]
+    return Chat(TEXT, train_tokenizer(texts, TEXT.vocab_size))
+
+
+def train_config(**changes: Any) -> TrainConfig:
+    return TrainConfig(**{"batch_size": 4, "questions_per_image": 2, "reference_drop_rate": 0.5, **changes})
+
+
+def loader(records: Sequence[Record], chat: Chat, train: TrainConfig | None = None, **changes: Any):
+    options: dict[str, Any] = {"seed": 3, "num_workers": 0, "prefetch": 2, **changes}
+    return make_train_loader(records, chat=chat, model=MODEL, text=TEXT, train=train or train_config(), **options)
+
+
+def take(stream: Any, count: int) -> list[TreeBatch]:
+    batches = list(itertools.islice(stream, count))
+    if hasattr(stream, "close"):
+        stream.close()
+    return batches
+
+
+def assert_same(first: TreeBatch, second: TreeBatch) -> None:
+    for field in dataclasses.fields(TreeBatch):
+        np.testing.assert_array_equal(getattr(first, field.name), getattr(second, field.name), err_msg=field.name)
+
+
+def test_same_seed_gives_the_same_stream_and_another_seed_another(records: list[Record], chat: Chat) -> None:
+    first, second = take(loader(records, chat), 5), take(loader(records, chat, prefetch=0), 5)
+    for one, other in zip(first, second, strict=True):
+        assert_same(one, other)
+    orders = [[batch.record_index.tolist() for batch in take(loader(records, chat, seed=seed), 5)] for seed in (3, 4)]
+    assert orders[0] != orders[1]
+
+
+def test_resumed_stream_continues_where_the_state_was_taken(records: list[Record], chat: Chat) -> None:
+    whole = take(loader(records, chat), 7)
+    stream = loader(records, chat)
+    take(stream, 3)
+    state = stream.get_state()
+    fresh = loader(records, chat)
+    next(fresh)
+    fresh.set_state(state)
+    for expected, found in zip(whole[3:], take(fresh, 4), strict=True):
+        assert_same(expected, found)
+    for expected, found in zip(whole[3:], take(stream, 4), strict=True):  # a closed stream goes on, too
+        assert_same(expected, found)
+
+
+def test_state_of_another_stream_is_refused(records: list[Record], chat: Chat) -> None:
+    state = loader(records, chat, seed=4).get_state()
+    with pytest.raises(StreamError, match=r"seed = 4.*3"):
+        loader(records, chat).set_state(state)
+
+
+@pytest.mark.parametrize("process_count", [2, 4])
+def test_processes_together_read_what_one_process_reads(records: list[Record], chat: Chat, process_count: int) -> None:
+    whole = take(loader(records, chat), 4)
+    shares = [
+        take(loader(records, chat, process_index=index, process_count=process_count), 4)
+        for index in range(process_count)
+    ]
+    for step, expected in enumerate(whole):
+        for field in dataclasses.fields(TreeBatch):
+            joined = np.concatenate([getattr(share[step], field.name) for share in shares])
+            np.testing.assert_array_equal(getattr(expected, field.name), joined, err_msg=field.name)
+
+
+def test_worker_processes_read_what_threads_read(records: list[Record], chat: Chat) -> None:
+    flags.FLAGS.mark_as_parsed()
+    whole = take(loader(records, chat), 6)
+    stream = loader(records, chat, num_workers=2)
+    stream.set_state({**stream.get_state(), "next_batch": 2})
+    for expected, found in zip(whole[2:], take(stream, 4), strict=True):
+        assert_same(expected, found)
+
+
+def test_every_epoch_reads_each_record_once_in_a_new_order(records: list[Record], chat: Chat) -> None:
+    batches = take(loader(records, chat), 11)  # 44 rows: 4 epochs of 11
+    epochs = np.concatenate([batch.record_index for batch in batches]).reshape(4, 11)
+    for epoch in epochs:
+        assert sorted(epoch.tolist()) == list(range(11))
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 4
+
+
+def test_reference_is_dropped_at_its_rate(records: list[Record], chat: Chat) -> None:
+    for rate, low, high in [(0.0, 1.0, 1.0), (1.0, 0.0, 0.0), (0.3, 0.55, 0.85)]:
+        batches = take(loader(records, chat, train_config(batch_size=20, reference_drop_rate=rate)), 10)
+        shown = np.concatenate([batch.reference_tile_mask[:, 0] for batch in batches])
+        assert low <= shown.mean() <= high
+        assert not np.concatenate([batch.reference_tiles for batch in batches])[~shown].any()
+
+
+def test_questions_are_drawn_anew_and_all_of_them_in_time(records: list[Record], chat: Chat) -> None:
+    batches = take(loader(records, chat, train_config(batch_size=20)), 10)
+    asked = np.concatenate([batch.question_ids for batch in batches])
+    assert asked.shape == (200, 2)
+    assert (asked[:, 0] < asked[:, 1]).all()
+    np.testing.assert_allclose(np.bincount(asked.reshape(-1), minlength=5) / 400, 0.2, atol=0.06)
+    every = take(loader(records, chat, train_config(questions_per_image=0)), 1)[0]
+    np.testing.assert_array_equal(every.question_ids, np.tile(np.arange(5), (4, 1)))
+
+
+def test_bucket_is_the_smallest_that_holds_the_longest_row(records: list[Record], chat: Chat) -> None:
+    batches = take(loader(records, chat, train_config(questions_per_image=1, batch_size=2)), 12)
+    batches += take(loader(records, chat, train_config(questions_per_image=0, answers="ranked")), 6)
+    lengths = [batch.token_ids.shape[1] for batch in batches]
+    assert len(set(lengths)) > 1
+    for batch, length in zip(batches, lengths, strict=True):
+        used = int(np.flatnonzero(batch.token_mask.any(axis=0)).max()) + 1
+        assert length == min(bucket for bucket in TEXT.buckets if bucket >= used)
+
+
+def test_eval_reads_every_record_once_and_pads_the_last_batch(records: list[Record], chat: Chat) -> None:
+    options: dict[str, Any] = {"chat": chat, "model": MODEL, "text": TEXT, "batch_size": 4, "answers": "ranked"}
+    one_shot = list(make_eval_batches(records, with_reference=True, **options))
+    zero_shot = list(make_eval_batches(records, with_reference=False, **options))
+    assert np.concatenate([batch.record_index for batch in one_shot]).tolist() == [*range(11), -1]
+    padding = one_shot[-1]
+    for name in ("tile_mask", "token_mask", "target_mask", "answer_mask", "fact_mask"):
+        assert not getattr(padding, name)[-1].any()
+        assert getattr(padding, name)[0].any() or name == "fact_mask"
+    assert all(batch.reference_tile_mask[batch.record_index >= 0, 0].all() for batch in one_shot)
+    assert not any(batch.reference_tile_mask.any() for batch in zero_shot)
+    np.testing.assert_array_equal(one_shot[1].token_ids, zero_shot[1].token_ids)
+
+
+def test_prompts_for_generation_hold_no_answer(records: list[Record], chat: Chat) -> None:
+    options: dict[str, Any] = {"chat": chat, "model": MODEL, "text": TEXT, "batch_size": 11, "with_reference": True}
+    (batch,) = make_eval_batches(records, answers="none", **options)
+    assert not batch.answer_mask.any() and not batch.target_mask.any() and (batch.answer_index == -1).all()
+    last = np.take_along_axis(batch.token_ids, batch.source_index[:, :, 0, 0], axis=1)
+    newline = chat.question_ids("x")[-1]
+    assert (last == newline).all()
+
+
+def test_records_with_fewer_questions_leave_slots_empty(chat: Chat) -> None:
+    rng = np.random.default_rng(0)
+    mixed = [make_record(0, rng, num_questions=1), make_record(1, rng, num_questions=3)]
+    (batch,) = make_eval_batches(
+        mixed, chat=chat, model=MODEL, text=TEXT, batch_size=2, with_reference=True, answers="ranked"
+    )
+    assert batch.question_ids.tolist() == [[0, -1, -1], [0, 1, 2]]
+    assert batch.answer_mask.any(axis=2).tolist() == [[True, False, False], [True, True, True]]
+
+
+def test_impossible_streams_are_refused_with_the_way_out(records: list[Record], chat: Chat) -> None:
+    with pytest.raises(StreamError, match="num_train"):
+        loader([], chat)
+    with pytest.raises(StreamError, match="no records"):
+        make_eval_batches([], chat=chat, model=MODEL, text=TEXT, batch_size=2, with_reference=True, answers="best")
+    with pytest.raises(StreamError, match="batch_size = 4 .* 3 processes"):
+        loader(records, chat, process_count=3)
+    bare = [dataclasses.replace(record, descriptions=()) for record in records]
+    with pytest.raises(TreeError, match=r"record r\d+ has no descriptions"):
+        next(loader(bare, chat, train_config(questions="description")))

@@ -1,0 +1,119 @@
+"""Verdicts read from answers, their accuracies and the predictions file."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from sage_jax.metrics.verdicts import (
+    Prediction,
+    accuracy_by_kind,
+    count_unparsable,
+    group_accuracy,
+    parse_verdict,
+    verdict_accuracy,
+    write_predictions,
+)
+
+
+def predictions_of(rows: list[tuple[str, str, str, str, bool]]) -> list[Prediction]:
+    """Predictions from (record, image, kind, answer, truth)."""
+    return [
+        Prediction(record, image, f"{image}.png", kind, "", "Is it good?", "Yes.", answer, truth)
+        for record, image, kind, answer, truth in rows
+    ]
+
+
+@pytest.mark.parametrize(
+    "wrap", ["{}", "**{}**", "  {}.", '"{}",', "- {}!", "({})", "`{}`", "__{}__", "# {}\n", "\n{}:"]
+)
+@pytest.mark.parametrize("word", ["yes", "Yes", "YES", "true", "True", "no", "No", "FALSE", "false"])
+def test_verdict_is_read_through_case_punctuation_and_markdown(wrap: str, word: str):
+    expected = word.lower() in ("yes", "true")
+    assert parse_verdict(wrap.format(word)) is expected
+    assert parse_verdict(wrap.format(word) + " there is a hole at the top, no doubt, yes.") is expected
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        " ",
+        "...",
+        "Nothing is wrong.",
+        "Not sure.",
+        "None.",
+        "Yesterday",
+        "Falsely",
+        "Truer",
+        "nope",
+        "The answer is yes",
+    ]
+    + ["Yes or no? Yes.", "true/false", "Yes / No", "There is no defect.", "1", "否"],
+)
+def test_answer_that_begins_with_no_verdict_has_none(answer: str):
+    assert parse_verdict(answer) is None
+
+
+def test_unparsable_answer_is_wrong_for_either_truth_and_counted():
+    items = predictions_of([("r", "i", "k", "Perhaps.", True), ("r", "i", "k", "Perhaps.", False)])
+    assert verdict_accuracy(items).value == 0.0
+    assert verdict_accuracy(items).n == 2
+    assert count_unparsable(items) == 2
+
+
+def test_accuracies_equal_a_plain_count():
+    rng = random.Random(0)
+    rows = []
+    for image in range(40):
+        for kind in ("standard comparison", "defect diagnosis"):
+            for _ in range(5):
+                answer = rng.choice(["Yes.", "Yes.", "Yes.", "Yes, a scratch.", "No.", "Hm."])
+                rows.append((f"{image}/{kind}", str(image), kind, answer, True))
+    items = predictions_of(rows)
+    right = [row[3].startswith("Yes") for row in rows]
+    assert verdict_accuracy(items, samples=20).value == pytest.approx(sum(right) / len(right))
+    by_kind = accuracy_by_kind(items, samples=20)
+    assert list(by_kind) == ["defect diagnosis", "standard comparison"]
+    of_kind = [hit for hit, row in zip(right, rows, strict=True) if row[2] == "defect diagnosis"]
+    assert by_kind["defect diagnosis"].value == pytest.approx(sum(of_kind) / len(of_kind))
+    all_right = [all(right[start : start + 5]) for start in range(0, len(right), 5)]
+    group = group_accuracy(items, samples=20)
+    assert group.value == pytest.approx(sum(all_right) / len(all_right))
+    assert group.n == 80
+    assert 0 < sum(all_right) < 80
+
+
+def test_acc_g_does_not_depend_on_the_order_of_questions():
+    rows = [
+        ("a", "x", "k", "Yes", True),
+        ("b", "y", "k", "No", True),
+        ("a", "x", "k", "No", False),
+        ("b", "y", "k", "Yes", True),
+    ]
+    assert group_accuracy(predictions_of(rows), samples=20) == group_accuracy(predictions_of(rows[::-1]), samples=20)
+    assert group_accuracy(predictions_of(rows), samples=20).value == 0.5
+
+
+def test_predictions_file_has_the_released_evaluators_fields(tmp_path: Path):
+    items = predictions_of([("r1", "i1", "k", "No, 5 µm too wide", False), ("r2", "i2", "k", "Hm", True)])
+    write_predictions(tmp_path / "out" / "p.jsonl", items, extra=[{"score": 0.25}, {"score": 0.5}])
+    rows = [json.loads(line) for line in (tmp_path / "out" / "p.jsonl").read_text(encoding="utf-8").splitlines()]
+    released = {"id", "image", "label", "question", "answer", "prediction", "ground_truth", "dichotomy"}
+    assert all(released <= row.keys() for row in rows)
+    assert rows[0]["dichotomy"] is False and rows[0]["ground_truth"] is False and rows[0]["score"] == 0.25
+    assert rows[1]["dichotomy"] is None and rows[1]["ground_truth"] is True
+    accuracy = sum(row["dichotomy"] == row["ground_truth"] for row in rows) / len(rows)
+    assert accuracy == verdict_accuracy(items).value
+
+
+def test_extra_fields_cannot_replace_a_prediction(tmp_path: Path):
+    items = predictions_of([("r1", "i1", "k", "No", False)])
+    with pytest.raises(ValueError, match="'prediction'"):
+        write_predictions(tmp_path / "p.jsonl", items, extra=[{"prediction": "Yes"}])
+    with pytest.raises(ValueError, match="2 rows"):
+        write_predictions(tmp_path / "p.jsonl", items, extra=[{}, {}])
+    assert not list(tmp_path.iterdir())
