@@ -181,7 +181,8 @@ class StageCheckpoints:
             listed = "\n  ".join(changes[:10] + [f"and {len(changes) - 10} more"] * (len(changes) > 10))
             raise CheckpointError(
                 f"{self._manager.directory}/{step}: this config trains other arrays than the checkpoint holds:\n"
-                f"  {listed}\nRestore the config's model and freeze fields, or delete {self.directory} to train this stage anew"
+                f"  {listed}\n"
+                f"Restore the config's model and freeze fields, or delete {self.directory} to train this stage anew"
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from typing import Final
 
 import jax
@@ -18,7 +19,7 @@ from sage_jax.parameters import Params, count
 DECAYED: Final = ("kernel", "embedding")
 
 
-def make_schedule(train: TrainConfig) -> optax.Schedule:
+def make_schedule(train: TrainConfig) -> Callable[[jax.typing.ArrayLike], jax.Array]:
     """Learning rate of each update: linear warm-up, then cosine decay to `end_ratio` of the peak, or constant.
 
     Update i of the warm-up has peak * (i + 1) / warmup_steps, so that the first one already moves and the last one has
@@ -88,7 +89,7 @@ def freeze_table(trainable: Params, frozen: Params) -> str:
     groups = dict.fromkeys(path.split("/", 1)[0] for path in (*trainable, *frozen))
     rows = [("parameters", "trained", "frozen")]
     for group in sorted(groups):
-        rows.append((group, *(f"{count(_group(params, group)):,}" for params in (trainable, frozen))))
+        rows.append((group, f"{count(_group(trainable, group)):,}", f"{count(_group(frozen, group)):,}"))
     rows.append(("all", f"{count(trainable):,}", f"{count(frozen):,}"))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join(f"{name:<{widths[0]}}  {train:>{widths[1]}}  {still:>{widths[2]}}" for name, train, still in rows)

@@ -16,7 +16,7 @@ Module = TypeVar("Module", bound=nnx.Module)
 def split(model: Module) -> tuple[nnx.GraphDef[Module], Params]:
     """The structure of a module and its parameters by path, such as `decoder/blocks/mlp/up/kernel`."""
     graphdef, state = nnx.split(model)
-    return graphdef, {"/".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+    return graphdef, {"/".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
 
 
 def merge(graphdef: nnx.GraphDef[Module], params: dict[str, Any]) -> Module:

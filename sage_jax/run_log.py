@@ -88,8 +88,9 @@ class RunLog:
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with self.metrics_path.open("a") as file:
             file.write(json.dumps({"stage": self.stage, "step": step, **finite}) + "\n")
-        for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, step)
+        for name, value in finite.items():
+            if value is not None:
+                self._tensorboard.add_scalar(name, value, step)
 
     def line(self, text: str) -> None:
         """A plain line, such as what was resumed or skipped, to the terminal and to `log.txt`."""

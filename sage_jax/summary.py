@@ -192,9 +192,8 @@ def _table(title: str) -> Table:
 def _add_rows(table: Table, rows: list[tuple[str, str, list[Any]]]) -> None:
     for position, (model, mode, values) in enumerate(rows):
         first = position == 0 or rows[position - 1][0] != model
-        last = position + 1 < len(rows) and rows[position + 1][0] != model
         cells = [Text(str(value)) if isinstance(value, int) else _cell(value) for value in values]
-        table.add_row(model if first else "", mode.replace("_", "-"), *cells, end_section=last)
+        table.add_row(model if first else "", mode.replace("_", "-"), *cells)
 
 
 def _cell(metric: Mapping[str, Any] | None) -> Text:

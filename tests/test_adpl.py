@@ -90,7 +90,7 @@ def test_stored_counts_are_those_of_the_records(prepared: PreparedData, source: 
 @pytest.mark.parametrize("missing", [{}, {"reference_image": None, "mask": None, "anomalous": None, "facts": ()}])
 def test_encoding_loses_nothing(source: dict[str, list[Record]], missing: dict[str, Any]) -> None:
     for record in source["train"]:
-        record = dataclasses.replace(record, category="Kappe \"ü\" 🔎", **missing)
+        record = dataclasses.replace(record, category='Kappe "ü" 🔎', **missing)
         stored = encode_record(record)
         assert decode_record({**stored, "record": stored["record"].encode()}) == record
 
@@ -139,8 +139,6 @@ def test_an_interrupted_build_leaves_nothing_behind(tmp_path: Path, monkeypatch:
 
 def test_a_fault_stops_or_is_skipped_and_listed(inspection_folder: Path, tmp_path: Path) -> None:
     data = config(tmp_path / "cache", source="mvtec", root=str(inspection_folder), num_train=0, num_test=0)
-    skipping = dataclasses.replace(data, on_bad_record="skip", held_out=("cap",))
-    del skipping  # every category held out would leave nothing to train on
     skip = dataclasses.replace(data, on_bad_record="skip")
     with pytest.raises(DataFaultError, match=r"000\.png.*on_bad_record=skip") as caught:
         prepare(data, TEXT, seed=0, run_dir=tmp_path / "run")
@@ -153,3 +151,17 @@ def test_a_fault_stops_or_is_skipped_and_listed(inspection_folder: Path, tmp_pat
         assert all("000.png" not in record.test_path for record in open_split(prepared, "test"))
     with pytest.raises(DataFaultError):  # also when the data set comes from the cache
         prepare(data, TEXT, seed=0, run_dir=tmp_path / "third run")
+
+
+def test_a_split_left_without_records_is_empty_not_broken(inspection_folder: Path, tmp_path: Path) -> None:
+    data = config(tmp_path / "cache", source="mvtec", root=str(inspection_folder), num_train=0, num_test=0)
+    good = inspection_folder / "cap" / "test" / "good"
+    for name in ("001.png", "002.png"):
+        (good / name).unlink()
+    skip = dataclasses.replace(data, on_bad_record="skip")
+    prepared = prepare(skip, TEXT, seed=0, run_dir=tmp_path)
+    assert prepared.num_train > 0 and list(open_split(prepared, "test")) == []
+    for path in (inspection_folder / "cap" / "train" / "good").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="mvtec gives no training record"):
+        prepare(skip, TEXT, seed=0, run_dir=tmp_path)

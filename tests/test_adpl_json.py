@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -21,12 +21,16 @@ from sage_jax.data.images import encode_png
 from sage_jax.data.records import Fault, Record
 
 _KINDS = ("standard comparison", "defect identification", "defect diagnosis")
+Split = Literal["train", "test"]
 _VOCABULARY = load_vocabulary("")
 
 
 def _item(index: int, folder: str = "mvtec/washer/test/good") -> dict[str, Any]:
     def question(number: int) -> dict[str, Any]:
-        options = [{"answer_en": f"{word} {number} of {index}.", "answer_cn": "x"} for word in ("Yes.", "True:", "No,", "false")]
+        options = [
+            {"answer_en": f"{word} {number} of {index}.", "answer_cn": "x"}
+            for word in ("Yes.", "True:", "No,", "false")
+        ]
         return {"question_en": f"Question {number}?", "question_cn": "x", "answer_options": options}
 
     return {
@@ -49,8 +53,8 @@ def _write(root: Path, items: list[Any]) -> DataConfig:
     return DataConfig(source="adpl", root=str(root / "adpl.json"), num_train=0, num_test=0, held_out=("nothing",))
 
 
-def _read(data: DataConfig, split: str = "train", seed: int = 0) -> tuple[list[Record], list[Fault]]:
-    items = list(read_records(data, split, seed, _VOCABULARY))  # pyright: ignore[reportArgumentType]
+def _read(data: DataConfig, split: Split = "train", seed: int = 0) -> tuple[list[Record], list[Fault]]:
+    items = list(read_records(data, split, seed, _VOCABULARY))
     return [i for i in items if isinstance(i, Record)], [i for i in items if isinstance(i, Fault)]
 
 
@@ -168,7 +172,11 @@ def test_an_item_told_twice_is_a_fault_with_both_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [(f'"{_KINDS[1]}",', f'"{_KINDS[1]}"'), ('"pair_type": "' + _KINDS[1] + '"', '"pair_type": ' + _KINDS[1]), ("[", "[,]")],
+    [
+        (f'"{_KINDS[1]}",', f'"{_KINDS[1]}"'),
+        ('"pair_type": "' + _KINDS[1] + '"', '"pair_type": ' + _KINDS[1]),
+        ("[", "[,]"),
+    ],
 )
 def test_a_syntax_error_loses_one_item(tmp_path: Path, old: str, new: str) -> None:
     items = [_item(index) for index in range(4)]
@@ -193,6 +201,15 @@ def test_a_cut_file_keeps_what_is_whole_and_says_so(tmp_path: Path) -> None:
     assert len(records) == 1 and any("cut off" in fault.cure for fault in faults)
 
 
+def test_a_list_that_ends_early_says_so(tmp_path: Path) -> None:
+    data = _write(tmp_path, [_item(0), _item(1)])
+    path = tmp_path / "adpl.json"
+    path.write_text(json.dumps([_item(0)], indent=1) + json.dumps([_item(1)]))
+    records, faults = _read(data)
+    assert len(records) == 1 and len(faults) == 1
+    assert "after the list's end" in faults[0].problem and faults[0].line == len(path.read_text().splitlines())
+
+
 def test_what_is_no_list_is_an_error_with_the_path(tmp_path: Path) -> None:
     path = tmp_path / "adpl.json"
     for content in (b"{}", b"", b'"[', b"[\xff\xfe"):
@@ -203,7 +220,11 @@ def test_what_is_no_list_is_an_error_with_the_path(tmp_path: Path) -> None:
         read_items(tmp_path / "none.json")
 
 
-_JSON = st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=5), lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=5), x, max_size=3), max_leaves=8)
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=5), x, max_size=3),
+    max_leaves=8,
+)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -221,11 +242,11 @@ def test_any_list_parses_as_json_does(tmp_path: Path, values: list[Any]) -> None
 @given(start=st.integers(0, 3000), length=st.integers(1, 40), noise=st.text(alphabet='[]{},:"\\ \nx1', max_size=8))
 def test_damage_never_crashes(tmp_path: Path, start: int, length: int, noise: str) -> None:
     path = tmp_path / "adpl.json"
-    data = _write(tmp_path, [_item(0), _item(1)]) if not path.exists() else DataConfig("adpl", str(path), num_train=0, num_test=0)
+    data = _write(tmp_path, [_item(0), _item(1)])
     text = json.dumps([_item(0), _item(1)], indent=1)
     path.write_text("[" + text[1:start] + noise + text[start + length :])
-    records, faults = _read(data)
-    assert len(records) == 2 or faults or len(_read(data, "test")[0]) + len(records) == 2
+    (records, faults), (more, others) = _read(data), _read(data, "test")
+    assert len(records) + len(more) == 2 or faults or others, "nothing is lost in silence"
 
 
 def test_deep_nesting_is_a_fault(tmp_path: Path) -> None:

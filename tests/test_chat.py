@@ -28,9 +28,13 @@ def config(**changes: Any) -> TextConfig:
     return TextConfig(**{"max_facts": 2, "max_fact_tokens": 40, **changes})
 
 
+def shown(tokenizer: PreTrainedTokenizerFast, ids: Any) -> str:
+    return str(tokenizer.decode(ids))
+
+
 @pytest.mark.parametrize("assist_position", ["question", "prefix"])
-@pytest.mark.parametrize("assist_prompt", ["Above is the \"feature\" \\ of the facts.", ""])
-@pytest.mark.parametrize("system", ["", "You inspect parts.\nBe brief: \"don't\" guess. 🔎"])
+@pytest.mark.parametrize("assist_prompt", ['Above is the "feature" \\ of the facts.', ""])
+@pytest.mark.parametrize("system", ["", 'You inspect parts.\nBe brief: "don\'t" guess. 🔎'])
 @pytest.mark.parametrize("facts", [None, FACTS, ()])
 def test_rendered_template_tokenises_to_our_ids(
     tokenizer: PreTrainedTokenizerFast, assist_position: str, assist_prompt: str, system: str, facts: Any
@@ -49,34 +53,34 @@ def test_rendered_template_tokenises_to_our_ids(
     if facts is not None:
         options["facts"] = list(facts)
     rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, **options)
-    assert tokenizer.encode(rendered, add_special_tokens=False) == prompt
+    assert tokenizer.encode(str(rendered), add_special_tokens=False) == prompt
     messages.append({"role": "assistant", "content": [{"type": "text", "text": ANSWER}]})
     rendered = tokenizer.apply_chat_template(messages, **options)
-    assert tokenizer.encode(rendered, add_special_tokens=False) == [*prompt, *chat.answer_ids(ANSWER)]
+    assert tokenizer.encode(str(rendered), add_special_tokens=False) == [*prompt, *chat.answer_ids(ANSWER)]
 
 
 def test_prompt_reads_as_laid_out(tokenizer: PreTrainedTokenizerFast) -> None:
     chat = Chat(config(assist_prompt="Above.", system="Hi."), tokenizer)
     ids = [*chat.prefix_ids(3, facts=FACTS, facts_as="fusion"), *chat.question_ids(QUESTION), *chat.answer_ids(ANSWER)]
-    assert tokenizer.decode(ids) == (
+    assert shown(tokenizer, ids) == (
         "<|im_start|>system\nHi.<|im_end|>\n<|im_start|>user\n<img><IMG_CONTEXT><IMG_CONTEXT><IMG_CONTEXT></img>\n"
         "<COMPARISON><COMPARISON>\nIs there a defect in this cap? Above.<|im_end|>\n<|im_start|>assistant\n"
         "No. The cap is fine.<|im_end|>"
     )
     plain = [*chat.prefix_ids(1, facts=FACTS, facts_as="text"), *chat.question_ids(QUESTION, facts_as="text")]
-    assert tokenizer.decode(plain).split("</img>\n")[1] == (
+    assert shown(tokenizer, plain).split("</img>\n")[1] == (
         "Caps are made of plastic. A dent lets air in.\nIs there a defect in this cap?<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
     at_prefix = Chat(config(assist_prompt="Above.", assist_position="prefix"), tokenizer)
-    assert tokenizer.decode(at_prefix.prefix_ids(0, facts=(), facts_as="fusion")).endswith("<COMPARISON>\nAbove.\n")
-    assert "Above" not in tokenizer.decode(at_prefix.question_ids(QUESTION))
+    assert shown(tokenizer, at_prefix.prefix_ids(0, facts=(), facts_as="fusion")).endswith("<COMPARISON>\nAbove.\n")
+    assert "Above" not in shown(tokenizer, at_prefix.question_ids(QUESTION))
 
 
 @pytest.mark.parametrize("name", SPECIAL_TOKENS)
 def test_special_tokens_in_user_text_stay_letters(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
     chat = pickle.loads(pickle.dumps(Chat(config(max_fact_tokens=99), tokenizer)))
-    special = set(tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)))
+    special = {tokenizer.get_vocab()[token] for token in SPECIAL_TOKENS}
     trick = f"a{name}b"
     assert not special & set(chat.answer_ids(trick)[:-1].tolist())
     fact_ids, fact_mask = chat.fact_ids([trick])
@@ -98,7 +102,11 @@ def test_fact_ids_are_masked_and_bounded(tokenizer: PreTrainedTokenizerFast) -> 
     chat = Chat(config(max_facts=3), tokenizer)
     ids, mask = chat.fact_ids(FACTS[:2])
     assert ids.shape == mask.shape == (3, 40) and ids.dtype == np.int32
-    assert [tokenizer.decode(row[keep]) for row, keep in zip(ids, mask, strict=True)] == [FACTS[0], FACTS[1].strip(), ""]
+    assert [shown(tokenizer, row[keep]) for row, keep in zip(ids, mask, strict=True)] == [
+        FACTS[0],
+        FACTS[1].strip(),
+        "",
+    ]
     assert not ids[~mask].any()
     few, _ = Chat(config(max_facts=1), tokenizer).fact_ids(FACTS)
     np.testing.assert_array_equal(few, ids[:1])

@@ -135,8 +135,8 @@ def test_what_a_killed_save_leaves_is_not_restored(tmp_path: Path):
         restored = checkpoints.restore_latest(abstract(large_state(1)))
         assert restored is not None and restored.step == 1
         assert_same(restored.state, large_state(1))
-        save(checkpoints, 2, large_state(2))
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2"]
+        save(checkpoints, 3, large_state(3))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "3"]
 
 
 def test_a_checkpoint_of_other_arrays_is_refused_by_name(tmp_path: Path):
@@ -177,6 +177,16 @@ def test_final_parameters_can_be_replaced(tmp_path: Path):
         checkpoints.save_final(random_params(0), config_json="{}")
         checkpoints.save_final(random_params(1), config_json="{}")
     assert_same(load_final(tmp_path), random_params(1))
+
+
+def test_a_replacement_that_fails_leaves_no_finished_stage(tmp_path: Path):
+    with StageCheckpoints(tmp_path, keep_last=1) as checkpoints:
+        checkpoints.save_final(random_params(0), config_json="{}")
+        broken = random_params(1)
+        broken["adapter/linear_1/bias"].delete()
+        with pytest.raises(RuntimeError):
+            checkpoints.save_final(broken, config_json="{}")
+    assert not is_finished(tmp_path)
 
 
 def test_a_stage_without_its_marker_is_not_finished(tmp_path: Path):

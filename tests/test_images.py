@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, encode_png, read_inside
 
@@ -86,8 +86,8 @@ def test_palette_masks_count_by_index_and_jpeg_masks_from_half() -> None:
     palette.putpalette([0, 0, 0] * 3)  # all black: only the index tells
     np.testing.assert_array_equal(decode_mask(_saved(palette)), classes != 0)
     square = np.zeros((32, 32), np.uint8)
-    square[8:16, 8:24] = 255
-    np.testing.assert_array_equal(decode_mask(_saved(Image.fromarray(square), "JPEG", quality=60)), square > 0)
+    square[9:21, 7:26] = 255  # across the blocks of 8, so that compression leaves noise
+    np.testing.assert_array_equal(decode_mask(_saved(Image.fromarray(square), "JPEG", quality=85)), square > 0)
     alpha = np.zeros((4, 4, 4), np.uint8)
     alpha[..., 3] = 255
     assert not decode_mask(_saved(Image.fromarray(alpha))).any()
@@ -105,6 +105,13 @@ def _png_header(width: int, height: int) -> bytes:
 def test_a_bomb_is_refused_by_its_header(side: int) -> None:
     with pytest.raises(ImageFault, match=r"bomb\.png: has .*more than 178,956,970 px"):
         decode_rgb(_png_header(side, side), name="bomb.png")
+
+
+def test_a_bomb_in_a_text_chunk_is_refused() -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("comment", "x" * 10_000_000, zip=True)
+    with pytest.raises(ImageFault, match=r"text\.png: is damaged"):
+        decode_rgb(_saved(Image.fromarray(_RGB), pnginfo=info), name="text.png")
 
 
 def test_the_pixel_limit_is_inclusive() -> None:

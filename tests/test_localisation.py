@@ -41,7 +41,8 @@ def test_pixel_auroc_equals_scikit_learn_over_all_pixels(levels: int, tolerance:
     metric = pixel_auroc(maps, masks, list(range(30)), samples=50)
     assert metric.value == pytest.approx(all_pixels(maps, masks), abs=tolerance)
     assert metric.n == 29
-    assert metric.low is not None and metric.high is not None and metric.low < metric.value < metric.high
+    assert metric.low is not None and metric.value is not None and metric.high is not None
+    assert metric.low < metric.value < metric.high
 
 
 def test_interval_equals_drawing_images_and_pooling_their_pixels():
@@ -107,3 +108,5 @@ def test_boxes_hold_every_pixel_at_the_threshold_and_no_map_below_it_has_one():
         assert values[top:bottom, left:right].max() >= score >= 0.8
     assert held[values >= 0.8].all()
     assert peak_boxes(values, threshold=1.1, max_boxes=9) == []
+    peak = float(values.max())
+    assert [box[4] for box in peak_boxes(values, threshold=peak, max_boxes=9)] == [peak]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +72,7 @@ def test_updates_are_clipped_adamw_that_decays_matrices_alone():
         norm = math.sqrt(sum(float(np.sum(np.square(leaf, dtype=np.float64))) for leaf in gradient.values()))
         assert (norm > 0.5) == (size == 1.0)
         changes, state = optimizer.update(gradient, state, params)
-        params = optax.apply_updates(params, changes)
+        params = cast(Params, optax.apply_updates(params, changes))
         for path, leaf in gradient.items():
             clipped = np.asarray(leaf, np.float64) * min(1.0, 0.5 / norm)
             first[path] = train.b1 * first[path] + (1 - train.b1) * clipped

@@ -22,21 +22,29 @@ def random_image(seed: int, height: int = 40, width: int = 60) -> np.ndarray:
 
 
 def rows_of_every_sort() -> list[InspectionRow]:
-    pictures = [picture(random_image(seed)) for seed in range(3)]
+    test, reference, mapped = (picture(random_image(seed)) for seed in range(3))
     return [
         InspectionRow(
-            "parts/a.png",
-            "bottle",
-            "defective",
-            0.91,
-            "A crack at the top.",
-            ((3, 4, 9, 12, 0.8),),
-            "",
-            *pictures,
+            image="parts/a.png",
+            category="bottle",
+            verdict="defective",
+            score=0.91,
+            reason="A crack at the top.",
+            boxes=((3, 4, 9, 12, 0.8),),
+            test_png=test,
+            reference_png=reference,
+            overlay_png=mapped,
             truth="good",
         ),
         InspectionRow(
-            "parts/b.png", "bottle", "good", 0.02, "All is there.", (), "", pictures[0], None, pictures[2], truth="good"
+            image="parts/b.png",
+            category="bottle",
+            verdict="good",
+            score=0.02,
+            reason="All is there.",
+            test_png=test,
+            overlay_png=mapped,
+            truth="good",
         ),
         InspectionRow("parts/c.png", "", "unreadable", None, "", error="parts/c.png: cut off after 10 bytes"),
     ]

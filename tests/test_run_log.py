@@ -101,7 +101,9 @@ def test_skipped_steps_leave_means_and_learning_rate_untouched(tmp_path: Path):
         log = step_log(run, TrainConfig(steps=8, log_every=4, warmup_steps=0))
         log.resume(0, num_skipped=0, num_skipped_in_row=0)
         nan = float("nan")
-        for step, row in enumerate([metrics(2.0, 1.0, 2.0), metrics(nan, nan, 2.0, 1), metrics(4.0, 0.0, 0.0)], start=1):
+        for step, row in enumerate(
+            [metrics(2.0, 1.0, 2.0), metrics(nan, nan, 2.0, 1), metrics(4.0, 0.0, 0.0)], start=1
+        ):
             log.follow(step, row, np.asarray([5, -1]))
         log.follow(4, metrics(6.0, 3.0, 2.0), np.asarray([6, 7]))
         log.catch_up()

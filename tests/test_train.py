@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,12 +29,12 @@ from sage_jax.optim import make_optimizer, partition
 from sage_jax.parameters import Params, merge, split
 from sage_jax.run_log import RunLog, TrainingDiverged
 from sage_jax.sharding import MESH_AXES, make_mesh
-from sage_jax.train import FitResult, Metrics, init_state, train_step, fit
+from sage_jax.train import FitResult, Metrics, fit, init_state, train_step
 
 TRAIN = TrainConfig(
     steps=12, batch_size=16, peak_learning_rate=0.02, warmup_steps=2, freeze=("vit/",), log_every=1, keep_last=2
 )
-LONG = dataclasses.replace(TRAIN, steps=20, checkpoint_every=1)
+LONG = dataclasses.replace(TRAIN, steps=14, checkpoint_every=1)
 
 
 class PatchEmbed(nnx.Module):
@@ -111,6 +112,21 @@ class SeededLoader:
         self.position = int(state)
 
 
+class ShareLoader(SeededLoader):
+    """One process's rows of the same batches; process 1 alone is asked to stop when it gives batch `stop_at`."""
+
+    def __init__(self, process: int, num_processes: int, stop_at: int):
+        super().__init__(broken=(2,))
+        self.process, self.num_processes, self.stop_at = process, num_processes, stop_at
+
+    def __next__(self) -> TreeBatch:
+        if self.process == 1 and self.position == self.stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        size = self.rows // self.num_processes
+        rows = slice(self.process * size, (self.process + 1) * size)
+        return jax.tree.map(lambda leaf: leaf[rows], super().__next__())
+
+
 class SignallingLoader(SeededLoader):
     """Asks its own process to stop when it gives batch `at`."""
 
@@ -129,7 +145,11 @@ def names_of(record_index: np.ndarray) -> list[str]:
 
 
 def one_device() -> Mesh:
-    return jax.make_mesh((1, 1, 1), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:1])
+    return first_devices(1)
+
+
+def first_devices(fsdp: int) -> Mesh:
+    return jax.make_mesh((1, fsdp, 1), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:fsdp])
 
 
 def run_stage(
@@ -217,9 +237,40 @@ def test_sigterm_saves_exits_0_and_resumes_bitwise(tmp_path: Path, uninterrupted
     stopped = json.loads(out)
     assert stopped["interrupted"] and 2 <= stopped["steps"] < LONG.steps
     assert not is_finished(tmp_path / "sfe")
+    assert [row["step"] for row in rows_of(tmp_path)] == list(range(1, stopped["steps"] + 1))
     resumed = run_stage(tmp_path, LONG)
     assert f"resumed from step {stopped['steps']}" in (tmp_path / "log.txt").read_text()
     assert_same(resumed.params, uninterrupted.params)
+
+
+def test_two_processes_train_as_one_and_stop_together(tmp_path: Path):
+    one = run_stage(tmp_path / "one", loader=ShareLoader(0, 1, stop_at=-1), mesh=first_devices(2))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(tmp_path / "two"), str(process), str(port)],
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "XLA_FLAGS": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(2)
+    ]
+    ends = [child.communicate(timeout=120) for child in children]
+    assert [child.returncode for child in children] == [0, 0], ends
+    first_calls, second_calls = zip(*(map(json.loads, out.splitlines()[-2:]) for out, _ in ends), strict=True)
+    assert first_calls[0] == first_calls[1] and first_calls[0]["interrupted"]
+    assert 5 <= first_calls[0]["steps"] < TRAIN.steps
+    assert second_calls == ({"interrupted": False, "steps": TRAIN.steps},) * 2
+    two = load_final(tmp_path / "two" / "sfe")
+    for path, leaf in one.params.items():
+        np.testing.assert_allclose(np.asarray(two[path]), np.asarray(leaf), atol=1e-6, err_msg=path)
+    assert [row["step"] for row in rows_of(tmp_path / "two")] == list(range(1, TRAIN.steps + 1))
+    # process 0 names the rows of both
+    assert "board-32, " in (tmp_path / "two" / "log.txt").read_text()
+    assert "board-47\n" in (tmp_path / "two" / "log.txt").read_text()
 
 
 def test_micro_batches_add_up_to_the_whole_batch():
@@ -252,18 +303,14 @@ def test_gradient_norm_and_loss_are_those_of_the_formula():
 def test_a_step_that_is_not_finite_moves_only_step_and_counters():
     batch = make_batch(np.random.default_rng(3), 0, 16)
     before, _ = one_step(TRAIN, batch, steps=2)
+    batch = make_batch(np.random.default_rng(4), 0, 16)
     batch.scores[5, 0, 1], batch.answer_mask[5, 0, 1] = np.inf, True
     graphdef, params = split(ScorePredictor(nnx.Rngs(0)))
     _, frozen = partition(params, TRAIN.freeze)
-    after, metrics = train_step(
-        before,
-        frozen,
-        batch,
-        graphdef=graphdef,
-        optimizer=make_optimizer(TRAIN),
-        objective=SquaredError(),
-        accumulate=2,
+    step = functools.partial(
+        train_step, graphdef=graphdef, optimizer=make_optimizer(TRAIN), objective=SquaredError(), accumulate=2
     )
+    after, metrics = jax.jit(step)(before, frozen, batch)
     assert_same(after.trainable, before.trainable)
     jax.tree.map(np.testing.assert_array_equal, after.opt_state, before.opt_state)
     assert (int(after.step), int(after.num_skipped), int(after.num_skipped_in_row)) == (3, 1, 1)
@@ -293,18 +340,30 @@ def test_ten_steps_in_a_row_that_are_not_finite_stop_the_run(tmp_path: Path):
 def test_skips_in_a_row_are_counted_across_a_resume(tmp_path: Path):
     train = dataclasses.replace(TRAIN, steps=30)
     broken = tuple(range(2, 30))
-    with pytest.raises(TrainingDiverged, match="step 12: "):
+    with pytest.raises(TrainingDiverged) as whole:
         run_stage(tmp_path / "whole", train, SeededLoader(broken=broken))
     assert run_stage(tmp_path / "cut", train, SignallingLoader(at=6, broken=broken)).interrupted
-    with pytest.raises(TrainingDiverged, match="step 12: "):
+    with pytest.raises(TrainingDiverged) as cut:
         run_stage(tmp_path / "cut", train, SeededLoader(broken=broken))
+    assert str(whole.value).splitlines()[-1].strip().startswith("step 12: ")
+    assert str(cut.value).splitlines()[-1] == str(whole.value).splitlines()[-1]
+
+
+def test_a_donated_first_state_leaves_the_parameters_it_was_made_of():
+    batch = make_batch(np.random.default_rng(5), 0, 16)
+    graphdef, params = split(ScorePredictor(nnx.Rngs(0)))
+    trainable, frozen = partition(params, TRAIN.freeze)
+    optimizer = make_optimizer(TRAIN)
+    step = functools.partial(train_step, graphdef=graphdef, optimizer=optimizer, objective=SquaredError(), accumulate=1)
+    jax.jit(step, donate_argnums=0)(init_state(trainable, optimizer=optimizer, seed=0), frozen, batch)
+    assert_same(params, split(ScorePredictor(nnx.Rngs(0)))[1])
 
 
 def test_every_mesh_trains_the_same(tmp_path: Path):
     train = dataclasses.replace(TRAIN, accumulate=2)
     plain = run_stage(tmp_path / "one", train)
     cut = run_stage(tmp_path / "cut", train, mesh=make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
-    assert "tensor" in str(cut.params["adapter/linear_1/kernel"].sharding.spec)
+    assert not cut.params["adapter/linear_1/kernel"].is_fully_replicated
     for path in plain.params:
         np.testing.assert_allclose(np.asarray(cut.params[path]), np.asarray(plain.params[path]), atol=1e-5)
 
@@ -373,7 +432,25 @@ def test_data_that_ends_early_says_so(tmp_path: Path):
         run_stage(tmp_path, loader=Finite())
 
 
-if __name__ == "__main__":
-    # the process that tests stop; it takes its time, so that there is a moment to stop it in
-    result = run_stage(Path(sys.argv[1]), LONG, SeededLoader(seconds=0.05))
+def stage_to_stop(folder: Path) -> None:
+    """Trains slowly, so that there is a moment to stop it in."""
+    report(run_stage(folder, LONG, SeededLoader(seconds=0.05)))
+
+
+def process_of_two(folder: Path, process: int, port: int) -> None:
+    """Trains until process 1 is asked to stop, then to the end."""
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
+    for stop_at in (5, -1):
+        report(run_stage(folder, loader=ShareLoader(process, 2, stop_at), mesh=make_mesh(MeshConfig(data=1, fsdp=2))))
+
+
+def report(result: FitResult) -> None:
     print(json.dumps({"interrupted": result.interrupted, "steps": result.steps}))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 2:
+        stage_to_stop(Path(sys.argv[1]))
+    else:
+        process_of_two(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -89,7 +89,8 @@ def visibility(token_mask: np.ndarray, question_index: np.ndarray, answer_index:
 def test_every_answer_sees_exactly_its_separate_row(chat: Chat, facts: int, facts_as: Any) -> None:
     record = make_record(facts=facts)
     batch = stack([row_of(record, chat, facts_as=facts_as)], chat)
-    seen = visibility(batch.token_mask[0], batch.question_index[0], batch.answer_index[0])
+    branch = (batch.token_mask[0], batch.question_index[0], batch.answer_index[0])
+    seen = visibility(*map(np.asarray, branch))
     prefix = chat.prefix_ids(4, facts=record.facts, facts_as=facts_as).tolist()
     for _ in range(TEXT.max_facts - facts if facts_as == "fusion" else 0):
         prefix.remove(chat.comparison_id)
@@ -143,7 +144,7 @@ def test_fewer_answers_leave_the_rest_out(chat: Chat, answers: Any) -> None:
 
 def test_descriptions_stand_in_for_questions(chat: Chat) -> None:
     batch = stack([row_of(make_record(), chat, questions="description", answers="best")], chat)
-    assert chat.decode(batch.target_ids[0, 0, 0]) == "A cap."
+    assert chat.decode(np.asarray(batch.target_ids[0, 0, 0])) == "A cap."
     assert batch.answer_mask.sum() == 1
 
 
@@ -181,6 +182,13 @@ def test_tiles_labels_and_thumbnail_are_the_images(chat: Chat) -> None:
     assert (batch.token_labels[0, 12:] == -1).all()
     assert (batch.token_ids == chat.image_id).sum(axis=1).tolist() == [12, 4]
     assert [count_image_tokens(each, model=TILED) for each in (record, small)] == [12, 4]
+
+
+@pytest.mark.parametrize(("size", "num_tiles"), [((28, 20), 3), ((20, 28), 5)])
+def test_tokens_counted_from_the_header_are_those_of_the_tiles(chat: Chat, size: Any, num_tiles: int) -> None:
+    record = make_record(size=size)
+    assert len(row_of(record, chat, model=TILED).pixels.tiles) == num_tiles
+    assert count_image_tokens(record, model=TILED) == 4 * num_tiles
 
 
 def test_labels_are_unknown_without_a_mask_unless_the_part_is_good(chat: Chat) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import io
+import itertools
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, overload
 
@@ -69,8 +72,9 @@ class Adpl(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
+    url_infos = {}  # nothing is downloaded: without this, TFDS looks for a checksum file beside this one
 
-    def __init__(self, splits: dict[str, Iterable[Record]], *, data_dir: str) -> None:
+    def __init__(self, splits: Mapping[str, Iterable[Record]], *, data_dir: str) -> None:
         """Takes the records of each split; they are read once, while the data set is written."""
         self._splits = splits
         super().__init__(data_dir=data_dir, file_format="array_record")
@@ -103,7 +107,8 @@ class StoredRecords(Sequence[Record]):
     """
 
     def __init__(self, path: Path, split: Split) -> None:
-        self._path, self._split = path, split
+        self._path = path
+        self._split: Split = split
         stored = json.loads((path / _COUNTS_FILE).read_text())[split]
         self._length = int(stored.pop("records"))
         self.counts = RecordCounts(**stored)
@@ -127,7 +132,8 @@ class StoredRecords(Sequence[Record]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         if self._source is None:
-            self._source = tfds.builder_from_directory(str(_dataset_dir(self._path))).as_data_source(self._split)
+            builder: Any = tfds.builder_from_directory(str(_dataset_dir(self._path)))
+            self._source = builder.as_data_source(self._split)
         return decode_record(self._source[index % len(self)])
 
 
@@ -193,10 +199,14 @@ def _build(data: DataConfig, seed: int, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        with _progress() as progress:
+        tfds.disable_progress_bar()
+        # TFDS announces a download; there is none.
+        with _progress() as progress, contextlib.redirect_stdout(io.StringIO()):
             intakes = {split: _Intake(data, split, seed, progress) for split in SPLITS}
-            builder = Adpl({name: intake for name, intake in intakes.items()}, data_dir=str(partial / "tfds"))
-            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(verify_ssl=True))
+            streams = {name: _unless_empty(intake) for name, intake in intakes.items()}
+            splits = {name: stream for name, stream in streams.items() if stream is not None}
+            if splits:
+                Adpl(splits, data_dir=str(partial / "tfds")).download_and_prepare()
         counts = {
             name: {"records": intake.num_records, **dataclasses.asdict(intake.counts)}
             for name, intake in intakes.items()
@@ -218,13 +228,16 @@ class _Intake(Iterable[Record]):
     """The good records of a split on their way to disk; counts them and gathers the faults."""
 
     def __init__(self, data: DataConfig, split: Split, seed: int, progress: Progress) -> None:
-        self._data, self._split, self._seed, self._progress = data, split, seed, progress
+        self._data, self._seed, self._progress = data, seed, progress
+        self._split: Split = split
         self.counts = RecordCounts()
         self.num_records = 0
         self.faults: list[Fault] = []
 
     def __iter__(self) -> Iterator[Record]:
-        task = self._progress.add_task(f"{self._split} records", total=None)
+        images = self._data.num_train if self._split == "train" else self._data.num_test
+        most = images * self._data.records_per_image or None
+        task = self._progress.add_task(f"{self._split} records", total=most)
         for found in readers.read_records(self._data, self._split, self._seed):
             self._progress.advance(task)
             if isinstance(found, Fault):
@@ -233,6 +246,15 @@ class _Intake(Iterable[Record]):
             self.num_records += 1
             self.counts = self.counts.including(found)
             yield found
+        self._progress.update(task, total=self.num_records + len(self.faults))
+
+
+def _unless_empty(records: Iterable[Record]) -> Iterable[Record] | None:
+    """The same records, or None where there are none: TFDS writes no empty split."""
+    stream = iter(records)
+    for first in stream:
+        return itertools.chain([first], stream)
+    return None
 
 
 def _progress() -> Progress:

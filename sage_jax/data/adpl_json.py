@@ -76,6 +76,9 @@ def read_items(path: Path) -> list[Item | Fault]:
         position = _skip(text, end)
     if position >= len(text):
         items.append(Fault(str(path), len(newlines) + 1, "ends inside the list", "complete the file, which is cut off"))
+    elif text[position + 1 :].strip():
+        line = bisect.bisect_left(newlines, position) + 1
+        items.append(Fault(str(path), line, "goes on after the list's end", "remove the ']' there, or what follows it"))
     return items
 
 

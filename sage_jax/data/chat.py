@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -126,6 +127,10 @@ class Chat:
             ids[row, : len(encoded)] = encoded
             mask[row, : len(encoded)] = True
         return ids, mask
+
+    def tokenizer_digest(self) -> str:
+        """SHA-256 of the tokenizer: with the template's fields, what decides every token id."""
+        return hashlib.sha256(self._backend.to_str().encode()).hexdigest()
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of generated ids, up to the token that closes the turn."""

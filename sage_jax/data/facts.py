@@ -148,7 +148,7 @@ def load_vocabulary(path: str = "") -> Vocabulary:
       VocabularyError: The file is missing, is no TOML, or a key is missing, unknown or of the wrong type.
     """
     if not path:
-        text = importlib.resources.files(__package__).joinpath("vocabulary.toml").read_text(encoding="utf-8")
+        text = importlib.resources.files("sage_jax.data").joinpath("vocabulary.toml").read_text(encoding="utf-8")
         return _parse(text, "the built-in vocabulary.toml")
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")
@@ -280,7 +280,9 @@ class _Table:
 
     def choice(self, name: str, value: str, choices: Mapping[str, object]) -> str:
         if value not in choices:
-            raise VocabularyError(f"{self._place(name)}: {value!r} is not defined in this file{_nearest(value, choices)}")
+            raise VocabularyError(
+                f"{self._place(name)}: {value!r} is not defined in this file{_nearest(value, choices)}"
+            )
         return value
 
 

@@ -11,9 +11,17 @@ from numpy.typing import NDArray
 
 from sage_jax.config import ConfigError, DataConfig
 from sage_jax.data.generator_defects import AT_EDGE, MAKERS, MARGIN
-from sage_jax.data.generator_shapes import ACCENTS, BODY_COLOURS, PAINTERS, Canvas, Picture, Plane, Product
+from sage_jax.data.generator_shapes import (
+    ACCENTS,
+    BODY_COLOURS,
+    PAINTERS,
+    Canvas,
+    Picture,
+    Plane,
+    Product,
+    smooth_noise,
+)
 from sage_jax.data.generator_shapes import canvas as draw_canvas
-from sage_jax.data.generator_shapes import smooth_noise
 from sage_jax.data.images import encode_png
 from sage_jax.data.records import AnnotatedImage, Box, Defect
 
@@ -93,7 +101,7 @@ def _draw_image(
     index: int, categories: Sequence[str], defective: bool, side: int, split: str, seed: int
 ) -> AnnotatedImage:
     rng = _rng(seed, split, index, 0)
-    category = categories[rng.integers(len(categories))]
+    category = categories[int(rng.integers(len(categories)))]
     product = _product(category, rng)
     # Counted only where a defect is wanted, so that two-defect images stay at their share of the defective ones.
     count = (2 if rng.random() < TWO_DEFECTS_RATE else 1) if defective else 0

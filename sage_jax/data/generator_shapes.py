@@ -1,6 +1,6 @@
 """Product categories of the generator: outline, material and colour of each, drawn in the product's own coordinates.
 
-Coordinates: u to the right, v down, the image's short half-side is 1; a pose moves and turns them. Distances are signed,
+Coordinates: u to the right, v down, half the image's side is 1; a pose moves and turns them. Distances are signed and
 negative inside.
 """
 
@@ -14,8 +14,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-Plane = NDArray[np.float32]  # H W
-Picture = NDArray[np.float32]  # H W 3, 0 to 1
+Plane = NDArray[np.floating]  # H W
+Picture = NDArray[np.floating]  # H W 3, 0 to 1
+Colour = NDArray[np.floating]  # 3, red green blue
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +52,9 @@ class Product:
       detail: Share in 0..1 that each category uses for its own variant, such as the number of teeth.
     """
 
-    colour: Picture
-    accent: Picture
-    belt: Picture
+    colour: Colour
+    accent: Colour
+    belt: Colour
     size: float
     detail: float
 
@@ -91,11 +92,11 @@ def smooth_noise(rng: np.random.Generator, side: int, knots: int) -> Plane:
     return stretch @ rng.standard_normal((stretch.shape[1],) * 2, dtype=np.float32) @ stretch.T
 
 
-def _tint(colour: Picture, shade: Plane) -> Picture:
+def _tint(colour: Colour, shade: Plane) -> Picture:
     return colour * shade[..., None]
 
 
-def _mix(under: Picture, over: Picture, cover: Plane) -> Picture:
+def _mix(under: Picture | Colour, over: Picture | Colour, cover: Plane) -> Picture:
     return under + (over - under) * cover[..., None]
 
 

@@ -159,7 +159,9 @@ def _decode(data: bytes, name: str, max_pixels: int, convert: Callable[[Image.Im
     except ImageFault:
         raise
     except Image.UnidentifiedImageError:
-        raise ImageFault(name, "is no image that can be read", f"give one of {', '.join(_FORMATS)}") from None
+        raise ImageFault(
+            name, "is no image, or only the beginning of one", f"give one of {', '.join(_FORMATS)}"
+        ) from None
     except Image.DecompressionBombError:
         raise _bomb(name, "far too many pixels", max_pixels) from None
     except Exception as error:  # damaged data makes decoders raise almost anything, down to struct.error and IndexError

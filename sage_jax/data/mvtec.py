@@ -96,8 +96,9 @@ def files(root: Path) -> Iterator[str]:
 
 def defects_of(mask: Bool[np.ndarray, "H W"], kind: str) -> tuple[Defect, ...]:
     """The defects of a mask, one for each connected component (8 neighbours), largest first; specks left out."""
-    labels, num = ndimage.label(mask, structure=np.ones((3, 3), np.int8))  # pyright: ignore[reportGeneralTypeIssues]
-    if num == 0:
+    labels = np.zeros(mask.shape, np.int32)
+    ndimage.label(mask, structure=np.ones((3, 3), np.int8), output=labels)
+    if not labels.any():
         return ()
     areas = np.bincount(labels.ravel())[1:]
     windows = ndimage.find_objects(labels)
@@ -202,7 +203,8 @@ def _draw(entries: Sequence[Entry], num: int, rng: np.random.Generator) -> list[
             if entry.good == good:
                 groups.setdefault((entry.category, "" if good else entry.label), []).append(entry)
         for group in groups.values():
-            rng.shuffle(group)  # pyright: ignore[reportArgumentType]
+            order = rng.permutation(len(group))
+            group[:] = [group[index] for index in order]
         sides.append(_by_turns(list(groups.values())))
     return _by_turns(sides)[:num]
 
@@ -262,14 +264,13 @@ def _read_mask(root: Path, entry: Entry) -> Bool[np.ndarray, "H W"]:
     if not found:
         cure = f"add {folder.relative_to(root).as_posix()}/{stem}_mask.png, or leave the image out"
         raise ImageFault(entry.path, "is defective but has no mask", cure)
-    union = None
+    masks = []
     for path in found:
         name = path.relative_to(root).as_posix()
-        mask = decode_mask(read_inside(root, name), name=name)
-        if union is not None and union.shape != mask.shape:
+        masks.append(decode_mask(read_inside(root, name), name=name))
+        if masks[-1].shape != masks[0].shape:
             raise ImageFault(name, "differs in size from the image's other masks", "export the masks at one size")
-        union = mask if union is None else union | mask
-    return union
+    return np.logical_or.reduce(masks)
 
 
 def _suffixes() -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import itertools
 import random
@@ -40,11 +41,11 @@ class _Part:
     findings: tuple[Finding, ...]
     vocabulary: Vocabulary
 
-    @property
+    @functools.cached_property
     def present(self) -> list[DefectWords]:
         return list({words.name: words for words, _ in self.findings if words is not None}.values())
 
-    @property
+    @functools.cached_property
     def absent(self) -> list[DefectWords]:
         """Types that the part could show and does not; none where a generic label leaves the type open."""
         if any(words.generic for words in self.present):
@@ -54,11 +55,11 @@ class _Part:
 
 
 def _candidates(part: _Part) -> list[DefectWords]:
+    """Types that the part might be asked about: those of its category; where it shows another, the general ones too."""
     typical = [words for words in part.words.typical if not words.generic]
-    if part.words.name in part.vocabulary.objects and not set(part.present) - set(typical):
-        return typical
-    default = [words for words in part.vocabulary.default.typical if not words.generic]
-    return list({words.term: words for words in (*typical, *default)}.values())
+    if not typical or not {words.name for words in part.present} <= {words.name for words in typical}:
+        typical += [words for words in part.vocabulary.default.typical if not words.generic]
+    return list({words.term: words for words in typical}.values()) or list(part.words.typical)
 
 
 def make_records(
@@ -134,7 +135,11 @@ def _comparison_topics(part: _Part, rng: random.Random) -> list[Topic]:
     abnormal = [INSPECTION_QUESTION, *rng.sample(COMPARISON[True][1:], rng.choice((1, 2)))]
     normal = rng.sample(COMPARISON[False], QUESTIONS_PER_RECORD - len(abnormal))
     name = part.words.name
-    return [Topic(text.format(object=name), yes, None) for yes, texts in ((True, abnormal), (False, normal)) for text in texts]
+    return [
+        Topic(text.format(object=name), yes, None)
+        for yes, texts in ((True, abnormal), (False, normal))
+        for text in texts
+    ]
 
 
 def _polarities(rng: random.Random) -> list[bool]:
@@ -145,17 +150,11 @@ def _polarities(rng: random.Random) -> list[bool]:
 def _identification_topics(part: _Part, rng: random.Random) -> list[Topic]:
     topics: list[Topic] = []
     used: set[str] = set()
-    named = [words for words in part.present if not words.generic]
     for abnormal_yes in _polarities(rng):
-        # "Other than a scratch" is there when some finding is no scratch, so the two families ask for opposite types.
-        other_than = bool(part.absent) and len(part.present) <= 1 and rng.random() < OTHER_THAN_RATE
-        wants_present = (rng.random() < ASKED_PRESENT_RATE) != other_than
-        pool = part.present if (wants_present or not part.absent) and part.present else part.absent
-        if not part.findings:
-            pool = part.absent
-        if other_than and not named and part.findings:
-            other_than = False
-        asked = rng.choice(pool)
+        # "Other than a scratch" asks for what is there when it names an absent type, hence the comparison with `!=`.
+        other_than = bool(part.absent) and rng.random() < OTHER_THAN_RATE
+        name_present = bool(part.present) and (not part.absent or (rng.random() < ASKED_PRESENT_RATE) != other_than)
+        asked = rng.choice(part.present if name_present else part.absent)
         texts = (wording.SHOWS_OTHER if other_than else wording.SHOWS)[abnormal_yes]
         text = _fresh(texts, used, rng, object=part.words.name, noun=asked.noun, plural=asked.plural)
         topics.append(Topic(text, abnormal_yes, asked, other_than))
@@ -196,36 +195,19 @@ _KINDS: Final[dict[str, tuple[str, Callable[[_Part, random.Random], list[Topic]]
 }
 
 
-def _abnormal_truth(topic: Topic, part: _Part) -> bool:
-    """Whether the part has what the question asks about."""
-    if topic.risk is not None:
-        return any(words.risk == topic.risk for words in part.present)
-    if topic.asked is not None:
-        return any((words.term == topic.asked.term) != topic.other_than for words in part.present)
-    return bool(part.findings)
-
-
 def _focus(topic: Topic, part: _Part) -> tuple[Finding, ...]:
-    """The findings that the best answer names: those asked about, else the largest."""
+    """The findings that the best answer names: the largest, or the one that the question concerns."""
     if topic.asked is None and topic.risk is None:
         return part.findings[:MAX_FINDINGS]
-    for words, place in part.findings:
-        if words is None:
-            continue
-        if topic.risk is not None:
-            asked_about = words.risk == topic.risk
-        else:
-            asked_about = topic.asked is not None and (words.term == topic.asked.term) != topic.other_than
-        if asked_about:
-            return ((words, place),)
-    return part.findings[:1]
+    concerned = [finding for finding in part.findings if finding[0] is not None and topic.concerns(finding[0])]
+    return tuple((concerned or list(part.findings))[:1])
 
 
 def _question(topic: Topic, part: _Part, rng: random.Random) -> Question:
-    abnormal = _abnormal_truth(topic, part)
+    abnormal = any(topic.concerns(words) for words in part.present)
     verdict = topic.abnormal_yes == abnormal
     best = Claim(verdict, "defective", _focus(topic, part)) if part.findings else Claim(verdict, "good")
-    wrong = [words for words in _candidates(part) if words not in part.present] or part.vocabulary.default.typical
+    wrong = [words for words in _candidates(part) if words not in part.present] or list(part.words.typical)
     if topic.asked is not None and len(wrong) > 1:
         wrong = [words for words in wrong if words.term != topic.asked.term]
     other = rng.choice(wrong)
@@ -242,9 +224,7 @@ def _question(topic: Topic, part: _Part, rng: random.Random) -> Question:
 _Ranked = tuple[list[Claim], list[Claim], list[Claim]]
 
 
-def _defective_claims(
-    best: Claim, topic: Topic, abnormal: bool, other: DefectWords, rng: random.Random
-) -> _Ranked:
+def _defective_claims(best: Claim, topic: Topic, abnormal: bool, other: DefectWords, rng: random.Random) -> _Ranked:
     """Claims for ranks 2 to 4 on a defective part: vague, wrong in defect or place, wrong verdict."""
     findings, verdict = best.findings, best.verdict
     apart = rng.choice([place for place in PLACES if wording.place_marks(frozenset({place}), best.places) <= 2.5])
@@ -291,12 +271,16 @@ def _choose(best: Claim, ranked: _Ranked, rng: random.Random) -> tuple[Claim, Cl
     # In 36ths of a point every score is a whole number, so that equal gaps compare as equal.
     second, third, fourth = [[(claim, round(36 * wording.score_of(claim, best))) for claim in rank] for rank in ranked]
     closest: dict[int, list[tuple[Claim, Claim, Claim]]] = {}
+    tied: list[tuple[Claim, Claim, Claim]] = []
     for (vague, a), (wrong, b), (opposite, c) in itertools.product(second, third, fourth):
         gaps = (180 - a, a - b, b - c)
         smallest = min(gaps)
-        if smallest > 0 and gaps.count(smallest) == 1:
-            closest.setdefault(gaps.index(smallest), []).append((vague, wrong, opposite))
-    return rng.choice(closest[rng.choice(sorted(closest))])
+        if smallest <= 0:
+            continue
+        group = closest.setdefault(gaps.index(smallest), []) if gaps.count(smallest) == 1 else tied
+        group.append((vague, wrong, opposite))
+    # With a vocabulary of a single defect every choice may have two gaps of the same size.
+    return rng.choice(closest[rng.choice(sorted(closest))] if closest else tied)
 
 
 def _descriptions(part: _Part, rng: random.Random) -> tuple[Question, ...]:

@@ -100,6 +100,12 @@ class Topic:
     other_than: bool = False
     risk: Risk | None = None
 
+    def concerns(self, defect: DefectWords) -> bool:
+        """Whether a part with this defect has what the question asks about."""
+        if self.risk is not None:
+            return defect.risk == self.risk
+        return self.asked is None or (defect.term == self.asked.term) != self.other_than
+
 
 def place_marks(answer: frozenset[str], truth: frozenset[str]) -> float:
     """Mean mark of the places, each against the nearest place of the other set, 5 (same cell) to 1 (3 cells away)."""
@@ -125,7 +131,9 @@ def score_of(claim: Claim, best: Claim) -> float:
     if not right:
         category = 1.0
     elif claim.terms or best.terms:
-        category = 5.0 if claim.terms == best.terms else 4.0 if claim.terms & best.terms else 2.0 if claim.terms else 3.0
+        category = (
+            5.0 if claim.terms == best.terms else 4.0 if claim.terms & best.terms else 2.0 if claim.terms else 3.0
+        )
     else:
         category = 5.0 if same_state else 4.0 if "" in (claim.state, best.state) else 3.0
     if claim.places and best.places:
@@ -155,7 +163,9 @@ def word_claim(claim: Claim, topic: Topic, name: str, rng: random.Random) -> str
 
 def _good(claim: Claim, name: str, rng: random.Random) -> str:
     if claim.fine_place:
-        return rng.choice((f"The {claim.fine_place} looks normal.", f"It is in good condition at the {claim.fine_place}."))
+        return rng.choice(
+            (f"The {claim.fine_place} looks normal.", f"It is in good condition at the {claim.fine_place}.")
+        )
     return rng.choice(
         (
             f"The {name} matches the good part.",
@@ -190,7 +200,10 @@ def _defective(claim: Claim, topic: Topic, name: str, rng: random.Random) -> str
             forms.append(f"There is {listed}. It {rng.choice(first.consequences)}.")
         return rng.choice(forms)
     if topic.asked is None:
-        return rng.choice((f"There is only {listed}.", f"It has {listed}, but that does no harm."))
+        forms = [f"There is only {listed}."]
+        if len(claim.findings) == 1:
+            forms.append(f"It has {listed}, but that does no harm.")
+        return rng.choice(forms)
     if topic.other_than or topic.asked.term in claim.terms:
         return f"There is only {listed}."
     if not claim.terms:
@@ -235,7 +248,9 @@ def list_findings(findings: Sequence[Finding], rng: random.Random, *, definite: 
     phrases: list[str] = []
     for words, place in findings:
         if words is None:
-            noun = rng.choice(("the damage", "the defect", "the flaw") if definite else ("a defect", "a flaw", "damage"))
+            noun = rng.choice(
+                ("the damage", "the defect", "the flaw") if definite else ("a defect", "a flaw", "damage")
+            )
         else:
             noun = f"the {words.term}" if definite else words.noun
         phrases.append(f"{noun} at the {place}" if place else noun)

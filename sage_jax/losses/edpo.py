@@ -99,6 +99,13 @@ def select_pairs(
     )
 
 
+def trained_groups(
+    scores: Float[Array, "B N"], answer_mask: Bool[Array, "B N"], *, config: PreferenceConfig
+) -> Bool[Array, " B"]:
+    """True where a group has a pair to train: what the loss is averaged over."""
+    return _trains(_pairs(scores, answer_mask, config), config)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PreferenceTerms:
@@ -141,8 +148,7 @@ def preference_terms(
       scores: Judge scores, 1 to 5.
       answer_mask: True where the group has an answer, without holes.
     """
-    entropy = answer_entropy(scores, answer_mask, temperature=config.tau, reading=config.entropy)
-    pairs = select_pairs(entropy, answer_mask, selection=config.selection, temperature=config.soft_temperature)
+    pairs = _pairs(scores, answer_mask, config)
     rewards = config.beta * jnp.where(answer_mask, policy_logps - reference_logps, 0.0)
     worst = jnp.take_along_axis(rewards, pairs.last[:, None], axis=-1)[:, 0]
 
@@ -159,12 +165,21 @@ def preference_terms(
     delta = jax.lax.stop_gradient(jnp.sum(rewards, axis=-1) / jnp.maximum(jnp.sum(answer_mask, axis=-1), 1))
     lower, upper = jax.nn.softplus(rewards - delta[:, None]), jax.nn.softplus(delta[:, None] - rewards)
     bco_loss = reduce(upper[:, :-1] + lower[:, 1:], upper[:, 0] + jax.nn.softplus(worst - delta))
-    trains_adjacent = (config.lambda_hard > 0) & (pairs.adjacent_weights.sum(axis=-1) > 0)
     return PreferenceTerms(
         pair_loss=pair_loss,
         bco_loss=bco_loss,
-        group_mask=trains_adjacent | ((config.lambda_easy > 0) & pairs.extreme_mask),
+        group_mask=_trains(pairs, config),
         rewards=rewards,
         margin=extreme_margin,
         pairs=pairs,
     )
+
+
+def _pairs(scores: Array, answer_mask: Array, config: PreferenceConfig) -> Pairs:
+    entropy = answer_entropy(scores, answer_mask, temperature=config.tau, reading=config.entropy)
+    return select_pairs(entropy, answer_mask, selection=config.selection, temperature=config.soft_temperature)
+
+
+def _trains(pairs: Pairs, config: PreferenceConfig) -> Array:
+    adjacent = (config.lambda_hard > 0) & (pairs.adjacent_weights.sum(axis=-1) > 0)
+    return adjacent | ((config.lambda_easy > 0) & pairs.extreme_mask)

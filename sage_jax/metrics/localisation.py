@@ -77,7 +77,9 @@ def peak_boxes(
       ValueError: The map is not finite.
     """
     values = _checked(anomaly_map, 0)
-    labels, count = ndimage.label(values >= threshold, structure=np.ones((3, 3)))
+    labels = np.zeros(values.shape, np.int32)
+    ndimage.label(values >= threshold, structure=np.ones((3, 3)), output=labels)
+    count = int(labels.max(initial=0))
     peaks = np.atleast_1d(ndimage.maximum(values, labels, index=np.arange(1, count + 1))) if count else np.zeros(0)
     boxes = []
     for index in np.argsort(-peaks, kind="stable")[:max_boxes]:

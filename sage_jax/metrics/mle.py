@@ -22,8 +22,8 @@ _DEFECTIVE_WORD: Final = re.compile(
 )
 _GOOD_WORD: Final = re.compile(r"\b(?:good|intact|match(?:es)?|normal|fine|sound|flawless|undamaged|just like|same)\b")
 _NEGATION: Final = re.compile(
-    r"\b(?:no|not|never|nor|neither|without|none|free of|free from|isn't|doesn't|cannot|absence of|rather than|other than"
-    r"|nothing)\b"
+    r"\b(?:no|not|never|nor|neither|none|nothing|without|cannot|isn't|doesn't|free of|free from|absence of|rather than"
+    r"|other than)\b"
 )
 _CLAUSE_END: Final = re.compile(r"[.,;:!?]|\b(?:but|and|instead)\b")
 

@@ -74,7 +74,7 @@ class FactEncoder(nnx.Module):
     """Frozen text encoder: a fact sentence to one vector.
 
     `embedding_mean` averages its token embeddings (as released); `hidden_mean` averages the last hidden states of a
-    frozen decoder. Both are copies of the decoder that stage 1 starts from (`Sage.freeze_fact_encoder`).
+    frozen decoder. Both are copies of the decoder that stage 1 starts from (`sage.copy_text_encoder`).
     """
 
     def __init__(self, config: DecoderConfig, kind: str, vocab_size: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):

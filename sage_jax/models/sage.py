@@ -72,6 +72,16 @@ def compute_dtype(config: ModelConfig) -> jnp.dtype:
     return jnp.dtype(config.compute_dtype)
 
 
+def copy_text_encoder(params: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The parameters with the fact encoder taken from the decoder: done once, before stage 1, and frozen from there."""
+    copied = dict(params)
+    for path in params:
+        if path.startswith("fact_encoder/"):
+            source = path.replace("fact_encoder/decoder/", "decoder/").replace("fact_encoder/", "decoder/")
+            copied[path] = params[source]
+    return copied
+
+
 class Sage(nnx.Module):
     """The model of both stages.
 

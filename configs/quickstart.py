@@ -1,0 +1,59 @@
+"""Quickstart: a small SAGE, trained from nothing through both stages on the built-in generator."""
+
+import ml_collections
+
+from sage_jax.config import (
+    Config,
+    DataConfig,
+    DecoderConfig,
+    EvaluateConfig,
+    FusionConfig,
+    ModelConfig,
+    PreferenceConfig,
+    TextConfig,
+    TrainConfig,
+    VitConfig,
+    to_config_dict,
+)
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The experiment."""
+    return to_config_dict(
+        Config(
+            run_dir="runs/quickstart",
+            data=DataConfig(source="generator", num_train=6000, num_test=240, image_px=64),
+            text=TextConfig(
+                vocab_size=768,
+                max_answer_tokens=48,
+                buckets=(192, 320, 512, 896),
+                assist_position="prefix",
+            ),
+            model=ModelConfig(
+                vit=VitConfig(tile_px=64, patch_px=8, num_layers=4, embed_dim=96, num_heads=4, mlp_dim=384),
+                decoder=DecoderConfig(num_layers=3, embed_dim=128, num_heads=4, num_kv_heads=2, mlp_dim=320),
+                fusion=FusionConfig(num_heads=4, num_distinct=8),
+                downsample=1,
+            ),
+            base=TrainConfig(
+                steps=300,
+                batch_size=32,
+                peak_learning_rate=2e-3,
+                freeze=("fusion/", "fact_encoder/"),
+                questions="description",
+                questions_per_image=2,
+                reference_drop_rate=0.0,
+                similarity_weight=1.0,
+            ),
+            sfe=TrainConfig(steps=300, batch_size=32, peak_learning_rate=1.5e-3, questions_per_image=3),
+            edpo=TrainConfig(
+                steps=100,
+                batch_size=16,
+                peak_learning_rate=3e-4,
+                answers="ranked",
+                freeze=("vit/", "fusion/", "fact_encoder/"),
+                preference=PreferenceConfig(sft_weight=0.5),
+            ),
+            evaluate=EvaluateConfig(max_new_tokens=48),
+        )
+    )

@@ -1,0 +1,113 @@
+"""What the training stages minimise: next-token loss (base, SFE) and preference loss (DPO, E-DPO) on tree batches."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from sage_jax.axes import Array, Float
+from sage_jax.batch import TreeBatch
+from sage_jax.config import PreferenceConfig
+from sage_jax.losses.edpo import answer_entropy, preference_terms, trained_groups
+from sage_jax.losses.log_probs import answer_logps, token_logps
+from sage_jax.losses.sft import next_token_loss, similarity_loss
+from sage_jax.models.sage import Sage
+
+Metrics = dict[str, tuple[jax.Array, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class SftObjective:
+    """Mean next-token loss over answer tokens; with `similarity_weight`, the dense similarity loss of base models."""
+
+    similarity_weight: float = 0.0
+
+    def normalizers(self, batch: TreeBatch) -> dict[str, jax.Array]:
+        """Answer tokens, and anomalous and good image tokens of rows with a reference."""
+        compared = jnp.broadcast_to(batch.reference_tile_mask.any(axis=1)[:, None], batch.token_labels.shape)
+        _, anomalous, good = similarity_loss(jnp.zeros(batch.token_labels.shape), batch.token_labels, compared)
+        counts = {"tokens": batch.target_mask, "anomalous": anomalous, "good": good}
+        return {name: jnp.maximum(jnp.sum(mask), 1).astype(jnp.float32) for name, mask in counts.items()}
+
+    def __call__(self, model: Sage, batch: TreeBatch, normalizers: dict[str, jax.Array]) -> tuple[jax.Array, Metrics]:
+        """The micro-batch's summand, and `next_token_loss` and `token_accuracy` per token."""
+        hidden, images = model.answer_hidden(batch)
+        logits = model.decoder.logits(hidden)
+        summed = jnp.sum(next_token_loss(token_logps(logits, batch.target_ids), batch.target_mask))
+        right = jnp.sum((jnp.argmax(logits, axis=-1) == batch.target_ids) & batch.target_mask)
+        tokens = jnp.sum(batch.target_mask).astype(jnp.float32)
+        loss = summed / normalizers["tokens"]
+        metrics = {"next_token_loss": (summed, tokens), "token_accuracy": (right.astype(jnp.float32), tokens)}
+        if self.similarity_weight:
+            similarity = images.compared.similarity
+            compared = jnp.broadcast_to(batch.reference_tile_mask.any(axis=1)[:, None], similarity.shape)
+            each, anomalous, good = similarity_loss(similarity, batch.token_labels, compared)
+            for name, mask in (("anomalous", anomalous), ("good", good)):
+                part = jnp.sum(jnp.where(mask, each, 0.0))
+                loss = loss + 0.5 * self.similarity_weight * part / normalizers[name]
+                metrics[f"similarity_loss_{name}"] = (part, jnp.sum(mask).astype(jnp.float32))
+        return loss, metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class PreferenceObjective:
+    """E-DPO (or, by its config, DPO) over the questions of a batch, with the release's further terms by weight."""
+
+    config: PreferenceConfig
+
+    def normalizers(self, batch: TreeBatch) -> dict[str, jax.Array]:
+        """Questions that train a pair, and tokens of best answers."""
+        groups = jnp.sum(trained_groups(self._groups(batch.scores), self._groups(batch.answer_mask), config=self.config))
+        tokens = jnp.sum(batch.target_mask[:, :, 0])
+        return {
+            "groups": jnp.maximum(groups, 1).astype(jnp.float32),
+            "tokens": jnp.maximum(tokens, 1).astype(jnp.float32),
+        }
+
+    def __call__(self, model: Sage, batch: TreeBatch, normalizers: dict[str, jax.Array]) -> tuple[jax.Array, Metrics]:
+        """The micro-batch's summand, and the statistics that tell whether preferences are learnt."""
+        hidden, _ = model.answer_hidden(batch)
+        each = token_logps(model.decoder.logits(hidden), batch.target_ids)
+        policy = self._groups(answer_logps(each, batch.target_mask))
+        reference, mask = self._groups(batch.reference_logps), self._groups(batch.answer_mask)
+        scores = self._groups(batch.scores)
+        terms = preference_terms(policy, reference, scores, mask, config=self.config)
+        pair, bco = jnp.sum(terms.pair_loss), jnp.sum(terms.bco_loss)
+        best = jnp.sum(next_token_loss(each[:, :, :1], batch.target_mask[:, :, :1]))
+        loss = (self.config.sigmoid_weight * pair + self.config.bco_weight * bco) / normalizers["groups"]
+        loss = loss + self.config.sft_weight * best / normalizers["tokens"]
+        groups = jnp.sum(terms.group_mask).astype(jnp.float32)
+        tokens = jnp.sum(batch.target_mask[:, :, 0]).astype(jnp.float32)
+        entropy = answer_entropy(scores, mask, temperature=self.config.tau, reading=self.config.entropy)
+        real = terms.group_mask
+        last = jnp.take_along_axis(policy, terms.pairs.last[:, None], axis=1)[:, 0]
+        adjacent = mask[:, :-1] & mask[:, 1:]
+
+        def over(values: Float[Array, " G"]) -> tuple[jax.Array, jax.Array]:
+            return jnp.sum(jnp.where(real, values, 0.0)), groups
+
+        def over_adjacent(values: Float[Array, "G P"]) -> tuple[jax.Array, jax.Array]:
+            return jnp.sum(jnp.where(adjacent, values, 0.0)), jnp.sum(adjacent).astype(jnp.float32)
+
+        return loss, {
+            "pair_loss": (pair, groups),
+            "bco_loss": (bco, groups),
+            "next_token_loss": (best, tokens),
+            "reward_margin": over(terms.margin),
+            "reward_accuracy": over((terms.margin > 0).astype(jnp.float32)),
+            "ranking_best_worst": over((policy[:, 0] > last).astype(jnp.float32)),
+            "ranking_adjacent": over_adjacent((policy[:, :-1] > policy[:, 1:]).astype(jnp.float32)),
+            "chosen_logps": over(policy[:, 0]),
+            "rejected_logps": over(last),
+            "extreme_gap": over(terms.pairs.extreme_gap),
+            "adjacent_gap": over(jnp.sum(terms.pairs.adjacent_weights * terms.pairs.adjacent_gaps, axis=1)),
+            "entropy_best": over(entropy[:, 0]),
+            "entropy_mean": (jnp.sum(entropy * mask), jnp.sum(mask).astype(jnp.float32)),
+        }
+
+    @staticmethod
+    def _groups(values: Array) -> Array:
+        """Questions of all images as groups: B Q N -> B*Q N."""
+        return values.reshape(-1, values.shape[-1])
