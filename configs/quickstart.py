@@ -3,18 +3,16 @@
 import ml_collections
 
 from sage_jax.config import (
-    Config,
     DataConfig,
     DecoderConfig,
-    EvaluateConfig,
     FusionConfig,
     ModelConfig,
     PreferenceConfig,
     TextConfig,
     TrainConfig,
     VitConfig,
-    to_config_dict,
 )
+from sage_jax.run_config import Config, EvaluateConfig, to_config_dict
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -22,17 +20,17 @@ def get_config() -> ml_collections.ConfigDict:
     return to_config_dict(
         Config(
             run_dir="runs/quickstart",
-            data=DataConfig(source="generator", num_train=6000, num_test=240, image_px=64),
+            data=DataConfig(source="generator", num_train=4000, num_test=240, image_px=64),
             text=TextConfig(
                 vocab_size=768,
-                max_answer_tokens=48,
-                buckets=(192, 320, 512, 896),
+                max_answer_tokens=32,
+                buckets=(160, 224, 448, 608),
                 assist_position="prefix",
             ),
             model=ModelConfig(
                 vit=VitConfig(tile_px=64, patch_px=8, num_layers=4, embed_dim=96, num_heads=4, mlp_dim=384),
-                decoder=DecoderConfig(num_layers=3, embed_dim=128, num_heads=4, num_kv_heads=2, mlp_dim=320),
-                fusion=FusionConfig(num_heads=4, num_distinct=8),
+                decoder=DecoderConfig(num_layers=2, embed_dim=96, num_heads=2, num_kv_heads=2, mlp_dim=256),
+                fusion=FusionConfig(num_heads=4, num_distinct=8, similarity="aligned", difference="similarity"),
                 downsample=1,
             ),
             base=TrainConfig(
@@ -54,6 +52,6 @@ def get_config() -> ml_collections.ConfigDict:
                 freeze=("vit/", "fusion/", "fact_encoder/"),
                 preference=PreferenceConfig(sft_weight=0.5),
             ),
-            evaluate=EvaluateConfig(max_new_tokens=48),
+            evaluate=EvaluateConfig(max_new_tokens=32),
         )
     )

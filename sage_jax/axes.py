@@ -9,6 +9,7 @@ Letters:
   Q  questions of an image                                N  ranked answers of a question
   L  tokens of an answer                                  V  vocabulary
   G  query heads of one key/value head                    X  head width
+  I  adjacent pairs of ranked answers, N - 1
 """
 
 from jaxtyping import Array, Bool, Float, Int, UInt8

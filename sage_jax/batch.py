@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 
 from sage_jax.axes import Bool, Float, Int, UInt8
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    AnyArray = jax.Array | np.ndarray
-else:
-    AnyArray = Any
+# NumPy on the host, JAX on the devices: one batch type serves both.
+AnyArray = Any
 
 
 @jax.tree_util.register_dataclass

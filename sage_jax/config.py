@@ -1,30 +1,60 @@
-"""The configuration: frozen dataclasses with their checks, and the way between them and a ConfigDict."""
+"""The configs of data, model and training: frozen dataclasses, each with the checks that it can run."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import typing
-from typing import Any, Literal, TypeVar
-
-import ml_collections
+from collections.abc import Iterable
+from typing import Literal
 
 PairType = Literal["standard comparison", "defect identification", "defect diagnosis"]
-STAGES = ("check", "prepare", "base", "plain", "sfe", "dpo", "edpo", "evaluate", "inspect", "ablate")
 
 
 class ConfigError(ValueError):
     """A config that cannot run; the message names the field and the way out."""
 
 
-def _require(condition: bool, message: str) -> None:
+def nearest(name: str, choices: Iterable[object]) -> str:
+    """The end of a message about an unknown name: the choice most like it, or all choices where none is."""
+    names = [str(choice) for choice in choices]
+    match = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    return f"; did you mean {match[0]!r}?" if match else f"; there are {', '.join(names)}"
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises ConfigError with the message unless the condition holds."""
     if not condition:
         raise ConfigError(message)
 
 
-def _nearest(name: str, choices: Any) -> str:
-    match = difflib.get_close_matches(name, [str(choice) for choice in choices], n=1, cutoff=0.4)
-    return f"; did you mean {match[0]!r}?" if match else f"; there are {', '.join(map(str, choices))}"
+def require_above_zero(config: object, *names: str) -> None:
+    """Checks that fields are above 0; NaN is not."""
+    for name in names:
+        require(getattr(config, name) > 0, f"{name} = {getattr(config, name)}: must be above 0")
+
+
+def require_not_negative(config: object, *names: str) -> None:
+    """Checks that fields are 0 or more."""
+    for name in names:
+        require(getattr(config, name) >= 0, f"{name} = {getattr(config, name)}: must be 0 or more")
+
+
+def require_share(config: object, *names: str) -> None:
+    """Checks that fields are shares, 0 to 1."""
+    for name in names:
+        require(0.0 <= getattr(config, name) <= 1.0, f"{name} = {getattr(config, name)}: give a share from 0 to 1")
+
+
+def require_known(field: str, names: Iterable[str], choices: Iterable[str], kind: str) -> None:
+    """Checks that every name that a field gives is among the choices."""
+    for name in names:
+        require(name in choices, f"{field}: {name!r} is no {kind}{nearest(name, choices)}")
+
+
+def require_divides(part: str, size: int, whole: str, total: int) -> None:
+    """Checks that a part divides its whole."""
+    require(size > 0 and total % size == 0, f"{part} = {size} does not divide {whole} = {total}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,26 +98,19 @@ class DataConfig:
     prefetch: int = 2
 
     def __post_init__(self) -> None:
-        _require(0.0 <= self.defect_rate <= 1.0, f"data.defect_rate = {self.defect_rate}: give a share from 0 to 1")
-        _require(0.0 < self.test_fraction < 1.0, f"data.test_fraction = {self.test_fraction}: give a share between 0 and 1")
-        for name in self.pair_types:
-            _require(
-                name in typing.get_args(PairType),
-                f"data.pair_types: {name!r} is no kind{_nearest(name, typing.get_args(PairType))}",
-            )
-        _require(
-            1 <= self.records_per_image <= len(self.pair_types),
-            f"data.records_per_image = {self.records_per_image}: give 1 to {len(self.pair_types)}, the number of pair_types",
+        require_share(self, "defect_rate")
+        require(0.0 < self.test_fraction < 1.0, f"test_fraction = {self.test_fraction}: give a share between 0 and 1")
+        require_not_negative(self, "num_train", "num_test", "image_px", "num_workers", "prefetch")
+        require_known("pair_types", self.pair_types, typing.get_args(PairType), "kind")
+        kinds = len(self.pair_types)
+        require(
+            1 <= self.records_per_image <= kinds,
+            f"records_per_image = {self.records_per_image}: give 1 to {kinds}, the number of pair_types",
         )
-        _require(
-            self.source == "generator" or bool(self.root),
-            f"data.root is empty: name the folder or file of the {self.source} data set",
-        )
-        _require(
-            self.source != "generator" or min(self.num_train, self.num_test, self.image_px) > 0,
-            "data: the generator needs num_train, num_test and image_px above 0",
-        )
-        _require(self.num_train >= 0 and self.num_test >= 0, "data.num_train and data.num_test: give 0 (all) or more")
+        if self.source == "generator":
+            require_above_zero(self, "num_train", "num_test", "image_px")
+        else:
+            require(bool(self.root), f"root is empty: name the folder or file of the {self.source} data set")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,14 +138,9 @@ class TextConfig:
     system: str = ""
 
     def __post_init__(self) -> None:
-        _require(
-            self.buckets == tuple(sorted(set(self.buckets))) and bool(self.buckets),
-            f"text.buckets = {self.buckets}: give ascending lengths",
-        )
-        _require(
-            min(self.vocab_size, self.max_facts, self.max_fact_tokens, self.max_answer_tokens) > 0,
-            "text: vocab_size, max_facts, max_fact_tokens and max_answer_tokens must be above 0",
-        )
+        require_above_zero(self, "vocab_size", "max_facts", "max_fact_tokens", "max_answer_tokens")
+        ascending = self.buckets == tuple(sorted(set(self.buckets)))
+        require(ascending and min(self.buckets, default=0) > 0, f"buckets = {self.buckets}: give ascending lengths")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,8 +168,9 @@ class VitConfig:
     layer_scale: float = 0.1
 
     def __post_init__(self) -> None:
-        _require(self.tile_px % self.patch_px == 0, f"model.vit: patch_px {self.patch_px} does not divide tile_px {self.tile_px}")
-        _require(self.embed_dim % self.num_heads == 0, f"model.vit: num_heads {self.num_heads} does not divide embed_dim {self.embed_dim}")
+        require_above_zero(self, "num_layers", "embed_dim", "mlp_dim", "norm_eps")
+        require_divides("patch_px", self.patch_px, "tile_px", self.tile_px)
+        require_divides("num_heads", self.num_heads, "embed_dim", self.embed_dim)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,15 +197,12 @@ class DecoderConfig:
     tie_embeddings: bool = False
 
     def __post_init__(self) -> None:
-        _require(
-            self.num_heads % self.num_kv_heads == 0,
-            f"model.decoder: num_kv_heads {self.num_kv_heads} does not divide num_heads {self.num_heads}",
-        )
-        _require(
-            self.head_dim > 0 or self.embed_dim % self.num_heads == 0,
-            f"model.decoder: num_heads {self.num_heads} does not divide embed_dim {self.embed_dim}; set head_dim",
-        )
-        _require(self.width_of_head % 2 == 0, f"model.decoder: head width {self.width_of_head} is odd; RoPE needs it even")
+        require_above_zero(self, "num_layers", "embed_dim", "num_heads", "mlp_dim", "rope_theta", "norm_eps")
+        require_divides("num_kv_heads", self.num_kv_heads, "num_heads", self.num_heads)
+        if not self.head_dim:
+            require_divides("num_heads", self.num_heads, "embed_dim", self.embed_dim)
+        width = self.width_of_head
+        require(width > 0 and width % 2 == 0, f"head_dim: a head is {width} wide; RoPE needs an even width")
 
     @property
     def width_of_head(self) -> int:
@@ -214,6 +230,9 @@ class FusionConfig:
     fact_encoder: Literal["embedding_mean", "hidden_mean"] = "embedding_mean"
     difference: Literal["none", "similarity", "residual"] = "none"
 
+    def __post_init__(self) -> None:
+        require_above_zero(self, "num_heads", "num_distinct")
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -237,13 +256,11 @@ class ModelConfig:
     scan_unroll: int = 1
 
     def __post_init__(self) -> None:
-        side = self.vit.tile_px // self.vit.patch_px
-        _require(side % self.downsample == 0, f"model.downsample {self.downsample} does not divide the {side} patches of a tile's side")
-        _require(
-            self.decoder.embed_dim % self.fusion.num_heads == 0,
-            f"model.fusion.num_heads {self.fusion.num_heads} does not divide decoder.embed_dim {self.decoder.embed_dim}",
+        require_above_zero(self, "max_tiles", "scan_unroll")
+        require_divides(
+            "downsample", self.downsample, "a tile's side in patches", self.vit.tile_px // self.vit.patch_px
         )
-        _require(self.max_tiles >= 1, f"model.max_tiles = {self.max_tiles}: give 1 or more")
+        require_divides("fusion.num_heads", self.fusion.num_heads, "decoder.embed_dim", self.decoder.embed_dim)
 
     @property
     def tokens_per_tile(self) -> int:
@@ -257,6 +274,12 @@ class MeshConfig:
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+
+    def __post_init__(self) -> None:
+        sizes = dataclasses.asdict(self)
+        for name, size in sizes.items():
+            require(size == -1 or size > 0, f"{name} = {size}: give 1 or more, or -1 for the devices left")
+        require(list(sizes.values()).count(-1) <= 1, f"data, fsdp, tensor = {(*sizes.values(),)}: only one may be -1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,9 +311,9 @@ class PreferenceConfig:
     sft_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(self.beta > 0, f"preference.beta = {self.beta}: must be above 0")
-        _require(self.tau > 0, f"preference.tau = {self.tau}: must be above 0")
-        _require(self.soft_temperature > 0, f"preference.soft_temperature = {self.soft_temperature}: must be above 0")
+        require_above_zero(self, "beta", "tau", "soft_temperature")
+        weights = ("lambda_hard", "lambda_easy", "sigmoid_weight", "bco_weight", "sft_weight")
+        require_not_negative(self, "eta", *weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -340,152 +363,11 @@ class TrainConfig:
     keep_last: int = 1
 
     def __post_init__(self) -> None:
-        _require(self.steps > 0, f"steps = {self.steps}: must be above 0")
-        _require(self.batch_size > 0, f"batch_size = {self.batch_size}: must be above 0")
-        _require(
-            self.accumulate > 0 and self.batch_size % self.accumulate == 0,
-            f"accumulate = {self.accumulate} does not divide batch_size = {self.batch_size}",
+        require_above_zero(self, "steps", "batch_size", "peak_learning_rate", "clip_norm", "log_every", "keep_last")
+        counts = ("warmup_steps", "questions_per_image", "eval_every", "checkpoint_every")
+        require_not_negative(self, *counts, "end_ratio", "weight_decay", "similarity_weight")
+        require_share(self, "reference_drop_rate", "b1", "b2")
+        require_divides("accumulate", self.accumulate, "batch_size", self.batch_size)
+        require(
+            self.warmup_steps <= self.steps, f"warmup_steps = {self.warmup_steps} is more than steps = {self.steps}"
         )
-        _require(0.0 <= self.reference_drop_rate <= 1.0, f"reference_drop_rate = {self.reference_drop_rate}: give a share from 0 to 1")
-        _require(self.warmup_steps <= self.steps, f"warmup_steps = {self.warmup_steps} is more than steps = {self.steps}")
-        _require(self.log_every > 0, f"log_every = {self.log_every}: must be above 0")
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluateConfig:
-    """Evaluation of trained stages on the test records.
-
-    Attributes:
-      stages: Stages to score, those with a checkpoint in `run_dir`.
-      batch_size: Image-question rows decoded at once.
-      max_new_tokens: Longest answer.
-      bootstrap_samples: Resamples of the 95 % intervals.
-      num_records: Test records used; 0 = all.
-    """
-
-    stages: tuple[str, ...] = ("base", "sfe", "edpo")
-    batch_size: int = 64
-    max_new_tokens: int = 40
-    bootstrap_samples: int = 1000
-    num_records: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class InspectConfig:
-    """Inspection of a user's images.
-
-    Attributes:
-      images: An image, a folder, or a text file with a path a line; "" = a sample of the test records.
-      references: An image, a folder (matched by file name, else its first image), or ""; none = zero-shot.
-      category: What the part is, for question and facts; "" = taken from the folder name where known.
-      stage: Stage whose checkpoint answers; "" = the last trained one.
-      threshold: Anomaly score from which the verdict is "defective".
-      output: Folder of the results; "" = `run_dir`/inspect.
-      max_images: Most images of the embedded sample.
-    """
-
-    images: str = ""
-    references: str = ""
-    category: str = ""
-    stage: str = ""
-    threshold: float = 0.5
-    output: str = ""
-    max_images: int = 24
-
-
-@dataclasses.dataclass(frozen=True)
-class AblateConfig:
-    """Seeds over which the `ablate` stage trains and scores base, plain facts, SFE, DPO and E-DPO."""
-
-    seeds: tuple[int, ...] = (0, 1, 2)
-    stages: tuple[str, ...] = ("base", "plain", "sfe", "dpo", "edpo")
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """A run: what `python -m sage_jax.main --config FILE` does.
-
-    Attributes:
-      run_dir: Folder of everything the run writes.
-      stages: Comma-separated stages, run in this order.
-      seed: Seed of weights, data order and generator.
-    """
-
-    run_dir: str = "runs/quickstart"
-    stages: str = "prepare,base,sfe,edpo,evaluate,inspect"
-    seed: int = 0
-    data: DataConfig = DataConfig()
-    text: TextConfig = TextConfig()
-    model: ModelConfig = ModelConfig()
-    mesh: MeshConfig = MeshConfig()
-    base: TrainConfig = TrainConfig(freeze=("fusion/", "fact_encoder/"), questions="description", similarity_weight=1.0)
-    plain: TrainConfig = TrainConfig(facts="text")
-    sfe: TrainConfig = TrainConfig()
-    dpo: TrainConfig = TrainConfig(answers="ranked", freeze=("vit/", "fusion/", "fact_encoder/"))
-    edpo: TrainConfig = TrainConfig(answers="ranked", freeze=("vit/", "fusion/", "fact_encoder/"))
-    evaluate: EvaluateConfig = EvaluateConfig()
-    inspect: InspectConfig = InspectConfig()
-    ablate: AblateConfig = AblateConfig()
-
-    def __post_init__(self) -> None:
-        _require(bool(self.stage_names), f"stages is empty: name some of {', '.join(STAGES)}")
-        for name in self.stage_names:
-            _require(name in STAGES, f"stages: {name!r} is no stage{_nearest(name, STAGES)}")
-
-    @property
-    def stage_names(self) -> tuple[str, ...]:
-        return tuple(name.strip() for name in self.stages.split(",") if name.strip())
-
-
-T = TypeVar("T")
-
-
-def to_config_dict(config: Config) -> ml_collections.ConfigDict:
-    """The config as a locked ConfigDict, for command-line overrides."""
-    return ml_collections.ConfigDict(dataclasses.asdict(config)).lock()
-
-
-def from_config_dict(values: Any) -> Config:
-    """Rebuilds the dataclasses, so that their checks see what will run.
-
-    Raises:
-      ConfigError: A field is unknown, of the wrong type, or impossible; the message names it and the nearest right one.
-    """
-    if isinstance(values, ml_collections.ConfigDict):
-        values = values.to_dict()
-    return _build(Config, values, "config")
-
-
-def _build(cls: type[T], values: dict[str, Any], path: str) -> T:
-    hints = typing.get_type_hints(cls)
-    names = [field.name for field in dataclasses.fields(cls)]  # pyright: ignore[reportArgumentType]
-    unknown = [name for name in values if name not in names]
-    if unknown:
-        raise ConfigError(f"{path}.{unknown[0]}: no such field{_nearest(unknown[0], names)}")
-    built = {name: _convert(hints[name], value, f"{path}.{name}") for name, value in values.items()}
-    try:
-        return cls(**built)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-
-
-def _convert(hint: Any, value: Any, path: str) -> Any:
-    origin = typing.get_origin(hint)
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise ConfigError(f"{path} = {value!r}: expected its fields, {path}.<field>")
-        return _build(hint, value, path)  # pyright: ignore[reportArgumentType]
-    if origin is Literal:
-        choices = typing.get_args(hint)
-        if value not in choices:
-            raise ConfigError(f"{path} = {value!r}: give one of {', '.join(map(str, choices))}{_nearest(str(value), choices)}")
-        return value
-    if origin is tuple:
-        if isinstance(value, str) or not isinstance(value, (tuple, list)):
-            raise ConfigError(f"{path} = {value!r}: expected a tuple, such as ({value!r},)")
-        return tuple(_convert(typing.get_args(hint)[0], item, f"{path}[{i}]") for i, item in enumerate(value))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not hint:
-        raise ConfigError(f"{path} = {value!r}: expected {hint.__name__}, got {type(value).__name__}")
-    return value

@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from sage_jax.axes import Float
-from sage_jax.config import Config, ModelConfig
+from sage_jax.config import ModelConfig
 from sage_jax.data.chat import Chat, FactsAs
 from sage_jax.data.facts import Vocabulary
 from sage_jax.data.images import decode_mask, decode_rgb
@@ -32,6 +33,7 @@ from sage_jax.metrics.verdicts import (
     verdict_accuracy,
     write_predictions,
 )
+from sage_jax.run_config import Config
 from sage_jax.run_log import Advance, RunLog
 from sage_jax.summary import record_metrics
 
@@ -131,14 +133,10 @@ def evaluate_stage(stage: str, examination: Examination, records: Sequence[Recor
         metrics |= _detection(examination, shown, with_reference=one_shot)
         metrics |= _rankings(examination, shown, with_reference=one_shot)
         samples = {"samples": examination.config.evaluate.bootstrap_samples, "seed": examination.config.seed}
-        record_metrics(
-            run_dir / "summary.json",
-            stage,
-            mode,
-            metrics,
-            accuracy_by_kind=accuracy_by_kind(predictions, **samples),
-            unparsable=count_unparsable(predictions),
-        )
+        by_kind = accuracy_by_kind(predictions, **samples)
+        if jax.process_index() == 0:
+            path, unparsable = run_dir / "summary.json", count_unparsable(predictions)
+            record_metrics(path, stage, mode, metrics, accuracy_by_kind=by_kind, unparsable=unparsable)
 
 
 def _answer_metrics(
@@ -170,7 +168,8 @@ def _answer_metrics(
                         },
                     }
                 )
-    write_predictions(Path(config.run_dir) / "predictions" / f"{stage}_{mode}.jsonl", predictions, scores)
+    if jax.process_index() == 0:
+        write_predictions(Path(config.run_dir) / "predictions" / f"{stage}_{mode}.jsonl", predictions, scores)
     samples = {"samples": config.evaluate.bootstrap_samples, "seed": config.seed}
     images = [prediction.image_id for prediction in predictions]
     return predictions, {

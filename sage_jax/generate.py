@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -47,15 +48,11 @@ class Decoding:
 
 
 class Responder:
-    """A model on its devices, ready to answer batches; compiles once for each bucket length."""
+    """A model on its devices, ready to answer batches; compiles once for each bucket length, whatever the weights."""
 
     def __init__(self, graphdef: nnx.GraphDef[Sage], params: Params, mesh: Mesh, decoding: Decoding):
         self._params, self._mesh = params, mesh
-        whole = NamedSharding(mesh, PartitionSpec())
-        self._answer = jax.jit(
-            functools.partial(_answer, graphdef=graphdef, decoding=decoding), out_shardings=whole
-        )
-        self._score = jax.jit(functools.partial(_score, graphdef=graphdef), out_shardings=whole)
+        self._answer, self._score = _compiled(graphdef, mesh, decoding)
 
     def answer(self, batch: TreeBatch) -> Answers:
         """Greedy answers to all questions of the batch, in host memory."""
@@ -80,6 +77,17 @@ class Responder:
             return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
 
         return jax.tree.map(put, batch)
+
+
+@functools.lru_cache(maxsize=2)
+def _compiled(
+    graphdef: nnx.GraphDef[Sage], mesh: Mesh, decoding: Decoding
+) -> tuple[Callable[..., Answers], Callable[..., Array]]:
+    """The jitted functions of a structure: models that differ in weights alone compile once."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    answer = functools.partial(_answer, graphdef=graphdef, decoding=decoding)
+    score = functools.partial(_score, graphdef=graphdef)
+    return jax.jit(answer, out_shardings=whole), jax.jit(score, out_shardings=whole)
 
 
 def _score(params: Params, batch: TreeBatch, *, graphdef: nnx.GraphDef[Sage]) -> Array:

@@ -4,36 +4,56 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 
-import jax
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import flags, logging
 
-from sage_jax.config import ConfigError, from_config_dict
-
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="Experiment file, such as configs/quickstart.py.")
+from sage_jax.command_line import USAGE, read_config
+from sage_jax.config import ConfigError
 
 
-def main(argv: Sequence[str]) -> int | None:
-    """Builds the config and runs its stages."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}: options begin with --config")
+def main(arguments: Sequence[str]) -> int:
+    """Builds the config and runs its stages.
+
+    Returns:
+      Exit status: 0 when done, or stopped with a checkpoint; 2 for what the user can mend, told in one message; 130
+      when aborted.
+    """
+    if {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return 0
+    try:
+        config = read_config(arguments)
+    except ConfigError as error:
+        return _failed(error)
+    from sage_jax.stages import USER_ERRORS, Interrupted, run_stages  # after the checks: its imports take seconds
+
     logging.set_verbosity(logging.WARNING)
-    config = from_config_dict(_CONFIG.value)
-    from sage_jax.stages import Interrupted, run_stages  # after the checks: its imports take seconds
-
+    flags.FLAGS(["sage_jax"])  # none are defined here, but Grain's worker processes want them parsed
     if os.environ.get("SAGE_JAX_DISTRIBUTED") == "1":
+        import jax
+
         jax.distributed.initialize()
+    go_on = f"To go on: {shlex.join(['python', '-m', 'sage_jax.main', *arguments])}"
     try:
         run_stages(config)
     except Interrupted as interrupted:
-        command = shlex.join(["python", "-m", "sage_jax.main", *sys.argv[1:]])
-        print(f"{interrupted}\nTo go on: {command}", file=sys.stderr)
-        return 0
+        print(f"{interrupted}\n{go_on}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(f"aborted; finished stages and the checkpoints before it stay\n{go_on}", file=sys.stderr)
+        return 130
+    except USER_ERRORS as error:
+        return _failed(error)
+    return 0
+
+
+def _failed(error: Exception) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    app.run(main)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, also where no training step runs
+    sys.exit(main(sys.argv[1:]))

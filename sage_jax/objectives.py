@@ -12,8 +12,11 @@ from sage_jax.batch import TreeBatch
 from sage_jax.config import PreferenceConfig
 from sage_jax.losses.edpo import answer_entropy, preference_terms, trained_groups
 from sage_jax.losses.log_probs import answer_logps, token_logps
-from sage_jax.losses.sft import next_token_loss, similarity_loss
+from sage_jax.losses.sft import hardest_tokens, next_token_loss, similarity_loss
 from sage_jax.models.sage import Sage
+
+NUM_HARDEST = 2
+"""Good tokens of each row that the dense similarity loss counts once more."""
 
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
@@ -25,11 +28,12 @@ class SftObjective:
     similarity_weight: float = 0.0
 
     def normalizers(self, batch: TreeBatch) -> dict[str, jax.Array]:
-        """Answer tokens, and anomalous and good image tokens of rows with a reference."""
+        """Answer tokens, and anomalous, good and hardest good image tokens of rows with a reference."""
         compared = jnp.broadcast_to(batch.reference_tile_mask.any(axis=1)[:, None], batch.token_labels.shape)
         _, anomalous, good = similarity_loss(jnp.zeros(batch.token_labels.shape), batch.token_labels, compared)
-        counts = {"tokens": batch.target_mask, "anomalous": anomalous, "good": good}
-        return {name: jnp.maximum(jnp.sum(mask), 1).astype(jnp.float32) for name, mask in counts.items()}
+        hardest = jnp.minimum(jnp.sum(good, axis=1), NUM_HARDEST)
+        counts = {"tokens": batch.target_mask, "anomalous": anomalous, "good": good, "hardest": hardest}
+        return {name: jnp.maximum(jnp.sum(count), 1).astype(jnp.float32) for name, count in counts.items()}
 
     def __call__(self, model: Sage, batch: TreeBatch, normalizers: dict[str, jax.Array]) -> tuple[jax.Array, Metrics]:
         """The micro-batch's summand, and `next_token_loss` and `token_accuracy` per token."""
@@ -44,7 +48,8 @@ class SftObjective:
             similarity = images.compared.similarity
             compared = jnp.broadcast_to(batch.reference_tile_mask.any(axis=1)[:, None], similarity.shape)
             each, anomalous, good = similarity_loss(similarity, batch.token_labels, compared)
-            for name, mask in (("anomalous", anomalous), ("good", good)):
+            hardest = hardest_tokens(similarity, good, count=NUM_HARDEST)
+            for name, mask in (("anomalous", anomalous), ("good", good), ("hardest", hardest)):
                 part = jnp.sum(jnp.where(mask, each, 0.0))
                 loss = loss + 0.5 * self.similarity_weight * part / normalizers[name]
                 metrics[f"similarity_loss_{name}"] = (part, jnp.sum(mask).astype(jnp.float32))

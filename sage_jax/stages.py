@@ -2,117 +2,60 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
 import importlib.metadata
 import json
 import platform
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 import jax
-from flax import nnx
-from jax.sharding import Mesh
+import rich.console
 
-from sage_jax.checkpoint import StageCheckpoints, is_finished, load_final
-from sage_jax.config import Config, ConfigError, TrainConfig
+from sage_jax import inspection
+from sage_jax.checkpoint import CheckpointError, StageCheckpoints, config_changes, final_config
+from sage_jax.config import ConfigError
 from sage_jax.data import adpl
-from sage_jax.data.adpl import PreparedData
-from sage_jax.data.chat import Chat
-from sage_jax.data.facts import load_vocabulary
-from sage_jax.data.pipeline import make_train_loader
-from sage_jax.evaluate import Examination, evaluate_stage
-from sage_jax.files import replace_file
-from sage_jax.generate import Decoding, Responder
-from sage_jax.models.sage import Placeholders, Sage, copy_text_encoder
+from sage_jax.data import check as data_check
+from sage_jax.data.adpl import DataFaultError
+from sage_jax.data.chat import ChatError
+from sage_jax.data.encode import TreeError
+from sage_jax.data.facts import VocabularyError
+from sage_jax.data.pipeline import StreamError, make_train_loader, visited_records
+from sage_jax.data.readers import ReaderError
+from sage_jax.evaluate import evaluate_stage
+from sage_jax.models.sage import copy_text_encoder
 from sage_jax.objectives import PreferenceObjective, SftObjective
-from sage_jax.parameters import Params, digest, merge, split
+from sage_jax.parameters import digest, merge
 from sage_jax.plots import plot_losses
-from sage_jax.reference_policy import attach_reference, reference_logps
-from sage_jax.run_log import RunLog
-from sage_jax.sharding import make_mesh, param_shardings
-from sage_jax.summary import print_summary, stage_cost
+from sage_jax.reference_policy import ReferenceKey, attach_reference, reference_logps
+from sage_jax.run import STARTS_FROM, Run, barrier
+from sage_jax.run_config import Config
+from sage_jax.run_log import RunLog, TrainingDiverged
+from sage_jax.summary import ablation_table, load_summary, print_summary, stage_cost, write_ablation
 from sage_jax.train import fit
 
-# Stage -> the stage whose model it starts from; None = fresh weights.
-STARTS_FROM: dict[str, str | None] = {"base": None, "plain": "base", "sfe": "base", "dpo": "sfe", "edpo": "sfe"}
+USER_ERRORS: Final = (
+    ConfigError,
+    DataFaultError,
+    ReaderError,
+    VocabularyError,
+    ChatError,
+    TreeError,
+    StreamError,
+    CheckpointError,
+    TrainingDiverged,
+)
+"""What a user can mend, each with a message that says how."""
 
-PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers", "numpy")
+PACKAGES: Final = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers", "numpy")
 
 
 class Interrupted(Exception):
     """A stage was stopped by a signal, after its checkpoint was saved."""
-
-
-class Run:
-    """What the stages of one run share: data, chat template, mesh, run directory."""
-
-    def __init__(self, config: Config):
-        self.config = config
-        self.run_dir = Path(config.run_dir)
-        self.summary_path = self.run_dir / "summary.json"
-
-    @functools.cached_property
-    def mesh(self) -> Mesh:
-        return make_mesh(self.config.mesh)
-
-    @functools.cached_property
-    def prepared(self) -> PreparedData:
-        """The stored data set, built by this process if no one has built it."""
-        prepared = adpl.prepare(self.config.data, self.config.text, seed=self.config.seed, run_dir=self.run_dir)
-        self.write_json("data.json", {"revision": prepared.revision, "train": prepared.num_train, "test": prepared.num_test})
-        return prepared
-
-    @functools.cached_property
-    def chat(self) -> Chat:
-        return Chat(self.config.text, self.prepared.tokenizer)
-
-    @functools.cached_property
-    def vocabulary(self):
-        return load_vocabulary(self.config.data.vocabulary)
-
-    @functools.cached_property
-    def graphdef(self) -> nnx.GraphDef[Sage]:
-        return split(nnx.eval_shape(self._create))[0]
-
-    def _create(self) -> Sage:
-        placeholders = Placeholders(self.chat.image_id, self.chat.comparison_id)
-        return Sage(self.config.model, self.chat.vocab_size, placeholders, nnx.Rngs(self.config.seed))
-
-    def fresh_params(self) -> Params:
-        """Random parameters, born on their shardings."""
-        create = lambda: split(self._create())[1]  # noqa: E731 - jit wants a function, and this is all of it
-        shardings = param_shardings(jax.eval_shape(create), self.mesh)
-        return jax.jit(create, out_shardings=shardings)()
-
-    def stage_dir(self, stage: str) -> Path:
-        return self.run_dir / "stages" / stage
-
-    def trained_params(self, stage: str, *, wanted_by: str) -> Params:
-        """Parameters of a finished stage.
-
-        Raises:
-          ConfigError: It is not finished; the message says how to run it.
-        """
-        if not is_finished(self.stage_dir(stage)):
-            raise ConfigError(
-                f"stage {wanted_by!r} needs stage {stage!r}, which has not finished in {self.run_dir}: "
-                f"run with --config.stages={stage},{wanted_by}"
-            )
-        shapes = jax.eval_shape(lambda: split(self._create())[1])
-        return load_final(self.stage_dir(stage), param_shardings(shapes, self.mesh))
-
-    def responder(self, params: Params) -> Responder:
-        decoding = Decoding(self.config.evaluate.max_new_tokens, self.chat.end_id, self.chat.verdict_ids)
-        return Responder(self.graphdef, params, self.mesh, decoding)
-
-    def examination(self, stage: str, params: Params) -> Examination:
-        facts_as = getattr(self.config, stage).facts
-        return Examination(self.responder(params), self.chat, self.config, self.vocabulary, facts_as)
-
-    def write_json(self, name: str, content: object) -> None:
-        if jax.process_index() == 0:
-            replace_file(self.run_dir / name, json.dumps(content, indent=2) + "\n")
 
 
 def run_stages(config: Config) -> None:
@@ -120,16 +63,55 @@ def run_stages(config: Config) -> None:
 
     Raises:
       Interrupted: A signal stopped a training stage; the same command goes on from its checkpoint.
+      USER_ERRORS: What the user can mend.
     """
     run = Run(config)
-    run.write_json("config.json", dataclasses.asdict(config))
+    _check_stages(run, config.stage_names)
+    try:
+        run.write_json("config.json", dataclasses.asdict(config))
+    except OSError as error:
+        raise ConfigError(f"run_dir = {config.run_dir!r} cannot be written: {error.strerror or error}") from None
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     run.write_json("versions.json", {"python": platform.python_version(), "sage_jax": _own_version(), **versions})
     for stage in config.stage_names:
-        with RunLog(run.run_dir, stage) as log, stage_cost(run.summary_path, stage):
-            _STAGES[stage](run, stage, log)
+        _run_stage(run, stage)
     if jax.process_index() == 0:
         print_summary(run.summary_path)
+
+
+def _check_stages(run: Run, stages: Sequence[str]) -> None:
+    """Checks, before any work, that each stage finds the model that it needs.
+
+    Raises:
+      ConfigError: One does not; the message says which stages to run.
+    """
+    trained = {name for name in STARTS_FROM if run.is_trained(name)}
+    for stage in stages:
+        start = STARTS_FROM.get(stage)
+        if start is not None and start not in trained and stage not in trained:
+            raise run.not_trained(start, wanted_by=stage)
+        if stage in ("evaluate", "inspect") and not trained:
+            raise run.not_trained("base", wanted_by=stage)
+        if stage in STARTS_FROM:
+            trained.add(stage)
+
+
+def _run_stage(run: Run, stage: str) -> None:
+    """Runs a stage, its cost measured; a training stage that has finished is left as it is, cost and all."""
+    with RunLog(run.run_dir, stage) as log:
+        if stage in STARTS_FROM and run.is_trained(stage):
+            log.line(f"finished before; delete {run.stage_dir(stage)} to train it again")
+            changes = config_changes(final_config(run.stage_dir(stage)), json.dumps(dataclasses.asdict(run.config)))
+            made_of = ("seed", "data", "text", "model", stage)
+            changes = [change for change in changes if re.split("[.:]", change)[0] in made_of]
+            if changes:
+                log.line("the config has changed since it was trained:\n  " + "\n  ".join(changes))
+            return
+        resumed = (run.stage_dir(stage) / "checkpoints").is_dir()
+        first = jax.process_index() == 0
+        with stage_cost(run.summary_path, stage, resumed=resumed) if first else contextlib.nullcontext():
+            _STAGES[stage](run, stage, log)
+    barrier(f"{stage} done")
 
 
 def _own_version() -> str:
@@ -142,16 +124,13 @@ def _own_version() -> str:
 def prepare(run: Run, stage: str, log: RunLog) -> None:
     """Builds the data set and its tokenizer, or finds them built."""
     prepared = run.prepared
-    log.line(f"{prepared.num_train} training and {prepared.num_test} test records, revision {prepared.revision[:12]}")
+    counts = f"{prepared.num_train} training and {prepared.num_test} test records"
+    log.line(f"{counts}, {run.chat.vocab_size} tokens, revision {prepared.revision[:12]}")
 
 
 def train(run: Run, stage: str, log: RunLog) -> None:
-    """Trains one stage from the stage it starts from; a finished stage is not trained again."""
-    config: TrainConfig = getattr(run.config, stage)
-    directory = run.stage_dir(stage)
-    if is_finished(directory):
-        log.line(f"finished before; delete {directory} to train it again")
-        return
+    """Trains one stage from the stage it starts from."""
+    config = run.config.training(stage)
     start = STARTS_FROM[stage]
     params = run.fresh_params() if start is None else run.trained_params(start, wanted_by=stage)
     if start == "base":
@@ -163,12 +142,9 @@ def train(run: Run, stage: str, log: RunLog) -> None:
         objective = PreferenceObjective(config.preference)
         table = reference_logps(
             records,
+            visited_records(len(records), batch_size=config.batch_size, steps=config.steps, seed=run.config.seed),
             responder=run.responder(params),
-            weights_digest=digest(params),
-            data_revision=run.prepared.revision,
-            chat=run.chat,
-            model=run.config.model,
-            text=run.config.text,
+            key=ReferenceKey(digest(params), run.prepared.revision, run.chat, run.config.model, run.config.text),
             batch_size=run.config.evaluate.batch_size,
             folder=run.run_dir / "reference_logps",
             run=log,
@@ -186,7 +162,7 @@ def train(run: Run, stage: str, log: RunLog) -> None:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    with StageCheckpoints(directory, keep_last=config.keep_last) as checkpoints:
+    with contextlib.closing(loader), StageCheckpoints(run.stage_dir(stage), keep_last=config.keep_last) as checkpoints:
         result = fit(
             stage=stage,
             run=log,
@@ -202,19 +178,101 @@ def train(run: Run, stage: str, log: RunLog) -> None:
             attach=attach,
         )
     if result.interrupted:
-        raise Interrupted(f"stage {stage} stopped after {result.steps} of {config.steps} steps; its checkpoint is saved")
+        done = f"{result.steps} of {config.steps} steps"
+        raise Interrupted(f"stage {stage} stopped after {done}; its checkpoint is saved")
     if jax.process_index() == 0:
         plot_losses(log.metrics_path, run.run_dir / "loss.png")
 
 
 def evaluate(run: Run, stage: str, log: RunLog) -> None:
-    """Scores the config's trained stages on the test records."""
+    """Scores the config's stages, as far as they are trained, on the test records.
+
+    Raises:
+      ConfigError: None of them is trained, or there are no test records.
+    """
+    wanted = run.config.evaluate.stages
+    trained = [name for name in wanted if run.is_trained(name)]
+    if not trained:
+        raise run.not_trained(wanted[-1], wanted_by=stage)
+    if len(trained) < len(wanted):
+        log.line(f"not trained in {run.run_dir}, so not scored: {', '.join(n for n in wanted if n not in trained)}")
     records = adpl.open_split(run.prepared, "test")
-    wanted = run.config.evaluate.num_records
-    shown = records[:wanted] if wanted else records
-    for name in run.config.evaluate.stages:
+    if not len(records):
+        raise ConfigError(
+            "there are no test records: check data.held_out and data.test_fraction, or raise data.num_test"
+        )
+    num_records = run.config.evaluate.num_records
+    shown = records[:num_records] if num_records else records
+    for name in trained:
         examination = run.examination(name, run.trained_params(name, wanted_by=stage))
         evaluate_stage(name, examination, shown, log)
+
+
+def check(run: Run, stage: str, log: RunLog) -> None:
+    """Reads the data set and prints its counts and every fault.
+
+    Raises:
+      ConfigError: There are faults, and `data.on_bad_record` is `fail`.
+    """
+    report = data_check.check(run.config.data, run.config.seed)
+    if jax.process_index() == 0:
+        data_check.print_report(report)
+    if report.faults and run.config.data.on_bad_record == "fail":
+        raise ConfigError(
+            f"{len(report.faults)} faults in the data set: mend them, or leave bad records out with "
+            "--config.data.on_bad_record=skip"
+        )
+
+
+def inspect(run: Run, stage: str, log: RunLog) -> None:
+    """Inspects the user's images, or a sample of the test records."""
+    config = run.config.inspect
+    trained = [name for name in STARTS_FROM if run.is_trained(name)]
+    name = config.stage or (trained or ["base"])[-1]
+    if name not in trained:
+        raise run.not_trained(name, wanted_by=stage)
+    if config.images:
+        subjects = inspection.read_subjects(config, run.vocabulary)
+    else:
+        subjects = inspection.sample_subjects(adpl.open_split(run.prepared, "test"), config.max_images)
+    examination = run.examination(name, run.trained_params(name, wanted_by=stage))
+    output = Path(config.output) if config.output else run.run_dir / "inspect"
+    rows = inspection.inspect(subjects, examination, stage=name, output=output, log=log)
+    counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in ("defective", "good", "unreadable")}
+    found = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
+    log.line(f"{found}; report: {output / 'report.html'}")
+
+
+def ablate(run: Run, stage: str, log: RunLog) -> None:
+    """Trains and scores the ablation's models for each seed in a run of its own; writes the table over seeds."""
+    config = run.config
+    summaries = {}
+    for seed in config.ablate.seeds:
+        inner = dataclasses.replace(
+            config,
+            run_dir=str(run.run_dir / f"seed_{seed}"),
+            seed=seed,
+            evaluate=dataclasses.replace(config.evaluate, stages=config.ablate.stages),
+        )
+        one = Run(inner)
+        log.line(f"seed {seed}")
+        one.write_json("config.json", dataclasses.asdict(inner))
+        for name in ("prepare", *config.ablate.stages, "evaluate"):
+            if name == "evaluate" and _is_scored(one, config.ablate.stages):
+                log.line(f"seed {seed}: scored before")
+            else:
+                _run_stage(one, name)
+        summaries[seed] = load_summary(one.summary_path)
+    if jax.process_index() == 0:
+        console = rich.console.Console(width=max(100, rich.console.Console().width))
+        console.print(ablation_table(write_ablation(run.run_dir, summaries)))
+
+
+def _is_scored(run: Run, stages: Sequence[str]) -> bool:
+    """Whether the summary has all modes of all stages; evaluation writes a stage's modes one after the other."""
+    metrics = load_summary(run.summary_path)["metrics"]
+    modes = [frozenset(metrics.get(stage, ())) for stage in stages]
+    return bool(modes[0]) and len(set(modes)) == 1
 
 
 _STAGES: dict[str, Callable[[Run, str, RunLog], None]] = {
@@ -224,5 +282,8 @@ _STAGES: dict[str, Callable[[Run, str, RunLog], None]] = {
     "sfe": train,
     "dpo": train,
     "edpo": train,
+    "check": check,
     "evaluate": evaluate,
+    "inspect": inspect,
+    "ablate": ablate,
 }

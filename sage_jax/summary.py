@@ -20,6 +20,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sage_jax.config import ConfigError
 from sage_jax.files import replace_file
 from sage_jax.metrics.intervals import Metric
 
@@ -42,19 +43,17 @@ def load_summary(path: Path) -> dict[str, Any]:
     """The content of a `summary.json`, with empty `stages` and `metrics` where there is no file yet.
 
     Raises:
-      ValueError: The file is no summary.
+      ConfigError: The file is no summary.
     """
     if not path.exists():
         return {"stages": {}, "metrics": {}}
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}); delete it and run the stage evaluate again") from None
-    if not isinstance(summary, dict):
-        raise ValueError(f"{path}: expected an object; delete it and run the stage evaluate again")
+        raise ConfigError(f"{path}: not JSON ({error}); delete it and run the stage evaluate again") from None
     for name in ("stages", "metrics"):
-        if not isinstance(summary.setdefault(name, {}), dict):
-            raise ValueError(f"{path}: {name} is no object; delete the file and run the stage evaluate again")
+        if not isinstance(summary, dict) or not isinstance(summary.setdefault(name, {}), dict):
+            raise ConfigError(f"{path}: expected an object {name}; delete it and run the stage evaluate again")
     return summary
 
 
@@ -128,7 +127,7 @@ def record_metrics(
 
 def print_summary(path: Path, console: Console | None = None) -> None:
     """Prints a summary's tables: metrics, accuracy by kind, cost. What is not in the file is not in the tables."""
-    (console or Console()).print(summary_tables(load_summary(path)))
+    (console or Console(width=max(100, Console().width))).print(summary_tables(load_summary(path)))
 
 
 def summary_tables(summary: Mapping[str, Any]) -> RenderableType:

@@ -95,9 +95,9 @@ class FitResult:
 def init_state(trainable: Params, *, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """The state before the first step. Copies the parameters, since steps donate theirs."""
     trainable = jax.tree.map(jnp.copy, trainable)
-    zero = jnp.zeros((), jnp.int32)
+    step, num_skipped, num_in_row = (jnp.zeros((), jnp.int32) for _ in range(3))  # one buffer cannot be donated thrice
     rng = jax.random.key_data(jax.random.key(seed))
-    return TrainState(zero, trainable, optimizer.init(trainable), rng, zero, zero)
+    return TrainState(step, trainable, optimizer.init(trainable), rng, num_skipped, num_in_row)
 
 
 def train_step(
@@ -169,14 +169,9 @@ def fit(
     and called again, it ends with the parameters of a call that was never stopped.
 
     Args:
-      stage: Name of the stage, for errors and the log.
-      run: Log of the stage.
-      train: Steps, optimizer, freeze patterns, intervals.
       model: The start; it is not changed.
       objective: The loss.
       loader: This process's rows; moved to the checkpoint's position on a resume.
-      mesh: Devices.
-      seed: Seed of the state's key.
       checkpoints: Where the state, and in the end all parameters, are saved.
       config_json: The config, kept with checkpoints; a resume logs what changed.
       record_ids: Names of data set rows, for the log of skipped steps.
@@ -184,8 +179,7 @@ def fit(
       evaluate: Scores all parameters every `eval_every` steps and at the end; `score` picks the best checkpoint.
 
     Raises:
-      ConfigError: The freeze patterns or the batch size cannot be.
-      CheckpointError: The newest checkpoint is of another model.
+      ConfigError, CheckpointError: Freeze patterns, batch size or newest checkpoint do not fit the model or the mesh.
       TrainingDiverged: Ten steps in a row were not finite.
     """
     _check_batch_size(stage, train, mesh)
@@ -202,10 +196,8 @@ def fit(
         step_fn = _compiled(state, frozen, mesh, graphdef, optimizer, objective, train.accumulate)
 
         def save(step: int, state: TrainState, loader_state: Any, score: float | None) -> None:
-            seconds = before + time.monotonic() - started
-            checkpoints.save(
-                step, state, loader_state=loader_state, config_json=config_json, seconds=seconds, score=score
-            )
+            about = {"config_json": config_json, "seconds": before + time.monotonic() - started, "score": score}
+            checkpoints.save(step, state, loader_state=loader_state, **about)
 
         def score(step: int, state: TrainState) -> float | None:
             return None if evaluate is None else log.evaluation(step, evaluate({**frozen, **state.trainable}))

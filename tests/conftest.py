@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
+from tiny_run import TinyRun, run_main  # noqa: E402
 
 install_import_hook(["sage_jax.models", "sage_jax.losses"], "beartype.beartype")
 
@@ -22,3 +24,20 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no folder {folder.name!r} beside the checkout: tests on its images do not run")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """A run of every stage but the ablation on the tiny config; the processes of a parallel test run share it."""
+    base = tmp_path_factory.getbasetemp()
+    parallel = "PYTEST_XDIST_WORKER" in os.environ
+    folder = (base.parent if parallel else base) / "tiny_run"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        said = [folder / name for name in ("stdout.txt", "stderr.txt")]
+        if not said[-1].exists():
+            run = run_main(folder)
+            said[0].write_text(run.stdout, encoding="utf-8")
+            said[1].write_text(run.stderr, encoding="utf-8")
+    return TinyRun(folder, *(path.read_text(encoding="utf-8") for path in said))

@@ -32,8 +32,9 @@ def test_an_image_depends_on_seed_split_and_index_only(images: list[AnnotatedIma
     again = list(itertools.islice(draw(DataConfig(num_train=40_000), "train", 3), 12))
     assert again == images[:12]
     other_seed = next(iter(draw(DataConfig(), "train", 4)))
-    other_split = next(iter(draw(DataConfig(held_out=("washer",)), "test", 3)))
-    assert other_seed.test_image != images[0].test_image != other_split.test_image
+    assert other_seed.test_image != images[0].test_image
+    trained, tested = (generator._draw_image(0, CATEGORIES, False, 64, split, 3) for split in ("train", "test"))
+    assert trained.test_image != tested.test_image
     assert len({image.test_image for image in images}) == len(images)
 
 
@@ -149,3 +150,18 @@ def test_any_side_can_be_drawn(side: int):
     for image in draw(data, "train", 0):
         assert pixels(image.test_image).shape == (side, side, 3)
         assert pixels(image.mask).any()
+
+
+def test_parts_lie_within_three_percent_of_the_middle_and_four_degrees_of_straight():
+    product = generator._product("wood board", np.random.default_rng(2))
+    offsets, turns = [], []
+    for seed in range(40):
+        picture, _ = generator._photograph("wood board", product, [], 64, np.random.default_rng(seed))
+        part = np.abs(picture / 255.0 - product.belt).max(axis=-1) > 0.2
+        rows, columns = np.nonzero(part)
+        offsets.append((rows.mean() - 31.5, columns.mean() - 31.5))
+        # The long axis of a board is the first principal axis of its pixels.
+        axis = np.linalg.eigh(np.cov(np.stack([columns, rows])))[1][:, 1]
+        turns.append(np.degrees(np.arctan(axis[1] / axis[0])))
+    assert 0.7 < np.std(offsets) and np.abs(offsets).max() < 0.03 * 64 + 0.6
+    assert 1.0 < np.std(turns) and np.abs(turns).max() < 5.0

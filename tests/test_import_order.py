@@ -22,6 +22,7 @@ LAYERS = {
     "batch": 1,
     "parameters": 1,
     "files": 1,
+    "run_config": 1,
     "models": 2,
     "losses": 2,
     "data": 2,
@@ -34,14 +35,18 @@ LAYERS = {
     "plots": 3,
     "report": 3,
     "summary": 3,
+    "objectives": 3,
+    "command_line": 3,
     "train": 4,
     "evaluate": 4,
-    "inspection": 4,
-    "stages": 5,
-    "main": 6,
+    "reference_policy": 4,
+    "inspection": 5,
+    "run": 5,
+    "stages": 6,
+    "main": 7,
 }
 ACCELERATOR_PACKAGES = {"jax", "flax", "optax", "numpy", "jaxtyping"}
-EXTRA_PACKAGES = {"config": {"ml_collections"}, "metrics": {"sklearn", "scipy"}}
+EXTRA_PACKAGES = {"run_config": {"ml_collections"}, "metrics": {"sklearn", "scipy"}}
 
 
 def modules(package: Path) -> dict[str, Path]:

@@ -131,6 +131,12 @@ def test_what_an_answer_says_is_read(answer: str, verdict: bool, state: str, ter
     assert (found.verdict, found.state, found.terms, found.places) == (verdict, state, terms, places)
 
 
+def test_the_longest_name_wins_in_any_order():
+    for terms in (("cut", "cut lead"), ("cut lead", "cut")):
+        assert read("Yes. A cut lead.", defect_terms=terms, places=PLACES).terms == {"cut lead"}
+        assert read("Yes. A lead is cut.", defect_terms=terms, places=PLACES).terms == {"cut"}
+
+
 def test_places_off_the_grid_are_right_or_wrong_only():
     def location(answer: str) -> float:
         return judge(answer, "Yes. A dent on the rim.", defect_terms=TERMS, places=("rim", "hub")).localization

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sage_jax.config import DataConfig
 from sage_jax.data import wording
 from sage_jax.data.facts import Vocabulary, load_vocabulary
-from sage_jax.data.generator import DEFECT_TYPES, draw
+from sage_jax.data.generator import CATEGORIES, DEFECT_TYPES
 from sage_jax.data.preferences import INSPECTION_QUESTION, PLACES, make_records, place_of
 from sage_jax.data.records import PAIR_TYPES, AnnotatedImage, Box, Defect, Question, Record
 from sage_jax.metrics.mle import judge
@@ -65,14 +64,14 @@ def records(vocabulary: Vocabulary) -> list[Record]:
 
 
 @pytest.fixture(scope="module")
-def drawn(vocabulary: Vocabulary) -> list[Record]:
-    """Records of the built-in data set, as many as a small run trains on."""
-    images = draw(DataConfig(num_train=480, image_px=32), "train", 0)
-    return [
-        record
-        for index, image in enumerate(images)
-        for record in make_records(image, vocabulary, pair_types=PAIR_TYPES, records=3, index=index, seed=0)
-    ]
+def balanced(vocabulary: Vocabulary) -> list[Record]:
+    """All kinds over the generator's types, half of the images defective, enough to measure rates."""
+    rng = random.Random(1)
+    made = []
+    for index in range(900):
+        image = annotated(index, rng, rng.choice(CATEGORIES), list(DEFECT_TYPES))
+        made += make_records(image, vocabulary, pair_types=PAIR_TYPES, records=3, index=index, seed=0)
+    return made
 
 
 def test_records_hold_five_questions_of_four_answers_and_keep_the_image(records: list[Record]):
@@ -136,16 +135,16 @@ def test_which_adjacent_pair_is_closest_varies(records: list[Record], kind: str,
 
 
 @pytest.mark.parametrize("kind", PAIR_TYPES)
-def test_verdicts_are_balanced_for_each_kind_and_position(drawn: list[Record], kind: str):
-    verdicts = np.array([[verdict(question) for question in r.questions] for r in drawn if r.pair_type == kind])
-    assert 0.45 < verdicts.mean() < 0.55
+def test_verdicts_are_balanced_for_each_kind_and_position(balanced: list[Record], kind: str):
+    verdicts = np.array([[verdict(question) for question in r.questions] for r in balanced if r.pair_type == kind])
+    assert 0.42 < verdicts.mean() < 0.58
     by_position = verdicts.mean(axis=0)
     assert 0.4 < by_position.min() and by_position.max() < 0.6
 
 
 def templates() -> dict[str, str]:
     """Pattern of each question wording -> the wording."""
-    texts = [wording.SHOWS, wording.SHOWS_OTHER, wording.CONSEQUENCE, wording.COMPARISON]
+    texts = [wording.SHOWS, wording.CONSEQUENCE, wording.COMPARISON]
     found = {}
     for template in (text for group in texts for polarity in group.values() for text in polarity):
         found["".join(".+" if part.startswith("{") else re.escape(part) for part in re.split(r"({\w+})", template))] = (
@@ -154,10 +153,10 @@ def templates() -> dict[str, str]:
     return found
 
 
-def test_no_wording_predicts_the_verdict(drawn: list[Record]):
+def test_no_wording_predicts_the_verdict(balanced: list[Record]):
     patterns = templates()
     verdicts: dict[str, list[bool]] = collections.defaultdict(list)
-    for question in (question for record in drawn for question in record.questions):
+    for question in (question for record in balanced for question in record.questions):
         fitting = [text for pattern, text in patterns.items() if re.fullmatch(pattern, question.text)]
         verdicts[max(fitting, key=lambda text: len(re.sub(r"{\w+}", "", text)))].append(verdict(question))
     assert set(verdicts) == set(patterns.values())
@@ -165,9 +164,9 @@ def test_no_wording_predicts_the_verdict(drawn: list[Record]):
         assert len(given) > 100 and 0.35 <= np.mean(given) <= 0.65, (template, np.mean(given))
 
 
-def test_no_defect_type_predicts_the_verdict(drawn: list[Record], vocabulary: Vocabulary):
+def test_no_defect_type_predicts_the_verdict(balanced: list[Record], vocabulary: Vocabulary):
     verdicts: dict[str, list[bool]] = collections.defaultdict(list)
-    for record in drawn:
+    for record in balanced:
         if record.pair_type == "defect identification":
             for question in record.questions:
                 for words in map(vocabulary.defect_of, DEFECT_TYPES):
@@ -175,7 +174,7 @@ def test_no_defect_type_predicts_the_verdict(drawn: list[Record], vocabulary: Vo
                         verdicts[words.term].append(verdict(question))
     assert set(verdicts) == set(DEFECT_TYPES)
     for term, given in verdicts.items():
-        assert 0.4 < np.mean(given) < 0.6, term
+        assert 0.33 < np.mean(given) < 0.67, term
 
 
 def truth_of(question: str, record: Record, vocabulary: Vocabulary) -> bool | None:
@@ -218,12 +217,15 @@ def test_diagnosis_verdicts_agree_with_the_risks_of_the_defects(records: list[Re
             assert verdict(question) == (fails in present if fails else works not in present), question
 
 
-def test_the_inspection_question_is_asked_once_of_each_comparison(records: list[Record]):
+def test_the_inspection_question_is_asked_once_a_comparison_anywhere_in_it(records: list[Record]):
+    positions = set()
     for record in records:
         name = record.category.replace("_", " ")
         asked = [question for question in record.questions if question.text == INSPECTION_QUESTION.format(object=name)]
         assert len(asked) == (1 if record.pair_type == "standard comparison" else 0)
         assert all(verdict(question) == record.anomalous for question in asked)
+        positions |= {record.questions.index(question) for question in asked}
+    assert positions == set(range(5))
 
 
 def test_best_answers_name_a_defect_and_its_place(records: list[Record], vocabulary: Vocabulary):
@@ -237,6 +239,30 @@ def test_best_answers_name_a_defect_and_its_place(records: list[Record], vocabul
             assert not terms or any(term in text for term in terms), text
 
 
+def test_best_answers_name_the_defect_asked_about_or_else_the_largest(vocabulary: Vocabulary):
+    crack, dent = Defect("crack", Box(0, 0, 20, 20)), Defect("dent", Box(80, 50, 88, 58))
+    image = dataclasses.replace(annotated(1, random.Random(0), "washer", []), defects=(dent, crack))
+    cells = {"crack": "the upper left", "dent": "the lower right"}
+    asked_about = collections.Counter()
+    for seed in range(40):
+        compared, identified = make_records(image, vocabulary, pair_types=PAIR_TYPES, records=2, index=0, seed=seed)
+        for question in compared.questions:
+            assert re.search("crack at the upper left and .*dent at the lower right", question.answers[0].text)
+        for question in identified.questions:
+            found = re.search("crack|dent", question.text)
+            asked = found.group() if found else ""
+            if re.search("other than|is not|aside", question.text):
+                named = "dent" if asked == "crack" else "crack"
+            else:
+                named = asked or "crack"
+            asked_about[asked, named] += 1
+            (place,) = re.findall(rf" at the (?:{'|'.join(PLACES)})", question.answers[0].text)
+            assert f"{named}{place}" == f"{named} at {cells[named]}" and f"{named} at" in question.answers[0].text
+    assert {("crack", "crack"), ("dent", "dent"), ("crack", "dent"), ("dent", "crack"), ("", "crack")} == set(
+        asked_about
+    )
+
+
 def test_sentences_stay_short(records: list[Record]):
     for record in records:
         for question in record.questions:
@@ -244,9 +270,9 @@ def test_sentences_stay_short(records: list[Record]):
             assert all(len(answer.text.split()) <= 22 for answer in question.answers), question
 
 
-def test_wording_varies(drawn: list[Record]):
+def test_wording_varies(balanced: list[Record]):
     for kind in PAIR_TYPES:
-        questions = [question for record in drawn if record.pair_type == kind for question in record.questions]
+        questions = [question for record in balanced if record.pair_type == kind for question in record.questions]
         assert len({re.sub("this .*", "", question.text) for question in questions}) >= 5
         assert len({question.answers[0].text for question in questions}) > 100
 

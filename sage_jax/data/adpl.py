@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import PreTrainedTokenizerFast
 
-from sage_jax.config import DataConfig, TextConfig
+from sage_jax.config import ConfigError, DataConfig, TextConfig
 from sage_jax.data import readers
 from sage_jax.data import tokenizer as tokens
 from sage_jax.data.chat import chat_template
@@ -176,7 +176,7 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, run_dir: Path) -> 
 
     Raises:
       DataFaultError: The source has a fault, and `on_bad_record` is `fail`.
-      ValueError: The source has no training record.
+      ConfigError: The source has no training record.
     """
     revision = readers.source_revision(data, seed)
     key = hashlib.sha256(f"{revision} adpl {Adpl.VERSION}".encode()).hexdigest()[:24]
@@ -186,7 +186,7 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, run_dir: Path) -> 
     _report_faults(path, data, run_dir)
     train, test = (StoredRecords(path, split) for split in SPLITS)
     if not len(train):
-        raise ValueError(f"data: {data.source} gives no training record; check data.root and data.held_out")
+        raise ConfigError(f"data: {data.source} gives no training record; check data.root and data.held_out")
     return PreparedData(path, revision, _tokenizer(path, text, train), len(train), len(test))
 
 

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
+from scipy import ndimage
 
 from sage_jax.axes import Bool, UInt8
 from sage_jax.config import DataConfig
 from sage_jax.data.images import ImageFault, decode_rgb, encode_png, read_inside, resolve_inside
 from sage_jax.data.records import AnnotatedImage, Box, Defect, Fault
 
-VERSION: Final = 1
+VERSION: Final = 2
 CATEGORY: Final = "circuit board"
 DEFECT_TYPES: Final = ("open", "short", "mousebite", "spur", "spurious copper", "pin-hole")
 LISTS: Final = {"train": "trainval.txt", "test": "test.txt"}
@@ -30,6 +31,7 @@ _TRIES: Final = 30
 _CHUNK: Final = 1024  # crops held at once: each board is decoded once a chunk, and the crops still come in drawn order
 _CACHED_BOARDS: Final = 16
 _COPPER_STD: Final = 24.0  # grey levels: a crop without any track edge shows nothing to inspect
+_CHANGED: Final = 96  # grey levels; board images are all but black and white
 
 _Result: TypeAlias = AnnotatedImage | Fault
 
@@ -234,7 +236,7 @@ def _whole_boards(root: Path, boards: list[Board], num: int, seed: int) -> Itera
             reference_image=encode_png(pair.reference),
             category=CATEGORY,
             defects=board.defects,
-            mask=encode_png(_filled([defect.box for defect in board.defects], pair.test.shape)),
+            mask=encode_png(changed_pixels(pair.test, pair.reference, [defect.box for defect in board.defects])),
             test_path=board.test_path,
             reference_path=board.reference_path,
         )
@@ -365,14 +367,15 @@ def _cut(
             end = min(box.right - left, side), min(box.bottom - top, side)
             defects.append(Defect(defect.type, turn_box(Box(*start, *end), side, symmetry)))
     window = (slice(top, top + side), slice(left, left + side))
+    test, reference = turn(pair.test[window], symmetry), turn(pair.reference[window], symmetry)
     place = f"#xywh={left},{top},{side},{side}"
     return AnnotatedImage(
         image_id=f"{split}-{index:06d}-{board.name}",
-        test_image=encode_png(turn(pair.test[window], symmetry)),
-        reference_image=encode_png(turn(pair.reference[window], symmetry)),
+        test_image=encode_png(test),
+        reference_image=encode_png(reference),
         category=CATEGORY,
         defects=tuple(defects),
-        mask=encode_png(_filled([defect.box for defect in defects], (side, side))),
+        mask=encode_png(changed_pixels(test, reference, [defect.box for defect in defects])),
         test_path=board.test_path + place,
         reference_path=board.reference_path + place,
     )
@@ -392,9 +395,18 @@ def turn_box(box: Box, side: int, symmetry: int) -> Box:
     return box
 
 
-def _filled(boxes: list[Box], shape: tuple[int, ...]) -> Bool[np.ndarray, "H W"]:
-    """Mask with every box filled."""
-    mask = np.zeros(shape[:2], np.bool_)
+def changed_pixels(
+    test: UInt8[np.ndarray, "H W *C"], reference: UInt8[np.ndarray, "H W *C"], boxes: list[Box]
+) -> Bool[np.ndarray, "H W"]:
+    """Mask of the pixels inside the boxes that differ from the template, one pixel wider all round.
+
+    The boxes are drawn generously, and most of their pixels are as they should be. A box in which nothing differs is
+    filled: it is all that is known of its defect.
+    """
+    apart = np.abs(test.astype(np.int16) - reference.astype(np.int16)).reshape(*test.shape[:2], -1).max(axis=-1)
+    wide = ndimage.binary_dilation(apart >= _CHANGED, structure=np.ones((3, 3)))
+    mask = np.zeros(test.shape[:2], np.bool_)
     for box in boxes:
-        mask[box.top : box.bottom, box.left : box.right] = True
+        window = (slice(box.top, box.bottom), slice(box.left, box.right))
+        mask[window] |= wide[window] if wide[window].any() else True
     return mask

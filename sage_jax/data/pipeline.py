@@ -43,7 +43,7 @@ class _Sized(Protocol):
 
 
 @runtime_checkable
-class _Counted(Protocol):
+class Counted(Protocol):
     """Records that know their counts, so that none has to be read for them."""
 
     counts: RecordCounts
@@ -264,8 +264,7 @@ def make_train_loader(
     )
     rows = slice(process_index * share, (process_index + 1) * share)
     assemble = _TrainAssembler(parts, train, num_questions, num_answers, rows)
-    order = grain.MapDataset.range(len(records)).seed(seed).shuffle().repeat()
-    batches = order.batch(train.batch_size).random_map(assemble)
+    batches = _order(len(records), seed).batch(train.batch_size).random_map(assemble)
     identity = {
         "version": _STATE_VERSION,
         "seed": seed,
@@ -273,6 +272,14 @@ def make_train_loader(
         "batch_size": train.batch_size,
     }
     return TrainLoader(batches, num_workers=num_workers, prefetch=prefetch, identity=identity)
+
+
+def visited_records(num_records: int, *, batch_size: int, steps: int, seed: int) -> list[int]:
+    """The records that the first `steps` batches of a training stream take, each once, ascending."""
+    if steps * batch_size >= num_records:
+        return list(range(num_records))
+    order = _order(num_records, seed)
+    return sorted(int(order[position]) for position in range(steps * batch_size))
 
 
 def make_eval_batches(
@@ -337,13 +344,18 @@ def make_eval_batches(
     return iter(grain.MapDataset.range(num_batches).map(assemble).to_iter_dataset(_read_options(2)))
 
 
+def _order(num_records: int, seed: int) -> grain.MapDataset:
+    """Record numbers in a new seeded order each epoch, without end."""
+    return grain.MapDataset.range(num_records).seed(seed).shuffle().repeat()
+
+
 def _require_records(records: Sequence[Record]) -> None:
     if not len(records):
         raise StreamError("there are no records in this split: check data.root, or raise data.num_train and num_test")
 
 
 def _slots(records: Sequence[Record], questions: QuestionKind, answers: AnswersKept) -> tuple[int, int]:
-    counts = records.counts if isinstance(records, _Counted) else count_records(records)
+    counts = records.counts if isinstance(records, Counted) else count_records(records)
     asked = counts.questions if questions == "inspection" else counts.descriptions
     ranked = counts.answers if questions == "inspection" else counts.description_answers
     return max(asked, 1), max(ranked, 1) if answers == "ranked" else 1

@@ -19,18 +19,18 @@ from sage_jax.data.wording import COMPARISON, INSPECTION_QUESTION, PLACES, Claim
 
 __all__ = ["INSPECTION_QUESTION", "PLACES", "VERSION", "make_records", "place_of"]
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Raised whenever the records made of the same annotations change, so that stored data sets are built again."""
 
 QUESTIONS_PER_RECORD: Final = 5
 MAX_FINDINGS: Final = 2
 
-# A good part answers every question of a kind from its "nothing there" side. Were half of the defective part's
-# questions also of that side, "free of scratches?" would be answered yes in 3 of 4 cases. Three in four of the
-# defective part's questions therefore ask for what is there, which keeps each wording's share of yes within 0.36 and
-# 0.64, and one in four can be answered only by knowing the type.
-ASKED_PRESENT_RATE: Final = 0.76
-OTHER_THAN_RATE: Final = 0.3
+# A good part answers "does it show a scratch?" with no, always. Most of the defective part's questions
+# therefore ask for what is there, which keeps each wording's share of yes near one half; the others can be answered
+# only by knowing the type.
+ASKED_PRESENT_RATE: Final = 0.85
+NUM_ABNORMAL_YES: Final = 4
+"""Questions of a record to which "yes" means a defect; the rest ask for its absence, as a line's own checklists do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _findings(image: AnnotatedImage, vocabulary: Vocabulary) -> tuple[Finding, .
 
 
 def _comparison_topics(part: _Part, rng: random.Random) -> list[Topic]:
-    abnormal = [INSPECTION_QUESTION, *rng.sample(COMPARISON[True][1:], rng.choice((1, 2)))]
+    abnormal = [INSPECTION_QUESTION, *rng.sample(COMPARISON[True][1:], NUM_ABNORMAL_YES - 1)]
     normal = rng.sample(COMPARISON[False], QUESTIONS_PER_RECORD - len(abnormal))
     name = part.words.name
     return [
@@ -143,21 +143,22 @@ def _comparison_topics(part: _Part, rng: random.Random) -> list[Topic]:
 
 
 def _polarities(rng: random.Random) -> list[bool]:
-    """Polarities of a record's questions, 2 or 3 of each."""
-    return rng.sample([True, False] * 3, QUESTIONS_PER_RECORD)
+    """Polarities of a record's questions, in any order."""
+    polarities = [True] * NUM_ABNORMAL_YES + [False] * (QUESTIONS_PER_RECORD - NUM_ABNORMAL_YES)
+    rng.shuffle(polarities)
+    return polarities
 
 
 def _identification_topics(part: _Part, rng: random.Random) -> list[Topic]:
     topics: list[Topic] = []
     used: set[str] = set()
     for abnormal_yes in _polarities(rng):
-        # "Other than a scratch" asks for what is there when it names an absent type, hence the comparison with `!=`.
-        other_than = bool(part.absent) and rng.random() < OTHER_THAN_RATE
-        name_present = bool(part.present) and (not part.absent or (rng.random() < ASKED_PRESENT_RATE) != other_than)
-        asked = rng.choice(part.present if name_present else part.absent)
-        texts = (wording.SHOWS_OTHER if other_than else wording.SHOWS)[abnormal_yes]
-        text = _fresh(texts, used, rng, object=part.words.name, noun=asked.noun, plural=asked.plural)
-        topics.append(Topic(text, abnormal_yes, asked, other_than))
+        name_present = bool(part.present) and (not part.absent or rng.random() < ASKED_PRESENT_RATE)
+        asked = rng.choice(part.present if name_present or not part.absent else part.absent)
+        text = _fresh(
+            wording.SHOWS[abnormal_yes], used, rng, object=part.words.name, noun=asked.noun, plural=asked.plural
+        )
+        topics.append(Topic(text, abnormal_yes, asked))
     return topics
 
 
@@ -244,10 +245,10 @@ def _defective_claims(best: Claim, topic: Topic, abnormal: bool, other: DefectWo
             Claim(denied, ""),
             Claim(denied, "defective", findings),
         ]
-        if topic.asked is not None and not topic.other_than:
+        if topic.asked is not None:
             opposite[-1] = Claim(denied, "defective", ((other, findings[0][1]),))
     else:
-        asked = topic.asked if topic.asked is not None and not topic.other_than else other
+        asked = topic.asked if topic.asked is not None else other
         places = (findings[0][1], apart, "")
         opposite = [Claim(denied, "defective", ((asked, place),)) for place in places]
         opposite.append(Claim(denied, ""))
@@ -260,7 +261,7 @@ def _good_claims(best: Claim, topic: Topic, other: DefectWords, rng: random.Rand
     vague = [Claim(verdict, ""), Claim(verdict, ""), Claim(verdict, "good", fine_place=place)]
     found: tuple[tuple[Finding, ...], ...] = (((other, place),), ((other, ""),), ((None, place),), ())
     wrong = [Claim(verdict, "defective", item) for item in found]
-    seen = topic.asked if topic.asked is not None and not topic.other_than else other
+    seen = topic.asked if topic.asked is not None else other
     opposite = [Claim(not verdict, "defective", ((seen, place),)), Claim(not verdict, "defective", ((seen, ""),))]
     opposite += [Claim(not verdict, ""), Claim(not verdict, "good")]
     return vague, wrong, opposite

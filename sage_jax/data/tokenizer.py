@@ -13,6 +13,8 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from sage_jax.config import ConfigError
+
 PAD: Final = "<pad>"
 TURN_START: Final = "<|im_start|>"
 TURN_END: Final = "<|im_end|>"
@@ -44,11 +46,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
       A tokenizer with `<pad>` as id 0 and `<|im_end|>` as end of turn.
 
     Raises:
-      ValueError: `vocab_size` is too small for bytes and special tokens.
+      ConfigError: `vocab_size` is too small for bytes and special tokens.
     """
     least = _NUM_BYTES + len(SPECIAL_TOKENS) + len(VERDICT_WORDS)
     if vocab_size < least:
-        raise ValueError(
+        raise ConfigError(
             f"text.vocab_size = {vocab_size}: bytes, special tokens and verdict words alone take {least}; give more"
         )
     bpe = tokenizers.Tokenizer(models.BPE())

@@ -38,20 +38,11 @@ COMPARISON: Final[dict[bool, tuple[str, ...]]] = {
         "Is this {object} free of defects?",
         "Does this {object} match a good one?",
         "Is this {object} in good condition?",
-        "Can this {object} pass inspection?",
-        "Does this {object} look normal?",
     ),
 }
 SHOWS: Final[dict[bool, tuple[str, ...]]] = {
     True: ("Does this {object} show {noun}?", "Is there {noun} on this {object}?", "Can you see {noun} here?"),
     False: ("Is this {object} free of {plural}?", "Is {noun} absent from this {object}?"),
-}
-SHOWS_OTHER: Final[dict[bool, tuple[str, ...]]] = {
-    True: ("Does this {object} have a defect other than {noun}?", "Is there a defect here that is not {noun}?"),
-    False: (
-        "Is this {object} free of defects other than {plural}?",
-        "Leaving {plural} aside, is this {object} good?",
-    ),
 }
 CONSEQUENCE: Final[dict[bool, tuple[str, ...]]] = {
     True: (
@@ -97,14 +88,13 @@ class Topic:
     text: str
     abnormal_yes: bool
     asked: DefectWords | None = None
-    other_than: bool = False
     risk: Risk | None = None
 
     def concerns(self, defect: DefectWords) -> bool:
         """Whether a part with this defect has what the question asks about."""
         if self.risk is not None:
             return defect.risk == self.risk
-        return self.asked is None or (defect.term == self.asked.term) != self.other_than
+        return self.asked is None or defect.term == self.asked.term
 
 
 def place_marks(answer: frozenset[str], truth: frozenset[str]) -> float:
@@ -179,7 +169,7 @@ def _good(claim: Claim, name: str, rng: random.Random) -> str:
 
 def _silent(topic: Topic, abnormal: bool, rng: random.Random) -> str:
     remarks = ["", "It seems so.", "That is how it looks.", "I am sure of it."]
-    if topic.asked is not None and not topic.other_than and not topic.asked.generic and not abnormal:
+    if topic.asked is not None and not topic.asked.generic and not abnormal:
         remarks.append(f"I see no {topic.asked.term}.")
     return rng.choice(remarks)
 
@@ -204,7 +194,7 @@ def _defective(claim: Claim, topic: Topic, name: str, rng: random.Random) -> str
         if len(claim.findings) == 1:
             forms.append(f"It has {listed}, but that does no harm.")
         return rng.choice(forms)
-    if topic.other_than or topic.asked.term in claim.terms:
+    if topic.asked.term in claim.terms:
         return f"There is only {listed}."
     if not claim.terms:
         return f"There is {listed}, but of another kind."
@@ -218,17 +208,14 @@ def _vague(topic: Topic, abnormal: bool, name: str, rng: random.Random) -> str:
         return rng.choice((f"The {name} is damaged.", "There is a defect.", "It differs from the good part."))
     if topic.asked is None:
         return rng.choice(("There is a flaw, but it does no harm.", "It has a flaw that does no harm."))
-    return rng.choice(_VAGUE_KIND[topic.other_than])
+    return rng.choice(_VAGUE_KIND)
 
 
 _VAGUE_EFFECT: Final[dict[bool, tuple[str, ...]]] = {
     True: ("The damage may lead to that.", "It has a flaw that may do this."),
     False: ("The damage does no harm of this kind.", "It has a flaw, but that does no harm here."),
 }
-_VAGUE_KIND: Final[dict[bool, tuple[str, ...]]] = {
-    True: ("The damage is of that kind only.", "It has just this one flaw."),
-    False: ("The damage is of another kind.", "It has another kind of flaw."),
-}
+_VAGUE_KIND: Final = ("The damage is of another kind.", "It has another kind of flaw.")
 
 
 def _effect(claim: Claim, risk: Risk, abnormal: bool, rng: random.Random) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Final
 
 import jax
 import jax.numpy as jnp
 
 from sage_jax.axes import Array, Bool, Float
 from sage_jax.config import PreferenceConfig
+
+GAP_ROUNDING: Final = 1e-5
+"""Gaps that differ by no more are equal: several times float32's error, far less than a step of any judge's scores."""
 
 
 def answer_surprisal(
@@ -65,8 +69,8 @@ class Pairs:
       last: Rank of the last answer.
     """
 
-    adjacent_weights: Float[Array, "B N-1"]
-    adjacent_gaps: Float[Array, "B N-1"]
+    adjacent_weights: Float[Array, "B I"]
+    adjacent_gaps: Float[Array, "B I"]
     extreme_mask: Bool[Array, " B"]
     extreme_gap: Float[Array, " B"]
     last: jax.Array
@@ -75,16 +79,18 @@ class Pairs:
 def select_pairs(
     entropy: Float[Array, "B N"], answer_mask: Bool[Array, "B N"], *, selection: str, temperature: float
 ) -> Pairs:
-    """The adjacent pair of smallest gap (`hard`), or all of them by softmax(-gap / temperature) (`soft`), and the extreme pair.
+    """The adjacent pair of smallest gap (`hard`) or all by softmax(-gap / temperature) (`soft`), and the extreme pair.
 
     Answers stand in rank order without holes. Pairs of gap 0 are ties and left out; of equal smallest gaps the first
-    pair is taken. With temperature -> 0 the soft weights become the hard choice.
+    pair is taken. With temperature -> 0 the soft weights become the hard choice, spread over equal smallest gaps.
     """
     gaps = jnp.abs(entropy[:, :-1] - entropy[:, 1:])
     real = answer_mask[:, :-1] & answer_mask[:, 1:] & (gaps > 0)
     cost = jnp.where(real, gaps, jnp.inf)
     if selection == "hard":
-        weights = jax.nn.one_hot(jnp.argmin(cost, axis=-1), cost.shape[-1], dtype=jnp.float32)
+        # Gaps that are equal on paper differ by rounding; without a tolerance that, not the rank, would choose.
+        first = jnp.argmax(cost <= jnp.min(cost, axis=-1, keepdims=True) + GAP_ROUNDING, axis=-1)
+        weights = jax.nn.one_hot(first, cost.shape[-1], dtype=jnp.float32)
     else:
         logits = jnp.where(real.any(axis=-1, keepdims=True), -cost / temperature, 0.0)
         weights = jax.nn.softmax(logits, axis=-1)

@@ -35,3 +35,15 @@ def similarity_loss(
     logits = scale * (0.5 - similarity.astype(jnp.float32))
     loss = jnp.where(anomalous, jax.nn.softplus(-logits), jnp.where(good, jax.nn.softplus(logits), 0.0))
     return loss, anomalous, good
+
+
+def hardest_tokens(similarity: Float[Array, "B M"], good: Bool[Array, "B M"], *, count: int) -> Bool[Array, "B M"]:
+    """True at the `count` good tokens of each row that look least like their reference; all of a row with fewer.
+
+    An image is called defective for its most deviating tokens, so that a few good ones that deviate cost more than
+    the mean over all shows. Ties go to the earlier token.
+    """
+    order = jnp.where(good, jax.lax.stop_gradient(similarity), jnp.inf)
+    _, lowest = jax.lax.top_k(-order, min(count, similarity.shape[1]))
+    rows = jnp.arange(similarity.shape[0])[:, None]
+    return jnp.zeros(good.shape, bool).at[rows, lowest].set(True) & good

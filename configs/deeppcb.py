@@ -1,0 +1,59 @@
+"""DeepPCB."""
+
+import ml_collections
+
+from sage_jax.config import (
+    DataConfig,
+    DecoderConfig,
+    FusionConfig,
+    ModelConfig,
+    PreferenceConfig,
+    TextConfig,
+    TrainConfig,
+    VitConfig,
+)
+from sage_jax.run_config import Config, EvaluateConfig, to_config_dict
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The experiment."""
+    return to_config_dict(
+        Config(
+            run_dir="runs/deeppcb",
+            data=DataConfig(
+                source="deeppcb", root="../shared/data/deeppcb", num_train=8000, num_test=300, image_px=128
+            ),
+            text=TextConfig(
+                vocab_size=640,
+                max_answer_tokens=32,
+                buckets=(160, 224, 448, 608),
+                assist_position="prefix",
+            ),
+            model=ModelConfig(
+                vit=VitConfig(tile_px=128, patch_px=16, num_layers=4, embed_dim=128, num_heads=4, mlp_dim=512),
+                decoder=DecoderConfig(num_layers=2, embed_dim=128, num_heads=2, num_kv_heads=2, mlp_dim=320),
+                fusion=FusionConfig(num_heads=4, num_distinct=4, similarity="aligned"),
+                downsample=1,
+            ),
+            base=TrainConfig(
+                steps=800,
+                batch_size=24,
+                peak_learning_rate=2e-3,
+                freeze=("fusion/", "fact_encoder/"),
+                questions="description",
+                questions_per_image=2,
+                reference_drop_rate=0.0,
+                similarity_weight=1.0,
+            ),
+            sfe=TrainConfig(steps=600, batch_size=32, peak_learning_rate=1.5e-3, questions_per_image=3),
+            edpo=TrainConfig(
+                steps=150,
+                batch_size=16,
+                peak_learning_rate=3e-4,
+                answers="ranked",
+                freeze=("vit/", "fusion/", "fact_encoder/"),
+                preference=PreferenceConfig(sft_weight=0.5),
+            ),
+            evaluate=EvaluateConfig(max_new_tokens=32),
+        )
+    )

@@ -1,0 +1,153 @@
+"""What the stages of one run share: data, chat template, vocabulary, mesh, trained models, run directory."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from pathlib import Path
+from typing import Final
+
+import jax
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from sage_jax.checkpoint import is_finished, load_final
+from sage_jax.config import ConfigError
+from sage_jax.data import adpl
+from sage_jax.data.adpl import PreparedData
+from sage_jax.data.chat import Chat
+from sage_jax.data.facts import Vocabulary, load_vocabulary
+from sage_jax.data.tokenizer import load_tokenizer, save_tokenizer
+from sage_jax.evaluate import Examination
+from sage_jax.files import replace_file
+from sage_jax.generate import Decoding, Responder
+from sage_jax.models.sage import Placeholders, Sage
+from sage_jax.parameters import Params, split
+from sage_jax.run_config import Config
+from sage_jax.sharding import make_mesh, param_shardings
+
+# Stage -> the stage whose model it starts from; None = fresh weights.
+STARTS_FROM: Final[dict[str, str | None]] = {"base": None, "plain": "base", "sfe": "base", "dpo": "sfe", "edpo": "sfe"}
+
+
+class Run:
+    """A run directory and what its stages share, each part made when it is first asked for.
+
+    Attributes:
+      config: The run.
+      run_dir: Folder of everything that the run writes.
+      summary_path: Costs and metrics of its stages.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.run_dir = Path(config.run_dir)
+        self.summary_path = self.run_dir / "summary.json"
+
+    @functools.cached_property
+    def mesh(self) -> Mesh:
+        """All devices."""
+        return make_mesh(self.config.mesh)
+
+    @functools.cached_property
+    def prepared(self) -> PreparedData:
+        """The stored data set, built by the first process if no one has built it; the others wait, then find it."""
+        build = functools.partial(
+            adpl.prepare, self.config.data, self.config.text, seed=self.config.seed, run_dir=self.run_dir
+        )
+        first = build() if jax.process_index() == 0 else None
+        barrier("data prepared")
+        prepared = first or build()
+        counts = {"train": prepared.num_train, "test": prepared.num_test}
+        self.write_json("data.json", {"revision": prepared.revision, **counts})
+        return prepared
+
+    @functools.cached_property
+    def chat(self) -> Chat:
+        """The chat template with the tokenizer of this run.
+
+        It belongs to the run's models: once one has begun to train it stays, whatever data later stages read, and
+        inspection needs no data set.
+        """
+        folder = self.run_dir / "tokenizer"
+        if not ((self.run_dir / "stages").is_dir() and folder.is_dir()):
+            tokenizer = self.prepared.tokenizer
+            if jax.process_index() == 0:
+                shutil.rmtree(folder, ignore_errors=True)
+                save_tokenizer(tokenizer, folder)
+            barrier("tokenizer saved")
+        return Chat(self.config.text, load_tokenizer(folder))
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Objects, defects and their names."""
+        return load_vocabulary(self.config.data.vocabulary)
+
+    @functools.cached_property
+    def graphdef(self) -> nnx.GraphDef[Sage]:
+        """Structure of the model."""
+        return split(nnx.eval_shape(self._create))[0]
+
+    def _create(self) -> Sage:
+        placeholders = Placeholders(self.chat.image_id, self.chat.comparison_id)
+        return Sage(self.config.model, self.chat.vocab_size, placeholders, nnx.Rngs(self.config.seed))
+
+    def _create_params(self) -> Params:
+        return split(self._create())[1]
+
+    def fresh_params(self) -> Params:
+        """Random parameters, born on their shardings."""
+        shardings = param_shardings(jax.eval_shape(self._create_params), self.mesh)
+        return jax.jit(self._create_params, out_shardings=shardings)()
+
+    def stage_dir(self, stage: str) -> Path:
+        """Folder of a training stage's checkpoints and final parameters."""
+        return self.run_dir / "stages" / stage
+
+    def is_trained(self, stage: str) -> bool:
+        """Whether a training stage has finished."""
+        return is_finished(self.stage_dir(stage))
+
+    def not_trained(self, stage: str, *, wanted_by: str) -> ConfigError:
+        """The error of a stage that another needs; it says which stages to run."""
+        needed = [stage]
+        while (start := STARTS_FROM[needed[0]]) is not None and not self.is_trained(start):
+            needed.insert(0, start)
+        return ConfigError(
+            f"stage {wanted_by!r} needs stage {stage!r}, which has not finished in {self.run_dir}: "
+            f"run with --config.stages={','.join([*needed, wanted_by])}"
+        )
+
+    def trained_params(self, stage: str, *, wanted_by: str) -> Params:
+        """Parameters of a finished stage.
+
+        Raises:
+          ConfigError: It is not finished; the message says how to run it.
+        """
+        if not self.is_trained(stage):
+            raise self.not_trained(stage, wanted_by=wanted_by)
+        shapes = jax.eval_shape(self._create_params)
+        return load_final(self.stage_dir(stage), param_shardings(shapes, self.mesh))
+
+    def responder(self, params: Params) -> Responder:
+        """A model ready to answer."""
+        decoding = Decoding(self.config.evaluate.max_new_tokens, self.chat.end_id, self.chat.verdict_ids)
+        return Responder(self.graphdef, params, self.mesh, decoding)
+
+    def examination(self, stage: str, params: Params) -> Examination:
+        """A stage's model with what evaluation and inspection need beside it."""
+        facts_as = self.config.training(stage).facts
+        return Examination(self.responder(params), self.chat, self.config, self.vocabulary, facts_as)
+
+    def write_json(self, name: str, content: object) -> None:
+        """Writes a file of the run directory, from the first process."""
+        if jax.process_index() == 0:
+            replace_file(self.run_dir / name, json.dumps(content, indent=2) + "\n")
+
+
+def barrier(name: str) -> None:
+    """Waits until every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

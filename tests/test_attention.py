@@ -1,0 +1,71 @@
+"""Attention against loops over heads, queries and keys in float64."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sage_jax.models.attention import attend, split_qkv
+
+
+def looped(queries: np.ndarray, keys: np.ndarray, values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    batch, length, heads, width = queries.shape
+    out = np.zeros((batch, length, heads, width))
+    for b, i, head in np.ndindex(batch, length, heads):
+        shared = head // (heads // keys.shape[2])
+        seen = np.flatnonzero(mask[b, i])
+        logits = keys[b, seen, shared].astype(np.float64) @ queries[b, i, head] / np.sqrt(width)
+        weights = np.exp(logits - logits.max())
+        out[b, i, head] = (weights / weights.sum()) @ values[b, seen, shared]
+    return out
+
+
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
+def test_grouped_attention_equals_loops_under_any_mask(num_kv_heads: int) -> None:
+    rng = np.random.default_rng(num_kv_heads)
+    queries = rng.normal(0.0, 2.0, (2, 5, 4, 6)).astype(np.float32)
+    keys, values = (rng.normal(0.0, 2.0, (2, 7, num_kv_heads, 6)).astype(np.float32) for _ in range(2))
+    mask = rng.random((2, 5, 7)) < 0.5
+    mask[..., 3] = True
+    found = attend(*map(jnp.asarray, (queries, keys, values, mask)))
+    np.testing.assert_allclose(found, looped(queries, keys, values, mask), atol=1e-5)
+    found = attend(*map(jnp.asarray, (queries, keys, values)))
+    np.testing.assert_allclose(found, looped(queries, keys, values, np.ones((2, 5, 7), bool)), atol=1e-5)
+
+
+def test_a_query_that_sees_nothing_is_finite_and_others_do_not_change() -> None:
+    rng = np.random.default_rng(3)
+    queries, keys, values = (jnp.asarray(rng.normal(size=(1, 3, 2, 4)), jnp.float32) for _ in range(3))
+    mask = jnp.array([[[True, False, False], [False] * 3, [True, True, False]]])
+    found = attend(queries, keys, values, mask)
+    assert jnp.isfinite(found).all()
+    kept = jnp.array([0, 2])
+    np.testing.assert_allclose(found[:, kept], attend(queries[:, kept], keys, values, mask[:, kept]), atol=1e-6)
+
+
+def test_hidden_keys_and_values_never_reach_the_output() -> None:
+    rng = np.random.default_rng(4)
+    queries, keys, values = (rng.normal(size=(1, 4, 2, 4)).astype(np.float32) for _ in range(3))
+    mask = jnp.asarray(np.tile([True, True, False, True], (1, 4, 1)))
+    before = attend(*map(jnp.asarray, (queries, keys, values)), mask)
+    keys[:, 2], values[:, 2] = 1e3, -1e4
+    np.testing.assert_array_equal(attend(*map(jnp.asarray, (queries, keys, values)), mask), before)
+
+
+def test_bfloat16_stays_bfloat16_with_a_float32_softmax() -> None:
+    rng = np.random.default_rng(5)
+    exact = [jnp.asarray(rng.normal(size=(1, 64, 2, 8)), jnp.bfloat16) for _ in range(3)]
+    found = attend(*exact)
+    assert found.dtype == jnp.bfloat16
+    expected = attend(*(x.astype(jnp.float32) for x in exact))
+    np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=0.02)
+
+
+def test_projection_columns_are_grouped_by_key_value_head() -> None:
+    # 4 query heads on 2 key/value heads of width 3; columns numbered as they stand
+    projected = jnp.arange(24.0)[None, None]
+    queries, keys, values = split_qkv(projected, num_heads=4, num_kv_heads=2)
+    np.testing.assert_array_equal(queries[0, 0], [[0, 1, 2], [3, 4, 5], [12, 13, 14], [15, 16, 17]])
+    np.testing.assert_array_equal(keys[0, 0], [[6, 7, 8], [18, 19, 20]])
+    np.testing.assert_array_equal(values[0, 0], [[9, 10, 11], [21, 22, 23]])

@@ -1,0 +1,70 @@
+"""Impossible configs stop with the field's name and the nearest right value."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+
+from sage_jax.config import (
+    ConfigError,
+    DataConfig,
+    DecoderConfig,
+    FusionConfig,
+    MeshConfig,
+    ModelConfig,
+    PreferenceConfig,
+    TextConfig,
+    TrainConfig,
+    VitConfig,
+    nearest,
+)
+
+
+@pytest.mark.parametrize(
+    ("cls", "fields", "message"),
+    [
+        (DataConfig, {"defect_rate": 1.1}, "defect_rate = 1.1: give a share from 0 to 1"),
+        (DataConfig, {"test_fraction": 1.0}, "test_fraction = 1.0"),
+        (DataConfig, {"source": "mvtec"}, "root is empty: name the folder or file of the mvtec data set"),
+        (DataConfig, {"num_test": 0}, "num_test = 0: must be above 0"),
+        (DataConfig, {"records_per_image": 4}, "records_per_image = 4: give 1 to 3"),
+        (DataConfig, {"pair_types": ("diagnosis",)}, "'diagnosis' is no kind; did you mean 'defect diagnosis'?"),
+        (TextConfig, {"buckets": (512, 256)}, "buckets = (512, 256): give ascending lengths"),
+        (TextConfig, {"buckets": ()}, "buckets = (): give ascending lengths"),
+        (TextConfig, {"max_facts": 0}, "max_facts = 0: must be above 0"),
+        (VitConfig, {"patch_px": 7}, "patch_px = 7 does not divide tile_px = 64"),
+        (VitConfig, {"num_heads": 5}, "num_heads = 5 does not divide embed_dim = 96"),
+        (DecoderConfig, {"num_kv_heads": 3}, "num_kv_heads = 3 does not divide num_heads = 4"),
+        (DecoderConfig, {"head_dim": 3}, "head_dim: a head is 3 wide; RoPE needs an even width"),
+        (FusionConfig, {"num_distinct": 0}, "num_distinct = 0"),
+        (ModelConfig, {"downsample": 3}, "downsample = 3 does not divide a tile's side in patches = 8"),
+        (ModelConfig, {"fusion": FusionConfig(num_heads=5)}, "fusion.num_heads = 5 does not divide"),
+        (MeshConfig, {"data": -1, "fsdp": -1}, "only one may be -1"),
+        (MeshConfig, {"tensor": 0}, "tensor = 0: give 1 or more"),
+        (PreferenceConfig, {"tau": 0.0}, "tau = 0.0: must be above 0"),
+        (PreferenceConfig, {"sft_weight": -1.0}, "sft_weight = -1.0: must be 0 or more"),
+        (TrainConfig, {"accumulate": 3}, "accumulate = 3 does not divide batch_size = 16"),
+        (TrainConfig, {"warmup_steps": 201}, "warmup_steps = 201 is more than steps = 200"),
+        (TrainConfig, {"peak_learning_rate": math.nan}, "peak_learning_rate = nan: must be above 0"),
+        (TrainConfig, {"keep_last": 0}, "keep_last = 0"),
+    ],
+)
+def test_impossible_values_name_field_and_cure(cls: Any, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        cls(**fields)
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("cls", [DataConfig, TextConfig, ModelConfig, MeshConfig, PreferenceConfig, TrainConfig])
+def test_defaults_can_run_and_cannot_be_changed(cls: Any) -> None:
+    config = cls()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(config, dataclasses.fields(config)[0].name, None)
+
+
+def test_a_name_like_no_choice_gets_all_choices() -> None:
+    assert nearest("stpes", ["steps", "seed"]) == "; did you mean 'steps'?"
+    assert nearest("zzz", ["steps", "seed"]) == "; there are steps, seed"

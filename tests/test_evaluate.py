@@ -1,0 +1,95 @@
+"""The metrics in the summary are those of the predictions that were written."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from itertools import product
+
+import numpy as np
+import pytest
+from tiny_run import CONFIG, TinyRun, read_jsonl
+
+from sage_jax.command_line import read_config
+from sage_jax.data import adpl
+from sage_jax.data.facts import load_vocabulary
+from sage_jax.data.tiles import tile_image
+from sage_jax.evaluate import anomaly_map, inspection_record
+
+STAGE_MODES = list(product(("base", "sfe", "edpo"), ("zero_shot", "one_shot")))
+FIELDS = {"id", "image", "label", "question", "answer", "prediction", "ground_truth", "dichotomy", "pair_type"}
+
+
+@pytest.mark.parametrize(("stage", "mode"), STAGE_MODES)
+def test_metrics_equal_a_recomputation_from_the_predictions(tiny_run: TinyRun, stage: str, mode: str) -> None:
+    rows = read_jsonl(tiny_run.run_dir / "predictions" / f"{stage}_{mode}.jsonl")
+    entry = tiny_run.summary()["metrics"][stage][mode]
+    right = np.array([row["dichotomy"] is row["ground_truth"] for row in rows])
+    assert entry["verdict_accuracy"]["value"] == pytest.approx(right.mean())
+    assert entry["verdict_accuracy"]["n"] == len(rows)
+    records, kinds = defaultdict(list), defaultdict(list)
+    for row, is_right in zip(rows, right, strict=True):
+        records[row["id"]].append(is_right)
+        kinds[row["pair_type"]].append(is_right)
+    assert entry["acc_g"]["value"] == pytest.approx(np.mean([all(each) for each in records.values()]))
+    by_kind = {kind: metric["value"] for kind, metric in entry["accuracy_by_kind"].items()}
+    assert by_kind == pytest.approx({kind: np.mean(each) for kind, each in kinds.items()})
+    assert entry["unparsable"] == sum(row["dichotomy"] is None for row in rows)
+    assert entry["mle"]["value"] == pytest.approx(np.mean([row["mle"]["average"] for row in rows]))
+
+
+def test_answers_without_a_verdict_are_counted_and_wrong(tiny_run: TinyRun) -> None:
+    entry = tiny_run.summary()["metrics"]["base"]["zero_shot"]
+    assert entry["unparsable"] > 0
+    assert entry["verdict_accuracy"]["value"] <= 1 - entry["unparsable"] / entry["verdict_accuracy"]["n"]
+
+
+def test_sfe_taught_the_model_to_open_with_a_verdict(tiny_run: TinyRun) -> None:
+    metrics = tiny_run.summary()["metrics"]
+    assert metrics["sfe"]["one_shot"]["unparsable"] < metrics["base"]["one_shot"]["unparsable"]
+    assert metrics["sfe"]["one_shot"]["verdict_accuracy"]["value"] > 0.2
+
+
+def test_predictions_have_the_released_fields_and_every_test_question(tiny_run: TinyRun) -> None:
+    config = read_config(["--config", str(CONFIG)])
+    for stage, mode in STAGE_MODES:
+        rows = read_jsonl(tiny_run.run_dir / "predictions" / f"{stage}_{mode}.jsonl")
+        assert len(rows) == 5 * config.data.num_test
+        for row in rows:
+            assert row.keys() == FIELDS | {"verdict_score", "mle"}
+            assert 0.0 <= row["verdict_score"] <= 1.0
+            assert 1.0 <= row["mle"]["average"] <= 5.0
+
+
+def test_a_reference_changes_the_answers_scores(tiny_run: TinyRun) -> None:
+    zero, one = (read_jsonl(tiny_run.run_dir / "predictions" / f"sfe_{m}.jsonl") for m in ("zero_shot", "one_shot"))
+    assert [row["question"] for row in zero] == [row["question"] for row in one]
+    assert [row["verdict_score"] for row in zero] != [row["verdict_score"] for row in one]
+
+
+def test_pixel_auroc_needs_a_reference(tiny_run: TinyRun) -> None:
+    for modes in tiny_run.summary()["metrics"].values():
+        assert "pixel_auroc" not in modes["zero_shot"]
+        assert modes["one_shot"]["pixel_auroc"]["value"] is not None
+
+
+def test_the_map_is_one_minus_similarity_where_the_tokens_lie(tiny_run: TinyRun) -> None:
+    config = read_config(["--config", str(CONFIG), f"--config.data.cache_dir={tiny_run.folder / 'cache'}"])
+    prepared = adpl.prepare(config.data, config.text, seed=config.seed, run_dir=tiny_run.run_dir)
+    record = adpl.open_split(prepared, "test")[0]
+    tokens = config.model.tokens_per_tile
+    similarity = np.ones(tokens, np.float32)
+    similarity[tokens - 1] = 0.25  # the last token: lower right
+    image, found = anomaly_map(record, similarity, config.model)
+    assert found.shape == image.shape[:2] == (32, 32)
+    assert len(tile_image(image, tile_px=32, max_tiles=1).tiles) == 1
+    assert np.unravel_index(found.argmax(), found.shape) > (16, 16)
+    assert found.max() == pytest.approx(0.75, abs=1e-5) and found[0, 0] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_inspection_asks_one_question_about_the_object(tiny_run: TinyRun) -> None:
+    config = read_config(["--config", str(CONFIG), f"--config.data.cache_dir={tiny_run.folder / 'cache'}"])
+    prepared = adpl.prepare(config.data, config.text, seed=config.seed, run_dir=tiny_run.run_dir)
+    record = adpl.open_split(prepared, "test")[0]
+    (question,) = inspection_record(record, load_vocabulary()).questions
+    assert question.text == f"Is there a defect in this {load_vocabulary().object_of(record.category).name}?"
+    assert question.answers == ()

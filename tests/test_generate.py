@@ -1,0 +1,132 @@
+"""Cached decoding of all questions at once against recomputing every question's row at every token."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_sage import TINY, VOCAB_SIZE, batch_of, on_device, random_batch, random_params, random_tree, structure
+
+from sage_jax.batch import TreeBatch
+from sage_jax.config import MeshConfig
+from sage_jax.generate import Answers, Decoding, Responder
+from sage_jax.models.sage import Sage
+from sage_jax.parameters import merge
+from sage_jax.sharding import make_mesh
+
+NEW = 6
+YES, NO = (10, 11), (12, 13)
+MESH = MeshConfig(data=4, fsdp=1, tensor=2)
+
+
+def make_responder(end_id: int, mesh: MeshConfig = MESH) -> Responder:
+    graphdef, shapes = structure()
+    decoding = Decoding(max_new_tokens=NEW, end_id=end_id, verdict_ids=(YES, NO))
+    return Responder(graphdef, random_params(shapes), make_mesh(mesh), decoding)
+
+
+@pytest.fixture(scope="module")
+def prompts() -> TreeBatch:
+    """Questions without answers: three images of one to three questions, and a padding row."""
+    rng = np.random.default_rng(1)
+    trees = [random_tree(rng, num_questions=3, num_answers=1) for _ in range(3)]
+    rows = [
+        type(tree)(1 + row % 2, row % 3, row != 1, tree.words, [(question, []) for question, _ in tree.questions])
+        for row, tree in enumerate(trees)
+    ]
+    assert len({len(tree.questions) for tree in trees}) > 1
+    return batch_of([*rows, None], rng, num_questions=3)
+
+
+def naive(batch: TreeBatch) -> tuple[np.ndarray, np.ndarray]:
+    """Greedy ids (R, NEW) and first-token probabilities (R, V) of every question, row by row without a cache."""
+    graphdef, shapes = structure()
+    sage = merge(graphdef, random_params(shapes))
+    places = list(zip(*np.nonzero(batch.question_ids >= 0), strict=True))
+    ids, sizes = np.zeros((len(places), 32), np.int32), np.zeros(len(places), int)
+    for at, (row, question) in enumerate(places):
+        seen = batch.token_mask[row] & np.isin(batch.question_index[row], (-1, question))
+        sizes[at] = seen.sum()
+        ids[at, : sizes[at]] = batch.token_ids[row][seen]
+    rows = jnp.asarray([row for row, _ in places])
+
+    @jax.jit
+    def next_logits(sage: Sage, batch: TreeBatch, ids: jax.Array, last: jax.Array) -> jax.Array:
+        images = jax.tree.map(lambda leaf: leaf[rows], sage.embed_images(batch))
+        positions = jnp.broadcast_to(jnp.arange(32), ids.shape)
+        mask = jnp.broadcast_to(jnp.tril(jnp.ones((32, 32), bool)), (len(ids), 32, 32))
+        hidden, _ = sage.decoder(sage.embed_tokens(ids, images), positions, mask)
+        return sage.decoder.logits(hidden[jnp.arange(len(ids)), last])
+
+    written, first = np.zeros((len(places), NEW), np.int32), np.zeros((len(places), VOCAB_SIZE))
+    for step in range(NEW):
+        logits = np.asarray(next_logits(sage, on_device(batch), jnp.asarray(ids), jnp.asarray(sizes + step - 1)))
+        if step == 0:
+            first = np.exp(logits.astype(np.float64))
+        written[:, step] = logits.argmax(axis=1)
+        ids[np.arange(len(places)), sizes + step] = written[:, step]
+    return written, first
+
+
+@pytest.fixture(scope="module")
+def expected(prompts: TreeBatch) -> tuple[np.ndarray, np.ndarray]:
+    return naive(prompts)
+
+
+def up_to(ids: np.ndarray, end_id: int) -> list[int]:
+    """Ids with the closing one, and nothing after it."""
+    found = ids.tolist()
+    return found[: found.index(end_id) + 1] if end_id in found else found
+
+
+@pytest.fixture(scope="module")
+def answered(prompts: TreeBatch, expected: tuple[np.ndarray, np.ndarray]) -> tuple[int, Answers]:
+    end_id = int(expected[0][0, 2])  # so that some answers close early
+    return end_id, make_responder(end_id).answer(prompts)
+
+
+def test_cached_answers_equal_recomputed_ones(
+    prompts: TreeBatch, expected: tuple[np.ndarray, np.ndarray], answered: tuple[int, Answers]
+) -> None:
+    end_id, answers = answered
+    lengths = set()
+    for at, place in enumerate(zip(*np.nonzero(prompts.question_ids >= 0), strict=True)):
+        wanted = up_to(expected[0][at], end_id)
+        assert up_to(np.asarray(answers.token_ids[place]), end_id) == wanted
+        lengths.add(len(wanted))
+    assert len(lengths) > 1 and max(lengths) == NEW
+    assert (answers.token_ids[3, :, 1:] == end_id).all()  # the padding row is not waited for
+
+
+def test_verdict_score_is_the_share_of_yes_at_the_first_token(
+    prompts: TreeBatch, expected: tuple[np.ndarray, np.ndarray], answered: tuple[int, Answers]
+) -> None:
+    yes, no = (expected[1][:, list(ids)].sum(axis=1) for ids in (YES, NO))
+    found = np.asarray(answered[1].verdict_score)[np.asarray(prompts.question_ids) >= 0]
+    np.testing.assert_allclose(found, yes / (yes + no), atol=1e-5)
+    assert found.min() < 0.4 and found.max() > 0.6
+
+
+def test_similarity_is_one_without_a_reference(prompts: TreeBatch, answered: tuple[int, Answers]) -> None:
+    similarity = np.asarray(answered[1].similarity)
+    np.testing.assert_array_equal(similarity[1], 1.0)
+    assert similarity[0, :4].max() < 1.0
+    assert similarity.shape == prompts.token_labels.shape
+
+
+def test_answer_log_probabilities_are_the_same_on_any_mesh() -> None:
+    batch = random_batch(2, padding_rows=1)
+    split = make_responder(2).answer_logps(batch)
+    whole = make_responder(2, MeshConfig(data=4, fsdp=2, tensor=1))
+    rows = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), batch)
+    assert whole.rows(4) == 8
+    np.testing.assert_allclose(whole.answer_logps(rows), np.concatenate([split, split]), atol=1e-5)
+    assert split.shape == batch.answer_mask.shape and (split[np.asarray(batch.answer_mask)] < 0.0).all()
+    assert (split[~np.asarray(batch.answer_mask)] == 0.0).all()
+
+
+def test_batches_are_filled_to_what_the_mesh_divides() -> None:
+    responder = make_responder(2)
+    assert [responder.rows(size) for size in (1, 4, 5, 64)] == [4, 4, 8, 64]
+    assert TINY.compute_dtype == "float32"

@@ -1,0 +1,85 @@
+"""Norms against torch, and the layer scan against a plain loop."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from sage_jax.models.layers import LayerNorm, RmsNorm, scan_layers, stack_layers
+from sage_jax.parameters import merge, split
+
+
+def filled(norm: Any, rng: np.random.Generator) -> tuple[Any, dict[str, np.ndarray]]:
+    graphdef, params = split(norm)
+    values = {path: rng.normal(size=leaf.shape).astype(np.float32) for path, leaf in params.items()}
+    return merge(graphdef, values), values
+
+
+def test_norms_equal_torch_also_with_a_large_mean() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(30.0, 1.0, (4, 9)).astype(np.float32)
+    layer, values = filled(LayerNorm(9, eps=1e-3, rngs=nnx.Rngs(0)), rng)
+    scale, bias = torch.tensor(values["scale"]), torch.tensor(values["bias"])
+    expected = torch.nn.functional.layer_norm(torch.tensor(x), [9], scale, bias, 1e-3)
+    np.testing.assert_allclose(layer(jnp.asarray(x)), expected.numpy(), atol=5e-5)
+    rms, values = filled(RmsNorm(9, eps=1e-3, rngs=nnx.Rngs(0)), rng)
+    expected = torch.nn.functional.rms_norm(torch.tensor(x), [9], torch.tensor(values["scale"]), 1e-3)
+    np.testing.assert_allclose(rms(jnp.asarray(x)), expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [LayerNorm, RmsNorm])
+def test_norms_compute_bfloat16_in_float32(kind: Any) -> None:
+    x = jnp.asarray(np.random.default_rng(1).normal(5.0, 1.0, (3, 257)), jnp.bfloat16)
+    norm = kind(257, eps=1e-6, rngs=nnx.Rngs(0))
+    assert norm(x).dtype == jnp.bfloat16
+    np.testing.assert_array_equal(norm(x), norm(x.astype(jnp.float32)).astype(jnp.bfloat16))
+
+
+class Layer(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.linear = nnx.Linear(5, 5, rngs=rngs)
+
+
+def run_layer(layer: Layer, x: jax.Array, extra: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x = jnp.tanh(layer.linear(x) + extra)
+    return x, x[..., 0]
+
+
+def test_layers_start_from_random_numbers_of_their_own() -> None:
+    _, params = split(stack_layers(Layer, 3, nnx.Rngs(0)))
+    kernels = np.asarray(params["linear/kernel"])
+    assert kernels.shape == (3, 5, 5)
+    assert len(np.unique(kernels)) == kernels.size
+
+
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.parametrize("unroll", [1, 2])
+def test_scanned_layers_and_their_gradients_equal_a_loop(remat: Literal["none", "dots", "full"], unroll: int) -> None:
+    blocks = stack_layers(Layer, 3, nnx.Rngs(0))
+    graphdef, params = split(blocks)
+    rng = np.random.default_rng(2)
+    x, extra = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 5), (3, 2, 5)))
+
+    def scanned(params: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        out, each = scan_layers(merge(graphdef, params), run_layer, x, extra, remat=remat, unroll=unroll)
+        return jnp.sum(out**2), each
+
+    def looped(params: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        out, each = x, []
+        for layer in range(3):
+            out = jnp.tanh(out @ params["linear/kernel"][layer] + params["linear/bias"][layer] + extra[layer])
+            each.append(out[..., 0])
+        return jnp.sum(out**2), jnp.stack(each)
+
+    (found, each), gradient = jax.jit(jax.value_and_grad(scanned, has_aux=True))(params)
+    (expected, expected_each), expected_gradient = jax.jit(jax.value_and_grad(looped, has_aux=True))(params)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(each, expected_each, atol=1e-5)
+    for path in params:
+        np.testing.assert_allclose(gradient[path], expected_gradient[path], atol=1e-5)

@@ -1,0 +1,51 @@
+"""Log-probabilities of answers."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sage_jax.losses.log_probs import answer_logps, token_logps
+
+
+def test_token_logps_are_those_of_a_float64_softmax() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0.0, 20.0, (3, 4, 17))
+    targets = rng.integers(0, 17, (3, 4))
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    expected = np.log(np.exp(shifted) / np.exp(shifted).sum(axis=-1, keepdims=True))
+    expected = np.take_along_axis(expected, targets[..., None], axis=-1)[..., 0]
+    found = token_logps(jnp.asarray(logits, jnp.float32), jnp.asarray(targets))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.all(np.asarray(found) <= 0.0)
+
+
+def test_bfloat16_logits_are_scored_in_float32() -> None:
+    logits = jnp.asarray(np.random.default_rng(1).normal(size=(5, 400)), jnp.bfloat16)
+    targets = jnp.arange(5)
+    exact = token_logps(logits.astype(jnp.float32), targets)
+    np.testing.assert_array_equal(token_logps(logits, targets), exact)
+
+
+def test_answers_sum_their_real_tokens_and_nothing_else() -> None:
+    rng = np.random.default_rng(2)
+    logps = -rng.random((2, 3, 4, 6)).astype(np.float32)
+    mask = rng.random(logps.shape) < 0.6
+    mask[0, 0, 0] = False
+    expected = np.array(
+        [
+            values[keep].sum(dtype=np.float64)
+            for values, keep in zip(logps.reshape(-1, 6), mask.reshape(-1, 6), strict=True)
+        ]
+    )
+    logps[~mask] = -np.inf  # what padding gives may be anything
+    found = answer_logps(jnp.asarray(logps), jnp.asarray(mask))
+    np.testing.assert_allclose(np.asarray(found).reshape(-1), expected, rtol=1e-6)
+    assert found[0, 0, 0] == 0.0
+
+
+def test_padding_has_no_gradient_even_where_it_is_infinite() -> None:
+    logps, mask = jnp.array([-1.0, -jnp.inf, -2.0]), jnp.array([True, False, True])
+    gradient = jax.grad(lambda values: answer_logps(values, mask))(logps)
+    np.testing.assert_array_equal(gradient, [1.0, 0.0, 1.0])

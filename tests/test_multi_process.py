@@ -1,0 +1,116 @@
+"""Two processes train as one: the same records, the same loss, the same parameters."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from inspection_records import MODEL, TEXT, make_chat, make_records
+from jax.sharding import AxisType, Mesh
+from tiny_sage import random_params
+
+from sage_jax.checkpoint import StageCheckpoints, load_final
+from sage_jax.config import MeshConfig, PreferenceConfig, TrainConfig
+from sage_jax.data.pipeline import make_train_loader
+from sage_jax.models.sage import Placeholders, Sage
+from sage_jax.objectives import PreferenceObjective
+from sage_jax.parameters import Params, merge, split
+from sage_jax.run_log import RunLog
+from sage_jax.sharding import MESH_AXES, make_mesh
+from sage_jax.train import fit
+
+TRAIN = TrainConfig(
+    steps=3,
+    batch_size=4,
+    warmup_steps=1,
+    peak_learning_rate=1e-3,
+    answers="ranked",
+    # Few gradients, so that three compilations take seconds; test_sharding.py has those of every parameter.
+    freeze=("vit/", "adapter/", "fusion/", "fact_encoder/", "decoder/embedding/", "decoder/blocks/"),
+    log_every=1,
+)
+OBJECTIVE = PreferenceObjective(PreferenceConfig(beta=0.5, eta=0.2, sft_weight=0.5))
+SECONDS = 100
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+"""Compiler options of the two processes: their steps are few and small, their compilations long."""
+
+
+def train(folder: Path, mesh: Mesh) -> Params:
+    """A stage from fixed random weights, each process with its share of the same records."""
+    records, chat = make_records(7), make_chat()
+    placeholders = Placeholders(chat.image_id, chat.comparison_id)
+    graphdef, shapes = split(nnx.eval_shape(lambda: Sage(MODEL, chat.vocab_size, placeholders, nnx.Rngs(0))))
+    loader = make_train_loader(
+        records,
+        chat=chat,
+        model=MODEL,
+        text=TEXT,
+        train=TRAIN,
+        seed=5,
+        num_workers=0,
+        prefetch=0,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    with RunLog(folder, "edpo") as run, StageCheckpoints(folder / "edpo", keep_last=1) as checkpoints:
+        result = fit(
+            stage="edpo",
+            run=run,
+            train=TRAIN,
+            model=merge(graphdef, random_params(shapes)),
+            objective=OBJECTIVE,
+            loader=loader,
+            mesh=mesh,
+            seed=0,
+            checkpoints=checkpoints,
+            config_json="{}",
+            record_ids=lambda rows: [records[row].record_id for row in rows],
+        )
+    return result.params
+
+
+def test_two_processes_end_with_the_parameters_of_one(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "XLA_FLAGS": QUICK,
+        "JAX_PLATFORMS": "cpu",
+    }
+    children = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(tmp_path / "two"), str(process), str(port)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for process in range(2)
+    ]
+    try:
+        # Meanwhile the same on four devices of this one process.
+        mesh = jax.make_mesh((2, 2, 1), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:4])
+        one = train(tmp_path / "one", mesh)
+        ends = [child.communicate(timeout=SECONDS)[0] for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    assert [child.returncode for child in children] == [0, 0], "\n".join(ends)
+    two = load_final(tmp_path / "two" / "edpo")
+    assert two.keys() == one.keys()
+    for path, leaf in one.items():
+        np.testing.assert_allclose(np.asarray(two[path]), np.asarray(leaf), rtol=1e-5, atol=1e-6, err_msg=path)
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", 2)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"127.0.0.1:{sys.argv[3]}", 2, int(sys.argv[2]), initialization_timeout=SECONDS)
+    train(Path(sys.argv[1]), make_mesh(MeshConfig(data=2, fsdp=2)))

@@ -1,0 +1,100 @@
+"""Dataclasses and ConfigDict hold the same config, and what comes back is checked field by field."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from sage_jax.config import ConfigError, DataConfig, TrainConfig
+from sage_jax.run_config import (
+    STAGES,
+    TRAINING_STAGES,
+    AblateConfig,
+    Config,
+    EvaluateConfig,
+    InspectConfig,
+    field_paths,
+    from_config_dict,
+    to_config_dict,
+)
+
+
+def test_a_config_comes_back_from_its_config_dict_unchanged() -> None:
+    config = Config(
+        seed=3, data=DataConfig(held_out=("gear", "pill"), defect_rate=0.25), sfe=TrainConfig(freeze=(), steps=30)
+    )
+    assert from_config_dict(to_config_dict(config)) == config
+
+
+def test_config_dicts_are_locked() -> None:
+    with pytest.raises(AttributeError):
+        to_config_dict(Config()).sead = 1
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("sead", 1, "config.sead: no such field; did you mean 'seed'?"),
+        ("sfe.stesp", 1, "config.sfe.stesp: no such field; did you mean 'steps'?"),
+        ("seed", "1", "config.seed = '1': expected int, got str"),
+        ("seed", True, "config.seed = True: expected int, got bool"),
+        ("model.vit.qk_norm", 1, "config.model.vit.qk_norm = 1: expected bool, got int"),
+        ("data.held_out", "gear", "config.data.held_out = 'gear': expected a tuple, such as ('gear',)"),
+        ("text.buckets", (256, "x"), "config.text.buckets[1] = 'x': expected int, got str"),
+        ("data.source", "deepcb", "did you mean 'deeppcb'?"),
+        ("sfe", 3, "config.sfe = 3: expected its fields, config.sfe.<field>"),
+        ("sfe.accumulate", 3, "config.sfe.accumulate = 3 does not divide batch_size = 16"),
+        ("model.vit.patch_px", 7, "config.model.vit.patch_px = 7 does not divide"),
+        ("stages", "prepare,evalute", "config.stages: 'evalute' is no stage; did you mean 'evaluate'?"),
+        ("stages", " , ", "config.stages is empty"),
+        ("run_dir", "", "config.run_dir is empty"),
+        ("evaluate.stages", ("basic",), "config.evaluate.stages: 'basic' is no training stage; did you mean 'base'?"),
+        ("inspect.stage", "evaluate", "config.inspect.stage: 'evaluate' is no training stage"),
+        ("ablate.seeds", (1, 1), "config.ablate.seeds = (1, 1): give each seed once"),
+    ],
+)
+def test_wrong_fields_are_named_with_their_path_and_the_way_out(path: str, value: Any, message: str) -> None:
+    values = to_config_dict(Config()).to_dict()
+    *sections, name = path.split(".")
+    inner = values
+    for section in sections:
+        inner = inner[section]
+    inner[name] = value
+    with pytest.raises(ConfigError) as raised:
+        from_config_dict(values)
+    assert message in str(raised.value)
+
+
+def test_an_integer_is_taken_for_a_float() -> None:
+    values = to_config_dict(Config()).to_dict()
+    values["sfe"]["clip_norm"] = 2
+    rate = from_config_dict(values).sfe.clip_norm
+    assert (type(rate), rate) == (float, 2.0)
+
+
+def test_field_paths_are_the_fields_of_all_sections() -> None:
+    def leaves(values: dict[str, Any], prefix: str = "") -> set[str]:
+        inner = [leaves(value, f"{prefix}{name}.") for name, value in values.items() if isinstance(value, dict)]
+        return {prefix + name for name in values}.union(*inner)
+
+    assert set(field_paths()) == leaves(dataclasses.asdict(Config()))
+
+
+def test_stages_stand_in_order_and_every_training_stage_has_its_config() -> None:
+    assert Config(stages="base, sfe ,evaluate").stage_names == ("base", "sfe", "evaluate")
+    assert set(TRAINING_STAGES) <= set(STAGES)
+    for stage in TRAINING_STAGES:
+        assert Config().training(stage) is getattr(Config(), stage)
+
+
+def test_plain_dpo_has_no_margin_and_the_extreme_pair_alone() -> None:
+    assert (Config().dpo.preference.eta, Config().dpo.preference.lambda_hard) == (0.0, 0.0)
+    assert Config().edpo.preference.eta > 0 and Config().edpo.preference.lambda_hard > 0
+
+
+def test_empty_choices_of_stages_are_refused() -> None:
+    for make in (lambda: EvaluateConfig(stages=()), lambda: AblateConfig(stages=()), lambda: InspectConfig(stage="x")):
+        with pytest.raises(ConfigError, match="stage"):
+            make()
