@@ -15,6 +15,18 @@ from sage_jax.config import (
 from sage_jax.run_config import Config, EvaluateConfig, to_config_dict
 
 
+def preference_stage(preference: PreferenceConfig) -> TrainConfig:
+    """Stage 2: DPO and E-DPO differ in their objective alone."""
+    return TrainConfig(
+        steps=120,
+        batch_size=12,
+        peak_learning_rate=3e-4,
+        answers="ranked",
+        freeze=("vit/", "fusion/", "fact_encoder/"),
+        preference=preference,
+    )
+
+
 def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
     return to_config_dict(
@@ -34,8 +46,8 @@ def get_config() -> ml_collections.ConfigDict:
                 downsample=1,
             ),
             base=TrainConfig(
-                steps=300,
-                batch_size=32,
+                steps=360,
+                batch_size=16,
                 peak_learning_rate=2e-3,
                 freeze=("fusion/", "fact_encoder/"),
                 questions="description",
@@ -43,15 +55,10 @@ def get_config() -> ml_collections.ConfigDict:
                 reference_drop_rate=0.0,
                 similarity_weight=1.0,
             ),
-            sfe=TrainConfig(steps=300, batch_size=32, peak_learning_rate=1.5e-3, questions_per_image=3),
-            edpo=TrainConfig(
-                steps=100,
-                batch_size=16,
-                peak_learning_rate=3e-4,
-                answers="ranked",
-                freeze=("vit/", "fusion/", "fact_encoder/"),
-                preference=PreferenceConfig(sft_weight=0.5),
-            ),
+            plain=TrainConfig(steps=800, batch_size=12, peak_learning_rate=2e-3, questions_per_image=3, facts="text"),
+            sfe=TrainConfig(steps=800, batch_size=12, peak_learning_rate=2e-3, questions_per_image=3),
+            dpo=preference_stage(PreferenceConfig(eta=0.0, lambda_hard=0.0, sft_weight=0.5)),
+            edpo=preference_stage(PreferenceConfig(sft_weight=0.5)),
             evaluate=EvaluateConfig(max_new_tokens=32),
         )
     )

@@ -221,7 +221,7 @@ class FusionConfig:
       fact_encoder: `embedding_mean` (as released) or `hidden_mean` (mean of the frozen decoder's last hidden states).
       difference: What keys and values hold beside the distinct patch: `none` (the paper); `similarity` adds a learned
         direction, scaled by 1 - similarity; `residual` also adds a learned map of the patch minus its reference
-        match. Both extras start at zero, and are ours.
+        match. Both are ours, not the paper's.
     """
 
     num_heads: int = 4

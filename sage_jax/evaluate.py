@@ -153,7 +153,7 @@ def _answer_metrics(
         for record, answers in examination.answers(records, with_reference=mode == "one_shot", advance=advance):
             for number, question in enumerate(record.questions):
                 best = question.answers[0].text
-                said = examination.chat.decode(answers.token_ids[number])
+                said = examination.chat.decode(np.asarray(answers.token_ids[number]))
                 mark = judge(said, best, defect_terms=terms, places=PLACES, synonyms=vocabulary.synonyms)
                 predictions.append(_prediction(record, question, said))
                 marks.append(mark.average)

@@ -216,7 +216,7 @@ def _row(index: int, record: Record, answers: Answers, examination: Examination,
         category=record.category,
         verdict=verdict,
         score=score,
-        reason=examination.chat.decode(answers.token_ids[0]),
+        reason=examination.chat.decode(np.asarray(answers.token_ids[0])),
         test_png=picture(image),
         truth=None if record.anomalous is None else ("defective" if record.anomalous else "good"),
     )

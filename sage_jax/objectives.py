@@ -64,7 +64,9 @@ class PreferenceObjective:
 
     def normalizers(self, batch: TreeBatch) -> dict[str, jax.Array]:
         """Questions that train a pair, and tokens of best answers."""
-        groups = jnp.sum(trained_groups(self._groups(batch.scores), self._groups(batch.answer_mask), config=self.config))
+        groups = jnp.sum(
+            trained_groups(self._groups(batch.scores), self._groups(batch.answer_mask), config=self.config)
+        )
         tokens = jnp.sum(batch.target_mask[:, :, 0])
         return {
             "groups": jnp.maximum(groups, 1).astype(jnp.float32),

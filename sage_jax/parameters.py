@@ -21,7 +21,10 @@ def split(model: Module) -> tuple[nnx.GraphDef[Module], Params]:
 
 def merge(graphdef: nnx.GraphDef[Module], params: dict[str, Any]) -> Module:
     """The module of a structure and its parameters; the inverse of `split`."""
-    flat = {tuple(int(key) if key.isdigit() else key for key in path.split("/")): nnx.Param(leaf) for path, leaf in params.items()}
+    flat: dict[Any, nnx.Param[Any]] = {
+        tuple(int(key) if key.isdigit() else key for key in path.split("/")): nnx.Param(leaf)
+        for path, leaf in params.items()
+    }
     return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
 

@@ -34,7 +34,10 @@ PARAMETER_AXES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     (r"(vit|decoder|fact_encoder/decoder)/blocks/mlp/(up|gate)/kernel", ("layers", "embed", "mlp")),
     (r"(vit|decoder|fact_encoder/decoder)/blocks/mlp/(up|gate)/bias", ("layers", "mlp")),
     (r"(vit|decoder|fact_encoder/decoder)/blocks/mlp/down/kernel", ("layers", "mlp", "embed")),
-    (r"(vit|decoder|fact_encoder/decoder)/blocks/.*(/scale|norm/bias|out/bias|down/bias|layer_scale)", ("layers", "none")),
+    (
+        r"(vit|decoder|fact_encoder/decoder)/blocks/.*(/scale|norm/bias|out/bias|down/bias|layer_scale)",
+        ("layers", "none"),
+    ),
     (r"(decoder|fact_encoder)(/decoder)?/embedding/embedding", ("vocab", "embed")),
     (r"(decoder|fact_encoder/decoder)/output/kernel", ("embed", "vocab")),
     (r"adapter/linear_1/kernel", ("none", "mlp")),
@@ -69,8 +72,8 @@ def make_mesh(config: MeshConfig) -> Mesh:
     product = sizes[0] * sizes[1] * sizes[2]
     if min(sizes) < 1 or product != devices:
         raise ConfigError(
-            f"mesh: data = {config.data}, fsdp = {config.fsdp}, tensor = {config.tensor} do not make the {devices} devices "
-            "there are; set one axis to -1 to take what the others leave"
+            f"mesh: data = {config.data}, fsdp = {config.fsdp}, tensor = {config.tensor} do not make the {devices} "
+            "devices there are; set one axis to -1 to take what the others leave"
         )
     return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
@@ -83,7 +86,9 @@ def logical_axes(path: str) -> tuple[str, ...]:
     """
     rows = [axes for pattern, axes in PARAMETER_AXES if re.fullmatch(pattern, path)]
     if len(rows) != 1:
-        raise ShardingError(f"parameter {path!r} matches {len(rows)} rows of sharding.PARAMETER_AXES; it must match one")
+        raise ShardingError(
+            f"parameter {path!r} matches {len(rows)} rows of sharding.PARAMETER_AXES; it must match one"
+        )
     return rows[0]
 
 
@@ -101,7 +106,7 @@ def param_shardings(params: dict[str, Any], mesh: Mesh) -> dict[str, NamedShardi
 
 
 def opt_state_shardings(opt_state: Any, mesh: Mesh) -> Any:
-    """Sharding of an optimizer state: moments as their parameters (found by the path's last key), the rest replicated."""
+    """Sharding of an optimizer state: moments as their parameters (found by the path's last key), the rest whole."""
 
     def of(key_path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         keys = [key.key for key in key_path if isinstance(key, jax.tree_util.DictKey)]

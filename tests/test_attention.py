@@ -48,9 +48,10 @@ def test_hidden_keys_and_values_never_reach_the_output() -> None:
     rng = np.random.default_rng(4)
     queries, keys, values = (rng.normal(size=(1, 4, 2, 4)).astype(np.float32) for _ in range(3))
     mask = jnp.asarray(np.tile([True, True, False, True], (1, 4, 1)))
-    before = attend(*map(jnp.asarray, (queries, keys, values)), mask)
+    before = attend(jnp.asarray(queries), jnp.asarray(keys), jnp.asarray(values), mask)
     keys[:, 2], values[:, 2] = 1e3, -1e4
-    np.testing.assert_array_equal(attend(*map(jnp.asarray, (queries, keys, values)), mask), before)
+    after = attend(jnp.asarray(queries), jnp.asarray(keys), jnp.asarray(values), mask)
+    np.testing.assert_array_equal(after, before)
 
 
 def test_bfloat16_stays_bfloat16_with_a_float32_softmax() -> None:

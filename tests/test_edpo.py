@@ -214,6 +214,9 @@ def test_gradients_are_finite_on_empty_masks_and_zero_at_masked_answers(reading:
         return jnp.sum(terms.pair_loss + terms.bco_loss)
 
     policy = jnp.asarray(np.random.default_rng(9).normal(size=scores.shape), jnp.float32)
-    for gradient in jax.grad(loss, argnums=(0, 1))(policy, jnp.asarray(scores)):
+    with jax.debug_nans(True):  # not even computed where a mask would hide them
+        gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))(policy, jnp.asarray(scores))
+        answer_surprisal(jnp.asarray(scores), jnp.asarray(mask), temperature=1.0)
+    for gradient in gradients:
         assert np.isfinite(gradient).all()
         assert np.all(np.asarray(gradient)[~mask] == 0.0)

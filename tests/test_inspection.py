@@ -18,6 +18,7 @@ from sage_jax.config import ConfigError, DataConfig
 from sage_jax.data.facts import load_vocabulary
 from sage_jax.data.generator import draw
 from sage_jax.data.images import SUFFIXES
+from sage_jax.data.preferences import make_records
 from sage_jax.data.records import AnnotatedImage
 from sage_jax.inspection import References, find_images, read_subjects, sample_subjects
 from sage_jax.run_config import InspectConfig
@@ -196,8 +197,6 @@ def test_the_category_is_the_configs_or_a_known_folder(photographs: Path) -> Non
 
 
 def test_the_sample_takes_distinct_images_and_fills_up_from_either_side() -> None:
-    from sage_jax.data.preferences import make_records
-
     vocabulary = load_vocabulary()
     kinds = read_config(["--config", str(CONFIG)]).data.pair_types
     records = [

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_sage import on_device, random_batch, random_params, structure
+from tiny_sage import QUICK, on_device, random_batch, random_params, structure
 
 from sage_jax.batch import TreeBatch
 from sage_jax.config import PreferenceConfig
@@ -23,7 +23,7 @@ PREFERENCE = PreferenceConfig(beta=0.5, eta=0.3, sigmoid_weight=0.8, bco_weight=
 OBJECTIVES = {"sft": SftObjective(similarity_weight=0.7), "edpo": PreferenceObjective(PREFERENCE)}
 
 
-@functools.partial(jax.jit, static_argnames="name")
+@functools.partial(jax.jit, static_argnames="name", compiler_options=QUICK)
 def loss_metrics_gradient(
     params: Params, batch: TreeBatch, normalizers: dict[str, jax.Array], name: str
 ) -> tuple[tuple[jax.Array, Metrics], Params]:
@@ -83,7 +83,7 @@ def test_sft_is_the_mean_over_answer_tokens_and_the_similarity_loss_over_each_ki
     (loss, metrics), _ = loss_metrics_gradient(params, batch, OBJECTIVES["sft"].normalizers(batch), "sft")
     mask = np.asarray(batch.target_mask)
     next_token = -logps[mask].mean()
-    compared = np.repeat(np.asarray(batch.reference_tile_mask).any(axis=1)[:, None], 8, axis=1)
+    compared = np.repeat(np.asarray(batch.reference_tile_mask).any(axis=1, keepdims=True), 8, axis=1)
     each, anomalous, good = (
         np.asarray(x) for x in similarity_loss(jnp.asarray(similarity), batch.token_labels, jnp.asarray(compared))
     )

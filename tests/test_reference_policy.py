@@ -146,7 +146,7 @@ def test_a_training_batch_gets_the_values_of_its_own_record_mode_and_question(
         batch = attach(next(loader))
         found = np.asarray(batch.reference_logps)
         np.testing.assert_allclose(found, responder.answer_logps(batch), atol=1e-5)
-        modes |= set(np.asarray(batch.reference_tile_mask).any(axis=1).tolist())
+        modes |= {bool(shown.any()) for shown in np.asarray(batch.reference_tile_mask)}
         asked |= set(np.asarray(batch.question_ids).ravel().tolist())
     assert modes == {True, False} and asked == {0, 1}
 

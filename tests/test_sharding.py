@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, PartitionSpec
-from tiny_sage import TINY, random_batch, random_params, structure
+from tiny_sage import QUICK, TINY, random_batch, random_params, structure
 
 from sage_jax import sharding
 from sage_jax.batch import TreeBatch
@@ -151,7 +151,9 @@ def loss_and_gradient(objective: str, cube: bool) -> tuple[jax.Array, Params]:
         shardings = param_shardings(shapes, mesh)
         params = jax.device_put(random_params(shapes), shardings)
         placed = jax.device_put(batch, batch_sharding(mesh))
-        return jax.jit(jax.value_and_grad(loss), out_shardings=(None, shardings))(params, placed)
+        return jax.jit(jax.value_and_grad(loss), out_shardings=(None, shardings), compiler_options=QUICK)(
+            params, placed
+        )
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -38,7 +38,7 @@ def test_stages_run_in_the_order_of_the_config(tiny_run: TinyRun) -> None:
     lines = (tiny_run.run_dir / "log.txt").read_text(encoding="utf-8").splitlines()
     order = list(dict.fromkeys(line.split()[2].rstrip(":") for line in lines if line[:2] == "20"))
     assert order == [stage for stage in read_config(["--config", str(CONFIG)]).stage_names if stage in order]
-    assert {"prepare", "base", "sfe", "edpo", "inspect"} <= set(order)
+    assert {"prepare", *TRAINING_STAGES, "inspect"} <= set(order)
     assert list(tiny_run.summary()["stages"]) == list(read_config(["--config", str(CONFIG)]).stage_names)
 
 
@@ -65,7 +65,7 @@ def test_the_data_revision_is_that_of_the_source(tiny_run: TinyRun) -> None:
 def test_metrics_have_a_row_for_every_step_and_the_preference_statistics(tiny_run: TinyRun) -> None:
     rows = read_jsonl(tiny_run.run_dir / "metrics.jsonl")
     config = read_config(["--config", str(CONFIG)])
-    for stage in ("base", "sfe", "edpo"):
+    for stage in TRAINING_STAGES:
         steps = [row["step"] for row in rows if row["stage"] == stage]
         assert steps == list(range(1, config.training(stage).steps + 1))
         assert list((tiny_run.run_dir / "tensorboard" / stage).iterdir())
@@ -77,9 +77,9 @@ def test_metrics_have_a_row_for_every_step_and_the_preference_statistics(tiny_ru
         "rejected_logps",
         "extreme_gap",
     }
-    assert all(wanted <= row.keys() for row in rows if row["stage"] == "edpo")
+    assert all(wanted <= row.keys() for row in rows if row["stage"] in ("dpo", "edpo"))
     losses = [row["loss"] for row in rows if row["stage"] == "base"]
-    assert sum(losses[-5:]) < sum(losses[:5])
+    assert sum(losses[-3:]) < sum(losses[:3])
 
 
 def test_the_loss_plot_is_a_picture(tiny_run: TinyRun) -> None:
@@ -93,7 +93,7 @@ def test_the_summary_has_cost_and_metrics_of_the_promised_form(tiny_run: TinyRun
     for cost in summary["stages"].values():
         assert cost.keys() == {"seconds", "peak_memory_gb"}
         assert cost["seconds"] >= 0 and 0.1 < cost["peak_memory_gb"] < 6
-    assert summary["metrics"].keys() == {"base", "sfe", "edpo"}
+    assert summary["metrics"].keys() == set(TRAINING_STAGES)
     for modes in summary["metrics"].values():
         assert modes.keys() == {"zero_shot", "one_shot"}
         for mode, entry in modes.items():
@@ -139,10 +139,10 @@ def copied(tiny_run: TinyRun, tmp_path: Path) -> Iterator[Any]:
 def test_a_finished_stage_is_not_trained_again_and_keeps_its_cost(
     tiny_run: TinyRun, copied: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run_dir = copied("base,sfe", "--config.sfe.steps=31")
+    run_dir = copied("base,sfe", "--config.sfe.steps=13")
     said = capfd.readouterr().err
     assert "base: finished before; delete" in said
-    assert "the config has changed since it was trained:\n  sfe.steps: 30 -> 31" in said
+    assert "the config has changed since it was trained:\n  sfe.steps: 12 -> 13" in said
     summary = json.loads((run_dir / "summary.json").read_text())
     assert summary["stages"]["base"] == tiny_run.summary()["stages"]["base"]
     assert (run_dir / "metrics.jsonl").read_bytes() == (tiny_run.run_dir / "metrics.jsonl").read_bytes()
@@ -180,26 +180,24 @@ def test_the_ablation_is_written_over_seeds_and_leaves_done_seeds_as_they_are(
     tiny_run: TinyRun, tmp_path: Path
 ) -> None:
     shutil.copytree(tiny_run.folder / "compiled", tmp_path / "compiled")
-    shrunk = [f"--config.{stage}.steps=2" for stage in ("base", "plain", "sfe", "dpo", "edpo")]
-    common = ["--config.stages=ablate", "--config.evaluate.num_records=4", *shrunk]
-    run_main(tmp_path, *common, "--config.ablate.seeds=(0,)")
+    run_main(tmp_path, "--config.stages=ablate", "--config.ablate.seeds=(0,)")
     first = tmp_path / "run" / "seed_0"
     before = {path: path.stat().st_mtime_ns for path in first.rglob("DONE.json")}
-    predictions = first / "predictions" / "edpo_one_shot.jsonl"
+    predictions = first / "predictions" / "plain_one_shot.jsonl"
     scored = predictions.stat().st_mtime_ns
-    assert len(before) == 5
-    again = run_main(tmp_path, *common, "--config.ablate.seeds=(0, 1)")
+    assert len(before) == 2
+    again = run_main(tmp_path, "--config.stages=ablate", "--config.ablate.seeds=(0, 1)")
     assert "seed 0: scored before" in again.stderr
     assert {path: path.stat().st_mtime_ns for path in first.rglob("DONE.json")} == before
     assert predictions.stat().st_mtime_ns == scored
     ablation = json.loads((tmp_path / "run" / "ablation.json").read_text())
     assert ablation["seeds"] == [0, 1]
-    for model, modes in ablation["rows"].items():
-        for mode, metrics in modes.items():
+    for model in ("base", "plain"):
+        for mode, metrics in ablation["rows"][model].items():
             for seed in (0, 1):
                 summary = json.loads((tmp_path / "run" / f"seed_{seed}" / "summary.json").read_text())
                 value = summary["metrics"][model][mode]["mle"]["value"]
-                assert metrics["mle"]["values"][seed] == pytest.approx(value)
+                assert metrics["mle"]["values"][str(seed)] == pytest.approx(value)
     assert (tmp_path / "run" / "ablation.md").read_text().startswith("# Ablation over seeds 0, 1")
     revisions = [json.loads((tmp_path / "run" / f"seed_{s}" / "data.json").read_text())["revision"] for s in (0, 1)]
     assert revisions[0] != revisions[1]

@@ -14,15 +14,15 @@ from sage_jax.config import (
 )
 from sage_jax.run_config import AblateConfig, Config, EvaluateConfig, InspectConfig, to_config_dict
 
-QUICK = TrainConfig(
-    steps=30,
+SFE = TrainConfig(
+    steps=12,
     batch_size=4,
     warmup_steps=1,
     peak_learning_rate=1e-2,  # enough to open answers with a verdict, which the base model does not
     questions_per_image=2,
     log_every=1,
 )
-PREFER = TrainConfig(
+PREFERENCE = TrainConfig(
     steps=4,
     batch_size=4,
     warmup_steps=1,
@@ -38,10 +38,10 @@ def get_config() -> ml_collections.ConfigDict:
     """The run."""
     return to_config_dict(
         Config(
-            stages="check,prepare,base,sfe,edpo,evaluate,inspect",
+            stages="check,prepare,base,plain,sfe,dpo,edpo,evaluate,inspect",
             data=DataConfig(num_train=24, num_test=10, image_px=32),
             text=TextConfig(
-                vocab_size=400, max_fact_tokens=64, max_answer_tokens=96, buckets=(1024, 4096), assist_position="prefix"
+                vocab_size=768, max_fact_tokens=64, max_answer_tokens=96, buckets=(512, 1024), assist_position="prefix"
             ),
             model=ModelConfig(
                 vit=VitConfig(tile_px=32, patch_px=8, num_layers=1, embed_dim=32, num_heads=2, mlp_dim=64),
@@ -49,7 +49,7 @@ def get_config() -> ml_collections.ConfigDict:
                 fusion=FusionConfig(num_heads=2, num_distinct=2),
             ),
             base=TrainConfig(
-                steps=40,
+                steps=10,
                 batch_size=4,
                 warmup_steps=1,
                 freeze=("fusion/", "fact_encoder/"),
@@ -58,8 +58,8 @@ def get_config() -> ml_collections.ConfigDict:
                 similarity_weight=1.0,
                 log_every=1,
             ),
-            plain=TrainConfig(steps=2, batch_size=4, warmup_steps=1, questions_per_image=1, facts="text"),
-            sfe=QUICK,
+            plain=TrainConfig(steps=2, batch_size=4, warmup_steps=1, questions_per_image=1, facts="text", log_every=1),
+            sfe=SFE,
             dpo=TrainConfig(
                 steps=2,
                 batch_size=4,
@@ -68,10 +68,13 @@ def get_config() -> ml_collections.ConfigDict:
                 answers="ranked",
                 freeze=("vit/", "fusion/", "fact_encoder/"),
                 preference=PreferenceConfig(eta=0.0, lambda_hard=0.0),
+                log_every=1,
             ),
-            edpo=PREFER,
-            evaluate=EvaluateConfig(batch_size=10, max_new_tokens=8, bootstrap_samples=50),
+            edpo=PREFERENCE,
+            evaluate=EvaluateConfig(
+                batch_size=10, max_new_tokens=8, bootstrap_samples=50, stages=("base", "plain", "sfe", "dpo", "edpo")
+            ),
             inspect=InspectConfig(max_images=4),
-            ablate=AblateConfig(seeds=(0, 1)),
+            ablate=AblateConfig(stages=("base", "plain")),
         )
     )

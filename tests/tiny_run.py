@@ -44,6 +44,7 @@ def start_main(folder: Path, *overrides: str) -> subprocess.Popen[str]:
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",  # or the folder's path would be part of every key
     }
     fields = (f"--config.run_dir={folder / 'run'}", f"--config.data.cache_dir={folder / 'cache'}")
     command = [sys.executable, "-m", "sage_jax.main", "--config", str(CONFIG), *fields, *overrides]

@@ -279,7 +279,8 @@ def visited_records(num_records: int, *, batch_size: int, steps: int, seed: int)
     if steps * batch_size >= num_records:
         return list(range(num_records))
     order = _order(num_records, seed)
-    return sorted(int(order[position]) for position in range(steps * batch_size))
+    taken = (order[position] for position in range(steps * batch_size))
+    return sorted(int(index) for index in taken if index is not None)  # none is: Grain's type allows for filters
 
 
 def make_eval_batches(

@@ -19,7 +19,7 @@ from sage_jax.data.wording import COMPARISON, INSPECTION_QUESTION, PLACES, Claim
 
 __all__ = ["INSPECTION_QUESTION", "PLACES", "VERSION", "make_records", "place_of"]
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Raised whenever the records made of the same annotations change, so that stored data sets are built again."""
 
 QUESTIONS_PER_RECORD: Final = 5

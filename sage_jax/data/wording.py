@@ -32,17 +32,15 @@ COMPARISON: Final[dict[bool, tuple[str, ...]]] = {
         "Does this {object} differ from a good one?",
         "Is anything wrong with this {object}?",
         "Should this {object} be rejected?",
-        "Is this {object} damaged?",
     ),
     False: (
         "Is this {object} free of defects?",
-        "Does this {object} match a good one?",
         "Is this {object} in good condition?",
     ),
 }
 SHOWS: Final[dict[bool, tuple[str, ...]]] = {
     True: ("Does this {object} show {noun}?", "Is there {noun} on this {object}?", "Can you see {noun} here?"),
-    False: ("Is this {object} free of {plural}?", "Is {noun} absent from this {object}?"),
+    False: ("Is this {object} free of {plural}?",),
 }
 CONSEQUENCE: Final[dict[bool, tuple[str, ...]]] = {
     True: (
@@ -51,7 +49,6 @@ CONSEQUENCE: Final[dict[bool, tuple[str, ...]]] = {
         "Must we fear that this {object} will {fails}?",
     ),
     False: (
-        "Will this {object} {works}?",
         "Can we trust this {object} to {works}?",
         "Is this {object} fit to {works}?",
     ),

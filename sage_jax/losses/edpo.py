@@ -32,7 +32,7 @@ def answer_surprisal(
       float32, >= 0. Differences inside a group equal score differences / temperature.
     """
     logits = jnp.where(answer_mask, scores.astype(jnp.float32) / temperature, -jnp.inf)
-    # A group without answers would give nan and, through `where`, a nan gradient.
+    # A group without answers would compute nan: hidden by the masks here, yet an error under jax_debug_nans.
     logits = jnp.where(answer_mask.any(axis=-1, keepdims=True), logits, 0.0)
     return jnp.where(answer_mask, -jax.nn.log_softmax(logits, axis=-1), 0.0)
 

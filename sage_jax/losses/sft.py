@@ -14,7 +14,11 @@ def next_token_loss(token_logps: Float[Array, "B Q N L"], target_mask: Bool[Arra
 
 
 def similarity_loss(
-    similarity: Float[Array, "B M"], token_labels: Float[Array, "B M"], compared_mask: Bool[Array, "B M"], *, scale: float = 8.0
+    similarity: Float[Array, "B M"],
+    token_labels: Float[Array, "B M"],
+    compared_mask: Bool[Array, "B M"],
+    *,
+    scale: float = 8.0,
 ) -> tuple[Float[Array, "B M"], Bool[Array, "B M"], Bool[Array, "B M"]]:
     """Logistic loss that pulls good tokens towards the reference and pushes anomalous ones away.
 

@@ -112,10 +112,13 @@ class Decoder(nnx.Module):
     def __init__(
         self, config: DecoderConfig, vocab_size: int, *, dtype: jnp.dtype, remat: Remat, unroll: int, rngs: nnx.Rngs
     ):
-        self.config, self.dtype, self.remat, self.unroll = config, dtype, remat, unroll
+        self.config, self.dtype, self.unroll = config, dtype, unroll
+        self.remat: Remat = remat
         width = config.embed_dim
         init = nnx.initializers.normal(width**-0.5)
-        self.embedding = nnx.Embed(vocab_size, width, dtype=dtype, embedding_init=nnx.initializers.normal(0.02), rngs=rngs)
+        self.embedding = nnx.Embed(
+            vocab_size, width, dtype=dtype, embedding_init=nnx.initializers.normal(0.02), rngs=rngs
+        )
         self.blocks = stack_layers(lambda rngs: DecoderBlock(config, dtype=dtype, rngs=rngs), config.num_layers, rngs)
         self.norm = RmsNorm(width, eps=config.norm_eps, rngs=rngs)
         if not config.tie_embeddings:
@@ -136,7 +139,9 @@ class Decoder(nnx.Module):
           cache: Keys and values of what went before; None for one pass over a whole sequence.
         """
 
-        def step(block: DecoderBlock, x: Array, layer_cache: tuple[Array, Array] | None) -> tuple[Array, tuple[Array, Array] | None]:
+        def step(
+            block: DecoderBlock, x: Array, layer_cache: tuple[Array, Array] | None
+        ) -> tuple[Array, tuple[Array, Array] | None]:
             slots = None if layer_cache is None or cache is None else (*layer_cache, cache.length)
             attended, written = block.attention(block.attention_norm(x), position_ids, mask, slots)
             x = constrain(x + attended, "batch", "none", "none")
@@ -160,4 +165,6 @@ class Decoder(nnx.Module):
     def empty_cache(self, batch: int, slots: int) -> KvCache:
         """A cache of `slots` positions, nothing written."""
         shape = (self.config.num_layers, batch, slots, self.config.num_kv_heads, self.config.width_of_head)
-        return KvCache(keys=jnp.zeros(shape, self.dtype), values=jnp.zeros(shape, self.dtype), length=jnp.zeros((), jnp.int32))
+        return KvCache(
+            keys=jnp.zeros(shape, self.dtype), values=jnp.zeros(shape, self.dtype), length=jnp.zeros((), jnp.int32)
+        )

@@ -49,7 +49,9 @@ def compare(
     A row whose reference is all masked has no reference: all its tokens are distinct. Ties go to the earlier token.
     An image with fewer tokens than `num_distinct` gives all it has.
     """
-    test_unit, reference_unit = (x / (jnp.linalg.norm(x.astype(jnp.float32), axis=-1, keepdims=True) + 1e-6) for x in (test, reference))
+    test_unit, reference_unit = (
+        x / (jnp.linalg.norm(x.astype(jnp.float32), axis=-1, keepdims=True) + 1e-6) for x in (test, reference)
+    )
     if kind == "aligned":
         similarity = jnp.sum(test_unit * reference_unit, axis=-1)
         match = jnp.broadcast_to(jnp.arange(test.shape[1]), similarity.shape)
@@ -137,10 +139,10 @@ class FactFusion(nnx.Module):
         self.norm = LayerNorm(width, eps=1e-5, rngs=rngs)
         self.head = nnx.Linear(width, width, dtype=dtype, kernel_init=nnx.initializers.normal(width**-0.5), rngs=rngs)
         if config.difference != "none":
-            self.difference = nnx.Param(jnp.zeros(width, jnp.float32))
+            self.difference = nnx.Param(jax.random.normal(rngs.params(), (width,)))
         if config.difference == "residual":
-            zeros = nnx.initializers.zeros
-            self.residual = nnx.Linear(width, width, use_bias=False, dtype=dtype, kernel_init=zeros, rngs=rngs)
+            init = nnx.initializers.normal(width**-0.5)
+            self.residual = nnx.Linear(width, width, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
 
     def __call__(
         self,

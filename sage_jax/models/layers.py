@@ -81,7 +81,5 @@ def scan_layers(
     if remat == "full":
         body = jax.checkpoint(body, prevent_cse=False)
     elif remat == "dots":
-        body = jax.checkpoint(
-            body, prevent_cse=False, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-        )
+        body = jax.checkpoint(body, prevent_cse=False, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
     return jax.lax.scan(body, x, (state, per_layer), unroll=unroll)

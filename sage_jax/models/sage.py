@@ -104,7 +104,9 @@ class Sage(nnx.Module):
         patch, fold = self.config.vit.patch_px, self.config.downsample
         patches = self.vit(tiles.reshape(batch * num_tiles, height, width, 3))
         tokens = pixel_shuffle(patches, rows=height // patch, columns=width // patch, fold=fold)
-        return constrain(self.adapter(tokens).reshape(batch, -1, self.config.decoder.embed_dim), "batch", "none", "none")
+        return constrain(
+            self.adapter(tokens).reshape(batch, -1, self.config.decoder.embed_dim), "batch", "none", "none"
+        )
 
     def embed_images(self, batch: TreeBatch) -> ImageEmbeddings:
         """Embeddings of the test images and of their comparison with the references (SFE, steps 2 to 4)."""
@@ -128,7 +130,10 @@ class Sage(nnx.Module):
     def embed_tokens(self, token_ids: Int[Array, "B S"], images: ImageEmbeddings) -> Float[Array, "B S D"]:
         """Token embeddings with image and comparison embeddings in place of their placeholders, in order."""
         embeddings = self.decoder.embedding(token_ids)
-        for token, values in ((self.placeholders.image, images.image), (self.placeholders.comparison, images.comparison)):
+        for token, values in (
+            (self.placeholders.image, images.image),
+            (self.placeholders.comparison, images.comparison),
+        ):
             here = token_ids == token
             order = jnp.clip(jnp.cumsum(here, axis=1) - 1, 0, values.shape[1] - 1)
             placed = jnp.take_along_axis(values, order[..., None], axis=1)

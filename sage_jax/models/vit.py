@@ -36,7 +36,9 @@ def bicubic_weights(size_in: int, size_out: int) -> np.ndarray:
         distance = np.abs(centres - (first + offset))
         near = (a + 2) * distance**3 - (a + 3) * distance**2 + 1
         far = a * distance**3 - 5 * a * distance**2 + 8 * a * distance - 4 * a
-        np.add.at(weights, (np.arange(size_out), np.clip(first + offset, 0, size_in - 1)), np.where(distance <= 1, near, far))
+        np.add.at(
+            weights, (np.arange(size_out), np.clip(first + offset, 0, size_in - 1)), np.where(distance <= 1, near, far)
+        )
     return weights.astype(np.float32)
 
 
@@ -103,7 +105,8 @@ class Vit(nnx.Module):
 
     def __init__(self, config: VitConfig, *, dtype: jnp.dtype, remat: Remat, unroll: int, rngs: nnx.Rngs):
         width, patch = config.embed_dim, config.patch_px
-        self.config, self.dtype, self.remat, self.unroll = config, dtype, remat, unroll
+        self.config, self.dtype, self.unroll = config, dtype, unroll
+        self.remat: Remat = remat
         self.side = config.tile_px // patch
         init = nnx.initializers.normal((3 * patch * patch) ** -0.5)
         self.patch_embed = nnx.Linear(3 * patch * patch, width, dtype=dtype, kernel_init=init, rngs=rngs)
