@@ -1,4 +1,12 @@
-"""Quickstart: a small SAGE, trained from nothing through both stages on the built-in generator."""
+"""Quickstart: a small SAGE, trained from nothing through both stages on the built-in generator.
+
+Goal: within ten minutes from a fresh machine, a table that shows what each stage brought on product categories that
+training never saw, and a report to open. Aims there, one-shot: verdict accuracy >= 0.90, AUROC >= 0.95, pixel AUROC >= 0.90.
+Sizes and rates: chosen for two CPU cores. `base` stands for the public weights that a real run starts from: it learns
+words and dense correspondence, not inspection. Test and reference are registered to a pixel, hence "aligned".
+Hardware: 2 CPU cores, 6 GB of memory.
+Command: python -m sage_jax.main --config configs/quickstart.py
+"""
 
 import ml_collections
 

@@ -46,7 +46,6 @@ def test_no_config_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         (["--config.stages=prepare", "--config.data.held_out=('nut',)"], "data.held_out"),
         (["--config.stages=prepare", "--config.data.vocabulary=nowhere.toml"], "nowhere.toml"),
         (["--config.stages=prepare", "--config.text.vocab_size=100"], "text.vocab_size = 100: bytes"),
-        (["--config.stages=base", "--config.text.buckets=(16,)", "--config.base.batch_size=8"], "text.buckets"),
         (["--config.stages=base", "--config.mesh.data=3"], "mesh"),
         (["--config.stages=check", "--config.data.source=mvtec", "--config.data.root=nowhere"], "nowhere"),
         (["--config.stages=prepare", "--config.data.source=adpl", "--config.data.root=nowhere.json"], "nowhere.json"),
@@ -74,11 +73,19 @@ def test_a_fault_of_the_data_is_one_line(tmp_path: Path, capsys: pytest.CaptureF
     assert last.startswith("error: ") and "items.json" in last and "data.on_bad_record=skip" in last
 
 
-def test_weights_of_another_model_are_told(
-    tiny_run: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.model.vit.qk_norm", "its parameters are not this model's"),
+        ("--config.text.buckets=(16,)", "text.buckets"),
+        ("--config.text.max_fact_tokens=2", "raise text.max_fact_tokens"),
+    ],
+)
+def test_what_does_not_fit_the_trained_models_is_told(
+    override: str, message: str, tiny_run: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(tiny_run.run_dir, tmp_path / "run")
     fields = [f"--config.run_dir={tmp_path / 'run'}", f"--config.data.cache_dir={tiny_run.folder / 'cache'}"]
-    other = ["--config.stages=evaluate", "--config.model.vit.qk_norm"]
-    assert main(["--config", str(CONFIG), *fields, *other]) == 2
-    assert "its parameters are not this model's" in capsys.readouterr().err
+    assert main(["--config", str(CONFIG), *fields, "--config.stages=evaluate", override]) == 2
+    errors = re.findall(r"^error: .*", capsys.readouterr().err, re.MULTILINE)
+    assert len(errors) == 1 and message in errors[0]

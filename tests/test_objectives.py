@@ -76,7 +76,7 @@ def answer_token_logps(params: Params, batch: TreeBatch) -> tuple[np.ndarray, np
     return np.asarray(logps), np.asarray(similarity)
 
 
-def test_sft_is_the_mean_over_answer_tokens_and_the_similarity_loss_over_each_kind_of_token(
+def test_sft_is_the_mean_loss_of_answer_tokens_and_of_each_kind_of_image_token(
     params: Params, batch: TreeBatch, answer_token_logps: tuple[np.ndarray, np.ndarray]
 ) -> None:
     logps, similarity = answer_token_logps
@@ -87,7 +87,11 @@ def test_sft_is_the_mean_over_answer_tokens_and_the_similarity_loss_over_each_ki
     each, anomalous, good = (
         np.asarray(x) for x in similarity_loss(jnp.asarray(similarity), batch.token_labels, jnp.asarray(compared))
     )
-    expected = next_token + 0.7 * 0.5 * (each[anomalous].mean() + each[good].mean())
+    # The two good tokens of each row that deviate most count once more.
+    hardest = [
+        row[np.argsort(-row, kind="stable")[: min(2, keep.sum())]] for row, keep in zip(each * good, good, strict=True)
+    ]
+    expected = next_token + 0.35 * (each[anomalous].mean() + each[good].mean() + np.concatenate(hardest).mean())
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["next_token_loss"][0] / metrics["next_token_loss"][1], next_token, rtol=1e-5)
     assert int(metrics["token_accuracy"][1]) == mask.sum()

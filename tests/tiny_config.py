@@ -15,7 +15,7 @@ from sage_jax.config import (
 from sage_jax.run_config import AblateConfig, Config, EvaluateConfig, InspectConfig, to_config_dict
 
 SFE = TrainConfig(
-    steps=12,
+    steps=20,
     batch_size=4,
     warmup_steps=1,
     peak_learning_rate=1e-2,  # enough to open answers with a verdict, which the base model does not
@@ -75,6 +75,6 @@ def get_config() -> ml_collections.ConfigDict:
                 batch_size=10, max_new_tokens=8, bootstrap_samples=50, stages=("base", "plain", "sfe", "dpo", "edpo")
             ),
             inspect=InspectConfig(max_images=4),
-            ablate=AblateConfig(stages=("base", "plain")),
+            ablate=AblateConfig(stages=("base",)),
         )
     )

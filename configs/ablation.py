@@ -1,0 +1,20 @@
+"""Ablation: base, facts as plain text, SFE, SFE + DPO, SFE + E-DPO on the quickstart's data, over three seeds.
+
+Goal: the order of the paper's ablation (method.md: MLE of SFE + E-DPO >= SFE + DPO >= SFE > plain facts >= base), with
+intervals; the table goes to `run_dir`/ablation.md.
+Hardware: 2 CPU cores, about 10 minutes a seed; a run that was stopped goes on where it stopped.
+Command: python -m sage_jax.main --config configs/ablation.py
+"""
+
+import dataclasses
+
+import ml_collections
+
+from configs import quickstart
+from sage_jax.run_config import from_config_dict, to_config_dict
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The experiment."""
+    config = from_config_dict(quickstart.get_config())
+    return to_config_dict(dataclasses.replace(config, run_dir="runs/ablation", stages="ablate"))
