@@ -350,7 +350,7 @@ class TrainConfig:
     b2: float = 0.95
     clip_norm: float = 1.0
     freeze: tuple[str, ...] = ("vit/", "fact_encoder/")
-    reference_drop_rate: float = 0.3
+    reference_drop_rate: float = 0.2
     questions: Literal["inspection", "description"] = "inspection"
     questions_per_image: int = 0
     answers: Literal["best", "ranked"] = "best"

@@ -102,10 +102,9 @@ class Examination:
                     yield records[int(index)], np.where(batch.answer_mask[row], logps[row], np.nan)
 
 
-def inspection_record(record: Record, vocabulary: Vocabulary) -> Record:
+def inspection_record(record: Record) -> Record:
     """The record with the one question that inspection asks: whether there is a defect."""
-    name = vocabulary.object_of(record.category).name
-    return dataclasses.replace(record, questions=(Question(INSPECTION_QUESTION.format(object=name), ()),))
+    return dataclasses.replace(record, questions=(Question(INSPECTION_QUESTION, ()),))
 
 
 def anomaly_map(
@@ -199,7 +198,7 @@ def _detection(examination: Examination, records: Sequence[Record], *, with_refe
     """AUROC, average precision and F1 of the anomaly score, and pixel AUROC of the map, over distinct images."""
     config = examination.config
     first = {record.image_id: record for record in records if record.anomalous is not None}
-    asked = [inspection_record(record, examination.vocabulary) for record in first.values()]
+    asked = [inspection_record(record) for record in first.values()]
     samples = {"samples": config.evaluate.bootstrap_samples, "seed": config.seed}
     scores: list[float] = []
     maps: list[np.ndarray] = []

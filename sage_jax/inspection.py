@@ -198,7 +198,7 @@ def _answered(
         chosen = [
             i for i in readable if (record := subjects[i].record) and (record.reference_image is not None) is one_shot
         ]
-        asked = [inspection_record(record, examination.vocabulary) for i in chosen if (record := subjects[i].record)]
+        asked = [inspection_record(record) for i in chosen if (record := subjects[i].record)]
         if asked:
             for index, (record, answers) in zip(
                 chosen, examination.answers(asked, with_reference=one_shot), strict=True

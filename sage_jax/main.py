@@ -35,7 +35,10 @@ def main(arguments: Sequence[str]) -> int:
     if os.environ.get("SAGE_JAX_DISTRIBUTED") == "1":
         import jax
 
-        jax.distributed.initialize()
+        try:
+            jax.distributed.initialize()
+        except (RuntimeError, ValueError) as error:
+            return _failed(ConfigError(f"SAGE_JAX_DISTRIBUTED=1, but the processes do not find each other: {error}"))
     go_on = f"To go on: {shlex.join(['python', '-m', 'sage_jax.main', *arguments])}"
     try:
         run_stages(config)

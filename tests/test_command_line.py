@@ -48,7 +48,7 @@ def test_fields_of_every_kind_are_overridden() -> None:
         ("--config.mesh.qqq=1", "there are mesh.data, mesh.fsdp, mesh.tensor"),
         ("--config.sfe.steps.x=3", "sfe.steps has no fields of its own"),
         ("--config.seed=abc", "--config.seed=abc: wrong type; expected int, such as 0"),
-        ("--config.sfe.steps=1.5", "--config.sfe.steps=1.5: wrong type; expected int, such as 4"),
+        ("--config.sfe.steps=1.5", "--config.sfe.steps=1.5: wrong type; expected int, such as 20"),
         ("--config.sfe=3", "a section, set its fields"),
         ("--config.model.vit.qk_norm=maybe", "wrong type; expected bool"),
         ("--config.data.held_out=('a',", "wrong type; expected tuple"),

@@ -11,7 +11,6 @@ from tiny_run import CONFIG, TinyRun, read_jsonl
 
 from sage_jax.command_line import read_config
 from sage_jax.data import adpl
-from sage_jax.data.facts import load_vocabulary
 from sage_jax.data.tiles import tile_image
 from sage_jax.evaluate import anomaly_map, inspection_record
 from sage_jax.run_config import TRAINING_STAGES
@@ -87,10 +86,10 @@ def test_the_map_is_one_minus_similarity_where_the_tokens_lie(tiny_run: TinyRun)
     assert found.max() == pytest.approx(0.75, abs=1e-5) and found[0, 0] == pytest.approx(0.0, abs=1e-6)
 
 
-def test_inspection_asks_one_question_about_the_object(tiny_run: TinyRun) -> None:
+def test_inspection_asks_one_question_of_the_trained_wording(tiny_run: TinyRun) -> None:
     config = read_config(["--config", str(CONFIG), f"--config.data.cache_dir={tiny_run.folder / 'cache'}"])
     prepared = adpl.prepare(config.data, config.text, seed=config.seed, run_dir=tiny_run.run_dir)
     record = adpl.open_split(prepared, "test")[0]
-    (question,) = inspection_record(record, load_vocabulary()).questions
-    assert question.text == f"Is there a defect in this {load_vocabulary().object_of(record.category).name}?"
+    (question,) = inspection_record(record).questions
+    assert question.text == INSPECTION_QUESTION
     assert question.answers == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -27,6 +28,16 @@ def test_a_wrong_command_line_is_one_line_and_status_2() -> None:
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == "error: --config.sfe.stps: no such field; did you mean --config.sfe.steps?\n"
+
+
+def test_several_processes_without_a_cluster_are_one_line() -> None:
+    command = [sys.executable, "-m", "sage_jax.main", "--config", str(CONFIG)]
+    named = ("SLURM_", "OMPI_", "KUBERNETES_", "PMI_", "JAX_COORD")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(named)}
+    environment |= {"SAGE_JAX_DISTRIBUTED": "1", "JAX_PLATFORMS": "cpu"}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith("error: SAGE_JAX_DISTRIBUTED=1, but the processes do not find")
 
 
 @pytest.mark.parametrize("arguments", [["-h"], ["--help"], ["--config", "x.py", "--help"]])

@@ -410,3 +410,11 @@ def changed_pixels(
         window = (slice(box.top, box.bottom), slice(box.left, box.right))
         mask[window] |= wide[window] if wide[window].any() else True
     return mask
+
+
+def _filled(boxes: list[Box], shape: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
+    """Mask with every box filled."""
+    mask = np.zeros(shape, np.bool_)
+    for box in boxes:
+        mask[box.top : box.bottom, box.left : box.right] = True
+    return mask

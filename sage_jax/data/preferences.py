@@ -15,11 +15,11 @@ from PIL import Image
 from sage_jax.data import wording
 from sage_jax.data.facts import DefectWords, ObjectWords, Risk, Vocabulary, with_article
 from sage_jax.data.records import AnnotatedImage, Answer, Box, Question, Record
-from sage_jax.data.wording import COMPARISON, INSPECTION_QUESTION, PLACES, Claim, Finding, Topic
+from sage_jax.data.wording import COMPARISON, INSPECTION_QUESTION, PLACES, SUBJECT, Claim, Finding, Topic
 
 __all__ = ["INSPECTION_QUESTION", "PLACES", "VERSION", "make_records", "place_of"]
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Raised whenever the records made of the same annotations change, so that stored data sets are built again."""
 
 QUESTIONS_PER_RECORD: Final = 5
@@ -134,9 +134,8 @@ def _findings(image: AnnotatedImage, vocabulary: Vocabulary) -> tuple[Finding, .
 def _comparison_topics(part: _Part, rng: random.Random) -> list[Topic]:
     abnormal = [INSPECTION_QUESTION, *rng.sample(COMPARISON[True][1:], NUM_ABNORMAL_YES - 1)]
     normal = rng.sample(COMPARISON[False], QUESTIONS_PER_RECORD - len(abnormal))
-    name = part.words.name
     return [
-        Topic(text.format(object=name), yes, None)
+        Topic(text.format(object=SUBJECT), yes, None)
         for yes, texts in ((True, abnormal), (False, normal))
         for text in texts
     ]
@@ -155,9 +154,7 @@ def _identification_topics(part: _Part, rng: random.Random) -> list[Topic]:
     for abnormal_yes in _polarities(rng):
         name_present = bool(part.present) and (not part.absent or rng.random() < ASKED_PRESENT_RATE)
         asked = rng.choice(part.present if name_present or not part.absent else part.absent)
-        text = _fresh(
-            wording.SHOWS[abnormal_yes], used, rng, object=part.words.name, noun=asked.noun, plural=asked.plural
-        )
+        text = _fresh(wording.SHOWS[abnormal_yes], used, rng, object=SUBJECT, noun=asked.noun, plural=asked.plural)
         topics.append(Topic(text, abnormal_yes, asked))
     return topics
 
@@ -170,9 +167,7 @@ def _diagnosis_topics(part: _Part, rng: random.Random) -> list[Topic]:
     for abnormal_yes in _polarities(rng):
         pool = present if present and (not others or rng.random() < ASKED_PRESENT_RATE) else others
         risk = rng.choice(pool)
-        text = _fresh(
-            wording.CONSEQUENCE[abnormal_yes], used, rng, object=part.words.name, fails=risk.fails, works=risk.works
-        )
+        text = _fresh(wording.CONSEQUENCE[abnormal_yes], used, rng, object=SUBJECT, fails=risk.fails, works=risk.works)
         topics.append(Topic(text, abnormal_yes, risk=risk))
     return topics
 
@@ -217,7 +212,7 @@ def _question(topic: Topic, part: _Part, rng: random.Random) -> Question:
     else:
         ranked = _good_claims(best, topic, other, rng)
     claims = (best, *_choose(best, ranked, rng))
-    texts = [wording.word_claim(claim, topic, part.words.name, rng) for claim in claims]
+    texts = [wording.word_claim(claim, topic, SUBJECT, rng) for claim in claims]
     answers = (Answer(text, wording.score_of(claim, best)) for text, claim in zip(texts, claims, strict=True))
     return Question(topic.text, tuple(answers))
 

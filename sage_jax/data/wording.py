@@ -10,7 +10,10 @@ from typing import Final, Literal
 
 from sage_jax.data.facts import DefectWords, Risk, sentence, with_article
 
-INSPECTION_QUESTION: Final = "Is there a defect in this {object}?"
+# What questions and answers call the object. A category's own name would be a word that a model trained on other
+# categories has never seen, in the very sentence that it has to understand; the facts give the name.
+SUBJECT: Final = "part"
+INSPECTION_QUESTION: Final = f"Is there a defect in this {SUBJECT}?"
 
 # Reading order: row by row from the top, so that cell i is row i // 3, column i % 3.
 PLACES: Final = (
