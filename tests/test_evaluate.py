@@ -11,6 +11,7 @@ from tiny_run import CONFIG, TinyRun, read_jsonl
 
 from sage_jax.command_line import read_config
 from sage_jax.data import adpl
+from sage_jax.data.preferences import INSPECTION_QUESTION
 from sage_jax.data.tiles import tile_image
 from sage_jax.evaluate import anomaly_map, inspection_record
 from sage_jax.run_config import TRAINING_STAGES
