@@ -404,11 +404,11 @@ def changed_pixels(
     filled: it is all that is known of its defect.
     """
     apart = np.abs(test.astype(np.int16) - reference.astype(np.int16)).reshape(*test.shape[:2], -1).max(axis=-1)
-    wide = ndimage.binary_dilation(apart >= _CHANGED, structure=np.ones((3, 3)))
+    wide = np.asarray(ndimage.binary_dilation(apart >= _CHANGED, structure=np.ones((3, 3))), np.bool_)
     mask = np.zeros(test.shape[:2], np.bool_)
     for box in boxes:
         window = (slice(box.top, box.bottom), slice(box.left, box.right))
-        mask[window] |= wide[window] if wide[window].any() else True
+        mask[window] |= wide[window] | (not wide[window].any())
     return mask
 
 
