@@ -152,7 +152,7 @@ def test_any_side_can_be_drawn(side: int):
         assert pixels(image.mask).any()
 
 
-def test_parts_lie_within_three_percent_of_the_middle_and_four_degrees_of_straight():
+def test_parts_lie_within_a_pixel_of_the_middle_and_two_degrees_of_straight():
     product = generator._product("wood board", np.random.default_rng(2))
     offsets, turns = [], []
     for seed in range(40):
@@ -163,5 +163,5 @@ def test_parts_lie_within_three_percent_of_the_middle_and_four_degrees_of_straig
         # The long axis of a board is the first principal axis of its pixels.
         axis = np.linalg.eigh(np.cov(np.stack([columns, rows])))[1][:, 1]
         turns.append(np.degrees(np.arctan(axis[1] / axis[0])))
-    assert 0.7 < np.std(offsets) and np.abs(offsets).max() < 0.03 * 64 + 0.6
-    assert 1.0 < np.std(turns) and np.abs(turns).max() < 5.0
+    assert 0.35 < np.std(offsets) and np.abs(offsets).max() < 0.015 * 64 + 0.6
+    assert 0.5 < np.std(turns) and np.abs(turns).max() < 3.0
