@@ -10,8 +10,10 @@ import jax
 import numpy as np
 
 from sage_jax.axes import Float
+from sage_jax.batch import TreeBatch
 from sage_jax.config import ModelConfig
 from sage_jax.data.chat import Chat, FactsAs
+from sage_jax.data.encode import AnswersKept
 from sage_jax.data.facts import Vocabulary
 from sage_jax.data.images import decode_mask, decode_rgb
 from sage_jax.data.pipeline import make_eval_batches
@@ -60,18 +62,7 @@ class Examination:
         self, records: Sequence[Record], *, with_reference: bool, advance: Advance | None = None
     ) -> Iterator[tuple[Record, Answers]]:
         """Each record and its answers, the batch axis taken off."""
-        rows = self.responder.rows(min(self.config.evaluate.batch_size, len(records)))
-        done = 0
-        for batch in make_eval_batches(
-            records,
-            chat=self.chat,
-            model=self.config.model,
-            text=self.config.text,
-            batch_size=rows,
-            with_reference=with_reference,
-            answers="none",
-            facts_as=self.facts_as,
-        ):
+        for done, batch in enumerate(self._batches(records, with_reference, "none"), start=1):
             found = self.responder.answer(batch)
             for row, index in enumerate(batch.record_index):
                 if index >= 0:
@@ -79,27 +70,28 @@ class Examination:
                         records[int(index)],
                         Answers(found.token_ids[row], found.verdict_score[row], found.similarity[row]),
                     )
-            done += 1
             if advance is not None:
                 advance(done)
 
     def rankings(self, records: Sequence[Record], *, with_reference: bool) -> Iterator[tuple[Record, np.ndarray]]:
         """Each record and the summed log-probabilities of its questions' answers [Q, N]."""
-        rows = self.responder.rows(min(self.config.evaluate.batch_size, len(records)))
-        for batch in make_eval_batches(
-            records,
-            chat=self.chat,
-            model=self.config.model,
-            text=self.config.text,
-            batch_size=rows,
-            with_reference=with_reference,
-            answers="ranked",
-            facts_as=self.facts_as,
-        ):
+        for batch in self._batches(records, with_reference, "ranked"):
             logps = self.responder.answer_logps(batch)
             for row, index in enumerate(batch.record_index):
                 if index >= 0:
                     yield records[int(index)], np.where(batch.answer_mask[row], logps[row], np.nan)
+
+    def _batches(self, records: Sequence[Record], with_reference: bool, answers: AnswersKept) -> Iterator[TreeBatch]:
+        return make_eval_batches(
+            records,
+            chat=self.chat,
+            model=self.config.model,
+            text=self.config.text,
+            batch_size=self.responder.rows(min(self.config.evaluate.batch_size, len(records))),
+            with_reference=with_reference,
+            answers=answers,
+            facts_as=self.facts_as,
+        )
 
 
 def inspection_record(record: Record) -> Record:
