@@ -27,9 +27,9 @@ from sage_jax.run_config import Config, EvaluateConfig, to_config_dict
 def preference_stage(preference: PreferenceConfig) -> TrainConfig:
     """Stage 2: DPO and E-DPO differ in their objective alone."""
     return TrainConfig(
-        steps=80,
+        steps=100,
         batch_size=12,
-        peak_learning_rate=3e-4,
+        peak_learning_rate=2e-4,
         reference_drop_rate=0.1,
         answers="ranked",
         freeze=("vit/", "fusion/", "fact_encoder/"),
@@ -67,8 +67,8 @@ def get_config() -> ml_collections.ConfigDict:
             ),
             plain=TrainConfig(steps=1000, batch_size=12, peak_learning_rate=2e-3, questions_per_image=3, facts="text"),
             sfe=TrainConfig(steps=1000, batch_size=12, peak_learning_rate=2e-3, questions_per_image=3),
-            dpo=preference_stage(PreferenceConfig(eta=0.0, lambda_hard=0.0, sft_weight=0.5)),
-            edpo=preference_stage(PreferenceConfig(sft_weight=0.5)),
+            dpo=preference_stage(PreferenceConfig(eta=0.0, lambda_hard=0.0, sft_weight=0.2)),
+            edpo=preference_stage(PreferenceConfig(lambda_hard=2.0, sft_weight=0.2)),
             evaluate=EvaluateConfig(max_new_tokens=32),
         )
     )
