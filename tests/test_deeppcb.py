@@ -273,3 +273,14 @@ def test_real_boards_have_no_fault_and_give_every_type(shared: Path) -> None:
         if image.defects:
             changed.append(difference[inside].mean() > 3 * difference[~inside].mean())
     assert np.mean(changed) > 0.95, "boxes lie where test and template differ"
+
+
+def test_mask_is_what_changed_inside_a_box_or_the_box_where_nothing_did() -> None:
+    reference = np.zeros((40, 40, 3), np.uint8)
+    test = reference.copy()
+    test[10, 12] = test[35, 2] = 255  # the second lies outside every box
+    mask = deeppcb.changed_pixels(test, reference, [Box(8, 8, 20, 20), Box(25, 25, 30, 30)])
+    expected = np.zeros((40, 40), bool)
+    expected[9:12, 11:14] = True  # one pixel wider all round
+    expected[25:30, 25:30] = True
+    np.testing.assert_array_equal(mask, expected)
