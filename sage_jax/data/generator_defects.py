@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from sage_jax.data.generator_shapes import Canvas, Picture, Plane
+from sage_jax.data.generator_canvas import Canvas, Picture, Plane
 
 # A defect changes the painted picture around a place (u, v). It gets the canvas, the picture, the belt behind the part
 # and the signed distance to the part's outline.
