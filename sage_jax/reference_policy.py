@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -56,7 +56,7 @@ class ReferenceKey:
 
 def reference_logps(
     records: Sequence[Record],
-    wanted: Sequence[int],
+    wanted: tuple[Sequence[int], Sequence[int]],
     *,
     responder: Responder,
     key: ReferenceKey,
@@ -67,42 +67,54 @@ def reference_logps(
     """Summed log-probability of the answers of wanted records, zero-shot (0) and one-shot (1), in nats.
 
     What was computed before from the same weights, records, template and shapes is read from `folder`, and only the
-    rest computed; records not wanted and never computed are NaN.
+    rest computed; what is not wanted and was never computed is NaN.
+
+    Args:
+      wanted: Records wanted zero-shot, and records wanted one-shot.
     """
     path = folder / f"{key.digest()}.npy"
     table = np.load(path) if path.exists() else None
-    missing = [index for index in wanted if table is None or np.isnan(table[index, 0]).all()]
-    run.line(f"reference log-probabilities: {len(wanted) - len(missing)} records known, {len(missing)} to compute")
-    if not missing:
-        assert table is not None
+    missing = [
+        [index for index in indices if table is None or np.isnan(table[index, mode]).all()]
+        for mode, indices in enumerate(wanted)
+    ]
+    found, lacking = sum(map(len, wanted)), sum(map(len, missing))
+    run.line(f"reference log-probabilities: {found - lacking} answer sets known, {lacking} to compute")
+    if not lacking and table is not None:
         return table
-    rows = responder.rows(min(batch_size, len(missing)))
-    shown = _Chosen(records, missing)
-    computed: list[np.ndarray] = []
-    with run.progress(2 * -(-len(missing) // rows), unit="reference batch") as advance:
-        for with_reference in (False, True):
-            batches = make_eval_batches(
-                shown,
-                chat=key.chat,
-                model=key.model,
-                text=key.text,
-                batch_size=rows,
-                with_reference=with_reference,
-                answers="ranked",
-            )
-            for batch in batches:
-                computed.append(responder.answer_logps(batch))
-                advance(len(computed))
-    half = len(computed) // 2
-    new = np.stack([np.concatenate(part)[: len(missing)] for part in (computed[:half], computed[half:])], axis=1)
-    if table is None:
-        table = np.full((len(records), *new.shape[1:]), np.nan, np.float32)
-    table[missing] = new
+    rows = responder.rows(min(batch_size, max(map(len, missing))))
+    done, batches = 0, sum(-(-len(indices) // rows) for indices in missing)
+    with run.progress(batches, unit="reference batch") as advance:
+        for mode, indices in enumerate(missing):
+            for batch in _batches(_Chosen(records, indices), key, rows, with_reference=bool(mode)) if indices else ():
+                logps = responder.answer_logps(batch)
+                if table is None:
+                    table = np.full((len(records), 2, *logps.shape[1:]), np.nan, np.float32)
+                for row, position in enumerate(np.asarray(batch.record_index)):
+                    if position >= 0:
+                        # A record without a reference image is zero-shot whatever was drawn for it.
+                        modes = [mode] if batch.reference_tile_mask[row].any() else [0, mode]
+                        table[indices[position], modes] = logps[row]
+                done += 1
+                advance(done)
+    assert table is not None
     if jax.process_index() == 0:
         buffer = io.BytesIO()
         np.save(buffer, table)
         replace_file(path, buffer.getvalue())
     return table
+
+
+def _batches(records: Sequence[Record], key: ReferenceKey, rows: int, *, with_reference: bool) -> Iterator[TreeBatch]:
+    return make_eval_batches(
+        records,
+        chat=key.chat,
+        model=key.model,
+        text=key.text,
+        batch_size=rows,
+        with_reference=with_reference,
+        answers="ranked",
+    )
 
 
 class _Chosen(Sequence[Record]):

@@ -142,7 +142,7 @@ def train(run: Run, stage: str, log: RunLog) -> None:
         objective = PreferenceObjective(config.preference)
         table = reference_logps(
             records,
-            visited_records(len(records), batch_size=config.batch_size, steps=config.steps, seed=run.config.seed),
+            visited_records(len(records), train=config, seed=run.config.seed),
             responder=run.responder(params),
             key=ReferenceKey(digest(params), run.prepared.revision, run.chat, run.config.model, run.config.text),
             batch_size=run.config.evaluate.batch_size,

@@ -16,7 +16,7 @@ from PIL import Image
 from sage_jax.batch import TreeBatch
 from sage_jax.config import ModelConfig, TextConfig, TrainConfig, VitConfig
 from sage_jax.data.chat import Chat
-from sage_jax.data.pipeline import StreamError, make_eval_batches, make_train_loader
+from sage_jax.data.pipeline import StreamError, make_eval_batches, make_train_loader, visited_records
 from sage_jax.data.records import Answer, Question, Record
 from sage_jax.data.tokenizer import train_tokenizer
 from sage_jax.data.tree import TreeError
@@ -152,6 +152,19 @@ def test_reference_is_dropped_at_its_rate(records: list[Record], chat: Chat) -> 
         shown = np.concatenate([batch.reference_tile_mask[:, 0] for batch in batches])
         assert low <= shown.mean() <= high
         assert not np.concatenate([batch.reference_tiles for batch in batches])[~shown].any()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9])
+def test_the_records_and_modes_of_a_stage_are_known_before_it_runs(
+    records: list[Record], chat: Chat, steps: int
+) -> None:
+    taken: tuple[set[int], set[int]] = (set(), set())
+    for batch in take(loader(records, chat, train_config()), steps):
+        for index, shown in zip(batch.record_index, np.asarray(batch.reference_tile_mask).any(axis=1), strict=True):
+            taken[int(shown)].add(int(index))
+    visited = visited_records(len(records), train=train_config(steps=steps, warmup_steps=0), seed=3)
+    assert visited == (sorted(taken[0]), sorted(taken[1]))
+    assert all(taken) and (steps > 2 or len(taken[0]) < len(records))
 
 
 def test_questions_are_drawn_anew_and_all_of_them_in_time(records: list[Record], chat: Chat) -> None:

@@ -60,7 +60,7 @@ def make_key(chat: Chat, **changes: Any) -> ReferenceKey:
 
 
 def table_of(
-    folder: Path, records: list[Record], wanted: list[int], responder: Responder, key: ReferenceKey
+    folder: Path, records: list[Record], wanted: tuple[list[int], list[int]], responder: Responder, key: ReferenceKey
 ) -> np.ndarray:
     with RunLog(folder / "run", "edpo") as run:
         return reference_logps(
@@ -96,12 +96,12 @@ def direct(records: list[Record], chat: Chat, responder: CountingResponder) -> n
 def test_the_table_is_what_the_responder_says_and_is_computed_once(
     tmp_path: Path, records: list[Record], chat: Chat, responder: CountingResponder, direct: np.ndarray
 ) -> None:
-    key, before = make_key(chat), responder.scored
-    table = table_of(tmp_path, records, list(range(6)), responder, key)
+    key, before, everything = make_key(chat), responder.scored, (list(range(6)), list(range(6)))
+    table = table_of(tmp_path, records, everything, responder, key)
     np.testing.assert_allclose(table, direct, atol=1e-5)
     assert np.abs(direct[1, 0] - direct[1, 1]).max() > 1e-3, "the reference image matters"
     assert responder.scored == before + 4
-    np.testing.assert_array_equal(table_of(tmp_path, records, list(range(6)), responder, key), table)
+    np.testing.assert_array_equal(table_of(tmp_path, records, everything, responder, key), table)
     assert responder.scored == before + 4
 
 
@@ -110,15 +110,27 @@ def test_only_what_is_wanted_and_missing_is_computed(
 ) -> None:
     key = make_key(chat)
     # Records 0 and 2 have one question of two answers; the table has room for all there are.
-    first = table_of(tmp_path, records, [0, 2], responder, key)
+    first = table_of(tmp_path, records, ([0, 2], [2]), responder, key)
     assert first.shape == direct.shape
-    np.testing.assert_allclose(first[[0, 2]], direct[[0, 2]], atol=1e-5)
-    assert np.isnan(first[[1, 3, 4, 5]]).all()
+    np.testing.assert_allclose(first[[0, 2], 0], direct[[0, 2], 0], atol=1e-5)
+    np.testing.assert_allclose(first[2, 1], direct[2, 1], atol=1e-5)
+    assert np.isnan(first[[1, 3, 4, 5]]).all() and np.isnan(first[0, 1]).all()
     before = responder.scored
-    table = table_of(tmp_path, records, [0, 1, 2, 5], responder, key)
-    assert responder.scored == before + 2  # records 1 and 5, zero-shot and one-shot
-    np.testing.assert_allclose(table[[0, 1, 2, 5]], direct[[0, 1, 2, 5]], atol=1e-5)
-    assert np.isnan(table[[3, 4]]).all()
+    table = table_of(tmp_path, records, ([0, 2], [0, 1, 2, 5]), responder, key)
+    assert responder.scored == before + 1  # records 0, 1 and 5, one-shot, in one batch
+    np.testing.assert_allclose(table[[0, 1, 2, 5], 1], direct[[0, 1, 2, 5], 1], atol=1e-5)
+    np.testing.assert_array_equal(table[[0, 2], 0], first[[0, 2], 0])
+    assert np.isnan(table[[3, 4]]).all() and np.isnan(table[1, 0]).all()
+    np.testing.assert_array_equal(table[5, 0], table[5, 1])  # record 5 has no reference image
+
+
+def test_a_record_without_a_reference_image_is_known_zero_shot_whatever_was_drawn(
+    tmp_path: Path, records: list[Record], chat: Chat, responder: CountingResponder, direct: np.ndarray
+) -> None:
+    alone = [dataclasses.replace(record, reference_image=None) for record in records]
+    table = table_of(tmp_path, alone, ([], [1, 3]), responder, make_key(chat))
+    np.testing.assert_allclose(table[[1, 3], 0], direct[[1, 3], 0], atol=1e-5)
+    np.testing.assert_array_equal(table[[1, 3], 1], table[[1, 3], 0])
 
 
 def test_every_change_of_what_it_depends_on_gives_another_key(chat: Chat) -> None:

@@ -130,7 +130,7 @@ class _TrainAssembler:
 
     def __call__(self, indices: np.ndarray, rng: np.random.Generator) -> TreeBatch:
         parts = self._parts
-        with_reference = rng.random(len(indices)) >= self._train.reference_drop_rate
+        with_reference = _draw_modes(len(indices), rng, self._train)
         tokens = [parts.tokens(int(index)) for index in indices]
         chosen = [self._draw_questions(len(one.questions), rng) for one in tokens]
         lengths = [tree_length(one, ids) for one, ids in zip(tokens, chosen, strict=True)]
@@ -274,13 +274,26 @@ def make_train_loader(
     return TrainLoader(batches, num_workers=num_workers, prefetch=prefetch, identity=identity)
 
 
-def visited_records(num_records: int, *, batch_size: int, steps: int, seed: int) -> list[int]:
-    """The records that the first `steps` batches of a training stream take, each once, ascending."""
-    if steps * batch_size >= num_records:
-        return list(range(num_records))
-    order = _order(num_records, seed)
-    taken = (order[position] for position in range(steps * batch_size))
-    return sorted(int(index) for index in taken if index is not None)  # none is: Grain's type allows for filters
+def visited_records(num_records: int, *, train: TrainConfig, seed: int) -> tuple[list[int], list[int]]:
+    """The records that a stage's training stream takes without (0) and with (1) their reference, each once, ascending.
+
+    Of a record that has no reference image both are the same; the stream's draw does not know which those are.
+    """
+
+    def draw(indices: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        return indices, _draw_modes(len(indices), rng, train)
+
+    visited: tuple[set[int], set[int]] = (set(), set())
+    draws = _order(num_records, seed).batch(train.batch_size).random_map(draw)
+    for step in range(train.steps):
+        for index, with_reference in zip(*draws[step], strict=True):
+            visited[int(with_reference)].add(int(index))
+    return sorted(visited[0]), sorted(visited[1])
+
+
+def _draw_modes(num_rows: int, rng: np.random.Generator, train: TrainConfig) -> np.ndarray:
+    """Which rows keep their reference: the first draw of each batch, so that it can be told without making it."""
+    return rng.random(num_rows) >= train.reference_drop_rate
 
 
 def make_eval_batches(
