@@ -158,7 +158,9 @@ class _Reader:
             found = architectures[0]
         if found not in TEXT_MODELS[self.layout]:
             experts = " (a mixture of experts)" if "moe" in str(found).lower() else ""
-            self.faults.append(f"{section}: the decoder {found!r}{experts} is not supported; supported are {_supported()}")
+            self.faults.append(
+                f"{section}: the decoder {found!r}{experts} is not supported; supported are {_supported()}"
+            )
             raise_any(self.folder / "config.json", self.faults)
         return found
 

@@ -114,6 +114,8 @@ def _text(decoder: DecoderConfig, text_model: TextModel, vocab_size: int, kept: 
     found["rope_theta"] = decoder.rope_theta
     if kind == "dynamic":
         found["rope_scaling"] = {"type": kind, **factor}
+    if text_model == "qwen2" and not decoder.head_dim:
+        del found["head_dim"]  # its config has none unless it differs
     if text_model == "internlm2":
         found["bias"] = False
         del found["head_dim"], found["rope_parameters"]  # not fields of its config

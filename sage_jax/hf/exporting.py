@@ -40,10 +40,10 @@ def export_checkpoint(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     add_files: Callable[[Path], None] | None = None,
 ) -> None:
-    """Writes config.json, the plain model's weights, and SAGE's own beside them; the folder appears whole or not at all.
+    """Writes config.json, the plain model's weights and SAGE's own beside them: the whole folder or nothing.
 
-    What was imported comes back bit for bit, as long as `dtype` is the checkpoint's. The fact encoder is written where it
-    is no longer the decoder's, from which it would else be copied again. One tensor at a time is on the host; every
+    What was imported comes back bit for bit, as long as `dtype` is the checkpoint's. The fact encoder is written where
+    it is no longer the decoder's, from which it would else be copied again. One tensor at a time is on the host; every
     process takes part, the first one writes.
 
     Args:
@@ -92,9 +92,7 @@ def _own_params(params: Params) -> Params:
     return own
 
 
-def _write(
-    params: Params, rows: list[Row], dtype: Dtype, folder: Path | None, max_bytes: int, **options: str
-) -> None:
+def _write(params: Params, rows: list[Row], dtype: Dtype, folder: Path | None, max_bytes: int, **options: str) -> None:
     """Writes parameters by a table; without a folder, a process only takes part in fetching them."""
     wanted = tensors(rows, {path: leaf.shape for path, leaf in params.items()})
     listed = [item for tensor in wanted for item in tensor.stored_shapes().items()]

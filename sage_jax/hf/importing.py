@@ -122,9 +122,7 @@ def stored_shapes(wanted: list[Tensor]) -> dict[str, Shape]:
     return {key: shape for tensor in wanted for key, shape in tensor.stored_shapes().items()}
 
 
-def import_params(
-    checkpoint: Checkpoint, shapes: Mapping[str, Any], shardings: Mapping[str, NamedSharding]
-) -> Params:
+def import_params(checkpoint: Checkpoint, shapes: Mapping[str, Any], shardings: Mapping[str, NamedSharding]) -> Params:
     """The parameters that a checkpoint holds, each on its sharding, read one tensor after the other.
 
     A layer goes from the mapped file to its slice of the stacked parameter before the next one is read: beside the

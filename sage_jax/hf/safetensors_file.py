@@ -141,7 +141,9 @@ def _open_indexed(folder: Path) -> Opened:
         if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
             raise ValueError("weight_map is no object of file names")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        return Opened({}, [f"{INDEX}: cannot be read ({type(error).__name__}: {error}); download it again"], frozenset())
+        return Opened(
+            {}, [f"{INDEX}: cannot be read ({type(error).__name__}: {error}); download it again"], frozenset()
+        )
     outside = sorted({name for name in places.values() if not re.fullmatch(r"[^/\\:]+\.safetensors", name)})
     faults = [f"{INDEX}: names {name!r}, which is no safetensors file of the folder" for name in outside]
     found: dict[str, StoredTensor] = {}
@@ -298,7 +300,7 @@ def _no_weights(folder: Path) -> str:
         return "there are no weights: no safetensors file in the folder"
     glob = pickles[0] if len(pickles) == 1 else f"*{Path(pickles[0]).suffix}"
     return (
-        f"{', '.join(pickles)}: pickle files, which can run any program when they are read, are not opened. Convert them "
+        f"{', '.join(pickles)}: pickle files, which can run any program when read, are not opened. Convert them "
         "where torch is installed, if you trust their source:\n"
         '  python -c "import glob, os, torch; from safetensors.torch import save_file; '
         "[save_file({k: v.clone() for k, v in torch.load(f, map_location='cpu', weights_only=True).items()}, "
