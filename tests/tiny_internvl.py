@@ -93,7 +93,7 @@ def save_original(
 ) -> Path:
     """The folder, with the model as OpenGVLab publishes InternVLChatModel: written out here from its modelling code."""
     weights = {name: tensor.detach().numpy() for name, tensor in peer.state_dict().items()}
-    vision, text = peer.config.vision_config, peer.config.text_config
+    vision, text = (peer.config.to_dict()[name] for name in ("vision_config", "text_config"))
     folder.mkdir(parents=True)
     config = {
         "model_type": "internvl_chat",
@@ -115,10 +115,10 @@ def save_original(
             "num_hidden_layers": NUM_LAYERS,
             "num_attention_heads": 2,
             "intermediate_size": 16,
-            "norm_type": vision.norm_type,
-            "layer_norm_eps": vision.layer_norm_eps,
-            "qkv_bias": vision.attention_bias,
-            "qk_normalization": vision.use_qk_norm,
+            "norm_type": vision["norm_type"],
+            "layer_norm_eps": vision["layer_norm_eps"],
+            "qkv_bias": vision["attention_bias"],
+            "qk_normalization": vision["use_qk_norm"],
             "use_moe": False,
             "num_experts": 8,  # the published configs carry such fields of an experiment that is off
         },
@@ -126,7 +126,7 @@ def save_original(
             "architectures": [_ARCHITECTURES[text_model]],
             "model_type": text_model,
             "vocab_size": VOCAB_SIZE,
-            "hidden_size": text.hidden_size,
+            "hidden_size": text["hidden_size"],
             "num_hidden_layers": NUM_LAYERS,
             "num_attention_heads": NUM_HEADS,
             "num_key_value_heads": NUM_KV_HEADS,
@@ -147,7 +147,7 @@ def save_original(
     for layer in range(NUM_LAYERS):
         theirs = f"vision_model.encoder.layers.{layer}.attn.qkv"
         ours = f"model.vision_tower.encoder.layer.{layer}.attention"
-        for last in ("weight", "bias") if vision.attention_bias else ("weight",):
+        for last in ("weight", "bias")[: 1 + vision["attention_bias"]]:
             # InternAttention reads its projection as (3, heads, width): queries of all heads, keys, values
             original[f"{theirs}.{last}"] = np.concatenate([weights[f"{ours}.{part}_proj.{last}"] for part in "qkv"])
         original.update(_original_layer(weights, layer, text_model))
