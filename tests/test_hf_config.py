@@ -11,7 +11,7 @@ import pytest
 from tiny_internvl import MODEL, save_internvl, torch_internvl
 from transformers import InternVLVisionConfig, LlamaConfig, Qwen2Config, Qwen3Config
 
-from sage_jax.config import ConfigError, DecoderConfig, ModelConfig, VitConfig
+from sage_jax.config import ConfigError, DecoderConfig, FusionConfig, ModelConfig, VitConfig
 from sage_jax.hf.config import CheckpointConfig, read_config
 from sage_jax.hf.config_fields import TEXT_DEFAULTS, VISION_DEFAULTS, Layout, TextModel
 from sage_jax.hf.config_writer import config_json, text_model_of
@@ -122,6 +122,27 @@ def test_what_is_not_supported_is_named_with_what_is(tmp_path: Path, values: Any
 def test_a_missing_config_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="there is no such file; give the folder of a downloaded checkpoint"):
         read_config(tmp_path)
+
+
+JUNK: list[Any] = [None, "x", [], {}, -1, 0, 1.5, True, [3, 4], {"type": []}, 10**30]
+
+
+def test_no_value_of_a_field_gives_another_error(tmp_path: Path) -> None:
+    """Whatever stands in a field, the config is read or the field's fault is told."""
+    base = chat("llm_config", rope_scaling={"type": "dynamic", "factor": 2.0})
+    base["llm_config"] = {**TEXT_DEFAULTS["internlm2"], **base["llm_config"]}
+    base["vision_config"] = {**VISION_DEFAULTS["internvl_chat"], **base["vision_config"]}
+    refused = 0
+    for section in ("", "llm_config", "vision_config"):
+        for name in base[section] if section else base:
+            for junk in JUNK:
+                values = copy.deepcopy(base)
+                (values[section] if section else values)[name] = junk
+                try:
+                    read(tmp_path, values).applied_to(ModelConfig(fusion=FusionConfig(num_heads=1)))
+                except (WeightsError, ConfigError):
+                    refused += 1
+    assert refused > 200
 
 
 def test_all_reasons_are_listed(tmp_path: Path) -> None:

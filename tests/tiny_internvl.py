@@ -37,21 +37,22 @@ _TEXT = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
 
 
 def torch_internvl(
-    text_model: str = "llama", vit: str = "300m", **text_options: Any
+    text_model: str = "llama", vit: str = "300m", *, vision: dict[str, Any] | None = None, **text_options: Any
 ) -> InternVLForConditionalGeneration:
     """A random InternVL; `vit` is `300m` (LayerNorm, biases) or `6b` (RMSNorm, q-k norm, no qkv bias)."""
     large = vit == "6b"
-    vision = InternVLVisionConfig(
-        image_size=8,
-        patch_size=2,
-        hidden_size=8,
-        num_hidden_layers=NUM_LAYERS,
-        num_attention_heads=2,
-        intermediate_size=16,
-        attention_bias=not large,
-        use_qk_norm=large,
-        norm_type="rms_norm" if large else "layer_norm",
-    )
+    vision_options: dict[str, Any] = {
+        "image_size": 8,
+        "patch_size": 2,
+        "hidden_size": 8,
+        "num_hidden_layers": NUM_LAYERS,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "attention_bias": not large,
+        "use_qk_norm": large,
+        "norm_type": "rms_norm" if large else "layer_norm",
+        **(vision or {}),
+    }
     options: dict[str, Any] = {
         "vocab_size": VOCAB_SIZE,
         "hidden_size": NUM_HEADS * HEAD_DIM,
@@ -70,7 +71,7 @@ def torch_internvl(
         **text_options,
     }
     config = InternVLConfig(
-        vision_config=vision,
+        vision_config=InternVLVisionConfig(**vision_options),
         text_config=_TEXT[text_model](**options),
         image_token_id=PLACEHOLDERS.image,
         image_seq_length=4,

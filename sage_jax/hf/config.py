@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -103,9 +104,10 @@ def read_config(folder: Path) -> CheckpointConfig:
         raise WeightsError(f"{path}: there is no such file; give the folder of a downloaded checkpoint") from None
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path}: cannot be read as JSON ({error}); download it again") from None
-    layout = values.get("model_type") if isinstance(values, dict) else None
-    if layout not in TEXT_MODELS:
-        raise WeightsError(f"{path}: model_type {layout!r} is not supported; supported are {_supported()}")
+    given = values.get("model_type") if isinstance(values, dict) else None
+    layout: Layout | None = next((name for name in TEXT_MODELS if name == given), None)
+    if layout is None:
+        raise WeightsError(f"{path}: model_type {given!r} is not supported; supported are {_supported()}")
     return _Reader(folder, layout, values).read()
 
 
@@ -113,7 +115,8 @@ class _Reader:
     """Reads one config.json, collecting what is wrong with it."""
 
     def __init__(self, folder: Path, layout: Layout, values: dict[str, Any]) -> None:
-        self.folder, self.layout, self.values = folder, layout, values
+        self.folder, self.values = folder, values
+        self.layout: Layout = layout
         self.faults: list[str] = []
 
     def read(self) -> CheckpointConfig:
@@ -132,7 +135,7 @@ class _Reader:
         rope_theta, max_positions = self._rope(text, section)
         vit = self._vit(vision)
         decoder = self._decoder(text, text_model, section, rope_theta)
-        vocab_size = self._number(f"{section}.", text, "vocab_size")
+        vocab_size = self._whole(f"{section}.", text, "vocab_size")
         ratio = top["downsample_ratio"]
         downsample = round(1 / ratio) if isinstance(ratio, (int, float)) and 0 < ratio <= 1 else 0
         if not downsample or downsample * ratio != 1:
@@ -151,18 +154,15 @@ class _Reader:
         return given
 
     def _text_model(self, text: dict[str, Any], section: str) -> TextModel:
-        named = {architecture: name for name, architecture in ARCHITECTURES.items()}
-        architectures = text.get("architectures") or [None]
-        found = named.get(architectures[0], text.get("model_type"))
-        if architectures[0] is not None and architectures[0] not in named:
-            found = architectures[0]
-        if found not in TEXT_MODELS[self.layout]:
-            experts = " (a mixture of experts)" if "moe" in str(found).lower() else ""
-            self.faults.append(
-                f"{section}: the decoder {found!r}{experts} is not supported; supported are {_supported()}"
-            )
-            raise_any(self.folder / "config.json", self.faults)
-        return found
+        architectures = text.get("architectures")
+        found = architectures[0] if isinstance(architectures, list) and architectures else text.get("model_type")
+        for name in TEXT_MODELS[self.layout]:
+            if found in (name, ARCHITECTURES[name]):
+                return name
+        experts = " (a mixture of experts)" if "moe" in str(found).lower() else ""
+        self.faults.append(f"{section}: the decoder {found!r}{experts} is not supported; supported are {_supported()}")
+        raise_any(self.folder / "config.json", self.faults)
+        raise AssertionError("not reached")
 
     def _check_fixed(self, prefix: str, values: dict[str, Any], fixed: dict[str, Any]) -> None:
         for name, wanted in fixed.items():
@@ -170,15 +170,22 @@ class _Reader:
             if found is not None and found != wanted:
                 self.faults.append(f"{prefix}{name} = {found!r} is not supported; supported is {wanted!r}")
 
-    def _number(self, prefix: str, values: dict[str, Any], name: str, kind: type = int) -> Any:
-        value = values[name]
-        if name in ("image_size", "patch_size") and isinstance(value, (list, tuple)) and len(set(value)) == 1:
+    def _whole(self, prefix: str, values: dict[str, Any], name: str) -> int:
+        """A whole number above 0; of a square's two sides the one that they share."""
+        value: Any = values[name]
+        if name in ("image_size", "patch_size") and isinstance(value, list) and value and value == value[:1] * 2:
             value = value[0]
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
-        if not number or (kind is int and value != int(value)):
-            self.faults.append(f"{prefix}{name} = {value!r}: expected a {'whole ' * (kind is int)}number above 0")
-            return kind(1)
-        return kind(value)
+        if type(value) is not int or value <= 0:
+            self.faults.append(f"{prefix}{name} = {value!r}: expected a whole number above 0")
+            return 1
+        return value
+
+    def _real(self, prefix: str, values: dict[str, Any], name: str) -> float:
+        value: Any = values[name]
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            self.faults.append(f"{prefix}{name} = {value!r}: expected a number above 0")
+            return 1.0
+        return float(value)
 
     def _flag(self, prefix: str, values: dict[str, Any], name: str) -> bool:
         if not isinstance(values[name], bool):
@@ -186,16 +193,17 @@ class _Reader:
         return bool(values[name])
 
     def _vit(self, vision: dict[str, Any]) -> VitConfig | None:
-        prefix, found = "vision_config.", {}
+        prefix = "vision_config."
+        found: dict[str, Any] = {}
         for ours, theirs in VIT_FIELDS[self.layout].items():
             if ours == "norm":
-                found[ours] = NORMS.get(vision[theirs])
+                found[ours] = next((norm for name, norm in NORMS.items() if name == vision[theirs]), None)
                 if found[ours] is None:
                     self.faults.append(f"{prefix}{theirs} = {vision[theirs]!r}: supported are {', '.join(NORMS)}")
             elif ours in ("qkv_bias", "qk_norm"):
                 found[ours] = self._flag(prefix, vision, theirs)
             else:
-                found[ours] = self._number(prefix, vision, theirs, float if ours == "norm_eps" else int)
+                found[ours] = (self._real if ours == "norm_eps" else self._whole)(prefix, vision, theirs)
         if self.layout == "internvl" and found["qk_norm"] and found["norm_eps"] != 1e-6:
             # transformers builds these norms with their default eps, whatever the config says
             self.faults.append(f"{prefix}layer_norm_eps = {found['norm_eps']} with use_qk_norm: supported is 1e-06")
@@ -215,7 +223,7 @@ class _Reader:
             text["num_key_value_heads"] = text["num_attention_heads"]
         default_head = text["head_dim"] is None
         found: dict[str, Any] = {
-            ours: self._number(prefix, text, theirs, float if ours == "norm_eps" else int)
+            ours: (self._real if ours == "norm_eps" else self._whole)(prefix, text, theirs)
             for ours, theirs in DECODER_FIELDS.items()
             if ours != "head_dim" or not default_head
         }
@@ -227,7 +235,13 @@ class _Reader:
 
     def _rope(self, text: dict[str, Any], section: str) -> tuple[float, int]:
         """RoPE's base, and the positions up to which it is plain RoPE; 0 = all."""
-        scaling = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
+        scaling: dict[str, Any] = {}
+        for name in ("rope_scaling", "rope_parameters"):
+            given = text.get(name) or {}
+            if not isinstance(given, dict):
+                self.faults.append(f"{section}.{name} = {given!r}: expected an object")
+            else:
+                scaling.update(given)
         theta = scaling.get("rope_theta", text.get("rope_theta")) or 10_000.0
         kind = scaling.get("rope_type", scaling.get("type")) or "default"
         if scaling.get("partial_rotary_factor", 1.0) != 1.0:
@@ -237,8 +251,8 @@ class _Reader:
                 f"{section}: RoPE scaling {kind!r} is not supported; supported are none, and dynamic within "
                 "max_position_embeddings"
             )
-        limit = self._number(f"{section}.", text, "max_position_embeddings") if kind == "dynamic" else 0
-        return self._number(f"{section}.", {"rope_theta": theta}, "rope_theta", float), limit
+        limit = self._whole(f"{section}.", text, "max_position_embeddings") if kind == "dynamic" else 0
+        return self._real(f"{section}.", {"rope_theta": theta}, "rope_theta"), limit
 
     def _built(self, cls: Any, prefix: str, fields: dict[str, Any]) -> Any:
         if self.faults:

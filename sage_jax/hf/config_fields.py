@@ -108,23 +108,19 @@ FIXED_TEXT: Final[dict[str, Any]] = {
 }
 
 # Field of ours -> theirs, for the fields that are plain copies.
+_VIT_FIELDS: Final = {
+    "tile_px": "image_size",
+    "patch_px": "patch_size",
+    "num_layers": "num_hidden_layers",
+    "embed_dim": "hidden_size",
+    "num_heads": "num_attention_heads",
+    "mlp_dim": "intermediate_size",
+    "norm": "norm_type",
+    "norm_eps": "layer_norm_eps",
+}
 VIT_FIELDS: Final[dict[Layout, dict[str, str]]] = {
-    layout: {
-        "tile_px": "image_size",
-        "patch_px": "patch_size",
-        "num_layers": "num_hidden_layers",
-        "embed_dim": "hidden_size",
-        "num_heads": "num_attention_heads",
-        "mlp_dim": "intermediate_size",
-        "norm": "norm_type",
-        "norm_eps": "layer_norm_eps",
-        "qkv_bias": bias,
-        "qk_norm": qk_norm,
-    }
-    for layout, bias, qk_norm in (
-        ("internvl", "attention_bias", "use_qk_norm"),
-        ("internvl_chat", "qkv_bias", "qk_normalization"),
-    )
+    "internvl": {**_VIT_FIELDS, "qkv_bias": "attention_bias", "qk_norm": "use_qk_norm"},
+    "internvl_chat": {**_VIT_FIELDS, "qkv_bias": "qkv_bias", "qk_norm": "qk_normalization"},
 }
 DECODER_FIELDS: Final[dict[str, str]] = {
     "num_layers": "num_hidden_layers",

@@ -207,7 +207,7 @@ def _on_devices(tensor: Tensor, parts: list[StoredTensor], sharding: NamedShardi
     read = functools.partial(_slice, tensor, [part.read() for part in parts])
     if _VOCAB_ROWS.fullmatch(tensor.row.path):
         read = _with_added_rows(read, parts[0], tensor.shape[0])
-    places: dict[Shape, list[jax.Device]] = {}
+    places: dict[Shape, list[Any]] = {}
     for device, index in sharding.addressable_devices_indices_map(tensor.shape).items():
         spans = tuple(slice(*part.indices(size)[:2]) for part, size in zip(index or (), tensor.shape, strict=True))
         places.setdefault(tuple(n for span in spans for n in (span.start, span.stop)), []).append(device)
