@@ -27,7 +27,7 @@ from sage_jax.hf.config_fields import (
     Layout,
     TextModel,
 )
-from sage_jax.hf.faults import WeightsError, raise_any
+from sage_jax.hf.faults import WeightsError, listed, raise_any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,9 +160,8 @@ class _Reader:
             if found in (name, ARCHITECTURES[name]):
                 return name
         experts = " (a mixture of experts)" if "moe" in str(found).lower() else ""
-        self.faults.append(f"{section}: the decoder {found!r}{experts} is not supported; supported are {_supported()}")
-        raise_any(self.folder / "config.json", self.faults)
-        raise AssertionError("not reached")
+        fault = f"{section}: the decoder {found!r}{experts} is not supported; supported are {_supported()}"
+        raise listed(self.folder / "config.json", [*self.faults, fault])
 
     def _check_fixed(self, prefix: str, values: dict[str, Any], fixed: dict[str, Any]) -> None:
         for name, wanted in fixed.items():
