@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import shutil
@@ -113,12 +114,32 @@ def doubled(folder: Path, rng: random.Random) -> str:
 
 
 def overlapping(folder: Path, rng: random.Random) -> str:
-    path, header, data, _ = pick(folder, rng)
-    keys = sorted((key for key in header if key != "__metadata__"), key=lambda key: header[key]["data_offsets"])
-    begin, end = header[keys[-1]]["data_offsets"]
-    header[keys[-1]]["data_offsets"] = [begin - 4, end - 4]
+    """Two tensors share their bytes, and other bytes are nobody's."""
+    path = rng.choice([p for p in sorted(folder.glob("*.safetensors")) if equal_sizes(p)])
+    header, data = header_of(path)
+    first, second = rng.choice(equal_sizes(path))
+    header[first]["data_offsets"] = header[second]["data_offsets"]
     write_header(path, header, data)
     return path.name
+
+
+def equal_sizes(path: Path) -> list[tuple[str, str]]:
+    """Pairs of a file's tensors of as many bytes, the earlier first."""
+    header, _ = header_of(path)
+    spans = sorted((about["data_offsets"], key) for key, about in header.items() if key != "__metadata__")
+    pairs = itertools.combinations(spans, 2)
+    return [(a, b) for ((begin, end), a), ((start, stop), b) in pairs if end - begin == stop - start]
+
+
+def copied(folder: Path, rng: random.Random) -> str:
+    """A tensor is in two shards, in one of which the index does not know it."""
+    path, header, data, key = pick(folder, rng)
+    other = rng.choice([other for other in sorted(folder.glob("*.safetensors")) if other != path])
+    begin, end = header[key]["data_offsets"]
+    other_header, other_data = header_of(other)
+    other_header[key] = {**header[key], "data_offsets": [len(other_data), len(other_data) + end - begin]}
+    write_header(other, other_header, other_data + data[begin:end])
+    return other.name
 
 
 def lost_shard(folder: Path, rng: random.Random) -> str:
@@ -141,12 +162,13 @@ def silent_index(folder: Path, rng: random.Random) -> str:
 
 
 def outside(folder: Path, rng: random.Random) -> str:
-    *_, key = pick(folder, rng)
-    shutil.copy(next(folder.glob("*.safetensors")), folder.parent / "elsewhere.safetensors")
-    name = rng.choice(
-        ["../elsewhere.safetensors", str(folder.parent / "elsewhere.safetensors"), "a/../../b.safetensors"]
-    )
-    change_index(folder, lambda places: places.update({key: name}))
+    """A shard lies elsewhere, and the index says where."""
+    path, *_ = pick(folder, rng)
+    elsewhere = folder.parent / "elsewhere.safetensors"
+    path.rename(elsewhere)
+    name = rng.choice(["../elsewhere.safetensors", str(elsewhere), f"../{folder.parent.name}/../elsewhere.safetensors"])
+    name = name if (folder / name).exists() else "../elsewhere.safetensors"
+    change_index(folder, lambda places: places.update({k: name for k, v in places.items() if v == path.name}))
     return name
 
 
@@ -184,7 +206,7 @@ def resized_config(folder: Path, rng: random.Random) -> str:
 
 
 DAMAGES: list[Damage] = [
-    *(without, extra, misshapen, retyped, truncated, grown, scrambled, doubled, overlapping),
+    *(without, extra, misshapen, retyped, truncated, grown, scrambled, doubled, overlapping, copied),
     *(lost_shard, lying_index, silent_index, outside, no_index, pickled, resized_config),
 ]
 

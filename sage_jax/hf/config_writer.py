@@ -108,17 +108,14 @@ def _text(decoder: DecoderConfig, text_model: TextModel, vocab_size: int, kept: 
     found["head_dim"] = decoder.width_of_head
     scaling = {**(kept.get("rope_scaling") or {}), **(kept.get("rope_parameters") or {})}
     kind = scaling.get("rope_type", scaling.get("type")) or "default"
-    # Newer readers look for RoPE in rope_parameters, older ones in rope_theta and rope_scaling.
-    factor = {"factor": scaling["factor"]} if kind == "dynamic" else {}
-    found["rope_parameters"] = {"rope_type": kind, "rope_theta": decoder.rope_theta, **factor}
     found["rope_theta"] = decoder.rope_theta
     if kind == "dynamic":
-        found["rope_scaling"] = {"type": kind, **factor}
+        found["rope_scaling"] = {"type": kind, "factor": scaling["factor"]}
     if text_model == "qwen2" and not decoder.head_dim:
         del found["head_dim"]  # its config has none unless it differs
     if text_model == "internlm2":
         found["bias"] = False
-        del found["head_dim"], found["rope_parameters"]  # not fields of its config
+        del found["head_dim"]  # not a field of its config
     return {
         **found,
         "model_type": text_model,

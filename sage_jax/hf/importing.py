@@ -253,9 +253,8 @@ def _with_added_rows(
 
 @functools.partial(jax.jit, static_argnames=("transposed", "dtype", "sharding"))
 def _whole(values: jax.Array, *, transposed: bool, dtype: Any, sharding: NamedSharding) -> jax.Array:
-    values = values.T if transposed else values
-    # A copy, or a CPU's array could be the mapped file itself.
-    return jax.lax.with_sharding_constraint(jnp.array(values, dtype, copy=True), sharding)
+    values = (values.T if transposed else values).astype(dtype)
+    return jax.lax.with_sharding_constraint(values, sharding)
 
 
 @functools.partial(jax.jit, static_argnames=("transposed", "sharding"), donate_argnums=0)
