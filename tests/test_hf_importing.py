@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 from tiny_internvl import (
     MODEL,
@@ -120,6 +121,13 @@ def test_a_mesh_gets_what_one_device_gets(tmp_path: Path) -> None:
     for path, leaf in split_up.items():
         assert leaf.sharding.is_equivalent_to(shardings[path], leaf.ndim), path
         np.testing.assert_array_equal(leaf, whole[path], err_msg=path)
+    for path, sharding in shardings.items():  # the same without the axes that are whole at the end
+        axes = list(sharding.spec)
+        while axes and axes[-1] is None:
+            axes.pop()
+        shardings[path] = NamedSharding(sharding.mesh, PartitionSpec(*axes))
+    for path, leaf in import_params(checkpoint, shapes, shardings).items():
+        np.testing.assert_array_equal(leaf, whole[path], err_msg=path)
     shared = [path for path, leaf in split_up.items() if not leaf.sharding.is_fully_replicated]
     assert len(shared) > 10
 
@@ -173,10 +181,14 @@ def test_new_tokens_leave_every_logit_as_it_was(tmp_path: Path) -> None:
         for params, size in ((plain, VOCAB_SIZE), (more, VOCAB_SIZE + 4))
     )
     np.testing.assert_allclose(other[..., :VOCAB_SIZE], one, atol=1e-6)
-    with pytest.raises(WeightsError, match="48 tokens, but the model has 40"):
-        import_params(
-            checkpoint, shapes_of(checkpoint, 40), param_shardings(shapes_of(checkpoint, 40), make_mesh(MeshConfig()))
-        )
+
+
+def test_a_model_with_fewer_tokens_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(save_internvl(torch_internvl(), tmp_path), MODEL)
+    arrays = len(jax.live_arrays())
+    with pytest.raises(WeightsError, match="the checkpoint has 48 tokens, the model 40"):
+        imported(checkpoint, 40)
+    assert len(jax.live_arrays()) == arrays
 
 
 def test_bfloat16_weights_become_the_same_float32(tmp_path: Path) -> None:

@@ -140,12 +140,17 @@ def import_params(checkpoint: Checkpoint, shapes: Mapping[str, Any], shardings: 
       WeightsError: The model has fewer tokens than the checkpoint.
     """
     wanted = {path: leaf for path, leaf in shapes.items() if checkpoint.holds(path)}
+    num_tokens = wanted["decoder/embedding/embedding"].shape[0]
+    if num_tokens < checkpoint.config.vocab_size:
+        raise WeightsError(
+            f"the checkpoint has {checkpoint.config.vocab_size} tokens, the model {num_tokens}: give it as many or more"
+        )
     by_key = {**checkpoint.stored, **checkpoint.own}
     params: Params = {}
     for tensor in tensors(checkpoint.rows(), {path: leaf.shape for path, leaf in wanted.items()}):
         row, sharding = tensor.row, shardings[tensor.row.path]
         parts = [by_key[key] for key in tensor.keys]
-        values = _on_devices(tensor, parts, _raw_sharding(row, sharding))
+        values = _on_devices(tensor, parts, _raw_sharding(tensor, sharding))
         if row.is_stacked and row.path not in params:
             leaf = wanted[row.path]
             params[row.path] = jnp.zeros(leaf.shape, leaf.dtype, device=sharding)
@@ -191,12 +196,11 @@ def _key_faults(stored: Mapping[str, StoredTensor], named: set[str], expected: M
     return faults
 
 
-def _raw_sharding(row: Row, sharding: NamedSharding) -> NamedSharding:
-    """Sharding of one layer as it is stored, (out, in) for kernels."""
-    axes = tuple(sharding.spec)
-    if row.is_stacked:
-        axes = axes[1:]
-    return NamedSharding(sharding.mesh, PartitionSpec(*(axes[::-1] if row.is_transposed else axes)))
+def _raw_sharding(tensor: Tensor, sharding: NamedSharding) -> NamedSharding:
+    """Sharding of one layer as it is stored, (out, in) for kernels, from that of the parameter."""
+    axes = tuple(sharding.spec)[1 if tensor.row.is_stacked else 0 :]
+    axes += (None,) * (len(tensor.shape) - len(axes))  # a specification may leave whole axes at its end out
+    return NamedSharding(sharding.mesh, PartitionSpec(*(axes[::-1] if tensor.row.is_transposed else axes)))
 
 
 def _on_devices(tensor: Tensor, parts: list[StoredTensor], sharding: NamedSharding) -> jax.Array:
@@ -232,8 +236,6 @@ def _with_added_rows(
 ) -> Callable[[tuple[slice, ...]], np.ndarray]:
     """Reads a table of one row a token that has more rows than the stored one: the mean of the stored ones."""
     there = stored.shape[0]
-    if num_rows < there:
-        raise WeightsError(f"{stored.file}: {there} tokens, but the model has {num_rows}: give it as many or more")
     if num_rows == there:
         return read
     table = stored.read()
