@@ -52,7 +52,13 @@ def get_config() -> ml_collections.ConfigDict:
             model=ModelConfig(
                 vit=VitConfig(tile_px=64, patch_px=8, num_layers=4, embed_dim=96, num_heads=4, mlp_dim=384),
                 decoder=DecoderConfig(num_layers=2, embed_dim=96, num_heads=2, num_kv_heads=2, mlp_dim=256),
-                fusion=FusionConfig(num_heads=4, num_distinct=8, similarity="aligned", difference="similarity"),
+                fusion=FusionConfig(
+                    num_heads=4,
+                    num_distinct=8,
+                    similarity="aligned",
+                    difference="similarity",
+                    difference_places=True,
+                ),
                 downsample=1,
             ),
             base=TrainConfig(

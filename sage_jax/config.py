@@ -222,6 +222,8 @@ class FusionConfig:
       difference: What keys and values hold beside the distinct patch: `none` (the paper); `similarity` adds a learned
         direction, scaled by 1 - similarity; `residual` also adds a learned map of the patch minus its reference
         match. Both are ours, not the paper's.
+      difference_places: Whether `difference` also adds a learned vector of the patch's place in its tile, scaled by
+        1 - similarity, so that the facts read where the test image is unlike its reference. Ours too.
     """
 
     num_heads: int = 4
@@ -229,9 +231,14 @@ class FusionConfig:
     similarity: Literal["max", "min", "aligned"] = "max"
     fact_encoder: Literal["embedding_mean", "hidden_mean"] = "embedding_mean"
     difference: Literal["none", "similarity", "residual"] = "none"
+    difference_places: bool = False
 
     def __post_init__(self) -> None:
         require_above_zero(self, "num_heads", "num_distinct")
+        require(
+            self.difference != "none" or not self.difference_places,
+            "difference_places = True adds to a difference: set difference to similarity or residual",
+        )
 
 
 @dataclasses.dataclass(frozen=True)

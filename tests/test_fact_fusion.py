@@ -12,11 +12,12 @@ import pytest
 from flax import nnx
 from tiny_sage import TINY, VOCAB_SIZE, random_params
 
-from sage_jax.config import FusionConfig
+from sage_jax.config import ConfigError, FusionConfig
 from sage_jax.models.fact_fusion import Comparison, FactEncoder, FactFusion, compare
 from sage_jax.parameters import merge, split
 
 WIDTH = TINY.decoder.embed_dim
+NUM_PLACES = 4
 DIFFERENCES = ("none", "similarity", "residual")
 
 
@@ -74,11 +75,11 @@ def test_an_equal_image_is_similar_everywhere_and_ties_go_to_the_earlier_token()
     np.testing.assert_array_equal(found.distinct_mask, [[True, True, False, False, False, False]])
 
 
-def make_fusion(difference: str, *, trained: bool) -> FactFusion:
-    config = dataclasses.replace(FusionConfig(num_heads=2), difference=difference)
+def make_fusion(difference: str, *, trained: bool, places: bool = False) -> FactFusion:
+    config = dataclasses.replace(FusionConfig(num_heads=2), difference=difference, difference_places=places)
 
     def create() -> FactFusion:
-        return FactFusion(config, WIDTH, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
+        return FactFusion(config, WIDTH, num_places=NUM_PLACES, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
 
     if not trained:
         return create()
@@ -129,6 +130,31 @@ def test_facts_read_the_distinct_patches_alone_and_zero_shot_all_of_them(differe
         matched = reference[row : row + 1, compared.match[row, kept]]
         expected = fusion(facts[row : row + 1], cut, matched, alone, has_reference)
         np.testing.assert_allclose(fused[row : row + 1], expected, atol=1e-5)
+
+
+def test_with_places_the_facts_read_where_the_test_image_is_unlike_its_reference() -> None:
+    fusion, facts = make_fusion("similarity", trained=True, places=True), random_facts(1, rows=1)
+    good = jnp.asarray(np.random.default_rng(3).normal(size=(1, 2 * NUM_PLACES, WIDTH)), jnp.float32)
+    everywhere, token = jnp.ones((1, 2 * NUM_PLACES), bool), np.arange(2 * NUM_PLACES)[None]
+
+    def with_odd_token_at(place: int, *, similarity: float) -> np.ndarray:
+        """Comparison embeddings of the same patches, one of them of another similarity."""
+        compared = Comparison(
+            similarity=jnp.where(token == place, similarity, 1.0), distinct_mask=everywhere, match=jnp.asarray(token)
+        )
+        return np.asarray(fusion(facts, jnp.broadcast_to(good[:, :1], good.shape), good, compared, jnp.ones(1, bool)))
+
+    # All patches are the same vector, so that nothing but the place can tell these apart.
+    assert np.abs(with_odd_token_at(1, similarity=0.2) - with_odd_token_at(2, similarity=0.2)).max() > 1e-3
+    np.testing.assert_allclose(
+        with_odd_token_at(1, similarity=0.2), with_odd_token_at(1 + NUM_PLACES, similarity=0.2), atol=1e-5
+    )  # the same place of another tile
+    np.testing.assert_array_equal(with_odd_token_at(1, similarity=1.0), with_odd_token_at(2, similarity=1.0))
+
+
+def test_places_need_a_difference_to_scale_them() -> None:
+    with pytest.raises(ConfigError, match=r"difference_places = True .* set difference to similarity or residual"):
+        FusionConfig(difference_places=True)
 
 
 def test_the_choice_of_patches_carries_no_gradient() -> None:

@@ -210,7 +210,13 @@ def test_padding_never_changes_logits() -> None:
 
 def test_an_untrained_fusion_leaves_answers_independent_of_facts_and_reference() -> None:
     def create() -> FactFusion:
-        return FactFusion(TINY.fusion, TINY.decoder.embed_dim, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
+        return FactFusion(
+            TINY.fusion,
+            TINY.decoder.embed_dim,
+            num_places=TINY.tokens_per_tile,
+            dtype=jnp.dtype("float32"),
+            rngs=nnx.Rngs(0),
+        )
 
     _, start = split(create())
     trained = random_params(structure()[1])

@@ -25,7 +25,7 @@ TOKENS_PER_TILE = 4
 TINY = ModelConfig(
     vit=VitConfig(tile_px=8, patch_px=2, num_layers=2, embed_dim=8, num_heads=2, mlp_dim=16),
     decoder=DecoderConfig(num_layers=2, embed_dim=16, num_heads=4, num_kv_heads=2, mlp_dim=24),
-    fusion=FusionConfig(num_heads=2, num_distinct=2, difference="residual"),
+    fusion=FusionConfig(num_heads=2, num_distinct=2, difference="residual", difference_places=True),
     compute_dtype="float32",
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Final
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,9 @@ from sage_jax.config import DecoderConfig, FusionConfig
 from sage_jax.models.attention import attend
 from sage_jax.models.decoder import Decoder
 from sage_jax.models.layers import LayerNorm
+
+PLACE_SCALE: Final = 4.0
+"""Deviation of new place vectors: at 1, a small model trained briefly never comes to name a place."""
 
 
 @jax.tree_util.register_dataclass
@@ -133,13 +137,16 @@ class FactFusion(nnx.Module):
     An untrained fusion gives zeros whatever the images and facts are.
     """
 
-    def __init__(self, config: FusionConfig, width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: FusionConfig, width: int, *, num_places: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+        """`num_places`: image tokens of a tile."""
         self.config = config
         self.attention = FusionAttention(width, config.num_heads, dtype=dtype, rngs=rngs)
         self.norm = LayerNorm(width, eps=1e-5, rngs=rngs)
         self.head = nnx.Linear(width, width, dtype=dtype, kernel_init=nnx.initializers.normal(width**-0.5), rngs=rngs)
         if config.difference != "none":
             self.difference = nnx.Param(jax.random.normal(rngs.params(), (width,)))
+        if config.difference_places:
+            self.places = nnx.Param(PLACE_SCALE * jax.random.normal(rngs.params(), (num_places, width)))
         if config.difference == "residual":
             init = nnx.initializers.normal(width**-0.5)
             self.residual = nnx.Linear(width, width, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
@@ -157,6 +164,9 @@ class FactFusion(nnx.Module):
         if self.config.difference != "none":
             unlike = (1.0 - comparison.similarity).astype(test.dtype)[..., None]
             patches = patches + unlike * self.difference[...].astype(test.dtype)
+            if self.config.difference_places:
+                tiled = jnp.tile(self.places[...].astype(test.dtype), (test.shape[1] // self.places.shape[0], 1))
+                patches = patches + unlike * tiled
         if self.config.difference == "residual":
             matched = jnp.take_along_axis(reference, comparison.match[..., None], axis=1)
             residual = jnp.where(has_reference[:, None, None], test - matched, jnp.zeros((), test.dtype))

@@ -95,7 +95,7 @@ class Sage(nnx.Module):
         self.vit = Vit(config.vit, dtype=dtype, rngs=rngs, **loop)
         self.adapter = Adapter(config.vit.embed_dim * config.downsample**2, width, dtype=dtype, rngs=rngs)
         self.fact_encoder = FactEncoder(config.decoder, config.fusion.fact_encoder, vocab_size, dtype=dtype, rngs=rngs)
-        self.fusion = FactFusion(config.fusion, width, dtype=dtype, rngs=rngs)
+        self.fusion = FactFusion(config.fusion, width, num_places=config.tokens_per_tile, dtype=dtype, rngs=rngs)
         self.decoder = Decoder(config.decoder, vocab_size, dtype=dtype, rngs=rngs, **loop)
 
     def encode_tiles(self, tiles: UInt8[Array, "B T H W 3"]) -> Float[Array, "B M D"]:
