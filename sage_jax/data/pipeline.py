@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, Protocol, TypeVar, overload, runtime_checkable
 
 import grain
 import numpy as np
@@ -47,6 +47,31 @@ class Counted(Protocol):
     """Records that know their counts, so that none has to be read for them."""
 
     counts: RecordCounts
+
+
+class ChosenRecords(Sequence[Record]):
+    """Some records of a data set, read as they are asked for, under the whole data set's counts.
+
+    The counts give batches their shape, which must be the whole data set's whichever records are chosen.
+    """
+
+    def __init__(self, records: Sequence[Record], indices: Sequence[int]):
+        self._records, self._indices = records, indices
+        self.counts = records.counts if isinstance(records, Counted) else count_records(records)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> ChosenRecords: ...
+
+    def __getitem__(self, index: int | slice) -> Record | ChosenRecords:
+        if isinstance(index, slice):
+            return ChosenRecords(self._records, self._indices[index])
+        return self._records[self._indices[index]]
 
 
 Item = TypeVar("Item", bound=_Sized)
