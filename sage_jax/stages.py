@@ -24,7 +24,7 @@ from sage_jax.data.adpl import DataFaultError
 from sage_jax.data.chat import ChatError
 from sage_jax.data.encode import TreeError
 from sage_jax.data.facts import VocabularyError
-from sage_jax.data.pipeline import StreamError, make_train_loader, visited_records
+from sage_jax.data.pipeline import ChosenRecords, StreamError, make_train_loader, visited_records
 from sage_jax.data.readers import ReaderError
 from sage_jax.evaluate import evaluate_stage
 from sage_jax.models.sage import copy_text_encoder
@@ -107,9 +107,9 @@ def _run_stage(run: Run, stage: str) -> None:
             if changes:
                 log.line("the config has changed since it was trained:\n  " + "\n  ".join(changes))
             return
-        resumed = (run.stage_dir(stage) / "checkpoints").is_dir()
+        log.resumed = (run.stage_dir(stage) / "checkpoints").is_dir()
         first = jax.process_index() == 0
-        with stage_cost(run.summary_path, stage, resumed=resumed) if first else contextlib.nullcontext():
+        with stage_cost(run.summary_path, stage, resumed=lambda: log.resumed) if first else contextlib.nullcontext():
             _STAGES[stage](run, stage, log)
     barrier(f"{stage} done")
 
@@ -201,11 +201,11 @@ def evaluate(run: Run, stage: str, log: RunLog) -> None:
         raise ConfigError(
             "there are no test records: check data.held_out and data.test_fraction, or raise data.num_test"
         )
-    num_records = run.config.evaluate.num_records
-    shown = records[:num_records] if num_records else records
+    num_records = run.config.evaluate.num_records or len(records)
+    shown = ChosenRecords(records, range(len(records))[:num_records])
     for name in trained:
         examination = run.examination(name, run.trained_params(name, wanted_by=stage))
-        evaluate_stage(name, examination, shown, log)
+        evaluate_stage(name, examination, shown, log, data_revision=run.prepared.revision)
 
 
 def check(run: Run, stage: str, log: RunLog) -> None:
@@ -258,21 +258,11 @@ def ablate(run: Run, stage: str, log: RunLog) -> None:
         log.line(f"seed {seed}")
         one.write_json("config.json", dataclasses.asdict(inner))
         for name in ("prepare", *config.ablate.stages, "evaluate"):
-            if name == "evaluate" and _is_scored(one, config.ablate.stages):
-                log.line(f"seed {seed}: scored before")
-            else:
-                _run_stage(one, name)
+            _run_stage(one, name)
         summaries[seed] = load_summary(one.summary_path)
     if jax.process_index() == 0:
         console = rich.console.Console(width=max(100, rich.console.Console().width))
         console.print(ablation_table(write_ablation(run.run_dir, summaries)))
-
-
-def _is_scored(run: Run, stages: Sequence[str]) -> bool:
-    """Whether the summary has all modes of all stages; evaluation writes a stage's modes one after the other."""
-    metrics = load_summary(run.summary_path)["metrics"]
-    modes = [frozenset(metrics.get(stage, ())) for stage in stages]
-    return bool(modes[0]) and len(set(modes)) == 1
 
 
 _STAGES: dict[str, Callable[[Run, str, RunLog], None]] = {
