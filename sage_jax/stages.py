@@ -35,6 +35,7 @@ from sage_jax.reference_policy import ReferenceKey, attach_reference, reference_
 from sage_jax.run import STARTS_FROM, Run, barrier
 from sage_jax.run_config import Config
 from sage_jax.run_log import RunLog, TrainingDiverged
+from sage_jax.subjects import SampleImages, UserImages
 from sage_jax.summary import ablation_table, load_summary, print_summary, stage_cost, write_ablation
 from sage_jax.train import fit
 
@@ -55,14 +56,14 @@ PACKAGES: Final = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorf
 
 
 class Interrupted(Exception):
-    """A stage was stopped by a signal, after its checkpoint was saved."""
+    """A stage was stopped by a signal, after what it had done was saved."""
 
 
 def run_stages(config: Config) -> None:
     """Runs the config's stages in order and prints the summary.
 
     Raises:
-      Interrupted: A signal stopped a training stage; the same command goes on from its checkpoint.
+      Interrupted: A signal stopped a training stage or an inspection; the same command goes on where it stopped.
       USER_ERRORS: What the user can mend.
     """
     run = Run(config)
@@ -232,15 +233,17 @@ def inspect(run: Run, stage: str, log: RunLog) -> None:
     if name not in trained:
         raise run.not_trained(name, wanted_by=stage)
     if config.images:
-        subjects = inspection.read_subjects(config, run.vocabulary)
+        images = UserImages(config, run.vocabulary)
     else:
-        subjects = inspection.sample_subjects(adpl.open_split(run.prepared, "test"), config.max_images)
+        images = SampleImages(adpl.open_split(run.prepared, "test"), config.max_images)
     examination = run.examination(name, run.trained_params(name, wanted_by=stage))
     output = Path(config.output) if config.output else run.run_dir / "inspect"
-    rows = inspection.inspect(subjects, examination, stage=name, output=output, log=log)
-    counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in ("defective", "good", "unreadable")}
-    found = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
-    log.line(f"{found}; report: {output / 'report.html'}")
+    result = inspection.inspect(images, examination, stage=name, output=output, log=log, mesh=run.mesh)
+    if result.done < len(images):
+        raise Interrupted(f"stage inspect stopped after {result.done} of {len(images)} images; their rows are saved")
+    if result.totals is not None:
+        found = ", ".join(f"{number} {verdict}" for verdict, number in result.totals.verdicts.items())
+        log.line(f"{found}; report: {output / 'report.html'}")
 
 
 def ablate(run: Run, stage: str, log: RunLog) -> None:
