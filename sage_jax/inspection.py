@@ -99,7 +99,8 @@ def inspect(
     write_rows_jsonl(output / "inspection.jsonl", journal.rows(places))
     totals = count_rows(journal.rows(places))
     model = f"{stage} of {examination.config.run_dir}"
-    _write_page(output / "report.html", images, journal, places, totals, model, examination.config.inspect)
+    page = output / "report.html"
+    _write_page(page, images, journal, places, totals, model=model, config=examination.config.inspect, log=log)
     journal.remove()
     return Inspected(done, totals)
 
@@ -232,26 +233,32 @@ def _write_page(
     journal: RowJournal,
     places: np.ndarray,
     totals: Totals,
+    *,
     model: str,
     config: InspectConfig,
+    log: RunLog,
 ) -> None:
     """The report, with pictures made from the files one row after the other."""
     chosen = choose_rows(journal.rows(places), config.report_images)
     rows = list(journal.rows(places[chosen]))
 
-    def pictures(position: int) -> Pictures:
-        return _pictures(images.read(chosen[position]), rows[position], small=len(rows) > _LARGE_PICTURES)
-
     facts = {"Model": model, "Images": str(totals.images), "With reference": str(totals.one_shot)}
-    write_report(
-        path,
-        rows,
-        title="Inspection report",
-        facts=facts,
-        pictures=pictures,
-        totals=totals,
-        threshold=config.threshold,
-    )
+    with log.progress(len(rows), unit="report row") as advance:
+
+        def pictures(position: int) -> Pictures:
+            made = _pictures(images.read(chosen[position]), rows[position], small=len(rows) > _LARGE_PICTURES)
+            advance(position + 1)
+            return made
+
+        write_report(
+            path,
+            rows,
+            title="Inspection report",
+            facts=facts,
+            pictures=pictures,
+            totals=totals,
+            threshold=config.threshold,
+        )
 
 
 def _pictures(subject: Subject, row: InspectionRow, *, small: bool) -> Pictures:
@@ -261,7 +268,7 @@ def _pictures(subject: Subject, row: InspectionRow, *, small: bool) -> Pictures:
         return Pictures()
     encode = small_picture if small else picture
     test = encode(decode_rgb(record.test_image, name=record.test_path))
-    if record.reference_image is None or not row.overlay_path:
+    if record.reference_image is None or not Path(row.overlay_path).is_file():
         return Pictures(test)
     reference = encode(decode_rgb(record.reference_image, name=record.reference_path))
     drawn = Path(row.overlay_path).read_bytes()
