@@ -22,7 +22,7 @@ from sage_jax.models.sage import Placeholders, Sage
 from sage_jax.objectives import PreferenceObjective
 from sage_jax.parameters import Params, digest, merge, split
 from sage_jax.run_log import RunLog
-from sage_jax.sharding import MESH_AXES, make_mesh
+from sage_jax.sharding import MESH_AXES, make_mesh, param_shardings
 from sage_jax.train import fit
 
 TRAIN = TrainConfig(
@@ -115,4 +115,7 @@ if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 2)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"127.0.0.1:{sys.argv[3]}", 2, int(sys.argv[2]), initialization_timeout=SECONDS)
-    print(digest(train(Path(sys.argv[1]), make_mesh(MeshConfig(data=2, fsdp=2)))))
+    trained = train(Path(sys.argv[1]), make_mesh(MeshConfig(data=2, fsdp=2)))
+    # As evaluation reads them, on a mesh that leaves no process with all of a parameter.
+    shardings = param_shardings(trained, make_mesh(MeshConfig(data=1, fsdp=4)))
+    print(digest(load_final(Path(sys.argv[1]) / "edpo", shardings)))
