@@ -17,10 +17,10 @@ from sage_jax.axes import Float
 from sage_jax.batch import TreeBatch
 from sage_jax.config import ModelConfig
 from sage_jax.data.chat import Chat, FactsAs
-from sage_jax.data.encode import AnswersKept, RecordCounts
+from sage_jax.data.encode import AnswersKept, ChosenRecords, RecordCounts
 from sage_jax.data.facts import Vocabulary
 from sage_jax.data.images import decode_mask, decode_rgb
-from sage_jax.data.pipeline import ChosenRecords, make_eval_batches
+from sage_jax.data.pipeline import make_eval_batches
 from sage_jax.data.preferences import INSPECTION_QUESTION, PLACES
 from sage_jax.data.records import Question, Record
 from sage_jax.data.tiles import image_size, map_from_tokens, tile_image

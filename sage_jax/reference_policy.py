@@ -16,7 +16,8 @@ from sage_jax.axes import Float
 from sage_jax.batch import TreeBatch
 from sage_jax.config import ModelConfig, TextConfig
 from sage_jax.data.chat import Chat
-from sage_jax.data.pipeline import ChosenRecords, make_eval_batches
+from sage_jax.data.encode import ChosenRecords
+from sage_jax.data.pipeline import make_eval_batches
 from sage_jax.data.records import Record
 from sage_jax.files import replace_file
 from sage_jax.generate import Responder
@@ -84,7 +85,9 @@ def reference_logps(
     done, batches = 0, sum(-(-len(indices) // rows) for indices in missing)
     with run.progress(batches, unit="reference batch") as advance:
         for mode, indices in enumerate(missing):
-            for batch in _batches(ChosenRecords(records, indices), key, rows, with_reference=bool(mode)) if indices else ():
+            for batch in (
+                _batches(ChosenRecords(records, indices), key, rows, with_reference=bool(mode)) if indices else ()
+            ):
                 logps = responder.answer_logps(batch)
                 if table is None:
                     table = np.full((len(records), 2, *logps.shape[1:]), np.nan, np.float32)

@@ -22,9 +22,9 @@ from sage_jax.data import adpl
 from sage_jax.data import check as data_check
 from sage_jax.data.adpl import DataFaultError
 from sage_jax.data.chat import ChatError
-from sage_jax.data.encode import TreeError
+from sage_jax.data.encode import ChosenRecords, TreeError
 from sage_jax.data.facts import VocabularyError
-from sage_jax.data.pipeline import ChosenRecords, StreamError, make_train_loader, visited_records
+from sage_jax.data.pipeline import StreamError, make_train_loader, visited_records
 from sage_jax.data.readers import ReaderError
 from sage_jax.evaluate import evaluate_stage
 from sage_jax.models.sage import copy_text_encoder

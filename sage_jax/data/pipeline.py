@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, Protocol, TypeVar, overload, runtime_checkable
+from typing import Any, Final, Protocol, TypeVar
 
 import grain
 import numpy as np
@@ -15,8 +15,8 @@ from sage_jax.config import ModelConfig, TextConfig, TrainConfig
 from sage_jax.data.chat import Chat, FactsAs
 from sage_jax.data.encode import (
     AnswersKept,
+    Counted,
     QuestionKind,
-    RecordCounts,
     RecordPixels,
     RecordTokens,
     count_image_tokens,
@@ -40,38 +40,6 @@ class StreamError(ValueError):
 class _Sized(Protocol):
     @property
     def nbytes(self) -> int: ...
-
-
-@runtime_checkable
-class Counted(Protocol):
-    """Records that know their counts, so that none has to be read for them."""
-
-    counts: RecordCounts
-
-
-class ChosenRecords(Sequence[Record]):
-    """Some records of a data set, read as they are asked for, under the whole data set's counts.
-
-    The counts give batches their shape, which must be the whole data set's whichever records are chosen.
-    """
-
-    def __init__(self, records: Sequence[Record], indices: Sequence[int]):
-        self._records, self._indices = records, indices
-        self.counts = records.counts if isinstance(records, Counted) else count_records(records)
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> ChosenRecords: ...
-
-    def __getitem__(self, index: int | slice) -> Record | ChosenRecords:
-        if isinstance(index, slice):
-            return ChosenRecords(self._records, self._indices[index])
-        return self._records[self._indices[index]]
 
 
 Item = TypeVar("Item", bound=_Sized)
