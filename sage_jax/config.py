@@ -239,6 +239,8 @@ class ModelConfig:
     """SAGE.
 
     Attributes:
+      weights: Folder of an InternVL checkpoint (safetensors, in transformers' or OpenGVLab's layout) that stands in for
+        a `base` model trained here; "" = none. Its config.json gives the sizes of `vit` and `decoder`.
       downsample: Side of the square of patches that pixel shuffle folds into one token.
       max_tiles: Most tiles of an image, thumbnail not counted.
       compute_dtype: `float32`, `bfloat16`, or `auto`: bfloat16 on GPU and TPU. Parameters are float32.
@@ -249,6 +251,7 @@ class ModelConfig:
     vit: VitConfig = VitConfig()
     decoder: DecoderConfig = DecoderConfig()
     fusion: FusionConfig = FusionConfig()
+    weights: str = ""
     downsample: int = 2
     max_tiles: int = 1
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -1,10 +1,12 @@
-"""Output files that are there whole or not at all."""
+"""Output files and folders that are there whole or not at all."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -25,4 +27,28 @@ def replace_file(path: Path, data: str | bytes | Iterable[str]) -> None:
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into, under a temporary name beside `path`, that is renamed to it at the end of the block.
+
+    A block that fails leaves nothing.
+
+    Raises:
+      FileExistsError: There is something at `path`: before the block, or since.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} is there already")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o755)  # mkdtemp gives 0700
+        if path.exists():  # a rename would replace an empty folder
+            raise FileExistsError(f"{path} is there already")
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise

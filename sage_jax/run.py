@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -23,7 +24,8 @@ from sage_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from sage_jax.evaluate import Examination
 from sage_jax.files import replace_file
 from sage_jax.generate import Decoding, Responder
-from sage_jax.models.sage import Placeholders, Sage
+from sage_jax.hf.importing import Checkpoint, import_params, open_checkpoint
+from sage_jax.models.sage import Placeholders, Sage, copy_text_encoder
 from sage_jax.parameters import Params, digest, split
 from sage_jax.run_config import Config
 from sage_jax.sharding import make_mesh, param_shardings
@@ -36,12 +38,22 @@ class Run:
     """A run directory and what its stages share, each part made when it is first asked for.
 
     Attributes:
-      config: The run.
+      config: The run; with `model.weights`, the model has the checkpoint's sizes.
+      checkpoint: The checked checkpoint of `model.weights`, or None. Its model stands in for the one of stage `base`.
       run_dir: Folder of everything that the run writes.
       summary_path: Costs and metrics of its stages.
+
+    Raises:
+      WeightsError: The checkpoint has faults; all are listed.
+      ConfigError: The config contradicts it.
     """
 
     def __init__(self, config: Config):
+        self.checkpoint: Checkpoint | None = None
+        if config.model.weights:
+            self.checkpoint = open_checkpoint(config.model.weights, config.model)
+            config = dataclasses.replace(config, model=self.checkpoint.model)
+            _check_positions(config, self.checkpoint.config.max_positions)
         self.config = config
         self.run_dir = Path(config.run_dir)
         self.summary_path = self.run_dir / "summary.json"
@@ -92,7 +104,10 @@ class Run:
 
     def _create(self) -> Sage:
         placeholders = Placeholders(self.chat.image_id, self.chat.comparison_id)
-        return Sage(self.config.model, self.chat.vocab_size, placeholders, nnx.Rngs(self.config.seed))
+        # A checkpoint's table may have more rows than its tokenizer has tokens, and fewer than one with new tokens.
+        stored = self.checkpoint.config.vocab_size if self.checkpoint else 0
+        vocab_size = max(self.chat.vocab_size, stored)
+        return Sage(self.config.model, vocab_size, placeholders, nnx.Rngs(self.config.seed))
 
     def _create_params(self) -> Params:
         return split(self._create())[1]
@@ -102,13 +117,32 @@ class Run:
         shardings = param_shardings(jax.eval_shape(self._create_params), self.mesh)
         return jax.jit(self._create_params, out_shardings=shardings)()
 
+    def _imported_params(self, checkpoint: Checkpoint) -> Params:
+        """The checkpoint's parameters on their shardings, and fresh ones for what it does not hold."""
+        shapes = jax.eval_shape(self._create_params)
+        shardings = param_shardings(shapes, self.mesh)
+
+        def create_fusion() -> Params:  # the rest is never computed, since nothing of it comes out
+            return {path: leaf for path, leaf in self._create_params().items() if path.startswith("fusion/")}
+
+        fresh = {path: shardings[path] for path in shapes if path.startswith("fusion/")}
+        params = {} if checkpoint.has_fusion else jax.jit(create_fusion, out_shardings=fresh)()
+        params.update(import_params(checkpoint, shapes, shardings))
+        if not checkpoint.has_fact_encoder:
+            params = copy_text_encoder({**shapes, **params})
+        return {path: params[path] for path in shapes}
+
     def stage_dir(self, stage: str) -> Path:
         """Folder of a training stage's checkpoints and final parameters."""
         return self.run_dir / "stages" / stage
 
     def is_trained(self, stage: str) -> bool:
-        """Whether a training stage has finished."""
-        return is_finished(self.stage_dir(stage))
+        """Whether a training stage has finished, or is `base` and the checkpoint stands in for it."""
+        return self.is_given(stage) or is_finished(self.stage_dir(stage))
+
+    def is_given(self, stage: str) -> bool:
+        """Whether `model.weights` stands in for a stage."""
+        return stage == "base" and self.checkpoint is not None
 
     def not_trained(self, stage: str, *, wanted_by: str) -> ConfigError:
         """The error of a stage that another needs; it says which stages to run."""
@@ -121,13 +155,15 @@ class Run:
         )
 
     def trained_params(self, stage: str, *, wanted_by: str) -> Params:
-        """Parameters of a finished stage.
+        """Parameters of a finished stage, or for `base` those of `model.weights`.
 
         Raises:
           ConfigError: It is not finished; the message says how to run it.
         """
         if not self.is_trained(stage):
             raise self.not_trained(stage, wanted_by=wanted_by)
+        if self.checkpoint and self.is_given(stage):
+            return self._imported_params(self.checkpoint)
         shapes = jax.eval_shape(self._create_params)
         return load_final(self.stage_dir(stage), param_shardings(shapes, self.mesh))
 
@@ -145,6 +181,21 @@ class Run:
         """Writes a file of the run directory, from the first process."""
         if jax.process_index() == 0:
             replace_file(self.run_dir / name, json.dumps(content, indent=2) + "\n")
+
+
+def _check_positions(config: Config, max_positions: int) -> None:
+    """Checks that no sequence is longer than the checkpoint's RoPE is the plain one.
+
+    Raises:
+      ConfigError: One may be; the message names the fields.
+    """
+    longest = max(config.text.buckets) + config.evaluate.max_new_tokens
+    if max_positions and longest > max_positions:
+        raise ConfigError(
+            f"text.buckets up to {max(config.text.buckets)} and evaluate.max_new_tokens = "
+            f"{config.evaluate.max_new_tokens} make {longest} positions; {config.model.weights} scales RoPE after "
+            f"{max_positions}, which is not supported: give shorter ones"
+        )
 
 
 def barrier(name: str) -> None:

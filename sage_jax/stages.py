@@ -27,6 +27,7 @@ from sage_jax.data.facts import VocabularyError
 from sage_jax.data.pipeline import StreamError, make_train_loader, visited_records
 from sage_jax.data.readers import ReaderError
 from sage_jax.evaluate import evaluate_stage
+from sage_jax.hf.faults import WeightsError
 from sage_jax.models.sage import copy_text_encoder
 from sage_jax.objectives import PreferenceObjective, SftObjective
 from sage_jax.parameters import digest, merge
@@ -48,6 +49,7 @@ USER_ERRORS: Final = (
     TreeError,
     StreamError,
     CheckpointError,
+    WeightsError,
     TrainingDiverged,
 )
 """What a user can mend, each with a message that says how."""
@@ -100,6 +102,9 @@ def _check_stages(run: Run, stages: Sequence[str]) -> None:
 def _run_stage(run: Run, stage: str) -> None:
     """Runs a stage, its cost measured; a training stage that has finished is left as it is, cost and all."""
     with RunLog(run.run_dir, stage) as log:
+        if run.is_given(stage):
+            log.line(f"not trained: {run.config.model.weights} stands in for it")
+            return
         if stage in STARTS_FROM and run.is_trained(stage):
             log.line(f"finished before; delete {run.stage_dir(stage)} to train it again")
             changes = config_changes(final_config(run.stage_dir(stage)), json.dumps(dataclasses.asdict(run.config)))
@@ -134,7 +139,7 @@ def train(run: Run, stage: str, log: RunLog) -> None:
     config = run.config.training(stage)
     start = STARTS_FROM[stage]
     params = run.fresh_params() if start is None else run.trained_params(start, wanted_by=stage)
-    if start == "base":
+    if start == "base" and not run.is_given("base"):  # weights bring their own, or the copy, with them
         params = copy_text_encoder(params)
     records = adpl.open_split(run.prepared, "train")
     attach = None

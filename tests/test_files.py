@@ -1,4 +1,4 @@
-"""Output files that are there whole or not at all."""
+"""Output files and folders that are there whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sage_jax.files import replace_file
+from sage_jax.files import new_folder, replace_file
 
 
 def test_file_is_replaced_whole_and_its_folder_made(tmp_path: Path):
@@ -41,3 +41,22 @@ def test_content_may_come_in_parts_and_one_that_fails_leaves_the_old_file(tmp_pa
         replace_file(path, (f"{1 // number}\n" for number in (1, 0)))
     assert path.read_text(encoding="utf-8") == "µ0\nµ1\nµ2\n"
     assert [item.name for item in tmp_path.iterdir()] == ["b.txt"]
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "deep" / "out") as folder:
+        (folder / "a.txt").write_text("a")
+        assert not (tmp_path / "deep" / "out").exists()
+    assert (tmp_path / "deep" / "out" / "a.txt").read_text() == "a"
+    assert (tmp_path / "deep" / "out").stat().st_mode & 0o777 == 0o755
+    with pytest.raises(RuntimeError, match="broken"):
+        with new_folder(tmp_path / "other") as folder:
+            (folder / "a.txt").write_text("a")
+            raise RuntimeError("broken")
+    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
+    with pytest.raises(FileExistsError):
+        with new_folder(tmp_path / "deep" / "out"):
+            pass
+    with pytest.raises(FileExistsError):
+        with new_folder(tmp_path / "raced"):
+            (tmp_path / "raced").mkdir()

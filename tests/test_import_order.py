@@ -30,6 +30,7 @@ LAYERS = {
     "optim": 3,
     "checkpoint": 3,
     "generate": 3,
+    "hf": 3,
     "run_log": 3,
     "stop_request": 3,
     "plots": 3,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -39,7 +40,7 @@ def structure(config: ModelConfig = TINY) -> tuple[nnx.GraphDef[Sage], Params]:
     return split(nnx.eval_shape(lambda: Sage(config, VOCAB_SIZE, PLACEHOLDERS, nnx.Rngs(0))))
 
 
-def random_params(shapes: Params, seed: int = 0) -> Params:
+def random_params(shapes: Mapping[str, Any], seed: int = 0) -> Params:
     """Random values: scales around one, matrices that keep a vector's size, everything else around zero."""
     rng = np.random.default_rng(seed)
     params = {}

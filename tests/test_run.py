@@ -1,0 +1,108 @@
+"""A run that starts from published weights: what it takes from them, and what it refuses before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_internvl import imported, save_internvl, torch_internvl
+from tiny_run import CONFIG, run_main
+
+from sage_jax.checkpoint import load_final
+from sage_jax.command_line import read_config
+from sage_jax.config import ConfigError, DecoderConfig, ModelConfig, TextConfig
+from sage_jax.hf.faults import WeightsError
+from sage_jax.hf.importing import open_checkpoint
+from sage_jax.run import Run
+from sage_jax.run_config import Config
+
+TINY = read_config(["--config", str(CONFIG)])
+
+
+def with_weights(folder: Path, **model: object) -> Config:
+    """A config that starts from the folder; sizes are left out unless given."""
+    sized = ModelConfig(weights=str(folder), fusion=TINY.model.fusion)
+    return Config(run_dir=str(folder / "run"), model=dataclasses.replace(sized, **model))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture(scope="module")
+def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the tiny config's sizes."""
+    vit, decoder = TINY.model.vit, TINY.model.decoder
+    peer = torch_internvl(
+        hidden_size=decoder.embed_dim,
+        num_hidden_layers=decoder.num_layers,
+        num_attention_heads=decoder.num_heads,
+        num_key_value_heads=decoder.num_kv_heads,
+        intermediate_size=decoder.mlp_dim,
+        rope_theta=decoder.rope_theta,
+        vision={
+            "image_size": vit.tile_px,
+            "patch_size": vit.patch_px,
+            "hidden_size": vit.embed_dim,
+            "num_hidden_layers": vit.num_layers,
+            "num_attention_heads": vit.num_heads,
+            "intermediate_size": vit.mlp_dim,
+        },
+    )
+    return save_internvl(peer, tmp_path_factory.mktemp("weights"))
+
+
+def test_stage_1_and_evaluation_start_from_the_weights_without_a_base_stage(
+    checkpoint_folder: Path, tmp_path: Path
+) -> None:
+    run = run_main(
+        tmp_path,
+        f"--config.model.weights={checkpoint_folder}",
+        "--config.stages=prepare,base,sfe,evaluate",
+        "--config.sfe.steps=1",
+        "--config.evaluate.stages=('base', 'sfe')",
+    )
+    said = (run.run_dir / "log.txt").read_text(encoding="utf-8")
+    assert f"base: not trained: {checkpoint_folder} stands in for it" in said
+    assert run.summary()["metrics"].keys() == {"base", "sfe"}
+    expected = imported(open_checkpoint(checkpoint_folder, ModelConfig(fusion=TINY.model.fusion)))
+    trained = load_final(run.run_dir / "stages" / "sfe")
+    for path in expected:
+        if path.startswith("vit/"):  # frozen in stage 1
+            np.testing.assert_array_equal(trained[path], expected[path], err_msg=path)
+    table = expected["decoder/embedding/embedding"]
+    encoder = np.asarray(trained["fact_encoder/embedding/embedding"])  # frozen too, and as the decoder's before stage 1
+    np.testing.assert_array_equal(encoder[: len(table)], table)
+    np.testing.assert_allclose(
+        encoder[len(table) :], np.repeat(table.mean(0)[None], len(encoder) - len(table), 0), atol=1e-6
+    )
+    assert np.asarray(trained["fusion/attention/query/kernel"]).std() > 0.1  # SAGE's own starts fresh
+
+
+def test_a_run_has_the_sizes_of_its_checkpoint(checkpoint_folder: Path) -> None:
+    run = Run(with_weights(checkpoint_folder))
+    assert run.config.model.vit == TINY.model.vit
+    assert run.config.model.decoder == dataclasses.replace(TINY.model.decoder)
+    assert run.is_trained("base") and not run.is_trained("sfe")
+    again = Run(run.config)  # as the runs inside an ablation
+    assert again.config == run.config
+
+
+def test_a_checkpoint_with_faults_or_a_contradicting_config_stops_the_run(
+    checkpoint_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"config\.model\.decoder\.num_layers = 7, but text_config"):
+        Run(with_weights(checkpoint_folder, decoder=DecoderConfig(num_layers=7)))
+    with pytest.raises(WeightsError, match="config.json: there is no such file"):
+        Run(with_weights(tmp_path))
+
+
+def test_sequences_must_end_before_rope_is_scaled(checkpoint_folder: Path, tmp_path: Path) -> None:
+    text = (checkpoint_folder / "config.json").read_text()
+    assert '"rope_type": "default"' in text
+    scaled = text.replace('"rope_type": "default"', '"rope_type": "dynamic", "factor": 2.0')
+    for path in checkpoint_folder.glob("*.safetensors*"):
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "config.json").write_text(scaled)
+    config = with_weights(tmp_path)
+    with pytest.raises(ConfigError, match="make 1064 positions; .* scales RoPE after 512"):
+        Run(config)
+    assert Run(dataclasses.replace(config, text=TextConfig(buckets=(256,)))).checkpoint is not None
