@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, overload
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from sage_jax.axes import Float
 from sage_jax.batch import TreeBatch
 from sage_jax.config import ModelConfig
 from sage_jax.data.chat import Chat, FactsAs
-from sage_jax.data.encode import AnswersKept
+from sage_jax.data.encode import AnswersKept, ChosenRecords, RecordCounts
 from sage_jax.data.facts import Vocabulary
 from sage_jax.data.images import decode_mask, decode_rgb
 from sage_jax.data.pipeline import make_eval_batches
 from sage_jax.data.preferences import INSPECTION_QUESTION, PLACES
 from sage_jax.data.records import Question, Record
-from sage_jax.data.tiles import map_from_tokens, tile_image
+from sage_jax.data.tiles import image_size, map_from_tokens, tile_image
 from sage_jax.generate import Answers, Responder
 from sage_jax.metrics import ranking
 from sage_jax.metrics.detection import detection_metrics
@@ -37,7 +41,7 @@ from sage_jax.metrics.verdicts import (
 )
 from sage_jax.run_config import Config
 from sage_jax.run_log import Advance, RunLog
-from sage_jax.summary import record_metrics
+from sage_jax.summary import load_summary, record_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Examination:
       chat: Template and tokenizer.
       config: The run.
       vocabulary: Objects, defects and their names.
+      weights: Hash of the model's parameters.
       facts_as: How the stage was given its facts.
     """
 
@@ -56,38 +61,71 @@ class Examination:
     chat: Chat
     config: Config
     vocabulary: Vocabulary
+    weights: str
     facts_as: FactsAs = "fusion"
+
+    def digest(self, **beside: object) -> str:
+        """Hash of all that decides an answer to a record, and of what else decides a result."""
+        config = self.config
+        parts = {
+            "weights": self.weights,
+            "tokenizer": self.chat.tokenizer_digest(),
+            "vocabulary": repr(self.vocabulary),
+            "model": dataclasses.asdict(config.model),
+            "text": dataclasses.asdict(config.text),
+            "max_new_tokens": config.evaluate.max_new_tokens,
+            "facts_as": self.facts_as,
+            **beside,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
     def answers(
         self, records: Sequence[Record], *, with_reference: bool, advance: Advance | None = None
     ) -> Iterator[tuple[Record, Answers]]:
         """Each record and its answers, the batch axis taken off."""
-        for done, batch in enumerate(self._batches(records, with_reference, "none"), start=1):
-            found = self.responder.answer(batch)
-            for row, index in enumerate(batch.record_index):
-                if index >= 0:
-                    yield (
-                        records[int(index)],
-                        Answers(found.token_ids[row], found.verdict_score[row], found.similarity[row]),
-                    )
+        batches = self.batches(records, with_reference=with_reference, answers="none")
+        for done, batch in enumerate(batches, start=1):
+            yield from self.answer(batch, records)
             if advance is not None:
                 advance(done)
 
-    def rankings(self, records: Sequence[Record], *, with_reference: bool) -> Iterator[tuple[Record, np.ndarray]]:
+    def answer(self, batch: TreeBatch, records: Sequence[Record]) -> Iterator[tuple[Record, Answers]]:
+        """The records of one batch and their answers, the batch axis taken off."""
+        found = self.responder.answer(batch)
+        for row, index in enumerate(batch.record_index):
+            if index >= 0:
+                yield (
+                    records[int(index)],
+                    Answers(found.token_ids[row], found.verdict_score[row], found.similarity[row]),
+                )
+
+    def rankings(
+        self, records: Sequence[Record], *, with_reference: bool, advance: Advance | None = None
+    ) -> Iterator[tuple[Record, np.ndarray]]:
         """Each record and the summed log-probabilities of its questions' answers [Q, N]."""
-        for batch in self._batches(records, with_reference, "ranked"):
+        batches = self.batches(records, with_reference=with_reference, answers="ranked")
+        for done, batch in enumerate(batches, start=1):
             logps = self.responder.answer_logps(batch)
             for row, index in enumerate(batch.record_index):
                 if index >= 0:
                     yield records[int(index)], np.where(batch.answer_mask[row], logps[row], np.nan)
+            if advance is not None:
+                advance(done)
 
-    def _batches(self, records: Sequence[Record], with_reference: bool, answers: AnswersKept) -> Iterator[TreeBatch]:
+    def rows(self, num_records: int) -> int:
+        """Rows of the batches that so many records come in."""
+        return self.responder.rows(min(self.config.evaluate.batch_size, num_records))
+
+    def batches(
+        self, records: Sequence[Record], *, with_reference: bool, answers: AnswersKept, rows: int = 0
+    ) -> Iterator[TreeBatch]:
+        """The records in batches; `rows` fixes their size, so that few records compile nothing anew."""
         return make_eval_batches(
             records,
             chat=self.chat,
             model=self.config.model,
             text=self.config.text,
-            batch_size=self.responder.rows(min(self.config.evaluate.batch_size, len(records))),
+            batch_size=rows or self.rows(len(records)),
             with_reference=with_reference,
             answers=answers,
             facts_as=self.facts_as,
@@ -111,23 +149,57 @@ def anomaly_map(
     return image, map_from_tokens(values, tiled, tokens_per_side=side, height=height, width=width)
 
 
-def evaluate_stage(stage: str, examination: Examination, records: Sequence[Record], run: RunLog) -> None:
-    """Scores a stage in both modes; writes predictions and the stage's entries of `summary.json`."""
-    run_dir = Path(examination.config.run_dir)
+def evaluate_stage(
+    stage: str, examination: Examination, records: Sequence[Record], run: RunLog, *, data_revision: str
+) -> None:
+    """Scores a stage in both modes; writes predictions and the stage's entries of `summary.json`.
+
+    A mode that an earlier run scored with the same model, data and config is left as it is.
+    """
+    path = Path(examination.config.run_dir) / "summary.json"
+    scored_of = _scored_of(examination, data_revision)
     for mode in ("zero_shot", "one_shot"):
-        one_shot = mode == "one_shot"
-        shown = [record for record in records if record.reference_image is not None] if one_shot else records
-        if not shown:
-            run.line(f"{stage}, one-shot: no test record has a reference image; nothing to score")
+        name, one_shot = f"{stage}, {mode.replace('_', '-')}", mode == "one_shot"
+        if _is_scored(path, stage, mode, scored_of):
+            run.resumed = True
+            run.line(f"{name}: scored before, with the same model, data and config")
+            continue
+        shown = records
+        if one_shot:
+            with_reference = [index for index, record in enumerate(records) if record.reference_image is not None]
+            shown = ChosenRecords(records, with_reference)
+        if not len(shown):
+            run.line(f"{name}: no test record has a reference image; nothing to score")
             continue
         predictions, metrics = _answer_metrics(stage, mode, examination, shown, run)
-        metrics |= _detection(examination, shown, with_reference=one_shot)
-        metrics |= _rankings(examination, shown, with_reference=one_shot)
+        metrics |= _detection(name, examination, shown, run, with_reference=one_shot)
+        metrics |= _rankings(name, examination, shown, run, with_reference=one_shot)
         samples = {"samples": examination.config.evaluate.bootstrap_samples, "seed": examination.config.seed}
         by_kind = accuracy_by_kind(predictions, **samples)
         if jax.process_index() == 0:
-            path, unparsable = run_dir / "summary.json", count_unparsable(predictions)
-            record_metrics(path, stage, mode, metrics, accuracy_by_kind=by_kind, unparsable=unparsable)
+            unparsable = count_unparsable(predictions)
+            record_metrics(
+                path, stage, mode, metrics, accuracy_by_kind=by_kind, unparsable=unparsable, scored_of=scored_of
+            )
+
+
+def _scored_of(examination: Examination, data_revision: str) -> str:
+    """Hash of all that decides a stage's metrics: model, test records, config of the evaluation and its seed."""
+    config = examination.config
+    evaluate = {name: value for name, value in dataclasses.asdict(config.evaluate).items() if name != "stages"}
+    return examination.digest(data=data_revision, evaluate=evaluate, seed=config.seed)
+
+
+def _is_scored(path: Path, stage: str, mode: str, scored_of: str) -> bool:
+    """Whether summary and predictions of a mode are there; the first process decides for all."""
+    scored = False
+    if jax.process_index() == 0:
+        entry = load_summary(path)["metrics"].get(stage, {}).get(mode, {})
+        predictions = path.parent / "predictions" / f"{stage}_{mode}.jsonl"
+        scored = entry.get("scored_of") == scored_of and predictions.is_file()
+    if jax.process_count() > 1:
+        scored = bool(multihost_utils.broadcast_one_to_all(np.asarray(scored)))
+    return scored
 
 
 def _answer_metrics(
@@ -139,8 +211,9 @@ def _answer_metrics(
     predictions: list[Prediction] = []
     scores: list[dict[str, object]] = []
     marks: list[float] = []
-    rows = examination.responder.rows(min(config.evaluate.batch_size, len(records)))
-    with run.progress(-(-len(records) // rows), unit=f"{stage} {mode.replace('_', '-')} batch") as advance:
+    with run.progress(
+        -(-len(records) // examination.rows(len(records))), unit=f"{stage} {mode.replace('_', '-')} batch"
+    ) as advance:
         for record, answers in examination.answers(records, with_reference=mode == "one_shot", advance=advance):
             for number, question in enumerate(record.questions):
                 best = question.answers[0].text
@@ -186,46 +259,115 @@ def _prediction(record: Record, question: Question, said: str) -> Prediction:
     )
 
 
-def _detection(examination: Examination, records: Sequence[Record], *, with_reference: bool) -> dict[str, Metric]:
+def _detection(
+    name: str, examination: Examination, records: Sequence[Record], run: RunLog, *, with_reference: bool
+) -> dict[str, Metric]:
     """AUROC, average precision and F1 of the anomaly score, and pixel AUROC of the map, over distinct images."""
     config = examination.config
-    first = {record.image_id: record for record in records if record.anomalous is not None}
-    asked = [inspection_record(record) for record in first.values()]
+    known = {
+        record.image_id: (index, record.anomalous)
+        for index, record in enumerate(records)
+        if record.anomalous is not None
+    }
+    images = list(known)
+    asked = _Asked(records, [index for index, _ in known.values()])
     samples = {"samples": config.evaluate.bootstrap_samples, "seed": config.seed}
     scores: list[float] = []
-    maps: list[np.ndarray] = []
-    masks: list[np.ndarray | None] = []
-    for record, answers in examination.answers(asked, with_reference=with_reference) if asked else ():
-        scores.append(float(answers.verdict_score[0]))
-        if with_reference:
-            image, found = anomaly_map(record, np.asarray(answers.similarity), config.model)
-            maps.append(found)
-            masks.append(_mask(record, image.shape[:2]))
-    metrics = detection_metrics(scores, [bool(record.anomalous) for record in asked], list(first), **samples)
+    similarities: list[np.ndarray] = []
+    batches = -(-len(asked) // examination.rows(len(asked))) if images else 0
+    with run.progress(batches, unit=f"{name} detection batch") as advance:
+        for _, answers in examination.answers(asked, with_reference=with_reference, advance=advance) if images else ():
+            scores.append(float(answers.verdict_score[0]))
+            similarities.append(np.array(answers.similarity))
+    metrics = detection_metrics(scores, [anomalous for _, anomalous in known.values()], images, **samples)
     if with_reference:
-        metrics["pixel_auroc"] = pixel_auroc(maps, masks, list(first), **samples)
+        with run.progress(2 * len(asked), unit=f"{name} map") as advance:
+            maps = _Maps(asked, similarities, config.model, advance)
+            metrics["pixel_auroc"] = pixel_auroc(maps, _Masks(asked), images, **samples)
     return metrics
 
 
-def _mask(record: Record, shape: tuple[int, int]) -> np.ndarray | None:
-    if record.mask is not None:
-        return decode_mask(record.mask)
-    return np.zeros(shape, bool) if record.anomalous is False else None
+class _Asked(Sequence[Record]):
+    """The inspection question on some records of a data set, each read when it is asked for."""
+
+    counts = RecordCounts(questions=1)
+
+    def __init__(self, records: Sequence[Record], indices: Sequence[int]) -> None:
+        self._chosen = ChosenRecords(records, indices)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Record]: ...
+
+    def __getitem__(self, index: int | slice) -> Record | Sequence[Record]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(len(self))[index]]
+        return inspection_record(self._chosen[index])
 
 
-def _rankings(examination: Examination, records: Sequence[Record], *, with_reference: bool) -> dict[str, Metric]:
+class _Maps(Sequence[np.ndarray]):
+    """Anomaly maps made from the image tokens when asked for: memory holds a number a token, not a pixel."""
+
+    def __init__(
+        self, records: Sequence[Record], similarities: Sequence[np.ndarray], model: ModelConfig, advance: Advance
+    ) -> None:
+        self._records, self._similarities, self._model, self._advance = records, similarities, model, advance
+        self._num_made = 0
+
+    def __len__(self) -> int:
+        return len(self._similarities)
+
+    def __getitem__(self, index: Any) -> Any:
+        found = anomaly_map(self._records[index], self._similarities[index], self._model)[1]
+        self._num_made += 1
+        self._advance(self._num_made)
+        return found
+
+
+class _Masks(Sequence[np.ndarray | None]):
+    """Masks of records, decoded when asked for; None where it is unknown."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: Any) -> Any:
+        record = self._records[index]
+        if record.mask is not None:
+            return decode_mask(record.mask)
+        if record.anomalous is not False:
+            return None
+        width, height = image_size(record.test_image, name=record.test_path)
+        return np.zeros((height, width), bool)
+
+
+def _rankings(
+    name: str, examination: Examination, records: Sequence[Record], run: RunLog, *, with_reference: bool
+) -> dict[str, Metric]:
     """Ranking accuracy by summed log-probability: best over worst, and adjacent answers."""
     config = examination.config
-    ranked = [record for record in records if any(len(question.answers) > 1 for question in record.questions)]
+    indices = [i for i, record in enumerate(records) if any(len(asked.answers) > 1 for asked in record.questions)]
+    ranked = ChosenRecords(records, indices)
     samples = {"samples": config.evaluate.bootstrap_samples, "seed": config.seed}
     extreme: list[float] = []
     adjacent: list[float] = []
     images: list[str] = []
-    for record, logps in examination.rankings(ranked, with_reference=with_reference) if ranked else ():
-        mask = np.isfinite(logps)
-        extreme += ranking.best_over_worst(logps, mask).tolist()
-        adjacent += ranking.adjacent(logps, mask).tolist()
-        images += [record.image_id] * len(logps)
+    batches = -(-len(ranked) // examination.rows(len(ranked))) if indices else 0
+    with run.progress(batches, unit=f"{name} ranking batch") as advance:
+        for record, logps in (
+            examination.rankings(ranked, with_reference=with_reference, advance=advance) if indices else ()
+        ):
+            mask = np.isfinite(logps)
+            extreme += ranking.best_over_worst(logps, mask).tolist()
+            adjacent += ranking.adjacent(logps, mask).tolist()
+            images += [record.image_id] * len(logps)
     return {
         "ranking_best_worst": bootstrap_mean(extreme, images, **samples),
         "ranking_adjacent": bootstrap_mean(adjacent, images, **samples),

@@ -6,21 +6,23 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
-def replace_file(path: Path, data: str | bytes) -> None:
+def replace_file(path: Path, data: str | bytes | Iterable[str]) -> None:
     """Writes a file under a temporary name beside `path` and renames it, making the folder if there is none.
 
-    A reader sees the old content or the new, never a part; a failed write leaves the old file as it was.
+    A reader sees the old content or the new, never a part; a failed write leaves the old file as it was. Content that
+    is too large for memory comes in parts.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = data.encode() if isinstance(data, str) else data
+    parts = (data,) if isinstance(data, str | bytes) else data
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            for part in parts:
+                file.write(part.encode() if isinstance(part, str) else part)
         os.chmod(temporary, 0o644)  # mkstemp gives 0600, which would keep a report from the people it is for
         os.replace(temporary, path)
     except BaseException:

@@ -2,232 +2,274 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Literal
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
+from sage_jax.batch import TreeBatch
 from sage_jax.config import ConfigError
-from sage_jax.data.facts import Vocabulary
-from sage_jax.data.images import SUFFIXES, ImageFault, decode_rgb
-from sage_jax.data.records import PAIR_TYPES, Record
+from sage_jax.data.images import decode_rgb
+from sage_jax.data.records import Record
 from sage_jax.evaluate import Examination, anomaly_map, inspection_record
 from sage_jax.files import replace_file
 from sage_jax.generate import Answers
 from sage_jax.metrics.localisation import peak_boxes
-from sage_jax.report import InspectionRow, overlay, picture, write_report, write_rows_jsonl
+from sage_jax.report import (
+    InspectionRow,
+    Pictures,
+    Totals,
+    choose_rows,
+    count_rows,
+    overlay,
+    picture,
+    small_picture,
+    write_report,
+    write_rows_jsonl,
+)
+from sage_jax.row_journal import RowJournal
 from sage_jax.run_config import InspectConfig
 from sage_jax.run_log import RunLog
+from sage_jax.stop_request import StopRequest
+from sage_jax.subjects import Images, Subject
 
-_LIST_SUFFIXES: Final = (".txt", ".lst", ".list")
+_LARGE_PICTURES: Final = 50
+"""Rows of a page that get pictures of 1024 px; with more, they are small, or no browser would open it."""
+_TO_DO: Final = -1
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
-    """An image to inspect, or why it cannot be."""
+class Inspected:
+    """How far an inspection came.
 
-    path: str
-    category: str
-    record: Record | None
-    error: str = ""
-
-
-def find_images(images: str) -> list[Path]:
-    """The image files that `inspect.images` names: one image, a folder (searched with its subfolders), or a list.
-
-    A list is a text file with a path a line, relative to its own folder; blank lines and `#` lines are left out.
-
-    Raises:
-      ConfigError: There is no such file, or no image in the folder or list.
-    """
-    path = Path(images).expanduser()
-    if path.is_dir():
-        found = _images_under(path)
-    elif path.suffix.lower() in _LIST_SUFFIXES and path.is_file():
-        try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"inspect.images = {images!r}: no list of paths in UTF-8 ({error})") from None
-        found = [path.parent / line for line in lines if line and not line.startswith("#")]
-    elif path.is_file():
-        found = [path]
-    else:
-        raise ConfigError(f"inspect.images = {images!r}: no such file or folder")
-    if not found:
-        raise ConfigError(f"inspect.images = {images!r}: no image in it; known suffixes: {', '.join(SUFFIXES)}")
-    return found
-
-
-class References:
-    """The good references that `inspect.references` names: one image for all, or a folder matched by file name.
-
-    In a folder, an image's reference is the file of the same name or, without one, the folder's first image. Each is
-    read once, however many images it serves.
-
-    Raises:
-      ConfigError: There is no such file, or no image in the folder.
+    Attributes:
+      done: Images that have their row.
+      totals: Counts over all rows; None where it was stopped, and on processes other than the first.
     """
 
-    def __init__(self, references: str):
-        self._files: dict[str, Path] = {}
-        self._first: Path | None = None
-        self._read: dict[Path, bytes] = {}
-        if not references:
-            return
-        path = Path(references).expanduser()
-        if not path.exists():
-            raise ConfigError(f"inspect.references = {references!r}: no such file or folder")
-        files = [path] if path.is_file() else _images_under(path)
-        if not files:
-            raise ConfigError(f"inspect.references = {references!r}: no image in it")
-        self._files = {each.name: each for each in reversed(files)}
-        self._first = files[0]
-
-    def of(self, image: Path) -> tuple[str, bytes] | None:
-        """Path and content of an image's reference; None = zero-shot.
-
-        Raises:
-          OSError, ImageFault: It cannot be read.
-        """
-        path = self._files.get(image.name, self._first)
-        if path is None:
-            return None
-        if path not in self._read:
-            content = path.read_bytes()
-            decode_rgb(content, name=f"reference {path}")
-            self._read[path] = content
-        return str(path), self._read[path]
-
-
-def read_subjects(config: InspectConfig, vocabulary: Vocabulary) -> list[Subject]:
-    """The user's images with their references; one that cannot be read carries its error.
-
-    Raises:
-      ConfigError: Paths that cannot be, before any work.
-    """
-    references = References(config.references)
-    return [_read(path, references, config.category, vocabulary) for path in find_images(config.images)]
-
-
-def sample_subjects(records: Sequence[Record], wanted: int) -> list[Subject]:
-    """Test records to show what inspection gives: distinct images, as many defective as good where there are."""
-    distinct = list({record.image_id: record for record in records}.values())
-    defective = [record for record in distinct if record.anomalous]
-    good = [record for record in distinct if not record.anomalous]
-    half = min(len(defective), max(wanted // 2, wanted - len(good)))
-    chosen = {record.record_id for record in (*defective[:half], *good[: wanted - half])}
-    return [Subject(each.test_path, each.category, each) for each in distinct if each.record_id in chosen]
+    done: int
+    totals: Totals | None
 
 
 def inspect(
-    subjects: Sequence[Subject], examination: Examination, *, stage: str, output: Path, log: RunLog
-) -> list[InspectionRow]:
-    """Answers for every subject; writes `inspection.jsonl`, `overlays/` and `report.html` under `output`.
+    images: Images, examination: Examination, *, stage: str, output: Path, log: RunLog, mesh: Mesh
+) -> Inspected:
+    """Answers for every image; writes `inspection.jsonl`, `overlays/` and `report.html` under `output`.
 
-    Returns:
-      One row a subject, in their order.
+    Finished rows are kept in `inspection.jsonl.partial` until all are done. An image whose row is found there, made by
+    the same model and options from the same files, is not inspected again. Ctrl-C and SIGTERM stop after a batch.
+
+    Raises:
+      ConfigError: `output` cannot be written.
     """
-    config = examination.config.inspect
-    rows: dict[int, InspectionRow] = {}
-    for index, subject in enumerate(subjects):
-        if subject.record is None:
-            rows[index] = InspectionRow(subject.path, subject.category, "unreadable", None, "", error=subject.error)
-    readable = [index for index, subject in enumerate(subjects) if subject.record is not None]
-    with log.progress(len(readable), unit="image") as advance:
-        for index, answers, record in _answered(subjects, readable, examination):
-            rows[index] = _row(index, record, answers, examination, output)
-            advance(len(rows) - (len(subjects) - len(readable)))
-    ordered = [rows[index] for index in range(len(subjects))]
+    journal = RowJournal(_writable(output) / "inspection.jsonl.partial", _made_by(examination, output))
+    places = _places(images, journal)
+    missing = np.flatnonzero(places == _TO_DO)
+    done = len(images) - len(missing)
+    if done:
+        log.resumed = True
+        log.line(f"{done} of {len(images)} images were done before the stop, {len(missing)} are left")
+    rows = examination.rows(len(images))
+    chunks = [missing[start : start + rows].tolist() for start in range(0, len(missing), rows)]
+    with (
+        StopRequest(log.line, mesh, after="this batch") as stop,
+        log.progress(len(images), done=done, unit="image") as advance,
+        contextlib.closing(_read_ahead(images, chunks, examination, rows)) as read,
+    ):
+        for chunk in read:
+            found = _inspected(chunk, examination, output)
+            if jax.process_index() == 0:
+                places[chunk.indices] = journal.append(list(zip(chunk.keys, chunk.stamps, found, strict=True)))
+            done += len(chunk.indices)
+            advance(done)
+            if stop.agreed() and done < len(images):
+                return Inspected(done, None)
     if jax.process_index() > 0:
-        return ordered
-    write_rows_jsonl(output / "inspection.jsonl", ordered)
-    one_shot = sum(row.reference_png is not None for row in ordered)
-    facts = {
-        "Model": f"{stage} of {examination.config.run_dir}",
-        "Images": str(len(ordered)),
-        "With reference": str(one_shot),
-    }
-    write_report(output / "report.html", ordered, title="Inspection report", facts=facts, threshold=config.threshold)
-    return ordered
+        return Inspected(done, None)
+    write_rows_jsonl(output / "inspection.jsonl", journal.rows(places))
+    totals = count_rows(journal.rows(places))
+    model = f"{stage} of {examination.config.run_dir}"
+    page = output / "report.html"
+    _write_page(page, images, journal, places, totals, model=model, config=examination.config.inspect, log=log)
+    journal.remove()
+    return Inspected(done, totals)
 
 
-def _images_under(folder: Path) -> list[Path]:
-    """Image files of a folder and its subfolders; hidden ones (as macOS leaves beside real ones) do not count."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
-    return sorted(path for path in found if path.is_file())
-
-
-def _read(path: Path, references: References, category: str, vocabulary: Vocabulary) -> Subject:
-    name = os.fsencode(path).decode("utf-8", "replace")  # a file name need not be text; the report must be
-    category = category or (path.parent.name if path.parent.name.replace("_", " ") in vocabulary.objects else "part")
+def _writable(output: Path) -> Path:
     try:
-        test_image = path.read_bytes()
-        decode_rgb(test_image, name=name)
-        reference = references.of(path)
-    except (OSError, ImageFault) as error:
-        reason = f"{name}: cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
-        return Subject(name, category, None, reason)
-    record = Record(
-        record_id=name,
-        image_id=name,
-        test_image=test_image,
-        reference_image=None if reference is None else reference[1],
-        category=category,
-        pair_type=PAIR_TYPES[0],
-        facts=vocabulary.facts_for(category),
-        questions=(),
-        descriptions=(),
-        anomalous=None,
-        defects=(),
-        mask=None,
-        test_path=name,
-        reference_path="" if reference is None else reference[0],
+        output.mkdir(parents=True, exist_ok=True)
+        if not os.access(output, os.W_OK):
+            raise PermissionError(errno.EACCES, "no permission to write")
+    except OSError as error:
+        raise ConfigError(f"inspect.output: {output} cannot be written: {error.strerror or error}") from None
+    return output
+
+
+def _made_by(examination: Examination, output: Path) -> str:
+    """Hash of all that decides a row beside its files."""
+    config = examination.config.inspect
+    return examination.digest(
+        threshold=config.threshold, map_threshold=config.map_threshold, category=config.category, output=str(output)
     )
-    return Subject(name, category, record)
 
 
-def _answered(
-    subjects: Sequence[Subject], readable: Sequence[int], examination: Examination
-) -> Iterator[tuple[int, Answers, Record]]:
-    """Subjects with a reference one-shot, the others zero-shot."""
+def _places(images: Images, journal: RowJournal) -> np.ndarray:
+    """Where the journal has each image's row, from the files as they are now; the first process decides for all."""
+    places = np.full(len(images), _TO_DO)
+    if jax.process_index() == 0:
+        entries = journal.find()
+        for index in range(len(images)) if entries else ():
+            entry = entries.get(images.key(index))
+            if entry is not None and entry.stamp == images.stamp(index):
+                places[index] = entry.offset
+        known = np.flatnonzero(places != _TO_DO)
+        for index, row in zip(known, journal.rows(places[known]), strict=False):
+            if row.overlay_path and not Path(row.overlay_path).is_file():
+                places[index] = _TO_DO
+    if jax.process_count() > 1:
+        done = multihost_utils.broadcast_one_to_all(places != _TO_DO)
+        places = places if jax.process_index() == 0 else np.where(done, 0, _TO_DO)
+    return places
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chunk:
+    """Images that were read together.
+
+    Attributes:
+      indices, keys, stamps, subjects: Of each image.
+      batches: Positions of the images that can be inspected, their records and their batch: one with references, one
+        without, or either.
+    """
+
+    indices: Sequence[int]
+    keys: Sequence[str]
+    stamps: Sequence[str]
+    subjects: Sequence[Subject]
+    batches: Sequence[tuple[Sequence[int], Sequence[Record], TreeBatch]]
+
+
+def _read_ahead(
+    images: Images, chunks: Sequence[Sequence[int]], examination: Examination, rows: int
+) -> Generator[_Chunk]:
+    """The chunks in order, the next one read while the devices work on this one."""
+    with ThreadPoolExecutor(1, thread_name_prefix="read-images") as pool:
+        ahead: deque[Future[_Chunk]] = deque()
+        for chunk in chunks:
+            ahead.append(pool.submit(_read, images, chunk, examination, rows))
+            if len(ahead) > 1:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _read(images: Images, indices: Sequence[int], examination: Examination, rows: int) -> _Chunk:
+    keys = [images.key(index) for index in indices]
+    stamps = [images.stamp(index) for index in indices]  # before the content: a change after it is seen next time
+    subjects = [images.read(index) for index in indices]
+    batches = []
     for one_shot in (True, False):
         chosen = [
-            i for i in readable if (record := subjects[i].record) and (record.reference_image is not None) is one_shot
+            (position, inspection_record(subject.record))
+            for position, subject in enumerate(subjects)
+            if subject.record and (subject.record.reference_image is not None) is one_shot
         ]
-        asked = [inspection_record(record) for i in chosen if (record := subjects[i].record)]
-        if asked:
-            for index, (record, answers) in zip(
-                chosen, examination.answers(asked, with_reference=one_shot), strict=True
-            ):
-                yield index, answers, record
+        if chosen:
+            positions, records = zip(*chosen, strict=True)
+            (batch,) = examination.batches(records, with_reference=one_shot, answers="none", rows=rows)
+            batches.append((positions, records, batch))
+    return _Chunk(indices, keys, stamps, subjects, batches)
 
 
-def _row(index: int, record: Record, answers: Answers, examination: Examination, output: Path) -> InspectionRow:
+def _inspected(chunk: _Chunk, examination: Examination, output: Path) -> list[InspectionRow]:
+    """A row for every image of a chunk, in its order; writes the overlays."""
+    rows = [
+        InspectionRow(subject.path, subject.category, "unreadable", None, "", error=subject.error)
+        if subject.record is None
+        else None
+        for subject in chunk.subjects
+    ]
+    for positions, records, batch in chunk.batches:
+        for position, (record, answers) in zip(positions, examination.answer(batch, records), strict=True):
+            path = output / "overlays" / f"{Path(record.test_path).stem[:80]}_{chunk.keys[position]}.png"
+            rows[position] = _row(record, answers, examination, path)
+    return [row for row in rows if row is not None]
+
+
+def _row(record: Record, answers: Answers, examination: Examination, overlay_path: Path) -> InspectionRow:
     config = examination.config
     score = float(answers.verdict_score[0])
     verdict: Literal["defective", "good"] = "defective" if score >= config.inspect.threshold else "good"
-    image, found = anomaly_map(record, np.asarray(answers.similarity), config.model)
     row = InspectionRow(
         image=record.test_path,
         category=record.category,
         verdict=verdict,
         score=score,
         reason=examination.chat.decode(np.asarray(answers.token_ids[0])),
-        test_png=picture(image),
         truth=None if record.anomalous is None else ("defective" if record.anomalous else "good"),
     )
     if record.reference_image is None:
         return row
+    image, found = anomaly_map(record, np.asarray(answers.similarity), config.model)
     boxes = tuple(peak_boxes(found, threshold=config.inspect.map_threshold, max_boxes=5))
-    drawn = picture(overlay(image, np.clip(found, 0.0, 1.0), boxes))
-    path = output / "overlays" / f"{index:05d}_{Path(record.test_path).stem[:80]}.png"
     if jax.process_index() == 0:
-        replace_file(path, drawn)
-    reference = decode_rgb(record.reference_image, name=record.reference_path)
-    return dataclasses.replace(
-        row, boxes=boxes, reference_png=picture(reference), overlay_png=drawn, overlay_path=str(path)
-    )
+        replace_file(overlay_path, picture(overlay(image, np.clip(found, 0.0, 1.0), boxes)))
+    return dataclasses.replace(row, boxes=boxes, overlay_path=str(overlay_path))
+
+
+def _write_page(
+    path: Path,
+    images: Images,
+    journal: RowJournal,
+    places: np.ndarray,
+    totals: Totals,
+    *,
+    model: str,
+    config: InspectConfig,
+    log: RunLog,
+) -> None:
+    """The report, with pictures made from the files one row after the other."""
+    chosen = choose_rows(journal.rows(places), config.report_images)
+    rows = list(journal.rows(places[chosen]))
+
+    facts = {"Model": model, "Images": str(totals.images), "With reference": str(totals.one_shot)}
+    with log.progress(len(rows), unit="report row") as advance:
+
+        def pictures(position: int) -> Pictures:
+            made = _pictures(images.read(chosen[position]), rows[position], small=len(rows) > _LARGE_PICTURES)
+            advance(position + 1)
+            return made
+
+        write_report(
+            path,
+            rows,
+            title="Inspection report",
+            facts=facts,
+            pictures=pictures,
+            totals=totals,
+            threshold=config.threshold,
+        )
+
+
+def _pictures(subject: Subject, row: InspectionRow, *, small: bool) -> Pictures:
+    """A row's pictures; none of a file that is gone since."""
+    record = subject.record
+    if row.verdict == "unreadable" or record is None:
+        return Pictures()
+    encode = small_picture if small else picture
+    test = encode(decode_rgb(record.test_image, name=record.test_path))
+    if record.reference_image is None or not Path(row.overlay_path).is_file():
+        return Pictures(test)
+    reference = encode(decode_rgb(record.reference_image, name=record.reference_path))
+    drawn = Path(row.overlay_path).read_bytes()
+    return Pictures(test, reference, encode(decode_rgb(drawn, name=row.overlay_path)) if small else drawn)

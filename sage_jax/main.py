@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> int:
     """Builds the config and runs its stages.
 
     Returns:
-      Exit status: 0 when done, or stopped with a checkpoint; 2 for what the user can mend, told in one message; 130
+      Exit status: 0 when done, or stopped where it can go on; 2 for what the user can mend, told in one message; 130
       when aborted.
     """
     if {"-h", "--help"} & set(arguments):
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     except Interrupted as interrupted:
         print(f"{interrupted}\n{go_on}", file=sys.stderr)
     except KeyboardInterrupt:
-        print(f"aborted; finished stages and the checkpoints before it stay\n{go_on}", file=sys.stderr)
+        print(f"aborted; finished stages, checkpoints, scores and inspected images stay\n{go_on}", file=sys.stderr)
         return 130
     except USER_ERRORS as error:
         return _failed(error)

@@ -8,7 +8,6 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import overload
 
 import jax
 import numpy as np
@@ -17,8 +16,8 @@ from sage_jax.axes import Float
 from sage_jax.batch import TreeBatch
 from sage_jax.config import ModelConfig, TextConfig
 from sage_jax.data.chat import Chat
-from sage_jax.data.encode import count_records
-from sage_jax.data.pipeline import Counted, make_eval_batches
+from sage_jax.data.encode import ChosenRecords
+from sage_jax.data.pipeline import make_eval_batches
 from sage_jax.data.records import Record
 from sage_jax.files import replace_file
 from sage_jax.generate import Responder
@@ -86,7 +85,9 @@ def reference_logps(
     done, batches = 0, sum(-(-len(indices) // rows) for indices in missing)
     with run.progress(batches, unit="reference batch") as advance:
         for mode, indices in enumerate(missing):
-            for batch in _batches(_Chosen(records, indices), key, rows, with_reference=bool(mode)) if indices else ():
+            for batch in (
+                _batches(ChosenRecords(records, indices), key, rows, with_reference=bool(mode)) if indices else ()
+            ):
                 logps = responder.answer_logps(batch)
                 if table is None:
                     table = np.full((len(records), 2, *logps.shape[1:]), np.nan, np.float32)
@@ -115,31 +116,6 @@ def _batches(records: Sequence[Record], key: ReferenceKey, rows: int, *, with_re
         with_reference=with_reference,
         answers="ranked",
     )
-
-
-class _Chosen(Sequence[Record]):
-    """Some records of a data set, read as they are asked for, under the whole data set's counts.
-
-    The counts give the table its shape, which must be that of the training batches whichever records are computed.
-    """
-
-    def __init__(self, records: Sequence[Record], indices: Sequence[int]):
-        self._records, self._indices = records, indices
-        self.counts = records.counts if isinstance(records, Counted) else count_records(records)
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> _Chosen: ...
-
-    def __getitem__(self, index: int | slice) -> Record | _Chosen:
-        if isinstance(index, slice):
-            return _Chosen(self._records, self._indices[index])
-        return self._records[self._indices[index]]
 
 
 def attach_reference(table: Float[np.ndarray, "R 2 Q N"]) -> Callable[[TreeBatch], TreeBatch]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import dataclasses
 import datetime
+import heapq
 import importlib.resources
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import jinja2
 import matplotlib
@@ -27,7 +28,9 @@ Region = tuple[int, int, int, int, float]
 VERDICTS: Final[tuple[Verdict, ...]] = ("defective", "good", "unreadable")
 _MIN_PX = 256
 _MAX_PX = 1024
+_SMALL_PX = 512
 _LEGEND_PX = 22
+_BOX: Final = ("left", "top", "right", "bottom", "score")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +45,6 @@ class InspectionRow:
       reason: The model's answer after the verdict.
       boxes: The map's peaks (left, top, right, bottom, score), px of the image, right and bottom exclusive.
       error: Why the image could not be inspected; "" where it could.
-      test_png, reference_png, overlay_png: Pictures for the report, None where there is none.
       overlay_path: Where the overlay was written; "" where it was not.
       truth: The known label, or None.
     """
@@ -54,9 +56,6 @@ class InspectionRow:
     reason: str
     boxes: tuple[Region, ...] = ()
     error: str = ""
-    test_png: bytes | None = None
-    reference_png: bytes | None = None
-    overlay_png: bytes | None = None
     overlay_path: str = ""
     truth: Literal["defective", "good"] | None = None
 
@@ -69,9 +68,76 @@ class InspectionRow:
             raise ValueError(f"{self.image}: an unreadable image needs its error")
 
 
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """A row's pictures for the page, PNG or JPEG; None where there is none."""
+
+    test: bytes | None = None
+    reference: bytes | None = None
+    overlay: bytes | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Totals:
+    """Counts over all rows of an inspection, shown in the page or not.
+
+    Attributes:
+      verdicts: Images by verdict.
+      one_shot: Images with a reference.
+      labelled: Readable images whose label is known.
+      agreeing: Of those, images whose verdict is the label.
+    """
+
+    verdicts: Mapping[str, int]
+    one_shot: int
+    labelled: int
+    agreeing: int
+
+    @property
+    def images(self) -> int:
+        return sum(self.verdicts.values())
+
+
+def count_rows(rows: Iterable[InspectionRow]) -> Totals:
+    """Counts over rows that need not be in memory together."""
+    counts: Counter[str] = Counter()
+    for row in rows:
+        counts[row.verdict] += 1
+        counts["one_shot"] += bool(row.overlay_path)
+        if row.truth is not None and row.verdict != "unreadable":
+            counts["labelled"] += 1
+            counts["agreeing"] += row.verdict == row.truth
+    verdicts = {verdict: counts[verdict] for verdict in VERDICTS}
+    return Totals(verdicts, counts["one_shot"], counts["labelled"], counts["agreeing"])
+
+
+def choose_rows(rows: Iterable[InspectionRow], most: int) -> list[int]:
+    """Positions of the rows to show on a page: all in their order, or the `most` that need a look.
+
+    Those are the unreadable ones, then the others from the highest score down; where unreadable ones would fill the
+    page, they take half of it.
+    """
+    scores = [row.score for row in rows]
+    if len(scores) <= most:
+        return list(range(len(scores)))
+    unreadable = [index for index, score in enumerate(scores) if score is None]
+    readable = [(-score, index) for index, score in enumerate(scores) if score is not None]
+    shown = unreadable[: max(most // 2, most - len(readable))]
+    return shown + [index for _, index in heapq.nsmallest(most - len(shown), readable)]
+
+
 def picture(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
     """An image as a PNG for the report: the shorter side at least 256 px (nearest), the longer at most 1024 px."""
     return _png(_resized(Image.fromarray(image)))
+
+
+def small_picture(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
+    """An image as a JPEG for a page of hundreds: the longer side at most 512 px."""
+    small = Image.fromarray(image)
+    small.thumbnail((_SMALL_PX, _SMALL_PX), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
 
 
 def overlay(
@@ -122,6 +188,8 @@ def write_report(
     *,
     title: str,
     facts: Mapping[str, str],
+    pictures: Callable[[int], Pictures],
+    totals: Totals | None = None,
     threshold: float | None = None,
     written: datetime.datetime | None = None,
 ) -> None:
@@ -132,6 +200,8 @@ def write_report(
       rows: In the order to show first.
       title: Heading of the page.
       facts: What was run (model, mode, references), by label.
+      pictures: Those of the row at a position; asked for one row after the other, and not kept.
+      totals: Of all rows, where `rows` are only some of them; the page then says so.
       threshold: Score from which the verdict is `defective`; marked on the score bars.
       written: Date of the report; now by default.
     """
@@ -139,20 +209,19 @@ def write_report(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     source = importlib.resources.files("sage_jax").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    labelled = [row for row in rows if row.truth is not None and row.verdict != "unreadable"]
     shown = dict(facts)
     if threshold is not None:
         shown["Threshold"] = f"{threshold:g}"
     shown["Written"] = f"{written or datetime.datetime.now():%Y-%m-%d %H:%M}"
-    page = environment.from_string(source).render(
+    page = environment.from_string(source).generate(
         title=title,
         facts=shown,
         rows=rows,
         counts=Counter(row.verdict for row in rows),
+        totals=totals or count_rows(rows),
         verdicts=VERDICTS,
-        labelled=len(labelled),
-        agreeing=sum(row.verdict == row.truth for row in labelled),
         threshold=threshold,
+        pictures=pictures,
         data_uri=_data_uri,
         file_name=lambda image: Path(image).name or image,
         folder=lambda image: "" if str(Path(image).parent) == "." else f"{Path(image).parent}/",
@@ -160,24 +229,40 @@ def write_report(
     replace_file(path, page)
 
 
-def write_rows_jsonl(path: Path, rows: Sequence[InspectionRow]) -> None:
-    """Writes the rows as JSON lines, without pictures; `boxes` in px of the image, right and bottom exclusive."""
-    lines = []
-    for row in rows:
-        boxes = [dict(zip(("left", "top", "right", "bottom", "score"), region, strict=True)) for region in row.boxes]
-        content = {
-            "image": row.image,
-            "category": row.category,
-            "verdict": row.verdict,
-            "score": row.score,
-            "reason": row.reason,
-            "boxes": boxes,
-            "overlay": row.overlay_path or None,
-            "truth": row.truth,
-            "error": row.error or None,
-        }
-        lines.append(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
-    replace_file(path, "".join(lines))
+def write_rows_jsonl(path: Path, rows: Iterable[InspectionRow]) -> None:
+    """Writes the rows as JSON lines; `boxes` in px of the image, right and bottom exclusive."""
+    lines = (json.dumps(row_to_json(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    replace_file(path, lines)
+
+
+def row_to_json(row: InspectionRow) -> dict[str, Any]:
+    """A row as it stands in the JSONL."""
+    return {
+        "image": row.image,
+        "category": row.category,
+        "verdict": row.verdict,
+        "score": row.score,
+        "reason": row.reason,
+        "boxes": [dict(zip(_BOX, region, strict=True)) for region in row.boxes],
+        "overlay": row.overlay_path or None,
+        "truth": row.truth,
+        "error": row.error or None,
+    }
+
+
+def row_from_json(content: Mapping[str, Any]) -> InspectionRow:
+    """The row of a line of the JSONL; the inverse of `row_to_json`."""
+    return InspectionRow(
+        image=content["image"],
+        category=content["category"],
+        verdict=content["verdict"],
+        score=content["score"],
+        reason=content["reason"],
+        boxes=tuple((box["left"], box["top"], box["right"], box["bottom"], box["score"]) for box in content["boxes"]),
+        error=content["error"] or "",
+        overlay_path=content["overlay"] or "",
+        truth=content["truth"],
+    )
 
 
 def _resized(image: Image.Image) -> Image.Image:
@@ -211,5 +296,6 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+def _data_uri(encoded: bytes) -> str:
+    kind = "png" if encoded.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64," + base64.b64encode(encoded).decode("ascii")

@@ -26,7 +26,7 @@ from sage_jax.files import replace_file
 from sage_jax.generate import Decoding, Responder
 from sage_jax.hf.importing import Checkpoint, import_params, open_checkpoint
 from sage_jax.models.sage import Placeholders, Sage, copy_text_encoder
-from sage_jax.parameters import Params, split
+from sage_jax.parameters import Params, digest, split
 from sage_jax.run_config import Config
 from sage_jax.sharding import make_mesh, param_shardings
 
@@ -175,7 +175,7 @@ class Run:
     def examination(self, stage: str, params: Params) -> Examination:
         """A stage's model with what evaluation and inspection need beside it."""
         facts_as = self.config.training(stage).facts
-        return Examination(self.responder(params), self.chat, self.config, self.vocabulary, facts_as)
+        return Examination(self.responder(params), self.chat, self.config, self.vocabulary, digest(params), facts_as)
 
     def write_json(self, name: str, content: object) -> None:
         """Writes a file of the run directory, from the first process."""

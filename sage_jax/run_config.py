@@ -67,6 +67,7 @@ class InspectConfig:
       map_threshold: Of 1 - similarity, from which a peak of the map gets a box.
       output: Folder of the results; "" = `run_dir`/inspect.
       max_images: Most images of the embedded sample.
+      report_images: Most images in the HTML report: unreadable ones, then those of highest score; the JSONL has all.
     """
 
     images: str = ""
@@ -77,12 +78,13 @@ class InspectConfig:
     map_threshold: float = 0.5
     output: str = ""
     max_images: int = 24
+    report_images: int = 500
 
     def __post_init__(self) -> None:
         require_known("stage", (self.stage,) if self.stage else (), TRAINING_STAGES, "training stage")
         require_share(self, "threshold")
         require_not_negative(self, "map_threshold")
-        require_above_zero(self, "max_images")
+        require_above_zero(self, "max_images", "report_images")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,11 +41,15 @@ class RunLog:
     Args:
       run_dir: Folder of the run.
       stage: Name of the stage, in every row and line.
+
+    Attributes:
+      resumed: Whether the stage goes on from work of an earlier run, so that its cost is added to that run's.
     """
 
     def __init__(self, run_dir: Path | str, stage: str) -> None:
         self.run_dir = Path(run_dir)
         self.stage = stage
+        self.resumed = False
         self._writes = jax.process_index() == 0
         self._console = Console(stderr=True, highlight=False)
         self._tensorboard: SummaryWriter | None = None

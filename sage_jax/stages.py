@@ -22,7 +22,7 @@ from sage_jax.data import adpl
 from sage_jax.data import check as data_check
 from sage_jax.data.adpl import DataFaultError
 from sage_jax.data.chat import ChatError
-from sage_jax.data.encode import TreeError
+from sage_jax.data.encode import ChosenRecords, TreeError
 from sage_jax.data.facts import VocabularyError
 from sage_jax.data.pipeline import StreamError, make_train_loader, visited_records
 from sage_jax.data.readers import ReaderError
@@ -36,6 +36,7 @@ from sage_jax.reference_policy import ReferenceKey, attach_reference, reference_
 from sage_jax.run import STARTS_FROM, Run, barrier
 from sage_jax.run_config import Config
 from sage_jax.run_log import RunLog, TrainingDiverged
+from sage_jax.subjects import SampleImages, UserImages
 from sage_jax.summary import ablation_table, load_summary, print_summary, stage_cost, write_ablation
 from sage_jax.train import fit
 
@@ -57,14 +58,14 @@ PACKAGES: Final = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorf
 
 
 class Interrupted(Exception):
-    """A stage was stopped by a signal, after its checkpoint was saved."""
+    """A stage was stopped by a signal, after what it had done was saved."""
 
 
 def run_stages(config: Config) -> None:
     """Runs the config's stages in order and prints the summary.
 
     Raises:
-      Interrupted: A signal stopped a training stage; the same command goes on from its checkpoint.
+      Interrupted: A signal stopped a training stage or an inspection; the same command goes on where it stopped.
       USER_ERRORS: What the user can mend.
     """
     run = Run(config)
@@ -112,9 +113,9 @@ def _run_stage(run: Run, stage: str) -> None:
             if changes:
                 log.line("the config has changed since it was trained:\n  " + "\n  ".join(changes))
             return
-        resumed = (run.stage_dir(stage) / "checkpoints").is_dir()
+        log.resumed = (run.stage_dir(stage) / "checkpoints").is_dir()
         first = jax.process_index() == 0
-        with stage_cost(run.summary_path, stage, resumed=resumed) if first else contextlib.nullcontext():
+        with stage_cost(run.summary_path, stage, resumed=lambda: log.resumed) if first else contextlib.nullcontext():
             _STAGES[stage](run, stage, log)
     barrier(f"{stage} done")
 
@@ -206,11 +207,11 @@ def evaluate(run: Run, stage: str, log: RunLog) -> None:
         raise ConfigError(
             "there are no test records: check data.held_out and data.test_fraction, or raise data.num_test"
         )
-    num_records = run.config.evaluate.num_records
-    shown = records[:num_records] if num_records else records
+    num_records = run.config.evaluate.num_records or len(records)
+    shown = ChosenRecords(records, range(len(records))[:num_records])
     for name in trained:
         examination = run.examination(name, run.trained_params(name, wanted_by=stage))
-        evaluate_stage(name, examination, shown, log)
+        evaluate_stage(name, examination, shown, log, data_revision=run.prepared.revision)
 
 
 def check(run: Run, stage: str, log: RunLog) -> None:
@@ -237,15 +238,17 @@ def inspect(run: Run, stage: str, log: RunLog) -> None:
     if name not in trained:
         raise run.not_trained(name, wanted_by=stage)
     if config.images:
-        subjects = inspection.read_subjects(config, run.vocabulary)
+        images = UserImages(config, run.vocabulary)
     else:
-        subjects = inspection.sample_subjects(adpl.open_split(run.prepared, "test"), config.max_images)
+        images = SampleImages(adpl.open_split(run.prepared, "test"), config.max_images)
     examination = run.examination(name, run.trained_params(name, wanted_by=stage))
     output = Path(config.output) if config.output else run.run_dir / "inspect"
-    rows = inspection.inspect(subjects, examination, stage=name, output=output, log=log)
-    counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in ("defective", "good", "unreadable")}
-    found = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
-    log.line(f"{found}; report: {output / 'report.html'}")
+    result = inspection.inspect(images, examination, stage=name, output=output, log=log, mesh=run.mesh)
+    if result.done < len(images):
+        raise Interrupted(f"stage inspect stopped after {result.done} of {len(images)} images; their rows are saved")
+    if result.totals is not None:
+        found = ", ".join(f"{number} {verdict}" for verdict, number in result.totals.verdicts.items())
+        log.line(f"{found}; report: {output / 'report.html'}")
 
 
 def ablate(run: Run, stage: str, log: RunLog) -> None:
@@ -263,21 +266,11 @@ def ablate(run: Run, stage: str, log: RunLog) -> None:
         log.line(f"seed {seed}")
         one.write_json("config.json", dataclasses.asdict(inner))
         for name in ("prepare", *config.ablate.stages, "evaluate"):
-            if name == "evaluate" and _is_scored(one, config.ablate.stages):
-                log.line(f"seed {seed}: scored before")
-            else:
-                _run_stage(one, name)
+            _run_stage(one, name)
         summaries[seed] = load_summary(one.summary_path)
     if jax.process_index() == 0:
         console = rich.console.Console(width=max(100, rich.console.Console().width))
         console.print(ablation_table(write_ablation(run.run_dir, summaries)))
-
-
-def _is_scored(run: Run, stages: Sequence[str]) -> bool:
-    """Whether the summary has all modes of all stages; evaluation writes a stage's modes one after the other."""
-    metrics = load_summary(run.summary_path)["metrics"]
-    modes = [frozenset(metrics.get(stage, ())) for stage in stages]
-    return bool(modes[0]) and len(set(modes)) == 1
 
 
 _STAGES: dict[str, Callable[[Run, str, RunLog], None]] = {

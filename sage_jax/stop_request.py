@@ -1,4 +1,4 @@
-"""A polite stop: SIGINT and SIGTERM end training after the running step, on all processes at the same one."""
+"""A polite stop: SIGINT and SIGTERM end a loop after the running step, on all processes at the same one."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ class StopRequest:
     Args:
       say: Takes the line that tells the user what happens now.
       mesh: Devices of all processes.
+      after: What is finished before the stop, for that line.
     """
 
-    def __init__(self, say: Callable[[str], None], mesh: Mesh) -> None:
-        self._say = say
+    def __init__(self, say: Callable[[str], None], mesh: Mesh, *, after: str = "this step, with a checkpoint") -> None:
+        self._say, self._after = say, after
         self._requested = False
         self._handlers: dict[signal.Signals, Any] = {}
         self._flags = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
@@ -62,4 +63,4 @@ class StopRequest:
         if self._requested:
             raise KeyboardInterrupt
         self._requested = True
-        self._say(f"{signal.Signals(number).name}: stopping after this step, with a checkpoint; again to abort")
+        self._say(f"{signal.Signals(number).name}: stopping after {self._after}; again to abort")

@@ -12,7 +12,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,7 +65,7 @@ def record_cost(path: Path, stage: str, *, seconds: float, peak_memory_gb: float
       stage: Any stage of a run.
       seconds: Wall-clock time of the stage.
       peak_memory_gb: See `PeakMemory`.
-      resumed: The stage went on from a checkpoint: its seconds are added, and the larger peak stands.
+      resumed: The stage went on from earlier work: its seconds are added, the larger peak stands.
     """
     summary = load_summary(path)
     before = summary["stages"].get(stage) if resumed else None
@@ -76,8 +76,8 @@ def record_cost(path: Path, stage: str, *, seconds: float, peak_memory_gb: float
 
 
 @contextlib.contextmanager
-def stage_cost(path: Path, stage: str, *, resumed: bool = False) -> Iterator[None]:
-    """Measures the stage that runs inside and writes its cost into the summary, also when it is interrupted."""
+def stage_cost(path: Path, stage: str, *, resumed: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Measures the stage inside and writes its cost, also when it is interrupted; asks `resumed` at the end."""
     start = time.perf_counter()
     meter = PeakMemory()
     try:
@@ -85,7 +85,7 @@ def stage_cost(path: Path, stage: str, *, resumed: bool = False) -> Iterator[Non
             yield
     finally:
         seconds = time.perf_counter() - start
-        record_cost(path, stage, seconds=seconds, peak_memory_gb=meter.gigabytes, resumed=resumed)
+        record_cost(path, stage, seconds=seconds, peak_memory_gb=meter.gigabytes, resumed=resumed())
 
 
 def record_metrics(
@@ -96,10 +96,9 @@ def record_metrics(
     *,
     accuracy_by_kind: Mapping[str, Metric] | None = None,
     unparsable: int | None = None,
+    scored_of: str | None = None,
 ) -> None:
     """Writes metrics of one model (the stage that trained it) in one mode into the summary, all others kept.
-
-    Metrics measured separately (answers, then rankings) may come in separate calls.
 
     Args:
       path: The summary; made if there is none.
@@ -108,6 +107,7 @@ def record_metrics(
       metrics: By name, of HEADINGS.
       accuracy_by_kind: Verdict accuracy by kind of question.
       unparsable: Answers that began with no verdict.
+      scored_of: Hash of what the metrics depend on, by which evaluation knows them again.
 
     Raises:
       ValueError: A name is unknown, or a value is not finite.
@@ -120,8 +120,8 @@ def record_metrics(
     entry.update({name: _as_json(name, metric) for name, metric in metrics.items()})
     if accuracy_by_kind is not None:
         entry["accuracy_by_kind"] = {kind: _as_json(kind, metric) for kind, metric in accuracy_by_kind.items()}
-    if unparsable is not None:
-        entry["unparsable"] = unparsable
+    about = {"unparsable": unparsable, "scored_of": scored_of}
+    entry |= {name: value for name, value in about.items() if value is not None}
     _write_json(path, summary)
 
 

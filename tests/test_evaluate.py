@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+import weakref
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from itertools import product
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tiny_run import CONFIG, TinyRun, read_jsonl
 
+from sage_jax import evaluate
 from sage_jax.command_line import read_config
 from sage_jax.data import adpl
 from sage_jax.data.preferences import INSPECTION_QUESTION
 from sage_jax.data.tiles import tile_image
 from sage_jax.evaluate import anomaly_map, inspection_record
 from sage_jax.run_config import TRAINING_STAGES
+from sage_jax.stages import run_stages
 
 STAGE_MODES = list(product(TRAINING_STAGES, ("zero_shot", "one_shot")))
 FIELDS = {"id", "image", "label", "question", "answer", "prediction", "ground_truth", "dichotomy", "pair_type"}
@@ -94,3 +103,86 @@ def test_inspection_asks_one_question_of_the_trained_wording(tiny_run: TinyRun) 
     (question,) = inspection_record(record).questions
     assert question.text == INSPECTION_QUESTION
     assert question.answers == ()
+
+
+@pytest.fixture
+def evaluated(tiny_run: TinyRun, tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Evaluates base on three test records, in this process, on a copy of the tiny run's folder."""
+    shutil.copytree(tiny_run.run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("inspect", "checkpoints"))
+
+    def start(*overrides: str) -> Path:
+        folders = [f"--config.run_dir={tmp_path / 'run'}", f"--config.data.cache_dir={tiny_run.folder / 'cache'}"]
+        few = ["--config.stages=evaluate", "--config.evaluate.stages=('base',)", "--config.evaluate.num_records=3"]
+        run_stages(read_config(["--config", str(CONFIG), *folders, *few, *overrides]))
+        return tmp_path / "run"
+
+    yield start
+
+
+def scored_before(said: str) -> set[str]:
+    return set(re.findall(r"(\w+, \w+-shot): scored before, with the same model, data and config", said))
+
+
+def test_a_mode_scored_before_is_left_and_the_other_one_is_done(
+    evaluated: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = evaluated()
+    assert scored_before(capfd.readouterr().err) == set()  # the tiny run's own scores are of more records
+    whole = json.loads((run_dir / "summary.json").read_text())
+    assert whole["metrics"]["base"]["zero_shot"]["verdict_accuracy"]["n"] == 15
+    # As a kill leaves it between the modes.
+    part = json.loads(json.dumps(whole))
+    del part["metrics"]["base"]["one_shot"]
+    (run_dir / "summary.json").write_text(json.dumps(part))
+    times = {path.name: path.stat().st_mtime_ns for path in (run_dir / "predictions").iterdir()}
+    evaluated()
+    assert scored_before(capfd.readouterr().err) == {"base, zero-shot"}
+    again = json.loads((run_dir / "summary.json").read_text())
+    assert again["metrics"] == whole["metrics"]
+    assert again["stages"]["evaluate"]["seconds"] > whole["stages"]["evaluate"]["seconds"]
+    changed = [path.name for path in (run_dir / "predictions").iterdir() if path.stat().st_mtime_ns != times[path.name]]
+    assert changed == ["base_one_shot.jsonl"]
+
+
+def test_what_decides_a_score_makes_it_anew(
+    tiny_run: TinyRun, evaluated: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    both = {"base, zero-shot", "base, one-shot"}
+    run_dir = evaluated()
+    evaluated("--config.evaluate.stages=('base', 'base')", "--config.inspect.threshold=0.9")
+    assert scored_before(capfd.readouterr().err) == both
+    (run_dir / "predictions" / "base_zero_shot.jsonl").unlink()
+    evaluated()
+    assert scored_before(capfd.readouterr().err) == {"base, one-shot"}
+    evaluated("--config.evaluate.bootstrap_samples=51")
+    assert scored_before(capfd.readouterr().err) == set()
+    # Weights of another training under the same name.
+    shutil.rmtree(run_dir / "stages" / "base")
+    shutil.copytree(tiny_run.run_dir / "stages" / "plain", run_dir / "stages" / "base")
+    evaluated("--config.evaluate.bootstrap_samples=51")
+    assert scored_before(capfd.readouterr().err) == set()
+
+
+def test_every_pass_shows_its_progress(evaluated: Callable[..., Path], capfd: pytest.CaptureFixture[str]) -> None:
+    evaluated()
+    said = capfd.readouterr().err
+    units = ("base zero-shot batch", "base, zero-shot detection batch", "base, zero-shot ranking batch")
+    for unit in (*units, *(unit.replace("zero", "one") for unit in units), "base, one-shot map"):
+        assert re.search(rf"evaluate (\d+)/\1  .*{unit}", said), unit
+
+
+def test_maps_are_made_when_asked_for(evaluated: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the maps of an evaluation only the one at work is in memory, not all of them."""
+    maps: list[weakref.ref[np.ndarray]] = []
+    alive: list[int] = []
+    made = evaluate.anomaly_map
+
+    def watched(*arguments: Any) -> Any:
+        image, found = made(*arguments)
+        maps.append(weakref.ref(found))
+        alive.append(sum(each() is not None for each in maps))
+        return image, found
+
+    monkeypatch.setattr(evaluate, "anomaly_map", watched)
+    evaluated()
+    assert len(maps) == 2 * 3 and max(alive) <= 2

@@ -33,6 +33,16 @@ def test_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path, 
     assert [item.name for item in tmp_path.iterdir()] == ["b.txt"]
 
 
+def test_content_may_come_in_parts_and_one_that_fails_leaves_the_old_file(tmp_path: Path):
+    path = tmp_path / "b.txt"
+    replace_file(path, (f"µ{number}\n" for number in range(3)))
+    assert path.read_text(encoding="utf-8") == "µ0\nµ1\nµ2\n"
+    with pytest.raises(ZeroDivisionError):
+        replace_file(path, (f"{1 // number}\n" for number in (1, 0)))
+    assert path.read_text(encoding="utf-8") == "µ0\nµ1\nµ2\n"
+    assert [item.name for item in tmp_path.iterdir()] == ["b.txt"]
+
+
 def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     with new_folder(tmp_path / "deep" / "out") as folder:
         (folder / "a.txt").write_text("a")

@@ -41,6 +41,8 @@ LAYERS = {
     "train": 4,
     "evaluate": 4,
     "reference_policy": 4,
+    "row_journal": 4,
+    "subjects": 4,
     "inspection": 5,
     "run": 5,
     "stages": 6,

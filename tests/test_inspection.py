@@ -3,49 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-import io
+import os
 import re
+import shlex
 import shutil
+import signal
+import time
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
+from photographs import SCRIPT, drawn, write_photographs
 from PIL import Image
-from tiny_run import CONFIG, TinyRun, read_jsonl, run_main
+from tiny_run import CONFIG, TinyRun, read_jsonl, run_main, start_main
 
 from sage_jax.command_line import read_config
-from sage_jax.config import ConfigError, DataConfig
-from sage_jax.data.facts import load_vocabulary
-from sage_jax.data.generator import draw
-from sage_jax.data.images import SUFFIXES
-from sage_jax.data.preferences import make_records
-from sage_jax.data.records import AnnotatedImage
-from sage_jax.inspection import References, find_images, read_subjects, sample_subjects
-from sage_jax.run_config import InspectConfig
+from sage_jax.config import ConfigError
+from sage_jax.data.records import Record
+from sage_jax.inspection import inspect
+from sage_jax.run import Run
+from sage_jax.run_log import RunLog
+from sage_jax.stages import run_stages
+from sage_jax.subjects import Subject, UserImages
+from sage_jax.summary import load_summary
 
 FIELDS = {"image", "category", "verdict", "score", "reason", "boxes", "overlay", "truth", "error"}
-SCRIPT = "<script>alert(1)<&.png"
-
-
-def drawn() -> list[AnnotatedImage]:
-    data = DataConfig(num_train=6, num_test=1, image_px=40)
-    return list(draw(data, "train", 5))
 
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder: images in subfolders, one broken, one with a name that is code; and references beside it."""
-    folder = tmp_path_factory.mktemp("photographs")
-    images = drawn()
-    names = ["images/gear/a.png", "images/b.PNG", f"images/{SCRIPT}", "references/a.png", "references/zzz.png"]
-    for name, image in zip(names, images, strict=False):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(image.test_image)
-    (folder / "images" / "broken.jpg").write_bytes(images[0].test_image[:90])
-    (folder / "images" / "._b.png").write_bytes(b"left by a Mac")
-    (folder / "images" / "notes.txt").write_text("# first\nb.PNG\n\nnot_there.png\n", encoding="utf-8")
-    (folder / "empty").mkdir()
-    return folder
+    return write_photographs(tmp_path_factory.mktemp("photographs"))
 
 
 @pytest.fixture(scope="module")
@@ -120,93 +109,234 @@ def test_the_sample_of_test_records_shows_good_and_defective(tiny_run: TinyRun) 
     assert sorted(row["truth"] for row in rows) == ["defective", "defective", "good", "good"]
 
 
-def test_images_are_named_by_file_folder_or_list(photographs: Path) -> None:
-    images = photographs / "images"
-    assert find_images(str(images / "b.PNG")) == [images / "b.PNG"]
-    assert [path.name for path in find_images(str(images))] == [SCRIPT, "b.PNG", "broken.jpg", "a.png"]
-    assert find_images(str(images / "notes.txt")) == [images / "b.PNG", images / "not_there.png"]
+BATCH = "--config.evaluate.batch_size=2"
+MANY = 41
 
 
-@pytest.mark.parametrize("name", ["missing", "missing.png", "missing.txt"])
-def test_a_path_that_is_not_there_is_an_error(photographs: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=f"inspect.images = .*{name}.*: no such file or folder"):
-        find_images(str(photographs / name))
-    with pytest.raises(ConfigError, match=f"inspect.references = .*{name}.*: no such file or folder"):
-        References(str(photographs / name))
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A run folder and a user's folder of 41 images, one of them broken, with a reference."""
+
+    folder: Path
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "run" / "inspect"
+
+    @property
+    def partial(self) -> Path:
+        return self.output / "inspection.jsonl.partial"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        images, reference = self.folder / "images", self.folder / "good.png"
+        return ("--config.stages=inspect", BATCH, f"--config.inspect.images={images}", *self.with_reference(reference))
+
+    def with_reference(self, path: Path) -> tuple[str, ...]:
+        return (f"--config.inspect.references={path}", "--config.inspect.map_threshold=0.0")
+
+    def files(self) -> dict[str, bytes]:
+        """What inspection left, but for the page, which has its date."""
+        paths = [path for path in self.output.rglob("*") if path.is_file() and path.name != "report.html"]
+        return {str(path.relative_to(self.output)): path.read_bytes() for path in paths}
+
+    def rows(self) -> list[dict[str, Any]]:
+        return read_jsonl(self.output / "inspection.jsonl")
+
+    def here(self, *overrides: str) -> None:
+        """Inspects in this process, which has other devices but the same model."""
+        fields = (f"--config.run_dir={self.folder / 'run'}", *self.fields, *overrides)
+        run_stages(read_config(["--config", str(CONFIG), *fields]))
+
+    def stop(self, number: signal.Signals) -> tuple[int, int, str]:
+        """Starts the program and signals it after a few batches; rows that were saved, exit status, what it said."""
+        process = start_main(self.folder, *self.fields)
+        deadline = time.monotonic() + 300
+        while not (self.partial.exists() and self.partial.read_bytes().count(b"\n") >= 4):
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+            time.sleep(0.005)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=300)
+        saved = self.partial.read_bytes().count(b"\n") // 2 * 2  # whole batches
+        return saved, process.returncode, said
 
 
-def test_a_folder_or_list_without_images_is_an_error(photographs: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no image in it; known suffixes: " + ", ".join(SUFFIXES[:2])):
-        find_images(str(photographs / "empty"))
-    with pytest.raises(ConfigError, match="inspect.references = .*: no image in it"):
-        References(str(photographs / "empty"))
-    (tmp_path / "list.txt").write_text("# nothing\n")
-    with pytest.raises(ConfigError, match="no image in it"):
-        find_images(str(tmp_path / "list.txt"))
-    (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="no list of paths in UTF-8"):
-        find_images(str(tmp_path / "list.txt"))
+@pytest.fixture(scope="module")
+def work(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Work:
+    folder = tmp_path_factory.mktemp("work")
+    shutil.copytree(tiny_run.run_dir, folder / "run", ignore=shutil.ignore_patterns("inspect"))
+    shutil.copytree(tiny_run.folder / "compiled", folder / "compiled")
+    images = drawn()
+    (folder / "images").mkdir()
+    for index in range(MANY):
+        content = images[index % len(images)].test_image
+        (folder / "images" / f"{index:02}.png").write_bytes(content[:90] if index == 3 else content)
+    (folder / "good.png").write_bytes(next(image.test_image for image in images if not image.defects))
+    return Work(folder)
 
 
-def test_a_reference_is_the_file_of_the_same_name_else_the_first_else_none(photographs: Path) -> None:
-    folder = photographs / "references"
-    first, last = (str(folder / name) for name in ("a.png", "zzz.png"))
-
-    def chosen(references: str, image: str) -> str | None:
-        found = References(references).of(Path(image))
-        return None if found is None else found[0]
-
-    assert chosen(str(folder), "x/zzz.png") == last
-    assert chosen(str(folder), "x/other.png") == first
-    assert chosen(last, "x/a.png") == last
-    assert chosen("", "x/a.png") is None
+@pytest.fixture(scope="module")
+def whole(work: Work) -> dict[str, bytes]:
+    """What a run leaves that nobody stopped."""
+    run_main(work.folder, *work.fields)
+    files = work.files()
+    shutil.rmtree(work.output)
+    return files
 
 
-def test_a_reference_that_serves_many_images_is_read_once(photographs: Path) -> None:
-    references = References(str(photographs / "references" / "a.png"))
-    contents = [found[1] for name in ("x.png", "y.png") if (found := references.of(Path(name)))]
-    assert len(contents) == 2 and contents[0] is contents[1]
+@pytest.fixture(scope="module")
+def killed(work: Work, whole: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
+    """How many rows a run had saved when it was killed, and a copy of what it left."""
+    saved, status, _ = work.stop(signal.SIGKILL)
+    assert status == -signal.SIGKILL and 4 <= saved < MANY
+    assert not (work.output / "inspection.jsonl").exists()
+    copy = tmp_path_factory.mktemp("killed") / "inspect"
+    shutil.copytree(work.output, copy)
+    return saved, copy
 
 
-def test_what_cannot_be_read_says_why_and_the_rest_is_read(photographs: Path) -> None:
-    config = InspectConfig(images=str(photographs / "images" / "notes.txt"))
-    good, missing = read_subjects(config, load_vocabulary())
-    assert good.record is not None and good.record.reference_image is None and good.error == ""
-    assert missing.record is None and "not_there.png: cannot be read: No such file" in missing.error
-    broken = dataclasses.replace(config, references=str(photographs / "images" / "broken.jpg"))
-    assert all(subject.record is None for subject in read_subjects(broken, load_vocabulary()))
-    assert "reference" in read_subjects(broken, load_vocabulary())[0].error
+@pytest.fixture
+def left(work: Work, killed: tuple[int, Path]) -> Iterator[int]:
+    """The results as the killed run left them; the rows that it had saved."""
+    saved, copy = killed
+    shutil.rmtree(work.output, ignore_errors=True)
+    shutil.copytree(copy, work.output)
+    yield saved
+    shutil.rmtree(work.output, ignore_errors=True)
 
 
-def test_a_file_name_that_is_no_text_is_shown_all_the_same(tmp_path: Path) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(buffer, "PNG")
-    Path(str(tmp_path) + "/\udcff.png").write_bytes(buffer.getvalue())
-    (subject,) = read_subjects(InspectConfig(images=str(tmp_path)), load_vocabulary())
-    assert subject.record is not None
-    assert subject.path.encode() and subject.path.endswith("\ufffd.png")
+def done_before(said: str) -> int:
+    found = re.search(rf"inspect: (\d+) of {MANY} images were done before the stop", said)
+    return int(found[1]) if found else 0
 
 
-def test_the_category_is_the_configs_or_a_known_folder(photographs: Path) -> None:
-    images = str(photographs / "images" / "gear" / "a.png")
-    (named,) = read_subjects(InspectConfig(images=images, category="pill"), load_vocabulary())
-    (found,) = read_subjects(InspectConfig(images=images), load_vocabulary())
-    assert (named.category, found.category) == ("pill", "gear")
-    (other,) = read_subjects(InspectConfig(images=str(photographs / "images" / "b.PNG")), load_vocabulary())
-    assert other.category == "part"
+def test_a_killed_inspection_goes_on_to_the_same_bytes(work: Work, whole: dict[str, bytes], left: int) -> None:
+    resumed = run_main(work.folder, *work.fields)
+    assert done_before(resumed.stderr) == left
+    assert work.files() == whole
+    assert [Path(row["image"]).name for row in work.rows()] == [f"{index:02}.png" for index in range(MANY)]
 
 
-def test_the_sample_takes_distinct_images_and_fills_up_from_either_side() -> None:
-    vocabulary = load_vocabulary()
-    kinds = read_config(["--config", str(CONFIG)]).data.pair_types
-    records = [
-        record
-        for index, image in enumerate(drawn())
-        for record in make_records(image, vocabulary, pair_types=kinds, records=2, index=index, seed=0)
-    ]
-    assert len(records) == 12
-    four = sample_subjects(records, 4)
-    assert sorted(bool(subject.record and subject.record.anomalous) for subject in four) == [False, False, True, True]
-    assert len({subject.record.image_id for subject in sample_subjects(records, 99) if subject.record}) == 6
-    defective = [record for record in records if record.anomalous]
-    assert len(sample_subjects(defective, 2)) == 2
+def test_sigterm_stops_after_a_batch_and_the_printed_command_goes_on(work: Work, whole: dict[str, bytes]) -> None:
+    saved, status, said = work.stop(signal.SIGTERM)
+    assert status == 0, said
+    assert "SIGTERM: stopping after this batch; again to abort" in said
+    assert f"stage inspect stopped after {saved} of {MANY} images; their rows are saved" in said
+    (command,) = (line.removeprefix("To go on: ") for line in said.splitlines() if line.startswith("To go on: "))
+    words = shlex.split(command)
+    resumed = run_main(work.folder, *words[words.index("--config.stages=inspect") :])
+    assert done_before(resumed.stderr) == saved
+    assert work.files() == whole
+    shutil.rmtree(work.output)
+
+
+def test_finished_images_are_not_inspected_again(work: Work, left: int, capfd: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (work.output / "overlays").iterdir()}
+    seconds = load_summary(work.folder / "run" / "summary.json")["stages"]["inspect"]["seconds"]
+    work.here()
+    assert done_before(capfd.readouterr().err) == left
+    after = {path: path.stat().st_mtime_ns for path in (work.output / "overlays").iterdir()}
+    assert len(after) == MANY - 1
+    # A batch that was being written when the kill came is the one that is drawn twice.
+    assert sum(after[path] == time for path, time in before.items()) >= left - 1
+    assert load_summary(work.folder / "run" / "summary.json")["stages"]["inspect"]["seconds"] > seconds
+
+
+def test_a_changed_image_is_inspected_again(work: Work, left: int, capfd: pytest.CaptureFixture[str]) -> None:
+    path = work.folder / "images" / "00.png"
+    content, times = path.read_bytes(), path.stat()
+    try:
+        path.write_bytes(b"no longer an image")
+        work.here()
+    finally:
+        path.write_bytes(content)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert done_before(capfd.readouterr().err) == left - 1
+    assert [row["verdict"] == "unreadable" for row in work.rows()] == [index in (0, 3) for index in range(MANY)]
+
+
+def test_a_changed_reference_is_compared_again(work: Work, left: int, capfd: pytest.CaptureFixture[str]) -> None:
+    work.here("--config.inspect.references=")
+    assert done_before(capfd.readouterr().err) == 0
+    assert {row["overlay"] for row in work.rows()} == {None}
+
+
+def test_a_lost_overlay_is_drawn_again(work: Work, left: int, capfd: pytest.CaptureFixture[str]) -> None:
+    (path,) = (work.output / "overlays").glob("01_*.png")
+    path.unlink()
+    work.here()
+    assert done_before(capfd.readouterr().err) == left - 1
+    assert path.is_file()
+
+
+def test_a_torn_line_costs_its_batch_alone(work: Work, left: int, capfd: pytest.CaptureFixture[str]) -> None:
+    os.truncate(work.partial, work.partial.stat().st_size - 20)
+    work.here()
+    assert done_before(capfd.readouterr().err) == left - 2
+    assert len(work.rows()) == MANY
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "--config.inspect.threshold=0.0",
+        "--config.inspect.map_threshold=0.25",
+        "--config.inspect.category=nut",
+        "--config.inspect.stage=sfe",
+        "--config.evaluate.max_new_tokens=7",
+    ],
+)
+def test_rows_of_other_options_or_another_model_are_made_anew(
+    work: Work, left: int, change: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    work.here(change)
+    assert done_before(capfd.readouterr().err) == 0
+    rows = [row for row in work.rows() if row["verdict"] != "unreadable"]
+    assert len(rows) == MANY - 1
+    if "threshold=0.0" in change and "map" not in change:
+        assert {row["verdict"] for row in rows} == {"defective"}
+
+
+def test_options_that_decide_no_row_keep_the_rows_and_a_large_folder_has_a_page_of_some(
+    work: Work, left: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    work.here("--config.inspect.report_images=4")
+    assert done_before(capfd.readouterr().err) == left
+    page = (work.output / "report.html").read_text(encoding="utf-8")
+    assert f"shows 4 of {MANY} images" in page
+    assert page.count('<tr role="row" class=') == 4 and page.count("<img ") == 3 * 3
+    shown = re.findall(r'data-name="([^"]*)"', page)
+    scores = {Path(row["image"]).name: row["score"] for row in work.rows()}
+    assert shown[0] == "03.png"
+    ranked = sorted((score for score in scores.values() if score is not None), reverse=True)
+    assert [scores[name] for name in shown[1:]] == ranked[:3]
+    assert len(scores) == MANY
+
+
+def test_images_are_in_memory_a_few_batches_at_a_time(work: Work, whole: dict[str, bytes], tmp_path: Path) -> None:
+    alive: weakref.WeakSet[Record] = weakref.WeakSet()
+    most = 0
+
+    class Watched(UserImages):
+        def read(self, index: int) -> Subject:
+            nonlocal most
+            subject = super().read(index)
+            if subject.record is not None:
+                alive.add(subject.record)
+            most = max(most, len(alive))
+            return subject
+
+    run = Run(read_config(["--config", str(CONFIG), f"--config.run_dir={work.folder / 'run'}", *work.fields]))
+    examination = run.examination("edpo", run.trained_params("edpo", wanted_by="inspect"))
+    images = Watched(run.config.inspect, run.vocabulary)
+    with RunLog(tmp_path, "inspect") as log:
+        result = inspect(images, examination, stage="edpo", output=tmp_path, log=log, mesh=run.mesh)
+    assert result.done == MANY
+    assert examination.rows(MANY) == 8  # as many as there are devices
+    assert most <= 3 * 8 + 1
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_any_work(work: Work, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConfigError, match=r"inspect\.output: .*file cannot be written"):
+        work.here(f"--config.inspect.output={tmp_path / 'file'}")

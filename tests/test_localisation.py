@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -82,6 +85,27 @@ def test_wrong_maps_are_named():
     maps[0][2, 2] = np.nan
     with pytest.raises(ValueError, match="map 0"):
         pixel_auroc(maps, masks, [0, 1])
+
+
+def test_maps_that_are_made_when_asked_for_are_not_kept():
+    _, masks = random_maps(3, 12)
+    maps: list[weakref.ref[np.ndarray]] = []
+    alive: list[int] = []
+
+    class Made(list[np.ndarray]):
+        def __len__(self) -> int:
+            return len(masks)
+
+        def __getitem__(self, index: Any) -> Any:
+            mask = masks[index]
+            assert mask is not None
+            found = np.random.default_rng(index).random(mask.shape, np.float32)
+            maps.append(weakref.ref(found))
+            alive.append(sum(each() is not None for each in maps))
+            return found
+
+    assert pixel_auroc(Made(), masks, range(12), samples=2).value is not None
+    assert len(maps) == 24 and max(alive) <= 2
 
 
 def test_peak_boxes_frame_each_region_and_the_highest_comes_first():

@@ -1,4 +1,4 @@
-"""Two processes train as one: the same records, the same loss, the same parameters."""
+"""Two processes train as one: the same records, the same loss, the same parameters and their hash."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from sage_jax.config import MeshConfig, PreferenceConfig, TrainConfig
 from sage_jax.data.pipeline import make_train_loader
 from sage_jax.models.sage import Placeholders, Sage
 from sage_jax.objectives import PreferenceObjective
-from sage_jax.parameters import Params, merge, split
+from sage_jax.parameters import Params, digest, merge, split
 from sage_jax.run_log import RunLog
-from sage_jax.sharding import MESH_AXES, make_mesh
+from sage_jax.sharding import MESH_AXES, make_mesh, param_shardings
 from sage_jax.train import fit
 
 TRAIN = TrainConfig(
@@ -105,6 +105,8 @@ def test_two_processes_end_with_the_parameters_of_one(tmp_path: Path) -> None:
     assert [child.returncode for child in children] == [0, 0], "\n".join(ends)
     two = load_final(tmp_path / "two" / "edpo")
     assert two.keys() == one.keys()
+    # The hash by which later work knows the model is that of the whole parameters, on each process.
+    assert [end.split()[-1] for end in ends] == [digest(two)] * 2
     for path, leaf in one.items():
         np.testing.assert_allclose(np.asarray(two[path]), np.asarray(leaf), rtol=1e-5, atol=1e-6, err_msg=path)
 
@@ -113,4 +115,7 @@ if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 2)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"127.0.0.1:{sys.argv[3]}", 2, int(sys.argv[2]), initialization_timeout=SECONDS)
-    train(Path(sys.argv[1]), make_mesh(MeshConfig(data=2, fsdp=2)))
+    trained = train(Path(sys.argv[1]), make_mesh(MeshConfig(data=2, fsdp=2)))
+    # As evaluation reads them, on a mesh that leaves no process with all of a parameter.
+    shardings = param_shardings(trained, make_mesh(MeshConfig(data=1, fsdp=4)))
+    print(digest(load_final(Path(sys.argv[1]) / "edpo", shardings)))

@@ -6,13 +6,26 @@ import dataclasses
 import html.parser
 import io
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sage_jax.report import InspectionRow, overlay, picture, write_report, write_rows_jsonl
+from sage_jax.report import (
+    InspectionRow,
+    Pictures,
+    choose_rows,
+    count_rows,
+    overlay,
+    picture,
+    row_from_json,
+    row_to_json,
+    small_picture,
+    write_report,
+    write_rows_jsonl,
+)
 
 ATTACK = "<script>alert('1')</script>\" onload=\"x"
 
@@ -22,7 +35,6 @@ def random_image(seed: int, height: int = 40, width: int = 60) -> np.ndarray:
 
 
 def rows_of_every_sort() -> list[InspectionRow]:
-    test, reference, mapped = (picture(random_image(seed)) for seed in range(3))
     return [
         InspectionRow(
             image="parts/a.png",
@@ -31,9 +43,6 @@ def rows_of_every_sort() -> list[InspectionRow]:
             score=0.91,
             reason="A crack at the top.",
             boxes=((3, 4, 9, 12, 0.8),),
-            test_png=test,
-            reference_png=reference,
-            overlay_png=mapped,
             truth="good",
         ),
         InspectionRow(
@@ -42,12 +51,15 @@ def rows_of_every_sort() -> list[InspectionRow]:
             verdict="good",
             score=0.02,
             reason="All is there.",
-            test_png=test,
-            overlay_png=mapped,
             truth="good",
         ),
         InspectionRow("parts/c.png", "", "unreadable", None, "", error="parts/c.png: cut off after 10 bytes"),
     ]
+
+
+def pictures_of_every_sort(position: int) -> Pictures:
+    test, reference, mapped = (picture(random_image(seed)) for seed in range(3))
+    return (Pictures(test, reference, mapped), Pictures(test, None, mapped), Pictures())[position]
 
 
 class Page(html.parser.HTMLParser):
@@ -70,7 +82,9 @@ class Page(html.parser.HTMLParser):
 
 
 def report_of(tmp_path: Path, rows: list[InspectionRow], title: str = "Bottles", **facts: str) -> Page:
-    write_report(tmp_path / "report.html", rows, title=title, facts=facts, threshold=0.5)
+    write_report(
+        tmp_path / "report.html", rows, title=title, facts=facts, pictures=pictures_of_every_sort, threshold=0.5
+    )
     return Page((tmp_path / "report.html").read_text(encoding="utf-8"))
 
 
@@ -137,7 +151,71 @@ def test_report_without_images_is_a_page_that_says_so(tmp_path: Path):
     assert empty and "hidden" not in empty[0]
 
 
-def test_rows_file_has_all_but_the_pictures(tmp_path: Path):
+def scored(*scores: float | None) -> list[InspectionRow]:
+    return [
+        InspectionRow(f"{index}.png", "", "unreadable", None, "", error="cut off")
+        if score is None
+        else InspectionRow(f"{index}.png", "", "good", score, "")
+        for index, score in enumerate(scores)
+    ]
+
+
+def test_a_page_shows_all_rows_in_order_or_those_that_need_a_look():
+    rows = scored(0.2, None, 0.9, 0.5, 0.9)
+    assert choose_rows(rows, 5) == [0, 1, 2, 3, 4]
+    assert choose_rows(rows, 4) == [1, 2, 4, 3]
+    assert choose_rows(rows, 1) == [2]
+
+
+def test_unreadable_rows_leave_half_a_page_to_the_others():
+    assert choose_rows(scored(None, None, None, None, 0.1, 0.2, 0.3), 4) == [0, 1, 6, 5]
+    assert choose_rows(scored(None, None, None, None, 0.1), 4) == [0, 1, 2, 4]
+
+
+def test_a_page_of_some_rows_says_how_many_there_are_and_where(tmp_path: Path):
+    rows = rows_of_every_sort()
+    totals = count_rows([*rows, *scored(*[0.1] * 97)])
+    facts = {"title": "Bottles", "facts": {}, "pictures": pictures_of_every_sort}
+    write_report(tmp_path / "part.html", rows, totals=totals, **facts)
+    text = "".join(data for _, data in Page((tmp_path / "part.html").read_text(encoding="utf-8")).texts)
+    assert "shows 3 of 100 images" in text and "inspection.jsonl has all of them" in text
+    assert "98good" in text.replace("\n", "") and "All 3" in text and "1 of 2" in text
+    assert "inspection.jsonl has all" not in "".join(data for _, data in report_of(tmp_path, rows).texts)
+
+
+def test_pictures_are_made_one_row_at_a_time_as_the_page_is_written(tmp_path: Path):
+    alive: weakref.WeakSet[Pictures] = weakref.WeakSet()
+    most = 0
+
+    def pictures(position: int) -> Pictures:
+        nonlocal most
+        made = Pictures(picture(random_image(position)))
+        alive.add(made)
+        most = max(most, len(alive))
+        return made
+
+    rows = scored(*[0.5] * 40)
+    write_report(tmp_path / "report.html", rows, title="", facts={}, pictures=pictures)
+    assert len(Page((tmp_path / "report.html").read_text(encoding="utf-8")).named("img")) == 40
+    assert most <= 3
+
+
+def test_small_pictures_are_jpegs_of_at_most_512_px(tmp_path: Path):
+    content = small_picture(random_image(0, 300, 2000))
+    with Image.open(io.BytesIO(content)) as shown:
+        assert (shown.format, shown.size) == ("JPEG", (512, 77))
+    write_report(tmp_path / "r.html", scored(0.5), title="", facts={}, pictures=lambda _: Pictures(content))
+    (image,) = Page((tmp_path / "r.html").read_text(encoding="utf-8")).named("img")
+    assert (image["src"] or "").startswith("data:image/jpeg;base64,/9j/")
+
+
+def test_a_row_comes_back_from_its_json():
+    for row in rows_of_every_sort():
+        row = dataclasses.replace(row, overlay_path="overlays/a.png")
+        assert row_from_json(json.loads(json.dumps(row_to_json(row)))) == row
+
+
+def test_rows_file_has_every_field_of_every_row(tmp_path: Path):
     rows = rows_of_every_sort()
     rows[0] = dataclasses.replace(rows[0], overlay_path="overlays/a.png")
     write_rows_jsonl(tmp_path / "rows.jsonl", rows)
@@ -146,7 +224,6 @@ def test_rows_file_has_all_but_the_pictures(tmp_path: Path):
     assert read[0]["boxes"] == [{"left": 3, "top": 4, "right": 9, "bottom": 12, "score": 0.8}]
     assert read[0]["overlay"] == "overlays/a.png" and read[1]["overlay"] is None
     assert read[2]["score"] is None and "cut off" in read[2]["error"]
-    assert not any("png" in name for row in read for name in row)
 
 
 def test_rows_that_say_too_little_are_errors():

@@ -98,7 +98,7 @@ def test_the_summary_has_cost_and_metrics_of_the_promised_form(tiny_run: TinyRun
         assert modes.keys() == {"zero_shot", "one_shot"}
         for mode, entry in modes.items():
             maps = {"pixel_auroc"} if mode == "one_shot" else set()
-            assert entry.keys() == METRICS | maps | {"accuracy_by_kind", "unparsable"}
+            assert entry.keys() == METRICS | maps | {"accuracy_by_kind", "unparsable", "scored_of"}
             for metric in (*(entry[name] for name in METRICS | maps), *entry["accuracy_by_kind"].values()):
                 assert metric.keys() == {"value", "low", "high", "n"}
                 assert metric["low"] <= metric["value"] <= metric["high"] and metric["n"] > 0
@@ -187,7 +187,8 @@ def test_the_ablation_is_written_over_seeds_and_leaves_done_seeds_as_they_are(
     scored = predictions.stat().st_mtime_ns
     assert len(before) == 1
     again = run_main(tmp_path, "--config.stages=ablate", "--config.ablate.seeds=(0, 1)")
-    assert "seed 0: scored before" in again.stderr
+    for mode in ("zero-shot", "one-shot"):
+        assert again.stderr.count(f"base, {mode}: scored before, with the same model, data and config") == 1
     assert {path: path.stat().st_mtime_ns for path in first.rglob("DONE.json")} == before
     assert predictions.stat().st_mtime_ns == scored
     ablation = json.loads((tmp_path / "run" / "ablation.json").read_text())

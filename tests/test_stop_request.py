@@ -27,6 +27,13 @@ def test_the_first_signal_asks_and_the_second_aborts(number: signal.Signals):
     assert signal.getsignal(number) is before
 
 
+def test_the_line_says_what_is_finished_first():
+    said: list[str] = []
+    with StopRequest(said.append, make_mesh(MeshConfig()), after="this batch"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert said == ["SIGTERM: stopping after this batch; again to abort"]
+
+
 def test_handlers_come_back_after_an_error():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(ZeroDivisionError), StopRequest(print, make_mesh(MeshConfig())):

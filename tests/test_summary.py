@@ -143,6 +143,22 @@ def test_resumed_stage_adds_its_seconds_and_keeps_the_larger_peak(tmp_path: Path
     assert load_summary(path)["stages"]["sfe"] == {"seconds": 4, "peak_memory_gb": 1}
 
 
+def test_whether_a_stage_resumed_is_asked_when_it_ends(tmp_path: Path):
+    path, resumed = tmp_path / "summary.json", []
+    record_cost(path, "evaluate", seconds=1000, peak_memory_gb=1)
+    with stage_cost(path, "evaluate", resumed=lambda: bool(resumed)):
+        resumed.append("zero_shot")
+    assert load_summary(path)["stages"]["evaluate"]["seconds"] >= 1000
+
+
+def test_a_score_keeps_what_it_is_of(tmp_path: Path):
+    path = tmp_path / "summary.json"
+    record_metrics(path, "sfe", "one_shot", {"f1": UNDEFINED}, unparsable=0, scored_of="abc")
+    entry = load_summary(path)["metrics"]["sfe"]["one_shot"]
+    assert (entry["scored_of"], entry["unparsable"]) == ("abc", 0)
+    assert "sfe" in printed_file(path)
+
+
 def test_cost_of_an_interrupted_stage_is_written(tmp_path: Path):
     path = tmp_path / "summary.json"
     with pytest.raises(KeyboardInterrupt), stage_cost(path, "sfe"):

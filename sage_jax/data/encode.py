@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal, Protocol, overload, runtime_checkable
 
 import numpy as np
 
@@ -108,6 +108,38 @@ def count_records(records: Iterable[Record]) -> RecordCounts:
     for record in records:
         counts = counts.including(record)
     return counts
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """Records that know their counts, so that none has to be read for them."""
+
+    counts: RecordCounts
+
+
+class ChosenRecords(Sequence[Record]):
+    """Some records of a data set, read as they are asked for, under the whole data set's counts.
+
+    The counts give batches their shape, which must be the whole data set's whichever records are chosen.
+    """
+
+    def __init__(self, records: Sequence[Record], indices: Sequence[int]):
+        self._records, self._indices = records, indices
+        self.counts = records.counts if isinstance(records, Counted) else count_records(records)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> ChosenRecords: ...
+
+    def __getitem__(self, index: int | slice) -> Record | ChosenRecords:
+        if isinstance(index, slice):
+            return ChosenRecords(self._records, self._indices[index])
+        return self._records[self._indices[index]]
 
 
 def tokens_per_side(model: ModelConfig) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, Protocol, TypeVar
 
 import grain
 import numpy as np
@@ -15,8 +15,8 @@ from sage_jax.config import ModelConfig, TextConfig, TrainConfig
 from sage_jax.data.chat import Chat, FactsAs
 from sage_jax.data.encode import (
     AnswersKept,
+    Counted,
     QuestionKind,
-    RecordCounts,
     RecordPixels,
     RecordTokens,
     count_image_tokens,
@@ -40,13 +40,6 @@ class StreamError(ValueError):
 class _Sized(Protocol):
     @property
     def nbytes(self) -> int: ...
-
-
-@runtime_checkable
-class Counted(Protocol):
-    """Records that know their counts, so that none has to be read for them."""
-
-    counts: RecordCounts
 
 
 Item = TypeVar("Item", bound=_Sized)

@@ -109,7 +109,8 @@ def _bin_edges(maps: Sequence[np.ndarray], known: Sequence[int]) -> Float[np.nda
     taken = []
     for index in known:
         values = _checked(maps[index], index).ravel()
-        taken.append(values[:: -(-values.size // share)] if values.size else values)
+        # A copy: a view would keep the whole map.
+        taken.append(values[:: -(-values.size // share)].copy() if values.size else values)
     pixels = np.sort(np.concatenate(taken))
     distinct = np.unique(pixels)
     if len(distinct) <= _NUM_BINS:
