@@ -279,7 +279,9 @@ def visited_records(num_records: int, *, train: TrainConfig, seed: int) -> tuple
     visited: tuple[set[int], set[int]] = (set(), set())
     draws = _order(num_records, seed).batch(train.batch_size).random_map(draw)
     for step in range(train.steps):
-        for index, with_reference in zip(*draws[step], strict=True):
+        batch = draws[step]
+        assert batch is not None  # Grain's type allows for filters; there is none
+        for index, with_reference in zip(*batch, strict=True):
             visited[int(with_reference)].add(int(index))
     return sorted(visited[0]), sorted(visited[1])
 
