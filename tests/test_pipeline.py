@@ -160,10 +160,8 @@ def test_the_records_and_modes_of_a_stage_are_known_before_it_runs(
 ) -> None:
     taken: tuple[set[int], set[int]] = (set(), set())
     for batch in take(loader(records, chat, train_config()), steps):
-        for index, shown in zip(
-            np.asarray(batch.record_index), np.asarray(batch.reference_tile_mask).any(axis=1), strict=True
-        ):
-            taken[int(shown)].add(int(index))
+        for index, shown in zip(np.asarray(batch.record_index), np.asarray(batch.reference_tile_mask), strict=True):
+            taken[int(shown[0])].add(int(index))
     visited = visited_records(len(records), train=train_config(steps=steps, warmup_steps=0), seed=3)
     assert visited == (sorted(taken[0]), sorted(taken[1]))
     assert all(taken) and (steps > 2 or len(taken[0]) < len(records))
