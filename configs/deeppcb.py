@@ -44,7 +44,7 @@ def preference_stage(preference: PreferenceConfig) -> TrainConfig:
     return TrainConfig(
         steps=200,
         batch_size=12,
-        peak_learning_rate=3e-4,
+        peak_learning_rate=7e-4,
         reference_drop_rate=0.1,
         answers="ranked",
         freeze=("vit/", "fusion/", "fact_encoder/"),
@@ -94,8 +94,10 @@ def get_config() -> ml_collections.ConfigDict:
             ),
             plain=sfe_stage("text"),
             sfe=sfe_stage("fusion"),
-            dpo=preference_stage(PreferenceConfig(eta=0.0, lambda_hard=0.0, sft_weight=0.5)),
-            edpo=preference_stage(PreferenceConfig(sft_weight=0.5)),
+            dpo=preference_stage(PreferenceConfig(eta=0.0, lambda_hard=0.0, sft_weight=1.5)),
+            edpo=preference_stage(
+                PreferenceConfig(lambda_hard=4.0, selection="soft", soft_temperature=1.0, sft_weight=1.5)
+            ),
             evaluate=EvaluateConfig(max_new_tokens=32),
         )
     )
