@@ -64,7 +64,7 @@ def get_config() -> ml_collections.ConfigDict:
                 downsample=1,
             ),
             base=TrainConfig(
-                steps=320,
+                steps=290,
                 batch_size=16,
                 peak_learning_rate=2e-3,
                 freeze=("fusion/", "fact_encoder/"),
@@ -73,8 +73,8 @@ def get_config() -> ml_collections.ConfigDict:
                 reference_drop_rate=0.0,
                 similarity_weight=1.0,
             ),
-            plain=TrainConfig(steps=1400, batch_size=12, peak_learning_rate=2e-3, questions_per_image=3, facts="text"),
-            sfe=TrainConfig(steps=1400, batch_size=12, peak_learning_rate=2e-3, questions_per_image=3),
+            plain=TrainConfig(steps=1200, batch_size=12, peak_learning_rate=2e-3, questions_per_image=3, facts="text"),
+            sfe=TrainConfig(steps=1200, batch_size=12, peak_learning_rate=2e-3, questions_per_image=3),
             dpo=preference_stage(PreferenceConfig(eta=0.0, lambda_hard=0.0, sft_weight=2.0)),
             edpo=preference_stage(
                 PreferenceConfig(lambda_hard=4.0, selection="soft", soft_temperature=1.0, sft_weight=2.0)
