@@ -3,9 +3,9 @@
 Goal: within ten minutes from a fresh machine, a table that shows what each stage brought on product categories that
 training never saw, and a report to open. Aims there, one-shot: verdict accuracy >= 0.90, AUROC >= 0.95, pixel AUROC
 >= 0.90.
-Sizes and rates: chosen for two CPU cores. A model trained from nothing gives answers that it never read tens of nats less
-than those it did: ranking them takes a high rate, all adjacent pairs at once (soft selection), and next-token loss on the
-best answers to keep what SFE learnt. `base` stands for the public weights that a real run starts from: it learns
+Sizes and rates: chosen for two CPU cores. A model trained from nothing gives answers that it never read tens of nats
+less than those it did: ranking them takes a high rate, all adjacent pairs at once (soft selection), and next-token loss
+on the best answers to keep what SFE learnt. `base` stands for the public weights that a real run starts from: it learns
 words and dense correspondence, not inspection. Test and reference are registered to a pixel, hence "aligned".
 Hardware: 2 CPU cores, 6 GB of memory.
 Command: python -m sage_jax.main --config configs/quickstart.py
