@@ -125,7 +125,10 @@ class TextConfig:
       buckets: Tree lengths that batches are padded to, ascending; the fewer, the fewer compilations.
       assist_prompt: Sentence that tells the decoder what the comparison embeddings are.
       assist_position: `question` closes each question with it (the paper), `prefix` the comparison embeddings.
-      system: System message; "" = none.
+      system: System message; "" = the one that the checkpoint was released with (`none` leaves it out), and none for
+        models trained here.
+      reference: Where the reference image goes: `fusion` (the paper); `prompt`, as a second image of the conversation
+        (how InternVL compares images); or `both`. Without fusion there is no map. Zero-shot has it nowhere.
     """
 
     vocab_size: int = 768
@@ -136,6 +139,7 @@ class TextConfig:
     assist_prompt: str = "Above is the feature related to the anomaly facts."
     assist_position: Literal["question", "prefix"] = "question"
     system: str = ""
+    reference: Literal["fusion", "prompt", "both"] = "fusion"
 
     def __post_init__(self) -> None:
         require_above_zero(self, "vocab_size", "max_facts", "max_fact_tokens", "max_answer_tokens")
