@@ -125,7 +125,8 @@ class TextConfig:
       buckets: Tree lengths that batches are padded to, ascending; the fewer, the fewer compilations.
       assist_prompt: Sentence that tells the decoder what the comparison embeddings are.
       assist_position: `question` closes each question with it (the paper), `prefix` the comparison embeddings.
-      system: System message; "" = none.
+      system: System message; "" = the one that the checkpoint was released with (`none` leaves it out), and none for
+        models trained here.
     """
 
     vocab_size: int = 768

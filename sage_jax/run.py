@@ -24,7 +24,10 @@ from sage_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from sage_jax.evaluate import Examination
 from sage_jax.files import replace_file
 from sage_jax.generate import Decoding, Responder
+from sage_jax.hf.config import CheckpointConfig
+from sage_jax.hf.generation_config import read_generation_config
 from sage_jax.hf.importing import Checkpoint, import_params, open_checkpoint
+from sage_jax.hf.tokenizer import find_conversation, read_tokenizer
 from sage_jax.models.sage import Placeholders, Sage, copy_text_encoder
 from sage_jax.parameters import Params, digest, split
 from sage_jax.run_config import Config
@@ -78,19 +81,32 @@ class Run:
 
     @functools.cached_property
     def chat(self) -> Chat:
-        """The chat template with the tokenizer of this run.
+        """The chat template with the tokenizer of this run: that of `model.weights`, else one trained on the data.
 
         It belongs to the run's models: once one has begun to train it stays, whatever data later stages read, and
         inspection needs no data set.
+
+        Raises:
+          WeightsError: The checkpoint's tokenizer or conversation is missing or not supported.
         """
         folder = self.run_dir / "tokenizer"
         if not ((self.run_dir / "stages").is_dir() and folder.is_dir()):
-            tokenizer = self.prepared.tokenizer
+            tokenizer = read_tokenizer(*self._weights) if self._weights else self.prepared.tokenizer
             if jax.process_index() == 0:
                 shutil.rmtree(folder, ignore_errors=True)
                 save_tokenizer(tokenizer, folder)
             barrier("tokenizer saved")
-        return Chat(self.config.text, load_tokenizer(folder))
+        saved = load_tokenizer(folder)
+        if not self._weights:
+            return Chat(self.config.text, saved)
+        stop_ids = read_generation_config(*self._weights).stop_ids
+        return Chat(self.config.text, saved, find_conversation(*self._weights, saved), stop_ids)
+
+    @property
+    def _weights(self) -> tuple[Path, CheckpointConfig] | None:
+        """Folder of `model.weights` and what its config.json says."""
+        checkpoint = self.checkpoint
+        return (Path(self.config.model.weights).expanduser(), checkpoint.config) if checkpoint else None
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:

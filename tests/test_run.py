@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tiny_internvl import imported, save_internvl, torch_internvl
 from tiny_run import CONFIG, run_main
+from tiny_tokenizers import qwen_tokenizer
 
 from sage_jax.checkpoint import load_final
 from sage_jax.command_line import read_config
@@ -31,7 +32,9 @@ def with_weights(folder: Path, **model: object) -> Config:
 def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of the tiny config's sizes."""
     vit, decoder = TINY.model.vit, TINY.model.decoder
+    tokenizer = qwen_tokenizer()
     peer = torch_internvl(
+        vocab_size=len(tokenizer),
         hidden_size=decoder.embed_dim,
         num_hidden_layers=decoder.num_layers,
         num_attention_heads=decoder.num_heads,
@@ -47,7 +50,10 @@ def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "intermediate_size": vit.mlp_dim,
         },
     )
-    return save_internvl(peer, tmp_path_factory.mktemp("weights"))
+    peer.config.image_token_id = tokenizer.get_vocab()["<IMG_CONTEXT>"]
+    folder = save_internvl(peer, tmp_path_factory.mktemp("weights"))
+    tokenizer.save_pretrained(str(folder))
+    return folder
 
 
 def test_stage_1_and_evaluation_start_from_the_weights_without_a_base_stage(
@@ -57,6 +63,7 @@ def test_stage_1_and_evaluation_start_from_the_weights_without_a_base_stage(
         tmp_path,
         f"--config.model.weights={checkpoint_folder}",
         "--config.stages=prepare,base,sfe,evaluate",
+        "--config.text.buckets=(1024, 1536)",
         "--config.sfe.steps=1",
         "--config.evaluate.stages=('base', 'sfe')",
     )
@@ -84,6 +91,27 @@ def test_a_run_has_the_sizes_of_its_checkpoint(checkpoint_folder: Path) -> None:
     assert run.is_trained("base") and not run.is_trained("sfe")
     again = Run(run.config)  # as the runs inside an ablation
     assert again.config == run.config
+
+
+def test_a_run_talks_as_its_checkpoint_does(checkpoint_folder: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(with_weights(checkpoint_folder), run_dir=str(tmp_path / "run"))
+    chat = Run(config).chat
+    published = qwen_tokenizer()
+    said = "<|im_start|>user\n<img><IMG_CONTEXT></img>\nIs it whole?<|im_end|>\n<|im_start|>assistant\n"
+    asked = [*chat.prefix_ids(1, facts=(), facts_as="text"), *chat.question_ids("Is it whole?", facts_as="text")]
+    assert asked == published.encode(said)
+    assert chat.comparison_id == len(published) and chat.vocab_size == len(published) + 1
+    assert chat.stop_ids == (chat.end_id, 2)  # 2 is what generation_config.json says
+    (tmp_path / "run" / "stages").mkdir()
+    again = Run(config)
+    assert again.chat.tokenizer_digest() == chat.tokenizer_digest()
+    params = again.trained_params("base", wanted_by="sfe")
+    assert params["decoder/embedding/embedding"].shape[0] == len(published) + 1
+    for path in checkpoint_folder.iterdir():
+        if "token" not in path.name:
+            (tmp_path / path.name).symlink_to(path)
+    with pytest.raises(WeightsError, match="there is no tokenizer.json"):
+        _ = Run(dataclasses.replace(with_weights(tmp_path), run_dir=str(tmp_path / "other"))).chat
 
 
 def test_a_checkpoint_with_faults_or_a_contradicting_config_stops_the_run(

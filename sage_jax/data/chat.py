@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import tokenizers
@@ -14,8 +15,12 @@ from transformers import PreTrainedTokenizerFast
 from sage_jax.axes import Bool, Int
 from sage_jax.config import TextConfig
 from sage_jax.data import tokenizer as tokens
+from sage_jax.data.conversations import OWN, Conversation
 
 FactsAs = Literal["fusion", "text"]
+
+NO_SYSTEM: Final = "none"
+"""`text.system` that leaves a published system message out."""
 
 
 class ChatError(ValueError):
@@ -25,10 +30,14 @@ class ChatError(ValueError):
 class Chat:
     """Token ids of the parts of a conversation about one image.
 
-        <|im_start|>system\\n{system}<|im_end|>\\n                                  only with text.system
+        <|im_start|>system\\n{system}<|im_end|>\\n                                  only with a system message
         <|im_start|>user\\n<img><IMG_CONTEXT>...</img>\\n<COMPARISON>...\\n         prefix
         Is there a defect? {assist prompt}<|im_end|>\\n<|im_start|>assistant\\n     question, several to a prefix
         Yes. The cap has a scratch.<|im_end|>                                     answer, several to a question
+        \\n<|im_start|>user\\nWhere? {assist prompt}<|im_end|>\\n<|im_start|>...      follow-up, after an answer
+
+    Where the reference stands in the prompt too, both images are named: `Image-1: <img>...</img>\\nImage-2: <img>...`,
+    the test image first. Published conversations have their own system message and what stands between turns.
 
     Text of questions, answers and facts is plain text: a special token's name inside it stays a string of letters.
 
@@ -37,32 +46,53 @@ class Chat:
       vocab_size: Number of token ids.
       pad_id: Id of padding.
       end_id: Id that closes a turn.
+      stop_ids: Ids at which an answer ends; `end_id` is the first.
       image_id: Placeholder of an image token.
       comparison_id: Placeholder of a comparison embedding.
-      verdict_ids: Ids of the words that open a positive ("Yes", "True") and a negative ("No", "False") answer.
+      verdict_ids: Ids that open a positive ("Yes", "True") and a negative ("No", "False") answer.
     """
 
-    def __init__(self, text: TextConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(
+        self,
+        text: TextConfig,
+        tokenizer: PreTrainedTokenizerFast,
+        conversation: Conversation = OWN,
+        stop_ids: Sequence[int] = (),
+    ) -> None:
         """Checks that the tokenizer has every token of the template.
 
+        Args:
+          text: The shapes and prompts.
+          tokenizer: Has the special tokens of the template.
+          conversation: How turns are written down.
+          stop_ids: Further ids at which an answer ends.
+
         Raises:
-          ChatError: A special token is missing, or a verdict word is not a single token.
+          ChatError: A special token is missing, or the tokenizer does not tell the verdict words apart.
         """
         backend = tokenizers.Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        missing = [name for name in tokens.SPECIAL_TOKENS[1:] if backend.token_to_id(name) is None]
+        missing = [name for name in tokens.TEMPLATE_TOKENS if backend.token_to_id(name) is None]
         if missing:
             raise ChatError(f"the tokenizer has no token {', '.join(missing)}: add them as special tokens")
         if tokenizer.pad_token_id is None:
             raise ChatError("the tokenizer has no padding token: set its pad_token")
-        self.text = text
-        self.vocab_size: int = len(tokenizer)
+        self.text, self.conversation = text, conversation
+        self.vocab_size: int = max(backend.get_vocab().values()) + 1
         self.pad_id = int(tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
         self.end_id = self._special(backend, tokens.TURN_END)
+        stops = [backend.token_to_id(name) for name in conversation.stop_tokens]
+        closing = (self.end_id, *(found for found in stops if found is not None), *stop_ids)
+        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys(closing))
         self.image_id = self._special(backend, tokens.IMAGE_TOKEN)
         self.comparison_id = self._special(backend, tokens.COMPARISON_TOKEN)
+        # What the tokenizer itself puts before a text: InternLM2 and Llama begin with <s>, Qwen with nothing.
+        alone, opened = (backend.encode("a", add_special_tokens=added).ids for added in (False, True))
+        self._opening = opened[: opened.index(alone[0])] if alone else []
         self._backend = backend
         self._backend.encode_special_tokens = True
-        yes, no = (tuple(self._verdict(word) for word in words) for words in (("Yes", "True"), ("No", "False")))
+        yes, no = (self._verdicts(words) for words in (("Yes", "True"), ("No", "False")))
+        if both := set(yes) & set(no):
+            raise ChatError(f"the tokenizer opens positive and negative answers with the same tokens, {sorted(both)}")
         self.verdict_ids: tuple[tuple[int, ...], tuple[int, ...]] = (yes, no)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -73,22 +103,29 @@ class Chat:
         self._backend = tokenizers.Tokenizer.from_str(state["_backend"])
         self._backend.encode_special_tokens = True  # not part of a tokenizer's own form
 
-    def prefix_ids(self, num_image_tokens: int, *, facts: Sequence[str], facts_as: FactsAs) -> Int[np.ndarray, " S"]:
-        """Token ids up to the question: system message, image, comparison placeholders or facts.
+    def prefix_ids(
+        self, num_image_tokens: int, *, facts: Sequence[str], facts_as: FactsAs, num_reference_tokens: int = 0
+    ) -> Int[np.ndarray, " S"]:
+        """Token ids up to the question: system message, images, comparison placeholders or facts.
 
         Args:
           num_image_tokens: Image tokens of all tiles.
           facts: Fact sentences; those after the first `max_facts` are left out.
           facts_as: `fusion` gives `max_facts` comparison placeholders, however many facts there are; `text` the
             sentences themselves.
+          num_reference_tokens: Image tokens of the reference, where it stands in the prompt too.
 
         Returns:
           int32.
         """
-        system = self.text.system.strip()
-        ids = [*self._turn("system", system), self.end_id, *self._encode("\n")] if system else []
-        ids += [*self._turn("user", ""), self._special(self._backend, tokens.IMAGE_START)]
-        ids += [self.image_id] * num_image_tokens + [self._special(self._backend, tokens.IMAGE_END)]
+        system = _system_message(self.text, self.conversation)
+        between = self._encode(self.conversation.between)
+        ids = [*self._opening, *([*self._turn("system", system), self.end_id, *between] if system else [])]
+        if num_reference_tokens:
+            ids += [*self._turn("user", "Image-1: "), *self._image(num_image_tokens)]
+            ids += [*self._encode("\nImage-2: "), *self._image(num_reference_tokens)]
+        else:
+            ids += [*self._turn("user", ""), *self._image(num_image_tokens)]
         if facts_as == "text":
             sentences = " ".join(fact.strip() for fact in facts[: self.text.max_facts])
             return _int32(ids + self._encode(f"\n{sentences}\n" if sentences else "\n"))
@@ -98,14 +135,16 @@ class Chat:
 
     def question_ids(self, question: str, *, facts_as: FactsAs = "fusion") -> Int[np.ndarray, " S"]:
         """Token ids of a question, up to where its answer begins; the assist prompt goes with `fusion` alone."""
-        asked = question.strip()
-        if facts_as == "fusion" and self.text.assist_position == "question":
-            asked = f"{asked} {self.text.assist_prompt.strip()}".strip()
-        return _int32([*self._encode(asked), self.end_id, *self._encode("\n"), *self._turn("assistant", "")])
+        return _int32(self._asked(question, facts_as, after="\n"))
+
+    def follow_up_ids(self, question: str, *, facts_as: FactsAs = "fusion") -> Int[np.ndarray, " S"]:
+        """Token ids of a question after an answer: from the token that closes the answer to where the next begins."""
+        opened = [self.end_id, *self._encode(self.conversation.between), *self._turn("user", "")]
+        return _int32(opened + self._asked(question, facts_as, after="user\n"))
 
     def answer_ids(self, answer: str) -> Int[np.ndarray, " L"]:
         """Token ids of an answer, closing token included."""
-        return _int32([*self._encode(answer.strip()), self.end_id])
+        return _int32([*self._encode(answer.strip(), after="assistant\n"), self.end_id])
 
     def fact_ids(self, facts: Sequence[str]) -> tuple[Int[np.ndarray, "F J"], Bool[np.ndarray, "F J"]]:
         """Token ids of the fact sentences, 0 where masked, and the mask of real tokens.
@@ -129,27 +168,57 @@ class Chat:
         return ids, mask
 
     def tokenizer_digest(self) -> str:
-        """SHA-256 of the tokenizer: with the template's fields, what decides every token id."""
-        return hashlib.sha256(self._backend.to_str().encode()).hexdigest()
+        """SHA-256 of tokenizer and conversation: with the template's fields, what decides every token id."""
+        published = "" if self.conversation == OWN else repr(self.conversation)
+        return hashlib.sha256((self._backend.to_str() + published).encode()).hexdigest()
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of generated ids, up to the token that closes the turn."""
-        kept = [int(i) for i in ids]
-        if self.end_id in kept:
-            kept = kept[: kept.index(self.end_id)]
+        kept = list(itertools.takewhile(lambda token: token not in self.stop_ids, map(int, ids)))
         return self._backend.decode(kept, skip_special_tokens=True).strip()
 
     def _turn(self, role: str, content: str) -> list[int]:
         return [self._special(self._backend, tokens.TURN_START), *self._encode(f"{role}\n{content}")]
 
-    def _encode(self, text: str) -> list[int]:
-        return self._backend.encode(text, add_special_tokens=False).ids if text else []
+    def _image(self, num_tokens: int) -> list[int]:
+        start, end = (self._special(self._backend, name) for name in (tokens.IMAGE_START, tokens.IMAGE_END))
+        return [start, *[self.image_id] * num_tokens, end]
 
-    def _verdict(self, word: str) -> int:
-        ids = self._encode(word)
-        if len(ids) != 1:
-            raise ChatError(f"the tokenizer cuts the verdict word {word!r} into {len(ids)} tokens: add it as a token")
-        return ids[0]
+    def _asked(self, question: str, facts_as: FactsAs, after: str) -> list[int]:
+        asked = question.strip()
+        if facts_as == "fusion" and self.text.assist_position == "question":
+            asked = f"{asked} {self.text.assist_prompt.strip()}".strip()
+        between = self._encode(self.conversation.between)
+        return [*self._encode(asked, after=after), self.end_id, *between, *self._turn("assistant", "")]
+
+    def _encode(self, text: str, after: str = "") -> list[int]:
+        """Ids of a text that goes on from another: SentencePiece opens a text that stands alone with a space."""
+        if not text:
+            return []
+        before = self._backend.encode(after, add_special_tokens=False).ids if after else []
+        ids = self._backend.encode(after + text, add_special_tokens=False).ids
+        if ids[: len(before)] != before:
+            return self._backend.encode(text, add_special_tokens=False).ids
+        return ids[len(before) :]
+
+    def _verdicts(self, words: Sequence[str]) -> tuple[int, ...]:
+        """Ids that open an answer with one of the words: each word's first, and those of spellings that are one token.
+
+        Another spelling counts only whole: cut into pieces, its first one opens other words as well.
+        """
+        found: list[int] = []
+        for word in words:
+            ids = self._encode(word, after="assistant\n")
+            if not ids or (len(ids) > 1 and not self.conversation.any_spelling):
+                raise ChatError(
+                    f"the tokenizer cuts the verdict word {word!r} into {len(ids)} tokens: add it as a token"
+                )
+            found.append(ids[0])
+            if self.conversation.any_spelling:
+                cases = (word, word.lower(), word.upper())
+                encoded = [self._encode(space + case, after="assistant\n") for case in cases for space in ("", " ")]
+                found += [spelling[0] for spelling in encoded if len(spelling) == 1]
+        return tuple(dict.fromkeys(found))
 
     @staticmethod
     def _special(backend: tokenizers.Tokenizer, name: str) -> int:
@@ -175,20 +244,20 @@ def check_placeholders(
 
 
 def chat_template(text: TextConfig) -> str:
-    """The template as Jinja, for `tokenizer.apply_chat_template`.
+    """The template of models trained here as Jinja, for `tokenizer.apply_chat_template`; of one image.
 
     It renders Hugging Face messages: an optional system message, and user content of an image part and a text part.
     Variables beside the messages: `num_image_tokens`, and `facts` (a list of sentences) for facts as plain text in
     place of comparison placeholders.
     """
-    assist = text.assist_prompt.strip()
+    assist, system = text.assist_prompt.strip(), _system_message(text, OWN)
     at_question = assist if text.assist_position == "question" else ""
     at_prefix = f"\n{assist}" if assist and text.assist_position == "prefix" else ""
     return "".join(
         line.strip()
         for line in f"""
-        {{%- if messages[0].role != 'system' and {_literal(text.system.strip())} -%}}
-        {{{{ '<|im_start|>system\\n' + {_literal(text.system.strip())} + '<|im_end|>\\n' }}}}
+        {{%- if messages[0].role != 'system' and {_literal(system)} -%}}
+        {{{{ '<|im_start|>system\\n' + {_literal(system)} + '<|im_end|>\\n' }}}}
         {{%- endif -%}}
         {{%- for message in messages -%}}
         {{{{ '<|im_start|>' + message.role + '\\n' }}}}
@@ -217,6 +286,11 @@ def chat_template(text: TextConfig) -> str:
         {{%- if add_generation_prompt -%}}{{{{ '<|im_start|>assistant\\n' }}}}{{%- endif -%}}
         """.splitlines()
     )
+
+
+def _system_message(text: TextConfig, conversation: Conversation) -> str:
+    given = text.system.strip()
+    return conversation.system if not given else "" if given == NO_SYSTEM else given
 
 
 def _int32(ids: list[int]) -> np.ndarray:

@@ -1,0 +1,70 @@
+"""A checkpoint's generation_config.json: how it was released to choose tokens, and where its answers end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from sage_jax.hf.config import CheckpointConfig
+from sage_jax.hf.config_fields import TEXT_SECTION
+from sage_jax.hf.faults import WeightsError, listed
+
+_NEUTRAL: Final[dict[str, Any]] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
+_SAMPLED_TOP_K: Final = 50
+"""What transformers takes for `top_k` where a model samples and does not say."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationConfig:
+    """What generation_config.json says, neutral values where it says nothing.
+
+    Attributes:
+      temperature, top_p, repetition_penalty: 1 = no effect.
+      top_k: 0 = no effect.
+      stop_ids: Ids at which an answer ends; where the file has none, those of config.json.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    stop_ids: tuple[int, ...] = ()
+
+
+def read_generation_config(folder: Path, config: CheckpointConfig) -> GenerationConfig:
+    """The generation_config.json of a checkpoint folder; one that is missing says nothing.
+
+    Raises:
+      WeightsError: It is no JSON, or a value is out of range; all are listed.
+    """
+    path = folder / "generation_config.json"
+    values: Any = {}
+    if path.is_file():
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise WeightsError(f"{path}: cannot be read as JSON ({error}); download it again") from None
+        if not isinstance(values, dict):
+            raise WeightsError(f"{path}: expected an object")
+    neutral = {**_NEUTRAL, "top_k": _SAMPLED_TOP_K if values.get("do_sample") else 0}
+    found = {name: default if values.get(name) is None else values[name] for name, default in neutral.items()}
+    faults = [f"{name} = {value!r}: out of range" for name, value in found.items() if not _fits(name, value)]
+    text = config.values.get(TEXT_SECTION[config.layout], {})
+    stops = values.get("eos_token_id", text.get("eos_token_id"))
+    stops = [] if stops is None else stops if isinstance(stops, list) else [stops]
+    if any(type(stop) is not int or stop < 0 for stop in stops):
+        faults.append(f"eos_token_id = {stops!r}: expected ids")
+    if faults:
+        raise listed(path, faults)
+    numbers: dict[str, Any] = {name: value if name == "top_k" else float(value) for name, value in found.items()}
+    return GenerationConfig(**numbers, stop_ids=tuple(stops))
+
+
+def _fits(name: str, value: Any) -> bool:
+    if type(value) not in ((int,) if name == "top_k" else (int, float)):
+        return False
+    if name == "top_p":
+        return 0 < value <= 1
+    return value > 0 if name == "repetition_penalty" else value >= 0
