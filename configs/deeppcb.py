@@ -69,7 +69,7 @@ def get_config() -> ml_collections.ConfigDict:
             ),
             model=ModelConfig(
                 vit=VitConfig(tile_px=128, patch_px=16, num_layers=4, embed_dim=128, num_heads=4, mlp_dim=512),
-                decoder=DecoderConfig(num_layers=2, embed_dim=128, num_heads=2, num_kv_heads=2, mlp_dim=320),
+                decoder=DecoderConfig(num_layers=2, embed_dim=128, num_heads=4, num_kv_heads=4, mlp_dim=320),
                 fusion=FusionConfig(
                     num_heads=4,
                     num_distinct=4,

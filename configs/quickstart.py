@@ -53,7 +53,7 @@ def get_config() -> ml_collections.ConfigDict:
             ),
             model=ModelConfig(
                 vit=VitConfig(tile_px=64, patch_px=8, num_layers=4, embed_dim=96, num_heads=4, mlp_dim=384),
-                decoder=DecoderConfig(num_layers=2, embed_dim=96, num_heads=2, num_kv_heads=2, mlp_dim=256),
+                decoder=DecoderConfig(num_layers=2, embed_dim=96, num_heads=4, num_kv_heads=4, mlp_dim=256),
                 fusion=FusionConfig(
                     num_heads=4,
                     num_distinct=8,
