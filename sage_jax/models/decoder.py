@@ -117,6 +117,7 @@ class Decoder(nnx.Module):
         self, config: DecoderConfig, vocab_size: int, *, dtype: jnp.dtype, remat: Remat, unroll: int, rngs: nnx.Rngs
     ):
         self.config, self.dtype, self.unroll = config, dtype, unroll
+        self.vocab_size = vocab_size
         self.remat: Remat = remat
         width = config.embed_dim
         init = nnx.initializers.normal(width**-0.5)
