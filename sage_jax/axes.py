@@ -9,7 +9,8 @@ Letters:
   Q  questions of an image                                N  ranked answers of a question
   L  tokens of an answer                                  V  vocabulary
   G  query heads of one key/value head                    X  head width
-  I  adjacent pairs of ranked answers, N - 1
+  I  adjacent pairs of ranked answers, N - 1               A  prefix slots of tree attention
+  U  question slots of tree attention
 """
 
 from jaxtyping import Array, Bool, Float, Int, UInt8

@@ -43,6 +43,8 @@ class TreeBatch:
       reference_logps: Summed log-probability of each answer under the reference policy; zeros until attached.
       token_labels: Share of anomalous pixels under each image token, 0..1; -1 where unknown or padding.
       record_index: Row of the data set that the image came from; -1 for padding rows.
+      prefix_slots, question_slots: Room for the longest prefix and the longest question, part of the batch's shape:
+        what tree attention makes its blocks of; 0 = not known, and attention computes every pair of tokens.
     """
 
     tiles: UInt8[AnyArray, "B T H W 3"]
@@ -65,3 +67,5 @@ class TreeBatch:
     reference_logps: Float[AnyArray, "B Q N"]
     token_labels: Float[AnyArray, "B M"]
     record_index: Int[AnyArray, " B"]
+    prefix_slots: int = dataclasses.field(default=0, metadata={"static": True})
+    question_slots: int = dataclasses.field(default=0, metadata={"static": True})

@@ -254,6 +254,8 @@ class ModelConfig:
       compute_dtype: `float32`, `bfloat16`, or `auto`: bfloat16 on GPU and TPU. Parameters are float32.
       remat: What the backward pass computes again: `none`; `dots` keeps matrix products; `full` keeps layer inputs.
       scan_unroll: Layers unrolled in one step of the layer scan.
+      attention: Of the decoder over a tree: `tree` computes what a token sees alone; `masked` computes every pair of
+        tokens and hides the others (the plain form, for comparison).
     """
 
     vit: VitConfig = VitConfig()
@@ -265,6 +267,7 @@ class ModelConfig:
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     remat: Literal["none", "dots", "full"] = "none"
     scan_unroll: int = 1
+    attention: Literal["tree", "masked"] = "tree"
 
     def __post_init__(self) -> None:
         require_above_zero(self, "max_tiles", "scan_unroll")

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sage_jax.axes import Array, Float, Int
 from sage_jax.batch import TreeBatch
-from sage_jax.losses.log_probs import answer_logps, token_logps
+from sage_jax.losses.log_probs import answer_logps, chunked_token_logps
 from sage_jax.models.decoder import KvCache
 from sage_jax.models.sage import Sage, tree_mask
 from sage_jax.parameters import Params, merge
@@ -93,7 +93,8 @@ def _compiled(
 def _score(params: Params, batch: TreeBatch, *, graphdef: nnx.GraphDef[Sage]) -> Array:
     model = merge(graphdef, params)
     hidden, _ = model.answer_hidden(batch)
-    return answer_logps(token_logps(model.decoder.logits(hidden), batch.target_ids), batch.target_mask)
+    each, _ = chunked_token_logps(hidden, batch.target_ids, model.decoder.logits, vocab_size=model.decoder.vocab_size)
+    return answer_logps(each, batch.target_mask)
 
 
 def _answer(params: Params, batch: TreeBatch, *, graphdef: nnx.GraphDef[Sage], decoding: Decoding) -> Answers:

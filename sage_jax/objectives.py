@@ -11,7 +11,7 @@ from sage_jax.axes import Array, Float
 from sage_jax.batch import TreeBatch
 from sage_jax.config import PreferenceConfig
 from sage_jax.losses.edpo import answer_entropy, preference_terms, trained_groups
-from sage_jax.losses.log_probs import answer_logps, token_logps
+from sage_jax.losses.log_probs import answer_logps, chunked_token_logps
 from sage_jax.losses.sft import hardest_tokens, next_token_loss, similarity_loss
 from sage_jax.models.sage import Sage
 
@@ -38,9 +38,11 @@ class SftObjective:
     def __call__(self, model: Sage, batch: TreeBatch, normalizers: dict[str, jax.Array]) -> tuple[jax.Array, Metrics]:
         """The micro-batch's summand, and `next_token_loss` and `token_accuracy` per token."""
         hidden, images = model.answer_hidden(batch)
-        logits = model.decoder.logits(hidden)
-        summed = jnp.sum(next_token_loss(token_logps(logits, batch.target_ids), batch.target_mask))
-        right = jnp.sum((jnp.argmax(logits, axis=-1) == batch.target_ids) & batch.target_mask)
+        each, is_top = chunked_token_logps(
+            hidden, batch.target_ids, model.decoder.logits, vocab_size=model.decoder.vocab_size
+        )
+        summed = jnp.sum(next_token_loss(each, batch.target_mask))
+        right = jnp.sum(is_top & batch.target_mask)
         tokens = jnp.sum(batch.target_mask).astype(jnp.float32)
         loss = summed / normalizers["tokens"]
         metrics = {"next_token_loss": (summed, tokens), "token_accuracy": (right.astype(jnp.float32), tokens)}
@@ -76,7 +78,9 @@ class PreferenceObjective:
     def __call__(self, model: Sage, batch: TreeBatch, normalizers: dict[str, jax.Array]) -> tuple[jax.Array, Metrics]:
         """The micro-batch's summand, and the statistics that tell whether preferences are learnt."""
         hidden, _ = model.answer_hidden(batch)
-        each = token_logps(model.decoder.logits(hidden), batch.target_ids)
+        each, _ = chunked_token_logps(
+            hidden, batch.target_ids, model.decoder.logits, vocab_size=model.decoder.vocab_size
+        )
         policy = self._groups(answer_logps(each, batch.target_mask))
         reference, mask = self._groups(batch.reference_logps), self._groups(batch.answer_mask)
         scores = self._groups(batch.scores)

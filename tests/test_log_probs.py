@@ -5,8 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from sage_jax.losses.log_probs import answer_logps, token_logps
+from sage_jax.losses.log_probs import answer_logps, chunked_token_logps, token_logps
 
 
 def test_token_logps_are_those_of_a_float64_softmax() -> None:
@@ -19,6 +20,48 @@ def test_token_logps_are_those_of_a_float64_softmax() -> None:
     found = token_logps(jnp.asarray(logits, jnp.float32), jnp.asarray(targets))
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert np.all(np.asarray(found) <= 0.0)
+
+
+def hidden_and_targets(seed: int, dtype: type = np.float32) -> tuple[jax.Array, jax.Array, jax.Array]:
+    rng = np.random.default_rng(seed)
+    hidden, kernel = rng.normal(size=(2, 3, 2, 5, 8)).astype(dtype), rng.normal(size=(8, 23)).astype(dtype)
+    return jnp.asarray(hidden), jnp.asarray(kernel), jnp.asarray(rng.integers(0, 23, (2, 3, 2, 5)))
+
+
+@pytest.mark.parametrize("chunk_logits", [1, 23 * 4, 23 * 7, 23 * 30, 1 << 25])
+def test_chunks_give_what_all_logits_at_once_give_gradients_too(chunk_logits: int) -> None:
+    hidden, kernel, targets = hidden_and_targets(3)
+    weights = jnp.asarray(np.random.default_rng(4).normal(size=targets.shape), jnp.float32)
+
+    def chunked(hidden: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        logps, is_top = chunked_token_logps(
+            hidden, targets, lambda h: h @ kernel, vocab_size=23, chunk_logits=chunk_logits
+        )
+        return jnp.sum(weights * logps), (logps, is_top)
+
+    def whole(hidden: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        logits = hidden @ kernel
+        logps = token_logps(logits, targets)
+        return jnp.sum(weights * logps), (logps, jnp.argmax(logits, axis=-1) == targets)
+
+    found, expected = (jax.grad(of, argnums=(0, 1), has_aux=True)(hidden, kernel) for of in (chunked, whole))
+    jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=1e-5), found, expected)
+
+
+def test_backward_pass_keeps_no_array_of_tokens_times_vocabulary() -> None:
+    hidden, kernel, targets = hidden_and_targets(5)
+
+    def loss(hidden: jax.Array, chunk_logits: int) -> jax.Array:
+        return jnp.sum(
+            chunked_token_logps(hidden, targets, lambda h: h @ kernel, vocab_size=23, chunk_logits=chunk_logits)[0]
+        )
+
+    def largest(chunk_logits: int) -> int:
+        _, backward = jax.vjp(lambda hidden: loss(hidden, chunk_logits), hidden)
+        return max(np.size(kept) for kept in jax.tree.leaves(backward))
+
+    assert largest(1 << 25) >= 2 * 30 * 23
+    assert largest(23 * 4) <= max(hidden.size * 32 // 30, kernel.size)
 
 
 def test_bfloat16_logits_are_scored_in_float32() -> None:

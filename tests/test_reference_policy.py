@@ -18,7 +18,7 @@ from sage_jax.config import MeshConfig, TrainConfig
 from sage_jax.data.chat import Chat
 from sage_jax.data.pipeline import make_train_loader
 from sage_jax.data.records import Record
-from sage_jax.data.tree import build_tree, stack_rows
+from sage_jax.data.tree import TreeShape, build_tree, stack_rows
 from sage_jax.generate import Decoding, Responder
 from sage_jax.models.sage import Placeholders, Sage
 from sage_jax.parameters import digest, split
@@ -81,7 +81,7 @@ def direct(records: list[Record], chat: Chat, responder: CountingResponder) -> n
             ]
             batch = stack_rows(
                 [*rows, *[None] * (4 - len(rows))],
-                bucket=128,
+                shape=TreeShape(128),
                 num_questions=2,
                 num_answers=3,
                 chat=chat,
@@ -165,6 +165,8 @@ def test_a_training_batch_gets_the_values_of_its_own_record_mode_and_question(
 
 def test_padding_rows_and_missing_questions_get_zeros(records: list[Record], chat: Chat, direct: np.ndarray) -> None:
     row = build_tree(records[0], chat=chat, model=MODEL, text=TEXT, with_reference=True, answers="ranked")
-    batch = stack_rows([row, None], bucket=128, num_questions=2, num_answers=3, chat=chat, model=MODEL, text=TEXT)
+    batch = stack_rows(
+        [row, None], shape=TreeShape(128), num_questions=2, num_answers=3, chat=chat, model=MODEL, text=TEXT
+    )
     found = attach_reference(np.where(np.isnan(direct), np.nan, direct + 1.0))(batch).reference_logps
     assert (found[0, 0] != 0.0).all() and not found[0, 1].any() and not found[1].any()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -148,9 +148,10 @@ def test_logits_equal_transformers_internvl(kind: str) -> None:
         np.testing.assert_allclose(found[row][real], expected, atol=1e-4, rtol=0.0)
 
 
+@pytest.mark.parametrize("attention", ["tree", "masked"])
 @pytest.mark.parametrize("seed", range(2))
-def test_tree_log_probabilities_equal_separate_rows(seed: int) -> None:
-    sage, batch = make_sage(), random_batch(seed)
+def test_tree_log_probabilities_equal_separate_rows(seed: int, attention: Literal["tree", "masked"]) -> None:
+    sage, batch = make_sage(dataclasses.replace(TINY, attention=attention)), random_batch(seed)
     found = np.asarray(logps_of(sage, on_device(batch)))
     places = list(zip(*np.nonzero(batch.answer_mask), strict=True))
     ids, real = (np.zeros((18, 24), dtype) for dtype in (np.int32, np.bool_))
@@ -199,8 +200,9 @@ def test_padding_never_changes_logits() -> None:
             ],
         )
         for field in dataclasses.fields(TreeBatch)
+        if not field.metadata.get("static")
     }
-    padded_batch = TreeBatch(**{**widened, **changed})
+    padded_batch = dataclasses.replace(short, **{**widened, **changed})
     before = np.asarray(logits_of(sage, on_device(short)))
     after = np.asarray(logits_of(sage, on_device(padded_batch)))
     real = np.asarray(short.token_mask)

@@ -75,10 +75,13 @@ class SquaredError:
         return total / normalizers["answers"], {"squared_error": (total, count)}
 
 
+ARRAYS = [field for field in dataclasses.fields(TreeBatch) if not field.metadata.get("static")]
+
+
 def make_batch(rng: np.random.Generator, first_row: int, rows: int) -> TreeBatch:
     tiles = rng.integers(0, 256, (rows, 1, 4, 4, 3), np.uint8)
     brightness = tiles.mean(axis=(1, 2, 3, 4), dtype=np.float64) / 255.0
-    empty: dict[str, Any] = {field.name: np.zeros((rows, 1), np.int32) for field in dataclasses.fields(TreeBatch)}
+    empty: dict[str, Any] = {field.name: np.zeros((rows, 1), np.int32) for field in ARRAYS}
     return TreeBatch(
         **empty
         | {

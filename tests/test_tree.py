@@ -18,7 +18,7 @@ from sage_jax.data.images import ImageFault, encode_png
 from sage_jax.data.records import Answer, Question, Record
 from sage_jax.data.tiles import tile_image, token_labels
 from sage_jax.data.tokenizer import train_tokenizer
-from sage_jax.data.tree import TreeRow, build_tree, choose_bucket, stack_rows
+from sage_jax.data.tree import TreeRow, TreeShape, build_tree, choose_bucket, choose_shape, stack_rows
 
 TEXT = TextConfig(vocab_size=300, max_facts=3, max_fact_tokens=30, max_answer_tokens=30, buckets=(400, 800))
 MODEL = ModelConfig(vit=VitConfig(tile_px=16, patch_px=4), downsample=2)
@@ -69,7 +69,13 @@ def row_of(record: Record, chat: Chat, **changes: Any) -> TreeRow:
 
 
 def stack(rows: list[TreeRow | None], chat: Chat, **changes: Any) -> TreeBatch:
-    options: dict[str, Any] = {"bucket": 400, "num_questions": 4, "num_answers": 3, "model": MODEL, "text": TEXT}
+    options: dict[str, Any] = {
+        "shape": TreeShape(400),
+        "num_questions": 4,
+        "num_answers": 3,
+        "model": MODEL,
+        "text": TEXT,
+    }
     return stack_rows(rows, chat=chat, **{**options, **changes})
 
 
@@ -150,7 +156,7 @@ def test_descriptions_stand_in_for_questions(chat: Chat) -> None:
 
 def test_wider_padding_changes_no_real_token(chat: Chat) -> None:
     row = row_of(make_record(), chat)
-    short, long = stack([row], chat), stack([row, None], chat, bucket=800)
+    short, long = stack([row], chat), stack([row, None], chat, shape=TreeShape(800))
     for name in ("token_ids", "token_mask", "position_ids", "question_index", "answer_index"):
         np.testing.assert_array_equal(getattr(short, name)[0], getattr(long, name)[0, :400], err_msg=name)
     np.testing.assert_array_equal(short.source_index[0], long.source_index[0])
@@ -206,6 +212,16 @@ def test_bucket_is_the_smallest_that_fits() -> None:
     assert [choose_bucket([length, 3], ["a", "b"], TEXT) for length in (4, 400, 401, 800)] == [400, 400, 800, 800]
     with pytest.raises(TreeError, match=r"record b: .*801 tokens.*text\.buckets"):
         choose_bucket([5, 801], ["a", "b"], TEXT)
+
+
+def test_shape_holds_every_prefix_and_question_and_is_one_of_few(chat: Chat) -> None:
+    rows = [row_of(make_record(facts=facts, seed=facts), chat) for facts in (0, 2, 3)]
+    tokens = [row.tokens for row in rows]
+    shape = choose_shape(tokens, [row.question_ids for row in rows], TEXT)
+    assert shape.length == 400 and shape.prefix_slots % 50 == 0
+    assert 0 <= shape.prefix_slots - max(len(one.prefix_ids) for one in tokens) < 50
+    longest = max(len(question.ids) for one in tokens for question in one.questions)
+    assert shape.question_slots in (16, 32, 64, 128) and longest <= shape.question_slots < 2 * max(longest, 16)
 
 
 def test_what_does_not_fit_is_named_with_its_option(chat: Chat) -> None:

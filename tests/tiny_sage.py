@@ -115,11 +115,19 @@ def batch_of(
         reference_logps=np.zeros(slots, np.float32),
         token_labels=rng.choice(np.array([-1.0, 0.0, 0.05, 0.4], np.float32), (rows, 2 * TOKENS_PER_TILE)),
         record_index=np.where(real, np.arange(rows), -1).astype(np.int32),
+        prefix_slots=max((_prefix_length(tree) for tree in trees if tree is not None), default=1) + 1,
+        question_slots=max((len(ids) for tree in trees if tree is not None for ids, _ in tree.questions), default=0)
+        + 1,
     )
     for index, tree in enumerate(trees):
         if tree is not None:
             _write(batch, index, tree, rng)
     return batch
+
+
+def _prefix_length(tree: Tree) -> int:
+    """Tokens before the first question, the placeholders of two facts among them."""
+    return TOKENS_PER_TILE * tree.num_tiles + 2 + len(tree.words)
 
 
 def _write(batch: TreeBatch, index: int, tree: Tree, rng: np.random.Generator) -> None:

@@ -25,7 +25,7 @@ from sage_jax.data.encode import (
     encode_text,
 )
 from sage_jax.data.records import Record
-from sage_jax.data.tree import TreeRow, build_tree, choose_bucket, stack_rows, tree_length
+from sage_jax.data.tree import TreeRow, build_tree, choose_shape, stack_rows
 
 CACHE_BYTES: Final = 512 * 2**20
 """Memory for decoded tiles and token ids, all workers of a process together."""
@@ -126,15 +126,14 @@ class _TrainAssembler:
         with_reference = _draw_modes(len(indices), rng, self._train)
         tokens = [parts.tokens(int(index)) for index in indices]
         chosen = [self._draw_questions(len(one.questions), rng) for one in tokens]
-        lengths = [tree_length(one, ids) for one, ids in zip(tokens, chosen, strict=True)]
-        bucket = choose_bucket(lengths, [one.record_id for one in tokens], parts.text)
+        shape = choose_shape(tokens, chosen, parts.text)
         rows = [
             TreeRow(tokens[i], parts.pixels(int(indices[i])), chosen[i], bool(with_reference[i]), int(indices[i]))
             for i in range(len(indices))[self._rows]
         ]
         return stack_rows(
             rows,
-            bucket=bucket,
+            shape=shape,
             num_questions=self._num_questions,
             num_answers=self._num_answers,
             chat=parts.chat,
@@ -338,10 +337,10 @@ def make_eval_batches(
             )
             for index in indices
         ]
-        bucket = choose_bucket([row.length for row in rows], [row.tokens.record_id for row in rows], text)
+        shape = choose_shape([row.tokens for row in rows], [row.question_ids for row in rows], text)
         return stack_rows(
             [*rows, *[None] * (batch_size - len(rows))],
-            bucket=bucket,
+            shape=shape,
             num_questions=num_questions,
             num_answers=num_answers,
             chat=chat,

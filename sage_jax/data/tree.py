@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -99,6 +100,44 @@ def build_tree(
     return TreeRow(tokens, pixels, tuple(chosen), with_reference, record_index)
 
 
+@dataclasses.dataclass(frozen=True)
+class TreeShape:
+    """Static sizes of a batch of trees: all tokens, and room for the longest prefix and the longest question."""
+
+    length: int
+    prefix_slots: int = 0
+    question_slots: int = 0
+
+
+PREFIX_STEPS: Final = 8
+"""Prefixes are padded to eighths of the bucket, so that a bucket has few shapes."""
+
+SHORTEST_QUESTION: Final = 16
+"""Question slots come in this number and its doubles."""
+
+
+def choose_shape(tokens: Sequence[RecordTokens], asked: Sequence[Sequence[int]], text: TextConfig) -> TreeShape:
+    """The smallest of the few static shapes that holds every tree.
+
+    Args:
+      tokens: The records' text.
+      asked: Which of its questions each tree holds.
+      text: The buckets.
+
+    Raises:
+      TreeError: A tree is longer than the largest bucket.
+    """
+    lengths = [tree_length(one, ids) for one, ids in zip(tokens, asked, strict=True)]
+    bucket = choose_bucket(lengths, [one.record_id for one in tokens], text)
+    step = -(-bucket // PREFIX_STEPS)
+    prefix = -(-max(len(one.prefix_ids) for one in tokens) // step) * step
+    questions = [len(one.questions[index].ids) for one, ids in zip(tokens, asked, strict=True) for index in ids]
+    slots = SHORTEST_QUESTION
+    while slots < max(questions, default=0):
+        slots *= 2
+    return TreeShape(bucket, min(prefix, bucket), slots)
+
+
 def choose_bucket(lengths: Sequence[int], record_ids: Sequence[str], text: TextConfig) -> int:
     """The smallest bucket that holds every tree.
 
@@ -118,7 +157,7 @@ def choose_bucket(lengths: Sequence[int], record_ids: Sequence[str], text: TextC
 def stack_rows(
     rows: Sequence[TreeRow | None],
     *,
-    bucket: int,
+    shape: TreeShape,
     num_questions: int,
     num_answers: int,
     chat: Chat,
@@ -132,7 +171,7 @@ def stack_rows(
 
     Args:
       rows: The rows.
-      bucket: Length of the tree (S).
+      shape: Length of the tree (S), and of its blocks.
       num_questions: Question slots (Q).
       num_answers: Answer slots of a question (N).
       chat: Template, for padding.
@@ -146,16 +185,16 @@ def stack_rows(
       TreeError: A row has more tokens, questions or answers than there is room for.
       ChatError: A row's placeholders and embeddings differ in number.
     """
-    batch = _empty_batch(len(rows), bucket, num_questions, num_answers, chat.pad_id, model, text)
+    batch = _empty_batch(len(rows), shape, num_questions, num_answers, chat.pad_id, model, text)
     for index, row in enumerate(rows):
         if row is None:
             continue
         asked = [row.tokens.questions[question] for question in row.question_ids]
         most = max((len(question.answers) for question in asked), default=0)
-        if row.length > bucket or len(asked) > num_questions or most > num_answers:
+        if row.length > shape.length or len(asked) > num_questions or most > num_answers:
             raise TreeError(
                 f"record {row.tokens.record_id}: {row.length} tokens, {len(asked)} questions, {most} answers do not fit"
-                f" into {bucket} tokens, {num_questions} questions, {num_answers} answers"
+                f" into {shape.length} tokens, {num_questions} questions, {num_answers} answers"
             )
         check_placeholders(
             row.tokens.prefix_ids,
@@ -170,7 +209,7 @@ def stack_rows(
 
 
 def _empty_batch(
-    rows: int, bucket: int, questions: int, answers: int, pad_id: int, model: ModelConfig, text: TextConfig
+    rows: int, shape: TreeShape, questions: int, answers: int, pad_id: int, model: ModelConfig, text: TextConfig
 ) -> TreeBatch:
     tile_px, tiles = model.vit.tile_px, tiles_per_image(model)
     ranked = (rows, questions, answers)
@@ -182,11 +221,11 @@ def _empty_batch(
         reference_tile_mask=np.zeros((rows, tiles), np.bool_),
         fact_ids=np.zeros((rows, text.max_facts, text.max_fact_tokens), np.int32),
         fact_mask=np.zeros((rows, text.max_facts, text.max_fact_tokens), np.bool_),
-        token_ids=np.full((rows, bucket), pad_id, np.int32),
-        token_mask=np.zeros((rows, bucket), np.bool_),
-        position_ids=np.zeros((rows, bucket), np.int32),
-        question_index=np.full((rows, bucket), -1, np.int32),
-        answer_index=np.full((rows, bucket), -1, np.int32),
+        token_ids=np.full((rows, shape.length), pad_id, np.int32),
+        token_mask=np.zeros((rows, shape.length), np.bool_),
+        position_ids=np.zeros((rows, shape.length), np.int32),
+        question_index=np.full((rows, shape.length), -1, np.int32),
+        answer_index=np.full((rows, shape.length), -1, np.int32),
         source_index=np.zeros((*ranked, length), np.int32),
         target_ids=np.full((*ranked, length), pad_id, np.int32),
         target_mask=np.zeros((*ranked, length), np.bool_),
@@ -196,6 +235,8 @@ def _empty_batch(
         reference_logps=np.zeros(ranked, np.float32),
         token_labels=np.full((rows, tiles * tokens_per_side(model) ** 2), -1, np.float32),
         record_index=np.full(rows, -1, np.int32),
+        prefix_slots=shape.prefix_slots,
+        question_slots=shape.question_slots,
     )
 
 

@@ -17,8 +17,8 @@ def attend(
 ) -> Float[Array, "B S N X"]:
     """Attention output, softmax(q k / sqrt(X)) v, in the inputs' dtype.
 
-    N query heads share R key/value heads, N / R each, in order. Softmax is taken in float32. A query that sees no key
-    attends to all of them equally: its output is meaningless and finite.
+    N query heads share R key/value heads, N / R each, in order. Softmax is taken in float32 or wider. A query that
+    sees no key attends to all of them equally: its output is meaningless and finite.
 
     Args:
       mask: True where a query sees a key; None = everywhere.
@@ -31,7 +31,8 @@ def attend(
     scaled = queries * jnp.asarray(width**-0.5, queries.dtype)
     grouped = scaled.reshape(batch, length, num_kv_heads, groups, width).transpose(0, 2, 3, 1, 4)
     grouped = grouped.reshape(batch, num_kv_heads, groups * length, width)
-    logits = jnp.einsum("brsx,brtx->brst", grouped, keys.transpose(0, 2, 1, 3)).astype(jnp.float32)
+    logits = jnp.einsum("brsx,brtx->brst", grouped, keys.transpose(0, 2, 1, 3))
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     logits = logits.reshape(batch, num_kv_heads, groups, length, -1)
     if mask is not None:
         logits = jnp.where(mask[:, None, None], logits, jnp.finfo(jnp.float32).min)

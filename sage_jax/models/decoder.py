@@ -12,6 +12,7 @@ from sage_jax.axes import Array, Bool, Float, Int
 from sage_jax.config import DecoderConfig
 from sage_jax.models.attention import attend, split_qkv
 from sage_jax.models.layers import Remat, RmsNorm, scan_layers, stack_layers
+from sage_jax.models.tree_attention import TreeLayout, attend_tree
 from sage_jax.sharding import constrain
 
 
@@ -60,7 +61,7 @@ class DecoderAttention(nnx.Module):
         self,
         x: Float[Array, "B S D"],
         position_ids: Int[Array, "B S"],
-        mask: Bool[Array, "B S T"],
+        mask: Bool[Array, "B S T"] | TreeLayout,
         cache: tuple[Array, Array, Array] | None,
     ) -> tuple[Float[Array, "B S D"], tuple[Array, Array] | None]:
         """Attention output, and the layer's cache with this sequence written into it."""
@@ -76,7 +77,10 @@ class DecoderAttention(nnx.Module):
             keys = jax.lax.dynamic_update_slice_in_dim(old_keys, keys.astype(old_keys.dtype), length, axis=1)
             values = jax.lax.dynamic_update_slice_in_dim(old_values, values.astype(old_values.dtype), length, axis=1)
             written = (keys, values)
-        out = attend(queries, keys, values, mask)
+        if isinstance(mask, TreeLayout):
+            out = attend_tree(queries, keys, values, mask)
+        else:
+            out = attend(queries, keys, values, mask)
         return self.out(out.reshape(*x.shape[:2], -1)), written
 
 
@@ -113,6 +117,7 @@ class Decoder(nnx.Module):
         self, config: DecoderConfig, vocab_size: int, *, dtype: jnp.dtype, remat: Remat, unroll: int, rngs: nnx.Rngs
     ):
         self.config, self.dtype, self.unroll = config, dtype, unroll
+        self.vocab_size = vocab_size
         self.remat: Remat = remat
         width = config.embed_dim
         init = nnx.initializers.normal(width**-0.5)
@@ -128,14 +133,15 @@ class Decoder(nnx.Module):
         self,
         embeddings: Float[Array, "B S D"],
         position_ids: Int[Array, "B S"],
-        mask: Bool[Array, "B S T"],
+        mask: Bool[Array, "B S T"] | TreeLayout,
         cache: KvCache | None = None,
     ) -> tuple[Float[Array, "B S D"], KvCache | None]:
         """Normalised hidden states, and the cache with this sequence written into it.
 
         Args:
           position_ids: RoPE positions.
-          mask: True where a token sees a key; T = S, or the cache's slots.
+          mask: True where a token sees a key; T = S, or the cache's slots. A tree's layout in its place, without a
+            cache, computes the same and leaves hidden pairs out.
           cache: Keys and values of what went before; None for one pass over a whole sequence.
         """
 

@@ -14,6 +14,7 @@ from sage_jax.config import ModelConfig
 from sage_jax.models.adapter import Adapter, pixel_shuffle
 from sage_jax.models.decoder import Decoder
 from sage_jax.models.fact_fusion import Comparison, FactEncoder, FactFusion, compare
+from sage_jax.models.tree_attention import TreeLayout, tree_layout
 from sage_jax.models.vit import Vit
 from sage_jax.sharding import constrain
 
@@ -144,9 +145,15 @@ class Sage(nnx.Module):
         """Hidden states of the whole tree, and the image embeddings they were computed from."""
         images = self.embed_images(batch)
         embeddings = self.embed_tokens(batch.token_ids, images)
-        mask = tree_mask(batch.token_mask, batch.question_index, batch.answer_index)
+        mask = self._visibility(batch)
         hidden, _ = self.decoder(embeddings, batch.position_ids, mask)
         return hidden, images
+
+    def _visibility(self, batch: TreeBatch) -> Bool[Array, "B S S"] | TreeLayout:
+        """What each token sees: the tree's layout, or its mask where the config or the batch asks for that."""
+        if self.config.attention == "tree" and batch.prefix_slots:
+            return tree_layout(batch)
+        return tree_mask(batch.token_mask, batch.question_index, batch.answer_index)
 
     def answer_hidden(self, batch: TreeBatch) -> tuple[Float[Array, "B Q N L D"], ImageEmbeddings]:
         """Hidden states whose logits predict the answers' tokens, and the image embeddings."""
