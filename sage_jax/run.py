@@ -119,7 +119,8 @@ class Run:
         return split(nnx.eval_shape(self._create))[0]
 
     def _create(self) -> Sage:
-        placeholders = Placeholders(self.chat.image_id, self.chat.comparison_id)
+        in_prompt = self.config.text.reference == "prompt"
+        placeholders = Placeholders(self.chat.image_id, self.chat.comparison_id, in_prompt)
         # A checkpoint's table may have more rows than its tokenizer has tokens, and fewer than one with new tokens.
         stored = self.checkpoint.config.vocab_size if self.checkpoint else 0
         vocab_size = max(self.chat.vocab_size, stored)
