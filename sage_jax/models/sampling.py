@@ -46,7 +46,7 @@ def warp(logits: Float[Array, "*batch V"], sampling: Sampling) -> Float[Array, "
     """Logits of the distribution that tokens are drawn from: temperature, then top-k, then top-p.
 
     -inf where a token cannot be drawn; the likeliest one always can. Tokens as likely as the last of the top k stay,
-    too. Of equally likely tokens at the border of top-p, those of higher id stay, as in transformers on CPU.
+    too. Of equally likely tokens at the border of top-p, those of higher id stay; in transformers, any.
     """
     warped = logits / sampling.temperature
     size = logits.shape[-1]
