@@ -28,6 +28,7 @@ class Dialogue:
 
     Attributes:
       answers: To the batch's own question.
+      said: Token ids of each row's last answer, the closing one included; what follows it has no meaning.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Dialogue:
         self._facts_as: FactsAs = facts_as
         self._real = (np.asarray(batch.record_index) >= 0) & (np.asarray(batch.question_ids)[:, 0] >= 0)
         self.answers, self._talk = responder.open(batch, seeds)
-        self._said = np.asarray(self.answers.token_ids)[:, 0]
+        self.said = np.asarray(self.answers.token_ids)[:, 0]
 
     def ask(self, question: str) -> list[str]:
         """Each row's answer to a further question; "" for padding rows.
@@ -66,7 +67,7 @@ class Dialogue:
           TreeError: The conversation grows longer than the largest bucket.
         """
         asked = self._chat.follow_up_ids(question, facts_as=self._facts_as).tolist()
-        rows = list(zip(self._said, self._real, strict=True))
+        rows = list(zip(self.said, self._real, strict=True))
         spoken = [[*self._unwritten(said), *asked] if real else [] for said, real in rows]
         size = _SHORTEST_TURN
         while size < max(map(len, spoken)):
@@ -76,8 +77,8 @@ class Dialogue:
         for row, tokens in enumerate(spoken):
             ids[row, 0, : len(tokens)], mask[row, 0, : len(tokens)] = tokens, True
         answered, self._talk = self._responder.go_on(self._talk, ids, mask, slots=self._slots(size), seeds=self._seeds)
-        self._said = answered[:, 0]
-        return [self._chat.decode(said) if real else "" for said, real in zip(self._said, self._real, strict=True)]
+        self.said = answered[:, 0]
+        return [self._chat.decode(said) if real else "" for said, real in zip(self.said, self._real, strict=True)]
 
     def _slots(self, size: int) -> int:
         """Slots of the cache for a turn: a bucket for what is said, and an answer; never fewer than there are."""

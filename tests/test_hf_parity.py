@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -36,10 +37,10 @@ TWO_IMAGES = dataclasses.replace(PLACEHOLDERS, reference=True)
 
 
 def loaded(
-    folder: Path, layout: str, text_model: str, vit: str = "300m", *, livelier: float = 1.0
+    folder: Path, layout: str, text_model: str, vit: str = "300m", *, livelier: float = 1.0, **options: Any
 ) -> tuple[Checkpoint, InternVLForConditionalGeneration]:
     """A checkpoint of random weights, those of its decoder's layers scaled, and transformers' model of the same."""
-    peer = torch_internvl("llama" if text_model == "internlm2" else text_model, vit)
+    peer = torch_internvl("llama" if text_model == "internlm2" else text_model, vit, **options)
     with torch.no_grad():
         for name, parameter in peer.named_parameters():
             if "language_model.layers" in name and "norm" not in name:
