@@ -28,19 +28,18 @@ TILES = ((1, 0), (2, 0), (1, 1), (1, 2), (2, 1), (2, 2))
 """Tiles of the test image and of a reference in the prompt, of each row."""
 
 LAYOUTS = [
-    *(("internvl", text_model, "300m") for text_model in ("llama", "qwen2", "qwen3")),
-    *(("internvl_chat", text_model, "300m") for text_model in ("internlm2", "llama", "qwen2", "qwen3")),
-    ("internvl_chat", "internlm2", "6b"),
+    *(("internvl", text_model) for text_model in ("llama", "qwen2", "qwen3")),
+    *(("internvl_chat", text_model) for text_model in ("internlm2", "llama", "qwen2", "qwen3")),
 ]
 NEW = 64
 TWO_IMAGES = dataclasses.replace(PLACEHOLDERS, reference=True)
 
 
 def loaded(
-    folder: Path, layout: str, text_model: str, vit: str = "300m", *, livelier: float = 1.0, **options: Any
+    folder: Path, layout: str, text_model: str, *, livelier: float = 1.0, **options: Any
 ) -> tuple[Checkpoint, InternVLForConditionalGeneration]:
     """A checkpoint of random weights, those of its decoder's layers scaled, and transformers' model of the same."""
-    peer = torch_internvl("llama" if text_model == "internlm2" else text_model, vit, **options)
+    peer = torch_internvl("llama" if text_model == "internlm2" else text_model, **options)
     with torch.no_grad():
         for name, parameter in peer.named_parameters():
             if "language_model.layers" in name and "norm" not in name:
@@ -102,9 +101,9 @@ def logits_of(sage: Sage, batch: TreeBatch) -> jax.Array:
     return sage.decoder.logits(hidden)
 
 
-@pytest.mark.parametrize(("layout", "text_model", "vit"), LAYOUTS)
-def test_logits_equal_transformers(layout: str, text_model: str, vit: str, batch: TreeBatch, tmp_path: Path) -> None:
-    checkpoint, peer = loaded(tmp_path, layout, text_model, vit)
+@pytest.mark.parametrize(("layout", "text_model"), LAYOUTS)
+def test_logits_equal_transformers(layout: str, text_model: str, batch: TreeBatch, tmp_path: Path) -> None:
+    checkpoint, peer = loaded(tmp_path, layout, text_model)
     assert (checkpoint.config.layout, checkpoint.config.text_model) == (layout, text_model)
     found = np.asarray(logits_of(merge(*structure(checkpoint)), on_device(batch)))[np.asarray(batch.token_mask)]
     for padding in ("left", "right"):
@@ -147,6 +146,8 @@ def test_greedy_answers_are_transformers_for_64_tokens(text_model: str, batch: T
     expected = peer.generate(**inputs, **options)[:, -NEW:].numpy()
     assert min(len(set(row)) for row in expected.tolist()) > 5
     np.testing.assert_array_equal(answers(Sampling()), expected)
+    if text_model != "internlm2":
+        return  # the penalty knows nothing of the model
     how = Sampling(repetition_penalty=1.4)
     found = answers(how)
     for row in (0, 5):  # each alone: transformers' penalty counts the padding of a batch as said
