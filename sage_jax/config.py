@@ -125,6 +125,8 @@ class TextConfig:
       buckets: Tree lengths that batches are padded to, ascending; the fewer, the fewer compilations.
       assist_prompt: Sentence that tells the decoder what the comparison embeddings are.
       assist_position: `question` closes each question with it (the paper), `prefix` the comparison embeddings.
+      reference: How the decoder gets the reference image: `fusion`, through the comparison embeddings alone (the
+        paper), or `prompt`, as a second image behind the test image too, where a row shows one.
       system: System message; "" = the one that the checkpoint was released with (`none` leaves it out), and none for
         models trained here.
     """
@@ -136,6 +138,7 @@ class TextConfig:
     buckets: tuple[int, ...] = (256, 512, 1024)
     assist_prompt: str = "Above is the feature related to the anomaly facts."
     assist_position: Literal["question", "prefix"] = "question"
+    reference: Literal["fusion", "prompt"] = "fusion"
     system: str = ""
 
     def __post_init__(self) -> None:

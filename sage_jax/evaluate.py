@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from sage_jax.axes import Float
+from sage_jax.axes import Float, Int
 from sage_jax.batch import TreeBatch
 from sage_jax.config import ModelConfig
 from sage_jax.data.chat import Chat, FactsAs
@@ -73,7 +74,7 @@ class Examination:
             "vocabulary": repr(self.vocabulary),
             "model": dataclasses.asdict(config.model),
             "text": dataclasses.asdict(config.text),
-            "max_new_tokens": config.evaluate.max_new_tokens,
+            "decoding": dataclasses.asdict(self.responder.decoding),
             "facts_as": self.facts_as,
             **beside,
         }
@@ -91,13 +92,11 @@ class Examination:
 
     def answer(self, batch: TreeBatch, records: Sequence[Record]) -> Iterator[tuple[Record, Answers]]:
         """The records of one batch and their answers, the batch axis taken off."""
-        found = self.responder.answer(batch)
-        for row, index in enumerate(batch.record_index):
-            if index >= 0:
-                yield (
-                    records[int(index)],
-                    Answers(found.token_ids[row], found.verdict_score[row], found.similarity[row]),
-                )
+        shown = shown_records(batch, records)
+        found = self.responder.answer(batch, draw_seeds(shown))
+        for row, record in enumerate(shown):
+            if record is not None:
+                yield record, Answers(found.token_ids[row], found.verdict_score[row], found.similarity[row])
 
     def rankings(
         self, records: Sequence[Record], *, with_reference: bool, advance: Advance | None = None
@@ -130,6 +129,17 @@ class Examination:
             answers=answers,
             facts_as=self.facts_as,
         )
+
+
+def shown_records(batch: TreeBatch, records: Sequence[Record]) -> list[Record | None]:
+    """The record of each row; None for padding rows."""
+    return [records[int(index)] if index >= 0 else None for index in batch.record_index]
+
+
+def draw_seeds(shown: Sequence[Record | None]) -> Int[np.ndarray, " B"]:
+    """What tells the draws of records apart: a record's are the same whatever batch it is in."""
+    names = ["" if record is None else record.record_id for record in shown]
+    return np.asarray([zlib.crc32(name.encode()) >> 1 for name in names], np.int32)
 
 
 def inspection_record(record: Record) -> Record:

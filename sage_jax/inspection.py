@@ -7,7 +7,7 @@ import dataclasses
 import errno
 import os
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Literal
@@ -21,7 +21,8 @@ from sage_jax.batch import TreeBatch
 from sage_jax.config import ConfigError
 from sage_jax.data.images import decode_rgb
 from sage_jax.data.records import Record
-from sage_jax.evaluate import Examination, anomaly_map, inspection_record
+from sage_jax.dialogue import Dialogue
+from sage_jax.evaluate import Examination, anomaly_map, draw_seeds, inspection_record, shown_records
 from sage_jax.files import replace_file
 from sage_jax.generate import Answers
 from sage_jax.metrics.localisation import peak_boxes
@@ -119,7 +120,11 @@ def _made_by(examination: Examination, output: Path) -> str:
     """Hash of all that decides a row beside its files."""
     config = examination.config.inspect
     return examination.digest(
-        threshold=config.threshold, map_threshold=config.map_threshold, category=config.category, output=str(output)
+        threshold=config.threshold,
+        map_threshold=config.map_threshold,
+        category=config.category,
+        questions=config.questions,
+        output=str(output),
     )
 
 
@@ -200,10 +205,35 @@ def _inspected(chunk: _Chunk, examination: Examination, output: Path) -> list[In
         for subject in chunk.subjects
     ]
     for positions, records, batch in chunk.batches:
-        for position, (record, answers) in zip(positions, examination.answer(batch, records), strict=True):
+        answered = _answered(batch, records, examination)
+        for position, (record, answers, follow_ups) in zip(positions, answered, strict=True):
             path = output / "overlays" / f"{Path(record.test_path).stem[:80]}_{chunk.keys[position]}.png"
-            rows[position] = _row(record, answers, examination, path)
+            rows[position] = dataclasses.replace(_row(record, answers, examination, path), follow_ups=follow_ups)
     return [row for row in rows if row is not None]
+
+
+def _answered(
+    batch: TreeBatch, records: Sequence[Record], examination: Examination
+) -> Iterator[tuple[Record, Answers, tuple[tuple[str, str], ...]]]:
+    """Each record, the answer to the batch's question, and those to `inspect.questions` in the same conversation.
+
+    Raises:
+      TreeError: A conversation is longer than the largest bucket.
+    """
+    questions = examination.config.inspect.questions
+    if not questions:
+        yield from ((record, answers, ()) for record, answers in examination.answer(batch, records))
+        return
+    shown = shown_records(batch, records)
+    dialogue = Dialogue(
+        examination.responder, examination.chat, batch, facts_as=examination.facts_as, seeds=draw_seeds(shown)
+    )
+    said = [dialogue.ask(question) for question in questions]
+    found = dialogue.answers
+    for row, record in enumerate(shown):
+        if record is not None:
+            first = Answers(found.token_ids[row], found.verdict_score[row], found.similarity[row])
+            yield record, first, tuple((question, turn[row]) for question, turn in zip(questions, said, strict=True))
 
 
 def _row(record: Record, answers: Answers, examination: Examination, overlay_path: Path) -> InspectionRow:

@@ -47,6 +47,7 @@ class InspectionRow:
       error: Why the image could not be inspected; "" where it could.
       overlay_path: Where the overlay was written; "" where it was not.
       truth: The known label, or None.
+      follow_ups: Further questions about the image, each with the model's answer.
     """
 
     image: str
@@ -58,6 +59,7 @@ class InspectionRow:
     error: str = ""
     overlay_path: str = ""
     truth: Literal["defective", "good"] | None = None
+    follow_ups: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
@@ -243,6 +245,7 @@ def row_to_json(row: InspectionRow) -> dict[str, Any]:
         "verdict": row.verdict,
         "score": row.score,
         "reason": row.reason,
+        "follow_ups": [{"question": question, "answer": answer} for question, answer in row.follow_ups],
         "boxes": [dict(zip(_BOX, region, strict=True)) for region in row.boxes],
         "overlay": row.overlay_path or None,
         "truth": row.truth,
@@ -262,6 +265,7 @@ def row_from_json(content: Mapping[str, Any]) -> InspectionRow:
         error=content["error"] or "",
         overlay_path=content["overlay"] or "",
         truth=content["truth"],
+        follow_ups=tuple((turn["question"], turn["answer"]) for turn in content["follow_ups"]),
     )
 
 

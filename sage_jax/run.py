@@ -29,6 +29,7 @@ from sage_jax.hf.generation_config import read_generation_config
 from sage_jax.hf.importing import Checkpoint, import_params, open_checkpoint
 from sage_jax.hf.tokenizer import find_conversation, read_tokenizer
 from sage_jax.models.sage import Placeholders, Sage, copy_text_encoder
+from sage_jax.models.sampling import Sampling
 from sage_jax.parameters import Params, digest, split
 from sage_jax.run_config import Config
 from sage_jax.sharding import make_mesh, param_shardings
@@ -119,7 +120,8 @@ class Run:
         return split(nnx.eval_shape(self._create))[0]
 
     def _create(self) -> Sage:
-        placeholders = Placeholders(self.chat.image_id, self.chat.comparison_id)
+        in_prompt = self.config.text.reference == "prompt"
+        placeholders = Placeholders(self.chat.image_id, self.chat.comparison_id, in_prompt)
         # A checkpoint's table may have more rows than its tokenizer has tokens, and fewer than one with new tokens.
         stored = self.checkpoint.config.vocab_size if self.checkpoint else 0
         vocab_size = max(self.chat.vocab_size, stored)
@@ -185,8 +187,26 @@ class Run:
 
     def responder(self, params: Params) -> Responder:
         """A model ready to answer."""
-        decoding = Decoding(self.config.evaluate.max_new_tokens, self.chat.end_id, self.chat.verdict_ids)
+        chat, longest = self.chat, self.config.evaluate.max_new_tokens
+        decoding = Decoding(longest, chat.end_id, chat.verdict_ids, chat.stop_ids, self._sampling())
         return Responder(self.graphdef, params, self.mesh, decoding)
+
+    def _sampling(self) -> Sampling:
+        """How tokens are chosen, by `evaluate.decoding`.
+
+        Raises:
+          WeightsError: `checkpoint`, and its generation_config.json has faults.
+        """
+        given = self.config.evaluate.decoding
+        if given.method == "greedy":
+            return Sampling(repetition_penalty=given.repetition_penalty, seed=given.seed)
+        drawn, found = True, given
+        if given.method == "checkpoint" and self._weights:
+            found = read_generation_config(*self._weights)
+            drawn = found.do_sample
+        if not drawn:  # transformers leaves these out then
+            return Sampling(repetition_penalty=found.repetition_penalty, seed=given.seed)
+        return Sampling(found.temperature, found.top_k, found.top_p, found.repetition_penalty, given.seed)
 
     def examination(self, stage: str, params: Params) -> Examination:
         """A stage's model with what evaluation and inspection need beside it."""

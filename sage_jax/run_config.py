@@ -30,6 +30,41 @@ STAGES: Final = ("check", "prepare", *TRAINING_STAGES, "evaluate", "inspect", "a
 
 
 @dataclasses.dataclass(frozen=True)
+class DecodingConfig:
+    """How the tokens of answers are chosen, in evaluation and inspection.
+
+    Attributes:
+      method: `greedy` takes the likeliest token, `sample` draws one, `checkpoint` does what generation_config.json of
+        `model.weights` says, stop tokens aside, which count with every method.
+      temperature: Of `sample`: logits are divided by it.
+      top_p: Of `sample`: tokens are drawn among the likeliest that have this probability together; 1 = all.
+      top_k: Of `sample`: tokens are drawn among so many likeliest; 0 = all.
+      repetition_penalty: Makes tokens less likely that stand in the conversation already, prompt and answers, with
+        `greedy` too; 1 = none. As in transformers.
+      seed: Of the draws. An image's draws depend on it, on the image's name and on the question's number alone.
+    """
+
+    method: Literal["greedy", "sample", "checkpoint"] = "greedy"
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_above_zero(self, "temperature", "top_p", "repetition_penalty")
+        require_share(self, "top_p")
+        require_not_negative(self, "top_k", "seed")
+        require(self.seed < 2**32, f"seed = {self.seed}: must be below 2^32")
+        of_method = {"greedy": ("repetition_penalty",), "checkpoint": ()}
+        for name in ("temperature", "top_p", "top_k", "repetition_penalty"):
+            given = getattr(self, name)
+            neutral = 0 if name == "top_k" else 1.0
+            unread = self.method != "sample" and name not in of_method[self.method] and given != neutral
+            require(not unread, f"{name} = {given} has no effect with method = {self.method!r}: set method = 'sample'")
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
     """Evaluation of trained stages on the test records.
 
@@ -37,6 +72,7 @@ class EvaluateConfig:
       stages: Stages to score, those with a checkpoint in `run_dir`.
       batch_size: Image-question rows decoded at once.
       max_new_tokens: Longest answer.
+      decoding: How its tokens are chosen.
       bootstrap_samples: Resamples of the 95 % intervals.
       num_records: Test records used; 0 = all.
     """
@@ -44,6 +80,7 @@ class EvaluateConfig:
     stages: tuple[str, ...] = ("base", "sfe", "edpo")
     batch_size: int = 64
     max_new_tokens: int = 40
+    decoding: DecodingConfig = DecodingConfig()
     bootstrap_samples: int = 1000
     num_records: int = 0
 
@@ -61,6 +98,8 @@ class InspectConfig:
     Attributes:
       images: An image, a folder, or a text file with a path a line; "" = a sample of the test records.
       references: An image, a folder (matched by file name, else its first image), or ""; none = zero-shot.
+      questions: Asked one after the other about each image, in one conversation with it, after the question whether
+        there is a defect; their answers go to the rows and the report.
       category: What the part is, for question and facts; "" = taken from the folder name where known.
       stage: Stage whose checkpoint answers; "" = the last trained one.
       threshold: Anomaly score from which the verdict is "defective".
@@ -72,6 +111,7 @@ class InspectConfig:
 
     images: str = ""
     references: str = ""
+    questions: tuple[str, ...] = ()
     category: str = ""
     stage: str = ""
     threshold: float = 0.5
@@ -82,6 +122,7 @@ class InspectConfig:
 
     def __post_init__(self) -> None:
         require_known("stage", (self.stage,) if self.stage else (), TRAINING_STAGES, "training stage")
+        require(all(map(str.strip, self.questions)), f"questions = {self.questions}: one of them is empty")
         require_share(self, "threshold")
         require_not_negative(self, "map_threshold")
         require_above_zero(self, "max_images", "report_images")
@@ -135,6 +176,10 @@ class Config:
         require(bool(self.stage_names), f"stages is empty: name some of {', '.join(STAGES)}")
         require_known("stages", self.stage_names, STAGES, "stage")
         require_not_negative(self, "seed")
+        require(
+            self.evaluate.decoding.method != "checkpoint" or bool(self.model.weights),
+            "evaluate.decoding.method = 'checkpoint' needs one: name it in model.weights, or set greedy or sample",
+        )
         require(bool(self.run_dir), "run_dir is empty: name the folder that the run writes")
 
     @property

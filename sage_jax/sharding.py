@@ -123,6 +123,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(MESH_AXES_OF["batch"]))
 
 
+def activation_sharding(mesh: Mesh, axes: tuple[str, ...], sizes: dict[str, int]) -> NamedSharding:
+    """Sharding by logical axes of what a compiled function gives out; axes after the last one named stay whole.
+
+    Args:
+      axes: Logical axis of each axis.
+      sizes: Size of a logical axis, where its mesh axes may not divide it: it then stays whole.
+    """
+    spec = [_mesh_axes(axis, sizes.get(axis, 0), mesh) for axis in axes]  # 0: every number divides it
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+
 def constrain(x: jax.Array, *axes: str) -> jax.Array:
     """Constrains an activation to its logical axes; the identity where no mesh is set."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+from test_sampling import peer
 from tiny_sage import TINY, VOCAB_SIZE, batch_of, on_device, random_batch, random_params, random_tree, structure
 
 from sage_jax.batch import TreeBatch
 from sage_jax.config import MeshConfig
 from sage_jax.generate import Answers, Decoding, Responder
 from sage_jax.models.sage import Sage
+from sage_jax.models.sampling import Sampling, draw_keys
 from sage_jax.parameters import merge
 from sage_jax.sharding import make_mesh
 
 NEW = 6
 YES, NO = (10, 11), (12, 13)
+GREEDY = Sampling()
 MESH = MeshConfig(data=4, fsdp=1, tensor=2)
 
 
-def make_responder(end_id: int, mesh: MeshConfig = MESH) -> Responder:
+def make_responder(end_id: int, mesh: MeshConfig = MESH, **options: Any) -> Responder:
     graphdef, shapes = structure()
-    decoding = Decoding(max_new_tokens=NEW, end_id=end_id, verdict_ids=(YES, NO))
+    decoding = Decoding(max_new_tokens=NEW, end_id=end_id, verdict_ids=(YES, NO), **options)
     return Responder(graphdef, random_params(shapes), make_mesh(mesh), decoding)
 
 
 @pytest.fixture(scope="module")
 def prompts() -> TreeBatch:
     """Questions without answers: three images of one to three questions, and a padding row."""
-    rng = np.random.default_rng(2)  # others make the model write placeholders, which `naive` would read as embeddings
+    rng = np.random.default_rng(2)
     trees = [random_tree(rng, num_questions=3, num_answers=1) for _ in range(3)]
     rows = [
         type(tree)(1 + row % 2, row % 3, row != 1, tree.words, [(question, []) for question, _ in tree.questions])
@@ -39,8 +46,25 @@ def prompts() -> TreeBatch:
     return batch_of([*rows, None], rng, num_questions=3)
 
 
-def naive(batch: TreeBatch) -> tuple[np.ndarray, np.ndarray]:
-    """Greedy ids (R, NEW) and first-token probabilities (R, V) of every question, row by row without a cache."""
+@jax.jit
+def next_logits(
+    sage: Sage, batch: TreeBatch, rows: jax.Array, ids: jax.Array, last: jax.Array, asked: jax.Array
+) -> jax.Array:
+    """Next-token logits of plain causal rows, each with the images of one row of the batch."""
+    images = jax.tree.map(lambda leaf: leaf[rows], sage.embed_images(batch))
+    positions = jnp.broadcast_to(jnp.arange(32), ids.shape)
+    mask = jnp.broadcast_to(jnp.tril(jnp.ones((32, 32), bool)), (len(ids), 32, 32))
+    said = (positions >= asked[:, None])[..., None]  # where the model says a placeholder's name, it is a word
+    embeddings = jnp.where(said, sage.decoder.embedding(ids), sage.embed_tokens(ids, images))
+    hidden, _ = sage.decoder(embeddings, positions, mask)
+    return sage.decoder.logits(hidden[jnp.arange(len(ids)), last])
+
+
+def naive(batch: TreeBatch, how: Sampling = GREEDY) -> tuple[np.ndarray, np.ndarray]:
+    """Chosen ids (R, NEW) and first-token probabilities (R, V) of every question, row by row without a cache.
+
+    Logits go through transformers' processors, with the ids of the question's own row.
+    """
     graphdef, shapes = structure()
     sage = merge(graphdef, random_params(shapes))
     places = list(zip(*np.nonzero(batch.question_ids >= 0), strict=True))
@@ -51,20 +75,21 @@ def naive(batch: TreeBatch) -> tuple[np.ndarray, np.ndarray]:
         ids[at, : sizes[at]] = batch.token_ids[row][seen]
     rows = jnp.asarray([row for row, _ in places])
 
-    @jax.jit
-    def next_logits(sage: Sage, batch: TreeBatch, ids: jax.Array, last: jax.Array) -> jax.Array:
-        images = jax.tree.map(lambda leaf: leaf[rows], sage.embed_images(batch))
-        positions = jnp.broadcast_to(jnp.arange(32), ids.shape)
-        mask = jnp.broadcast_to(jnp.tril(jnp.ones((32, 32), bool)), (len(ids), 32, 32))
-        hidden, _ = sage.decoder(sage.embed_tokens(ids, images), positions, mask)
-        return sage.decoder.logits(hidden[jnp.arange(len(ids)), last])
-
     written, first = np.zeros((len(places), NEW), np.int32), np.zeros((len(places), VOCAB_SIZE))
+    keys = draw_keys(how.seed, jnp.arange(len(batch.token_ids)) + 40, 3, jnp.array(0))
     for step in range(NEW):
-        logits = np.asarray(next_logits(sage, on_device(batch), jnp.asarray(ids), jnp.asarray(sizes + step - 1)))
+        logits = np.asarray(
+            next_logits(
+                sage, on_device(batch), rows, jnp.asarray(ids), jnp.asarray(sizes + step - 1), jnp.asarray(sizes)
+            )
+        )
         if step == 0:
             first = np.exp(logits.astype(np.float64))
-        written[:, step] = logits.argmax(axis=1)
+        for at, place in enumerate(places):
+            own = torch.tensor(ids[at, : sizes[at] + step][None], dtype=torch.long)
+            scores = peer(how)(own, torch.tensor(logits[at][None])).numpy()[0]
+            drawn = jax.random.categorical(jax.random.fold_in(keys[place], step), jnp.asarray(scores))
+            written[at, step] = scores.argmax() if how.is_greedy else drawn
         ids[np.arange(len(places)), sizes + step] = written[:, step]
     return written, first
 
@@ -97,6 +122,41 @@ def test_cached_answers_equal_recomputed_ones(
         lengths.add(len(wanted))
     assert len(lengths) > 1 and max(lengths) == NEW
     assert (answers.token_ids[3, :, 1:] == end_id).all()  # the padding row is not waited for
+
+
+@pytest.mark.parametrize(
+    "how",
+    [Sampling(repetition_penalty=1.8), Sampling(0.8, top_k=9, top_p=0.9, repetition_penalty=1.3, seed=5)],
+    ids=["greedy", "drawn"],
+)
+def test_questions_of_an_image_are_chosen_for_each_as_alone(prompts: TreeBatch, how: Sampling) -> None:
+    """The penalty sees the prompt, the question and its own answer, and no other question of the image."""
+    found = make_responder(-1, sampling=how).answer(prompts, np.arange(4) + 40)
+    written, _ = naive(prompts, how)
+    places = list(zip(*np.nonzero(prompts.question_ids >= 0), strict=True))
+    for at, place in enumerate(places):
+        assert found.token_ids[place].tolist() == written[at].tolist()
+    plain, _ = naive(prompts, dataclasses.replace(how, repetition_penalty=1.0))
+    assert (written != plain).any()
+
+
+def test_any_stop_token_closes_an_answer(
+    prompts: TreeBatch, expected: tuple[np.ndarray, np.ndarray], answered: tuple[int, Answers]
+) -> None:
+    end_id, answers = answered
+    places = list(zip(*np.nonzero(prompts.question_ids >= 0), strict=True))
+    further = int(expected[0][-1, 1])
+    assert further != end_id
+    found = make_responder(end_id, stop_ids=(further,)).answer(prompts)
+    closed = []
+    for place in places:
+        whole = answers.token_ids[place].tolist()
+        stops = [at for at, token in enumerate(whole) if token in (end_id, further)]
+        wanted = whole[: stops[0] + 1] if stops else whole
+        assert found.token_ids[place].tolist()[: len(wanted)] == wanted
+        assert set(found.token_ids[place].tolist()[len(wanted) :]) <= {end_id}
+        closed += wanted[-1:]
+    assert {end_id, further} <= set(closed)
 
 
 def test_verdict_score_is_the_share_of_yes_at_the_first_token(

@@ -21,9 +21,10 @@ def written(folder: Path, values: Any, **config: Any) -> GenerationConfig:
 def test_values_and_stop_tokens_are_the_files(tmp_path: Path) -> None:
     qwen = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05}
     found = written(tmp_path, {**qwen, "eos_token_id": [151645, 151643]})
-    assert found == GenerationConfig(0.7, 0.8, 20, 1.05, (151645, 151643))
+    assert found == GenerationConfig(0.7, 0.8, 20, 1.05, (151645, 151643), do_sample=True)
     assert written(tmp_path, {"eos_token_id": 92542}) == GenerationConfig(stop_ids=(92542,))
     assert written(tmp_path, {"do_sample": True}).top_k == 50  # transformers' own default
+    assert not written(tmp_path, {"temperature": 0.2}).do_sample
     assert written(tmp_path, {"temperature": None, "top_k": None}) == GenerationConfig()
 
 
@@ -43,6 +44,8 @@ def test_a_missing_file_leaves_the_stop_tokens_to_config_json(tmp_path: Path) ->
         ({"repetition_penalty": 0}, "repetition_penalty = 0"),
         ({"temperature": "hot"}, "temperature = 'hot'"),
         ({"eos_token_id": ["</s>"]}, "eos_token_id = "),
+        ({"do_sample": "yes"}, "do_sample = 'yes': expected true or false"),
+        ({"do_sample": True, "temperature": 0}, "temperature = 0 with do_sample"),
         ([], "expected an object"),
     ],
 )

@@ -40,6 +40,7 @@ LAYERS = {
     "command_line": 3,
     "train": 4,
     "evaluate": 4,
+    "dialogue": 4,
     "reference_policy": 4,
     "row_journal": 4,
     "subjects": 4,

@@ -52,6 +52,7 @@ def rows_of_every_sort() -> list[InspectionRow]:
             score=0.02,
             reason="All is there.",
             truth="good",
+            follow_ups=(("Where?", "Nowhere."), (ATTACK, "")),
         ),
         InspectionRow("parts/c.png", "", "unreadable", None, "", error="parts/c.png: cut off after 10 bytes"),
     ]

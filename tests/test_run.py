@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from sage_jax.command_line import read_config
 from sage_jax.config import ConfigError, DecoderConfig, ModelConfig, TextConfig
 from sage_jax.hf.faults import WeightsError
 from sage_jax.hf.importing import open_checkpoint
+from sage_jax.models.sampling import Sampling
 from sage_jax.run import Run
-from sage_jax.run_config import Config
+from sage_jax.run_config import Config, DecodingConfig
 
 TINY = read_config(["--config", str(CONFIG)])
 
@@ -112,6 +114,31 @@ def test_a_run_talks_as_its_checkpoint_does(checkpoint_folder: Path, tmp_path: P
             (tmp_path / path.name).symlink_to(path)
     with pytest.raises(WeightsError, match="there is no tokenizer.json"):
         _ = Run(dataclasses.replace(with_weights(tmp_path), run_dir=str(tmp_path / "other"))).chat
+
+
+def test_answers_are_chosen_as_the_config_or_the_checkpoint_says(checkpoint_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    for path in checkpoint_folder.iterdir():
+        if path.name not in ("generation_config.json", "run"):
+            (folder / path.name).symlink_to(path)
+    said = {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05, "eos_token_id": [2, 5]}
+    params = None
+    for decoding, drawn, expected in (
+        (DecodingConfig("checkpoint", seed=4), True, Sampling(0.7, 20, 0.8, 1.05, 4)),
+        (DecodingConfig("checkpoint"), False, Sampling(repetition_penalty=1.05)),
+        (DecodingConfig("sample", 0.5, 0.9, 3, 1.1, 6), True, Sampling(0.5, 3, 0.9, 1.1, 6)),
+        (DecodingConfig(repetition_penalty=1.3), True, Sampling(repetition_penalty=1.3)),
+        (DecodingConfig(), True, Sampling()),
+    ):
+        (folder / "generation_config.json").write_text(json.dumps({**said, "do_sample": drawn}))
+        config = with_weights(folder)
+        config = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, decoding=decoding))
+        run = Run(config)
+        params = params or run.trained_params("base", wanted_by="evaluate")
+        found = run.responder(params).decoding
+        assert found.sampling == expected
+        assert found.closes(np.array([2, 5, run.chat.end_id, 6])).tolist() == [True, True, True, False]
 
 
 def test_a_checkpoint_with_faults_or_a_contradicting_config_stops_the_run(

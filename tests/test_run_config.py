@@ -13,6 +13,7 @@ from sage_jax.run_config import (
     TRAINING_STAGES,
     AblateConfig,
     Config,
+    DecodingConfig,
     EvaluateConfig,
     InspectConfig,
     field_paths,
@@ -52,6 +53,23 @@ def test_config_dicts_are_locked() -> None:
         ("run_dir", "", "config.run_dir is empty"),
         ("evaluate.stages", ("basic",), "config.evaluate.stages: 'basic' is no training stage; did you mean 'base'?"),
         ("inspect.stage", "evaluate", "config.inspect.stage: 'evaluate' is no training stage"),
+        ("inspect.questions", ("Where?", " "), "config.inspect.questions = ('Where?', ' '): one of them is empty"),
+        ("evaluate.decoding.method", "sampel", "did you mean 'sample'?"),
+        (
+            "evaluate.decoding.method",
+            "checkpoint",
+            "evaluate.decoding.method = 'checkpoint' needs one: name it in model.we",
+        ),
+        (
+            "evaluate.decoding.temperature",
+            0.5,
+            "temperature = 0.5 has no effect with method = 'greedy': set method = 's",
+        ),
+        ("evaluate.decoding.top_k", 5, "config.evaluate.decoding.top_k = 5 has no effect"),
+        ("evaluate.decoding.top_p", 1.5, "config.evaluate.decoding.top_p = 1.5: give a share"),
+        ("evaluate.decoding.repetition_penalty", 0.0, "decoding.repetition_penalty = 0.0: must be above 0"),
+        ("evaluate.decoding.seed", 2**32, "must be below 2^32"),
+        ("text.reference", "both", "config.text.reference = 'both' is none of fusion, prompt"),
         ("ablate.seeds", (1, 1), "config.ablate.seeds = (1, 1): give each seed once"),
     ],
 )
@@ -65,6 +83,13 @@ def test_wrong_fields_are_named_with_their_path_and_the_way_out(path: str, value
     with pytest.raises(ConfigError) as raised:
         from_config_dict(values)
     assert message in str(raised.value)
+
+
+def test_decoding_takes_what_its_method_reads() -> None:
+    assert DecodingConfig(repetition_penalty=1.2).method == "greedy"
+    assert DecodingConfig("sample", 0.7, 0.8, 20, 1.05, 3).top_k == 20
+    with pytest.raises(ConfigError, match="repetition_penalty = 1.2 has no effect with method = 'checkpoint'"):
+        DecodingConfig("checkpoint", repetition_penalty=1.2)
 
 
 def test_an_integer_is_taken_for_a_float() -> None:

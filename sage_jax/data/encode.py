@@ -158,10 +158,25 @@ def count_image_tokens(record: Record, *, model: ModelConfig) -> int:
     Raises:
       ImageFault: The image cannot be read.
     """
+    return _count_tokens(record.test_image, record.test_path, model)
+
+
+def count_reference_tokens(record: Record, *, model: ModelConfig) -> int:
+    """Image tokens of a record's reference image, found in the same way; 0 without one.
+
+    Raises:
+      ImageFault: The image cannot be read.
+    """
+    if record.reference_image is None:
+        return 0
+    return _count_tokens(record.reference_image, record.reference_path, model)
+
+
+def _count_tokens(image: bytes, name: str, model: ModelConfig) -> int:
     per_tile = tokens_per_side(model) ** 2
     if model.max_tiles == 1:
         return per_tile
-    width, height = image_size(record.test_image, name=record.test_path)
+    width, height = image_size(image, name=name)
     return per_tile * num_tiles(width, height, tile_px=model.vit.tile_px, max_tiles=model.max_tiles)
 
 
@@ -189,16 +204,23 @@ def encode_text(
     answers: AnswersKept,
     questions: QuestionKind,
     facts_as: FactsAs,
+    num_reference_tokens: int = 0,
 ) -> RecordTokens:
     """Token ids of a record's prefix, questions and answers.
 
     A question of which some answer has no judge score is scored by rank, evenly from 5 (best) to 1 (worst).
 
+    Args:
+      num_image_tokens: Of the test image.
+      num_reference_tokens: Of the reference image where it stands in the prompt, else 0.
+
     Raises:
       TreeError: An answer or fact is too long, or the record has no such questions.
     """
     facts = [fact for fact in record.facts if fact.strip()][: text.max_facts]
-    prefix = chat.prefix_ids(num_image_tokens, facts=facts, facts_as=facts_as)
+    prefix = chat.prefix_ids(
+        num_image_tokens, facts=facts, facts_as=facts_as, num_reference_tokens=num_reference_tokens
+    )
     mask = np.ones(prefix.shape, np.bool_)
     mask[np.flatnonzero(prefix == chat.comparison_id)[len(facts) :]] = False
     try:

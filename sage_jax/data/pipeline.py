@@ -21,6 +21,7 @@ from sage_jax.data.encode import (
     RecordTokens,
     count_image_tokens,
     count_records,
+    count_reference_tokens,
     decode_pixels,
     encode_text,
 )
@@ -94,13 +95,14 @@ class _RecordParts:
         self._tokens = _RecentlyUsed(cache_bytes // 4)
         self._pixels = _RecentlyUsed(cache_bytes - cache_bytes // 4)
 
-    def tokens(self, index: int) -> RecordTokens:
-        return self._tokens.get(index, lambda: self._encode(self.records[index]))
+    def tokens(self, index: int, with_reference: bool) -> RecordTokens:
+        in_prompt = with_reference and self.text.reference == "prompt"
+        return self._tokens.get((index, in_prompt), lambda: self._encode(self.records[index], in_prompt))
 
     def pixels(self, index: int) -> RecordPixels:
         return self._pixels.get(index, lambda: decode_pixels(self.records[index], model=self.model))
 
-    def _encode(self, record: Record) -> RecordTokens:
+    def _encode(self, record: Record, reference_in_prompt: bool) -> RecordTokens:
         return encode_text(
             record,
             num_image_tokens=count_image_tokens(record, model=self.model),
@@ -109,6 +111,7 @@ class _RecordParts:
             answers=self._answers,
             questions=self._questions,
             facts_as=self._facts_as,
+            num_reference_tokens=count_reference_tokens(record, model=self.model) if reference_in_prompt else 0,
         )
 
 
@@ -124,7 +127,7 @@ class _TrainAssembler:
     def __call__(self, indices: np.ndarray, rng: np.random.Generator) -> TreeBatch:
         parts = self._parts
         with_reference = _draw_modes(len(indices), rng, self._train)
-        tokens = [parts.tokens(int(index)) for index in indices]
+        tokens = [parts.tokens(int(index), bool(shown)) for index, shown in zip(indices, with_reference, strict=True)]
         chosen = [self._draw_questions(len(one.questions), rng) for one in tokens]
         shape = choose_shape(tokens, chosen, parts.text)
         rows = [

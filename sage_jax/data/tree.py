@@ -34,7 +34,8 @@ class TreeRow:
       tokens: The text.
       pixels: The tiles.
       question_ids: Which of the record's questions, in this order.
-      with_reference: Whether the row shows the reference image, if there is one.
+      with_reference: Whether the row shows the reference image, if there is one; under `text.reference` = `prompt` the
+        text has its placeholders just then.
       record_index: Row of the data set.
     """
 
@@ -95,9 +96,17 @@ def build_tree(
         answers=answers,
         questions=questions,
         facts_as=facts_as,
+        num_reference_tokens=_reference_tokens(pixels, with_reference, model, text),
     )
     chosen = range(len(tokens.questions)) if question_ids is None else question_ids
     return TreeRow(tokens, pixels, tuple(chosen), with_reference, record_index)
+
+
+def _reference_tokens(pixels: RecordPixels, with_reference: bool, model: ModelConfig, text: TextConfig) -> int:
+    """Image tokens that a row's reference takes in its prompt."""
+    if text.reference == "fusion" or not with_reference or pixels.reference_tiles is None:
+        return 0
+    return len(pixels.reference_tiles) * tokens_per_side(model) ** 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +208,8 @@ def stack_rows(
         check_placeholders(
             row.tokens.prefix_ids,
             chat,
-            len(row.pixels.tiles) * tokens_per_side(model) ** 2,
+            len(row.pixels.tiles) * tokens_per_side(model) ** 2
+            + _reference_tokens(row.pixels, row.with_reference, model, text),
             text.max_facts if row.tokens.has_comparison else 0,
             record_id=row.tokens.record_id,
         )

@@ -24,6 +24,7 @@ class GenerationConfig:
       temperature, top_p, repetition_penalty: 1 = no effect.
       top_k: 0 = no effect.
       stop_ids: Ids at which an answer ends; where the file has none, those of config.json.
+      do_sample: Whether tokens are drawn; else temperature, top_p and top_k are not used, as in transformers.
     """
 
     temperature: float = 1.0
@@ -31,6 +32,7 @@ class GenerationConfig:
     top_k: int = 0
     repetition_penalty: float = 1.0
     stop_ids: tuple[int, ...] = ()
+    do_sample: bool = False
 
 
 def read_generation_config(folder: Path, config: CheckpointConfig) -> GenerationConfig:
@@ -54,12 +56,17 @@ def read_generation_config(folder: Path, config: CheckpointConfig) -> Generation
     text = config.values.get(TEXT_SECTION[config.layout], {})
     stops = values.get("eos_token_id", text.get("eos_token_id"))
     stops = [] if stops is None else stops if isinstance(stops, list) else [stops]
+    sampled = values.get("do_sample")
+    if type(sampled) not in (bool, type(None)):
+        faults.append(f"do_sample = {sampled!r}: expected true or false")
+    if sampled and found["temperature"] == 0:
+        faults.append("temperature = 0 with do_sample: a draw needs more than 0")
     if any(type(stop) is not int or stop < 0 for stop in stops):
         faults.append(f"eos_token_id = {stops!r}: expected ids")
     if faults:
         raise listed(path, faults)
     numbers: dict[str, Any] = {name: value if name == "top_k" else float(value) for name, value in found.items()}
-    return GenerationConfig(**numbers, stop_ids=tuple(stops))
+    return GenerationConfig(**numbers, stop_ids=tuple(stops), do_sample=bool(sampled))
 
 
 def _fits(name: str, value: Any) -> bool:

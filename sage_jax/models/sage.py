@@ -21,10 +21,17 @@ from sage_jax.sharding import constrain
 
 @dataclasses.dataclass(frozen=True)
 class Placeholders:
-    """Token ids that stand for embeddings in a prompt."""
+    """What stands for embeddings in a prompt.
+
+    Attributes:
+      image: Token id of an image token.
+      comparison: Token id of a comparison embedding.
+      reference: Whether the reference's image tokens follow those of the test image.
+    """
 
     image: int
     comparison: int
+    reference: bool = False
 
 
 @jax.tree_util.register_dataclass
@@ -33,7 +40,8 @@ class ImageEmbeddings:
     """What the decoder gets of an image pair.
 
     Attributes:
-      image: Embeddings of the test image's tokens.
+      image: Embeddings of the image tokens of the prompt: the test image's, padding and all; with the reference in the
+        prompt twice as many, the test image's real ones with the reference's right behind them.
       comparison: Comparison embeddings, one a fact.
       compared: Similarities and distinct patches.
     """
@@ -83,6 +91,16 @@ def copy_text_encoder(params: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return copied
 
 
+def _one_after_the_other(
+    test: Float[Array, "B M D"], reference: Float[Array, "B M D"], test_mask: Bool[Array, "B M"]
+) -> Float[Array, "B M2 D"]:
+    """The real tokens of the test image, then the reference's, its padding last."""
+    size = test.shape[1]
+    place, real = jnp.arange(2 * size), jnp.sum(test_mask, axis=1, keepdims=True)
+    source = jnp.where(place < real, place, jnp.minimum(size + place - real, 2 * size - 1))  # B M2
+    return jnp.take_along_axis(jnp.concatenate([test, reference], axis=1), source[..., None], axis=1)
+
+
 class Sage(nnx.Module):
     """The model of both stages.
 
@@ -115,17 +133,20 @@ class Sage(nnx.Module):
         both = self.encode_tiles(jnp.concatenate([batch.tiles, batch.reference_tiles]))
         test, reference = both[:rows], both[rows:]
         per_tile = test.shape[1] // batch.tile_mask.shape[1]
+        test_mask = jnp.repeat(batch.tile_mask, per_tile, axis=1)
         reference_mask = jnp.repeat(batch.reference_tile_mask, per_tile, axis=1)
         compared = compare(
             test,
             reference,
-            jnp.repeat(batch.tile_mask, per_tile, axis=1),
+            test_mask,
             reference_mask,
             num_distinct=self.config.fusion.num_distinct,
             kind=self.config.fusion.similarity,
         )
         facts = jax.lax.stop_gradient(self.fact_encoder(batch.fact_ids, batch.fact_mask))
         comparison = self.fusion(facts, test, reference, compared, reference_mask.any(axis=1))
+        if self.placeholders.reference:
+            return ImageEmbeddings(_one_after_the_other(test, reference, test_mask), comparison, compared)
         return ImageEmbeddings(image=test, comparison=comparison, compared=compared)
 
     def embed_tokens(self, token_ids: Int[Array, "B S"], images: ImageEmbeddings) -> Float[Array, "B S D"]:
