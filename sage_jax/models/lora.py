@@ -34,8 +34,8 @@ ADDED: Final = ("kernel_scale", *LOW_RANK)
 class LoraLinear(nnx.Module):
     """x (W + base_a base_b + scale * lora_a lora_b) + bias, of which the layer has what it is given."""
 
-    def __init__(self, leaves: Mapping[str, Any], *, scale: float, dtype: jnp.dtype):
-        """`leaves`: arrays or shapes by name, as the module's docstring lists them."""
+    def __init__(self, leaves: Mapping[str, Any], *, scale: float, dtype: jnp.dtype | None):
+        """`leaves`: arrays or shapes by name, as the module's docstring lists them; `dtype` None = the input's."""
         for name, leaf in leaves.items():
             setattr(self, name, nnx.Param(leaf))
         self.names, self.scale, self.dtype = tuple(leaves), scale, dtype
@@ -43,7 +43,7 @@ class LoraLinear(nnx.Module):
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... E"]:
         """The layer's output, in the compute dtype."""
         leaves = {name: getattr(self, name)[...] for name in self.names}
-        x = x.astype(self.dtype)
+        x = x.astype(self.dtype or x.dtype)
         y = _frozen_product(x, leaves["kernel"], leaves.get("kernel_scale"))
         for a, b in _low_rank(leaves, self.scale):
             y = y + (x @ a.astype(x.dtype)) @ b.astype(x.dtype)
