@@ -63,7 +63,7 @@ def test_peft_loads_the_adapter_on_the_transformers_model_and_gives_the_merged_l
     base = InternVLForConditionalGeneration.from_pretrained(tmp_path / "base").eval()
     before = peer_logits(base)
     adapted = PeftModel.from_pretrained(base, str(tmp_path / "peft")).eval()
-    merged = exported(checkpoint, merge_adapters(params, scale=lora.scale), tmp_path / "merged")
+    merged = exported(checkpoint, merge_adapters(fold(params, scale=lora.scale)), tmp_path / "merged")
     found, expected = peer_logits(adapted), peer_logits(merged)
     assert np.abs(expected - before).max() > 0.1
     np.testing.assert_allclose(found, expected, atol=1e-4)
@@ -89,7 +89,7 @@ def test_adapters_of_two_stages_and_the_part_trained_whole_go_along(tmp_path: Pa
     )
     base = InternVLForConditionalGeneration.from_pretrained(tmp_path / "base").eval()
     adapted = PeftModel.from_pretrained(base, str(tmp_path / "peft")).eval()
-    merged = exported(checkpoint, merge_adapters(params, scale=second.scale), tmp_path / "merged")
+    merged = exported(checkpoint, merge_adapters(fold(params, scale=second.scale)), tmp_path / "merged")
     np.testing.assert_allclose(peer_logits(adapted), peer_logits(merged), atol=1e-4)
 
 

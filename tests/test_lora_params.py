@@ -23,7 +23,7 @@ from sage_jax.checkpoint import StageCheckpoints, load_final
 from sage_jax.config import ConfigError, LoraConfig, MeshConfig
 from sage_jax.hf.importing import import_params, open_checkpoint
 from sage_jax.lora_params import adapted_layers, adapted_parts, keep, start_params, start_shapes
-from sage_jax.models.lora import TRAINED, merge_adapters, structure_of
+from sage_jax.models.lora import TRAINED, fold, merge_adapters, structure_of
 from sage_jax.optim import make_optimizer, partition
 from sage_jax.parameters import Params, merge, split
 from sage_jax.run import Run
@@ -218,7 +218,7 @@ def test_a_run_trains_both_stages_with_lora_and_scores_them(lora_run: tuple[Tiny
     assert "decoder/blocks/mlp/up/lora_a" not in edpo
     plain = Run(from_config_dict(config)).trained_params("edpo", wanted_by="test")
     assert {path: leaf.shape for path, leaf in plain.items()} == {path: leaf.shape for path, leaf in base.items()}
-    expected = merge_adapters(dict(edpo), scale=32.0 / 2)
+    expected = merge_adapters(fold(edpo, scale=32.0 / 2))
     assert_same(plain, expected)
 
 
