@@ -140,7 +140,7 @@ def test_at_the_start_adapters_change_nothing():
     assert np.abs(logits(trained(started), EVERYWHERE) - before).max() > 0.1
 
 
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("base", ["float32", "int8", "int4"])
 def test_merged_parameters_are_plain_and_give_the_same_logits(base: str):
     lora = with_base(base)
     params = trained(start_params(plain_params(), lora, seed=0))
@@ -152,7 +152,7 @@ def test_merged_parameters_are_plain_and_give_the_same_logits(base: str):
     np.testing.assert_allclose(logits(merged, LoraConfig()), logits(params, lora), atol=1e-4)
 
 
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("base", ["float32", "int4"])
 def test_with_its_adapters_off_stage_2_is_stage_1_to_the_bit(base: str):
     lora = with_base(base)
     first = trained(start_params(plain_params(), lora, seed=0))
@@ -164,11 +164,12 @@ def test_with_its_adapters_off_stage_2_is_stage_1_to_the_bit(base: str):
             np.testing.assert_array_equal(second[path], leaf, err_msg=path)  # never quantised twice
     np.testing.assert_array_equal(logits(second, later), stage_1)
     moved = trained(second, seed=2)
-    assert np.abs(logits(moved, later) - stage_1).max() > 0.1
+    stage_2 = logits(moved, later)
+    assert np.abs(stage_2 - stage_1).max() > 0.1
     off = {path: leaf for path, leaf in moved.items() if not path.endswith(TRAINED)}
     np.testing.assert_array_equal(logits(off, later), stage_1)
     merged = merge_adapters(fold(moved, scale=later.scale))
-    np.testing.assert_allclose(logits(merged, LoraConfig()), logits(moved, later), atol=1e-4)
+    np.testing.assert_allclose(logits(merged, LoraConfig()), stage_2, atol=1e-4)
 
 
 def test_another_base_or_fewer_parts_start_from_the_merged_stage():

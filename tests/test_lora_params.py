@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from safetensors.numpy import load_file
-from test_train import LONG, ScorePredictor, SignallingLoader, assert_same, rows_of, run_stage
+from test_train import LONG, TRAIN, ScorePredictor, SignallingLoader, assert_same, rows_of, run_stage
 from tiny_internvl import MODEL, imported, save_internvl, shapes_of, torch_internvl
 from tiny_run import TinyRun, read_jsonl, run_main
 from tiny_sage import structure
@@ -50,11 +50,11 @@ def sage_start(lora: LoraConfig) -> dict[str, jax.ShapeDtypeStruct]:
     return start_shapes(structure()[1], lora)
 
 
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("base", ["float32", "int8", "int4"])
 def test_training_moves_the_adapters_alone_and_the_loss_goes_down(tmp_path: Path, base: str):
     lora = with_base(base)
     before = split(predictor(lora))[1]
-    result = run_stage(tmp_path, LONG, model=predictor(lora))
+    result = run_stage(tmp_path, TRAIN, model=predictor(lora))
     moved = {path for path, leaf in result.params.items() if np.any(np.asarray(leaf) != np.asarray(before[path]))}
     assert moved == {f"adapter/linear_{i}/{name}" for i in (1, 2) for name in TRAINED}
     losses = [row["loss"] for row in rows_of(tmp_path)]
