@@ -181,6 +181,8 @@ class Config:
             "evaluate.decoding.method = 'checkpoint' needs one: name it in model.weights, or set greedy or sample",
         )
         require(bool(self.run_dir), "run_dir is empty: name the folder that the run writes")
+        rank = self.base.lora.rank
+        require(rank == 0, f"base.lora.rank = {rank}: base models are trained from scratch; set it for a later stage")
 
     @property
     def stage_names(self) -> tuple[str, ...]:
