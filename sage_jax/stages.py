@@ -29,7 +29,7 @@ from sage_jax.data.readers import ReaderError
 from sage_jax.evaluate import evaluate_stage
 from sage_jax.hf.faults import WeightsError
 from sage_jax.models.sage import copy_text_encoder
-from sage_jax.objectives import PreferenceObjective, SftObjective
+from sage_jax.objectives import PreferenceObjective, stage_objective
 from sage_jax.parameters import digest, merge
 from sage_jax.plots import plot_losses
 from sage_jax.reference_policy import ReferenceKey, attach_reference, reference_logps
@@ -143,9 +143,8 @@ def train(run: Run, stage: str, log: RunLog) -> None:
         params = copy_text_encoder(params)
     records = adpl.open_split(run.prepared, "train")
     attach = None
-    objective = SftObjective(config.similarity_weight)
-    if stage in ("dpo", "edpo"):
-        objective = PreferenceObjective(config.preference)
+    objective = stage_objective(stage, config)
+    if isinstance(objective, PreferenceObjective):
         table = reference_logps(
             records,
             visited_records(len(records), train=config, seed=run.config.seed),
