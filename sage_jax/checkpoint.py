@@ -182,7 +182,8 @@ class StageCheckpoints:
             raise CheckpointError(
                 f"{self._manager.directory}/{step}: this config trains other arrays than the checkpoint holds:\n"
                 f"  {listed}\n"
-                f"Restore the config's model and freeze fields, or delete {self.directory} to train this stage anew"
+                "Restore the config's model, freeze and lora fields, or delete "
+                f"{self.directory} to train this stage anew"
             )
 
 
@@ -195,6 +196,18 @@ def final_config(stage_dir: Path | str) -> str:
     """The config, as JSON, that a finished stage was trained under."""
     _require_finished(stage_dir)
     return json.dumps(json.loads((Path(stage_dir) / _DONE).read_text())["config"])
+
+
+def final_shapes(stage_dir: Path | str) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of the parameters of a finished stage, by path.
+
+    Raises:
+      CheckpointError: The stage is not finished.
+    """
+    _require_finished(stage_dir)
+    with ocp.StandardCheckpointer() as checkpointer:
+        names = _stored(checkpointer, Path(stage_dir).absolute() / _FINAL)
+    return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in names.items()}
 
 
 def load_final(stage_dir: Path | str, shardings: Mapping[str, Sharding] | None = None) -> Params:
@@ -210,8 +223,7 @@ def load_final(stage_dir: Path | str, shardings: Mapping[str, Sharding] | None =
     _require_finished(stage_dir)
     path = Path(stage_dir).absolute() / _FINAL
     with ocp.StandardCheckpointer() as checkpointer:
-        stored = checkpointer.metadata(path).item_metadata
-        names = dict(stored.tree) if hasattr(stored, "tree") else dict(stored)
+        names = _stored(checkpointer, path)
         if shardings is None:
             everywhere = NamedSharding(Mesh(np.asarray(jax.devices()), ("all",)), PartitionSpec())
             shardings = dict.fromkeys(names, everywhere)
@@ -263,6 +275,11 @@ class _BestAndLast:
 def _require_finished(stage_dir: Path | str) -> None:
     if not is_finished(stage_dir):
         raise CheckpointError(f"{stage_dir}: this stage is not finished; train it first (there is no {_DONE})")
+
+
+def _stored(checkpointer: ocp.StandardCheckpointer, path: Path) -> dict[str, Any]:
+    stored: Any = checkpointer.metadata(path).item_metadata
+    return dict(stored.tree) if hasattr(stored, "tree") else dict(stored)
 
 
 def _shapes(tree: Any) -> dict[str, str]:

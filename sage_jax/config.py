@@ -328,6 +328,36 @@ class PreferenceConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """LoRA (arXiv 2106.09685): the kernel W of a layer becomes W + alpha / rank * A B, and A and B train in its place.
+
+    Of a part (`decoder`, `vit`, `adapter`) with such layers nothing else trains, whatever `freeze` says.
+
+    Attributes:
+      rank: Columns of A; 0 = no LoRA. The released recipe has 16.
+      alpha: Numerator of the scale.
+      targets: Path patterns, matched from the start, of the layers: in blocks of `decoder` and `vit`, and of `adapter`.
+      base: How kernels of layers in these parts are kept: `float32`, `bfloat16`, `int8` (a scale for each output
+        channel) or `int4` (a scale for each output channel and 64 rows).
+    """
+
+    rank: int = 0
+    alpha: float = 32.0
+    targets: tuple[str, ...] = ("decoder/",)
+    base: Literal["float32", "bfloat16", "int8", "int4"] = "float32"
+
+    def __post_init__(self) -> None:
+        require_not_negative(self, "rank")
+        require_above_zero(self, "alpha")
+        require(bool(self.targets), "targets is empty: name layers, such as ('decoder/',), or set rank to 0")
+        require(self.rank > 0 or self.base == "float32", f"base = {self.base} goes with LoRA: set rank, such as 16")
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / max(self.rank, 1)
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """One training stage.
 
@@ -338,6 +368,7 @@ class TrainConfig:
       schedule: After warm-up: `cosine` to `end_ratio` of the peak, or `constant`.
       freeze: Parameter path patterns (regular expressions, matched from the start) that do not train; every parameter
         is in or out, and a pattern that matches none is an error.
+      lora: Low-rank training of the decoder, and of ViT and adapter if asked for.
       reference_drop_rate: Share of rows that lose their reference image, so that one model serves zero-shot too.
       questions: `inspection` trains on the record's questions, `description` on what the picture shows (base models).
       questions_per_image: Questions drawn of each record; 0 = all.
@@ -361,6 +392,7 @@ class TrainConfig:
     b2: float = 0.95
     clip_norm: float = 1.0
     freeze: tuple[str, ...] = ("vit/", "fact_encoder/")
+    lora: LoraConfig = LoraConfig()
     reference_drop_rate: float = 0.2
     questions: Literal["inspection", "description"] = "inspection"
     questions_per_image: int = 0

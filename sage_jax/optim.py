@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import optax
 
 from sage_jax.config import ConfigError, TrainConfig
+from sage_jax.models.lora import TRAINED
 from sage_jax.parameters import Params, count
 
 # Parameters that decay, by the last part of their path. The number of axes cannot tell a matrix from a norm scale:
 # under `blocks/` every parameter has a leading layer axis, so a norm scale has two.
-DECAYED: Final = ("kernel", "embedding")
+DECAYED: Final = ("kernel", "embedding", "lora_a", "lora_b")
 
 
 def make_schedule(train: TrainConfig) -> Callable[[jax.typing.ArrayLike], jax.Array]:
@@ -59,6 +60,8 @@ def decays(params: Params) -> dict[str, bool]:
 def partition(params: Params, freeze: tuple[str, ...]) -> tuple[Params, Params]:
     """Splits parameters into those that train and those that stay.
 
+    Adapters (`lora_a`, `lora_b`) train, and nothing else of the part that has them.
+
     Args:
       params: All parameters, by path.
       freeze: Regular expressions matched from the start of the path; what any of them matches is frozen.
@@ -75,7 +78,13 @@ def partition(params: Params, freeze: tuple[str, ...]) -> tuple[Params, Params]:
             raise ConfigError(
                 f"freeze: {pattern.pattern!r} matches no parameter; {_nearest_paths(pattern.pattern, params)}"
             )
-    frozen = {path: leaf for path, leaf in params.items() if any(pattern.match(path) for pattern in patterns)}
+    adapters = {path for path in params if path.endswith(TRAINED)}
+    adapted = tuple({path.split("/", 1)[0] + "/" for path in adapters})
+
+    def stays(path: str) -> bool:
+        return path.startswith(adapted) or any(pattern.match(path) for pattern in patterns)
+
+    frozen = {path: leaf for path, leaf in params.items() if path not in adapters and stays(path)}
     trainable = {path: leaf for path, leaf in params.items() if path not in frozen}
     if not trainable:
         raise ConfigError(

@@ -38,14 +38,14 @@ def digest(params: Params) -> str:
     """SHA-256 of paths, shapes, dtypes and values: the key of whatever was computed from these weights."""
     sha = hashlib.sha256()
     for path in sorted(params):
-        leaf = np.asarray(_whole(params[path]))
+        leaf = on_host(params[path])
         sha.update(f"{path} {leaf.shape} {leaf.dtype}\n".encode())
         sha.update(leaf.tobytes())
     return sha.hexdigest()
 
 
-def _whole(leaf: jax.Array) -> jax.Array | np.ndarray:
+def on_host(leaf: jax.Array) -> np.ndarray:
     """A parameter with the parts of it that other processes hold; all of them have to ask."""
     if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-        return multihost_utils.process_allgather(leaf, tiled=True)
-    return leaf
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+    return np.asarray(leaf)

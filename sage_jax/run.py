@@ -7,15 +7,15 @@ import functools
 import json
 import shutil
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import jax
 from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from sage_jax.checkpoint import is_finished, load_final
-from sage_jax.config import ConfigError
+from sage_jax.checkpoint import final_config, final_shapes, is_finished, load_final
+from sage_jax.config import ConfigError, LoraConfig
 from sage_jax.data import adpl
 from sage_jax.data.adpl import PreparedData
 from sage_jax.data.chat import Chat
@@ -28,6 +28,8 @@ from sage_jax.hf.config import CheckpointConfig
 from sage_jax.hf.generation_config import read_generation_config
 from sage_jax.hf.importing import Checkpoint, import_params, open_checkpoint
 from sage_jax.hf.tokenizer import find_conversation, read_tokenizer
+from sage_jax.lora_params import adapted_parts, keep, keeps_adapters, start_params
+from sage_jax.models.lora import ADDED, fold, merge_adapters, structure_of
 from sage_jax.models.sage import Placeholders, Sage, copy_text_encoder
 from sage_jax.parameters import Params, digest, split
 from sage_jax.run_config import Config
@@ -58,6 +60,7 @@ class Run:
             config = dataclasses.replace(config, model=self.checkpoint.model)
             _check_positions(config, self.checkpoint.config.max_positions)
         self.config = config
+        self._structures: dict[Any, nnx.GraphDef[Sage]] = {}
         self.run_dir = Path(config.run_dir)
         self.summary_path = self.run_dir / "summary.json"
 
@@ -115,8 +118,15 @@ class Run:
 
     @functools.cached_property
     def graphdef(self) -> nnx.GraphDef[Sage]:
-        """Structure of the model."""
+        """Structure of the plain model."""
         return split(nnx.eval_shape(self._create))[0]
+
+    def structure_of(self, params: Params, *, scale: float = 1.0) -> nnx.GraphDef[Sage]:
+        """Structure for parameters that may have adapters or quantised kernels; the same object for the same kind."""
+        kind = tuple((path, params[path].dtype) for path in sorted(params)), scale
+        if kind not in self._structures:
+            self._structures[kind] = structure_of(nnx.eval_shape(self._create), params, scale=scale)
+        return self._structures[kind]
 
     def _create(self) -> Sage:
         placeholders = Placeholders(self.chat.image_id, self.chat.comparison_id)
@@ -133,9 +143,15 @@ class Run:
         shardings = param_shardings(jax.eval_shape(self._create_params), self.mesh)
         return jax.jit(self._create_params, out_shardings=shardings)()
 
-    def _imported_params(self, checkpoint: Checkpoint) -> Params:
-        """The checkpoint's parameters on their shardings, and fresh ones for what it does not hold."""
+    def _imported_params(self, checkpoint: Checkpoint, lora: LoraConfig) -> Params:
+        """The checkpoint's parameters on their shardings, and fresh ones for what it does not hold.
+
+        Kernels are kept as `lora` wants them as soon as they are read, so that the devices never hold all of them wide.
+        """
         shapes = jax.eval_shape(self._create_params)
+        kept = functools.partial(keep, base=lora.base, parts=adapted_parts(shapes, lora))
+        if any(path.startswith("fact_encoder/decoder/") for path in shapes):  # copied from whole kernels below
+            kept = None
         shardings = param_shardings(shapes, self.mesh)
 
         def create_fusion() -> Params:  # the rest is never computed, since nothing of it comes out
@@ -143,10 +159,10 @@ class Run:
 
         fresh = {path: shardings[path] for path in shapes if path.startswith("fusion/")}
         params = {} if checkpoint.has_fusion else jax.jit(create_fusion, out_shardings=fresh)()
-        params.update(import_params(checkpoint, shapes, shardings))
+        params.update(import_params(checkpoint, shapes, shardings, kept))
         if not checkpoint.has_fact_encoder:
-            params = copy_text_encoder({**shapes, **params})
-        return {path: params[path] for path in shapes}
+            params = copy_text_encoder({**params, **{p: s for p, s in shapes.items() if p.startswith("fact_encoder/")}})
+        return params
 
     def stage_dir(self, stage: str) -> Path:
         """Folder of a training stage's checkpoints and final parameters."""
@@ -171,7 +187,18 @@ class Run:
         )
 
     def trained_params(self, stage: str, *, wanted_by: str) -> Params:
-        """Parameters of a finished stage, or for `base` those of `model.weights`.
+        """Plain parameters of a finished stage, adapters merged, or for `base` those of `model.weights`.
+
+        Raises:
+          ConfigError: It is not finished; the message says how to run it.
+        """
+        return merge_adapters(self.kept_params(stage, wanted_by=wanted_by))
+
+    def kept_params(self, stage: str, *, wanted_by: str, lora: LoraConfig | None = None) -> Params:
+        """Parameters of a finished stage as it kept them, its adapters folded (models/lora.py).
+
+        Args:
+          lora: How those of `model.weights` are to be kept; None = plain.
 
         Raises:
           ConfigError: It is not finished; the message says how to run it.
@@ -179,14 +206,47 @@ class Run:
         if not self.is_trained(stage):
             raise self.not_trained(stage, wanted_by=wanted_by)
         if self.checkpoint and self.is_given(stage):
-            return self._imported_params(self.checkpoint)
-        shapes = jax.eval_shape(self._create_params)
-        return load_final(self.stage_dir(stage), param_shardings(shapes, self.mesh))
+            return self._imported_params(self.checkpoint, lora or LoraConfig())
+        plain, stored = jax.eval_shape(self._create_params), final_shapes(self.stage_dir(stage))
+        shapes = {path: stored.get(path, shape) for path, shape in plain.items()}
+        shapes.update({path: shape for path, shape in stored.items() if path.endswith(ADDED)})
+        params = load_final(self.stage_dir(stage), param_shardings(shapes, self.mesh))
+        return fold(params, scale=self.lora_of(stage).scale)
+
+    def answering_params(self, stage: str, *, wanted_by: str) -> Params:
+        """Parameters of a finished stage to answer with: plain, or as they were kept where wide ones may not fit."""
+        params = self.kept_params(stage, wanted_by=wanted_by)
+        return merge_adapters(params) if self.lora_of(stage).base == "float32" else params
+
+    def lora_of(self, stage: str) -> LoraConfig:
+        """LoRA of a finished stage, as it was trained."""
+        if self.is_given(stage):
+            return LoraConfig()
+        values = json.loads(final_config(self.stage_dir(stage)))[stage].get("lora", {})
+        return LoraConfig(**{**values, "targets": tuple(values["targets"])}) if values else LoraConfig()
+
+    def keeps_adapters(self, start: str, lora: LoraConfig) -> bool:
+        """Whether a stage with `lora` keeps the adapters of the finished stage that it starts from."""
+        return keeps_adapters(jax.eval_shape(self._create_params), self.lora_of(start), lora)
+
+    def start_params(self, stage: str) -> Params:
+        """Parameters that a training stage starts from, with its new adapters where it has LoRA.
+
+        Raises:
+          ConfigError: The stage that it starts from is not finished, or `lora` does not fit the model.
+        """
+        start, lora = STARTS_FROM[stage], self.config.training(stage).lora
+        if start is None:
+            return self.fresh_params()
+        params = self.kept_params(start, wanted_by=stage, lora=lora)
+        if start == "base" and not self.is_given("base"):  # weights bring their own, or the copy, with them
+            params = copy_text_encoder(params)
+        return start_params(params, lora, self.config.seed)
 
     def responder(self, params: Params) -> Responder:
-        """A model ready to answer."""
+        """A model ready to answer, from plain or folded parameters."""
         decoding = Decoding(self.config.evaluate.max_new_tokens, self.chat.end_id, self.chat.verdict_ids)
-        return Responder(self.graphdef, params, self.mesh, decoding)
+        return Responder(self.structure_of(params), params, self.mesh, decoding)
 
     def examination(self, stage: str, params: Params) -> Examination:
         """A stage's model with what evaluation and inspection need beside it."""

@@ -176,6 +176,8 @@ class Config:
         require_known("stages", self.stage_names, STAGES, "stage")
         require_not_negative(self, "seed")
         require(bool(self.run_dir), "run_dir is empty: name the folder that the run writes")
+        rank = self.base.lora.rank
+        require(rank == 0, f"base.lora.rank = {rank}: base models are trained from scratch; set it for a later stage")
 
     @property
     def stage_names(self) -> tuple[str, ...]:

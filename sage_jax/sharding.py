@@ -88,11 +88,19 @@ def mesh_sizes(config: MeshConfig, devices: int) -> tuple[int, int, int]:
 
 
 def logical_axes(path: str) -> tuple[str, ...]:
-    """Logical axes of a parameter.
+    """Logical axes of a parameter. What LoRA adds to a layer (models/lora.py) has those of the layer's kernel.
 
     Raises:
       ShardingError: No row, or more than one, matches the path.
     """
+    layer, _, name = path.rpartition("/")
+    if name == "kernel_scale":
+        return logical_axes(f"{layer}/kernel")
+    if name in ("lora_a", "base_a"):
+        return (*logical_axes(f"{layer}/kernel")[:-1], "none")
+    if name in ("lora_b", "base_b"):
+        *lead, _, columns = logical_axes(f"{layer}/kernel")
+        return (*lead, "none", columns)
     rows = [axes for pattern, axes in PARAMETER_AXES if re.fullmatch(pattern, path)]
     if len(rows) != 1:
         raise ShardingError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import platform
@@ -28,9 +29,10 @@ from sage_jax.data.pipeline import StreamError, make_train_loader, visited_recor
 from sage_jax.data.readers import ReaderError
 from sage_jax.evaluate import evaluate_stage
 from sage_jax.hf.faults import WeightsError
-from sage_jax.models.sage import copy_text_encoder
+from sage_jax.hf.peft import export_peft_adapter, save_adapters
+from sage_jax.models.lora import TRAINED
 from sage_jax.objectives import PreferenceObjective, stage_objective
-from sage_jax.parameters import digest, merge
+from sage_jax.parameters import Params, digest, merge
 from sage_jax.plots import plot_losses
 from sage_jax.reference_policy import ReferenceKey, attach_reference, reference_logps
 from sage_jax.run import STARTS_FROM, Run, barrier
@@ -137,19 +139,19 @@ def prepare(run: Run, stage: str, log: RunLog) -> None:
 def train(run: Run, stage: str, log: RunLog) -> None:
     """Trains one stage from the stage it starts from."""
     config = run.config.training(stage)
-    start = STARTS_FROM[stage]
-    params = run.fresh_params() if start is None else run.trained_params(start, wanted_by=stage)
-    if start == "base" and not run.is_given("base"):  # weights bring their own, or the copy, with them
-        params = copy_text_encoder(params)
+    params = run.start_params(stage)
     records = adpl.open_split(run.prepared, "train")
     attach = None
     objective = stage_objective(stage, config)
     if isinstance(objective, PreferenceObjective):
+        # With LoRA: the same arrays with the new adapters switched off. Computed once, before a step, because the stage
+        # may train other parts whole, which no switch brings back.
+        reference = {path: leaf for path, leaf in params.items() if not path.endswith(TRAINED)}
         table = reference_logps(
             records,
             visited_records(len(records), train=config, seed=run.config.seed),
-            responder=run.responder(params),
-            key=ReferenceKey(digest(params), run.prepared.revision, run.chat, run.config.model, run.config.text),
+            responder=run.responder(reference),
+            key=ReferenceKey(digest(reference), run.prepared.revision, run.chat, run.config.model, run.config.text),
             batch_size=run.config.evaluate.batch_size,
             folder=run.run_dir / "reference_logps",
             run=log,
@@ -172,7 +174,7 @@ def train(run: Run, stage: str, log: RunLog) -> None:
             stage=stage,
             run=log,
             train=config,
-            model=merge(run.graphdef, params),
+            model=merge(run.structure_of(params, scale=config.lora.scale), params),
             objective=objective,
             loader=loader,
             mesh=run.mesh,
@@ -181,12 +183,36 @@ def train(run: Run, stage: str, log: RunLog) -> None:
             config_json=json.dumps(dataclasses.asdict(run.config)),
             record_ids=lambda rows: [records[int(row)].record_id for row in rows if row >= 0],
             attach=attach,
+            finish=functools.partial(write_adapters, run, stage) if config.lora.rank else None,
         )
     if result.interrupted:
         done = f"{result.steps} of {config.steps} steps"
         raise Interrupted(f"stage {stage} stopped after {done}; its checkpoint is saved")
     if jax.process_index() == 0:
         plot_losses(log.metrics_path, run.run_dir / "loss.png")
+
+
+def write_adapters(run: Run, stage: str, params: Params) -> None:
+    """Writes a stage's adapters beside its parameters: `lora.safetensors` by our paths, `peft/` for PEFT.
+
+    PEFT's go onto the plain model that the first of the stages with LoRA started from: `model.weights`, or else an
+    export of that stage.
+    """
+    config, chain = run.config, [stage]
+    lora = before = config.training(stage).lora
+    while (start := STARTS_FROM[chain[-1]]) is not None and run.keeps_adapters(start, before):
+        chain.append(start)
+        before = run.lora_of(start)
+
+    def is_trained(path: str) -> bool:
+        return any(not any(re.match(pattern, path) for pattern in config.training(name).freeze) for name in chain)
+
+    adapted = {path.split("/", 1)[0] for path in params if path.endswith(TRAINED)}
+    trained = {path.split("/", 1)[0] for path in params if is_trained(path)} & {"vit", "adapter"}
+    base = config.model.weights if STARTS_FROM[chain[-1]] == "base" else ""
+    save_adapters(params, run.stage_dir(stage) / "lora.safetensors")
+    folder = run.stage_dir(stage) / "peft"
+    export_peft_adapter(params, lora, config.model, folder, base_model=base, whole=sorted(trained - adapted))
 
 
 def evaluate(run: Run, stage: str, log: RunLog) -> None:
@@ -209,7 +235,7 @@ def evaluate(run: Run, stage: str, log: RunLog) -> None:
     num_records = run.config.evaluate.num_records or len(records)
     shown = ChosenRecords(records, range(len(records))[:num_records])
     for name in trained:
-        examination = run.examination(name, run.trained_params(name, wanted_by=stage))
+        examination = run.examination(name, run.answering_params(name, wanted_by=stage))
         evaluate_stage(name, examination, shown, log, data_revision=run.prepared.revision)
 
 
@@ -240,7 +266,7 @@ def inspect(run: Run, stage: str, log: RunLog) -> None:
         images = UserImages(config, run.vocabulary)
     else:
         images = SampleImages(adpl.open_split(run.prepared, "test"), config.max_images)
-    examination = run.examination(name, run.trained_params(name, wanted_by=stage))
+    examination = run.examination(name, run.answering_params(name, wanted_by=stage))
     output = Path(config.output) if config.output else run.run_dir / "inspect"
     result = inspection.inspect(images, examination, stage=name, output=output, log=log, mesh=run.mesh)
     if result.done < len(images):

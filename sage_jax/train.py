@@ -162,6 +162,7 @@ def fit(
     record_ids: Callable[[np.ndarray], list[str]],
     attach: Callable[[TreeBatch], TreeBatch] | None = None,
     evaluate: Callable[[Params], Mapping[str, float]] | None = None,
+    finish: Callable[[Params], None] | None = None,
 ) -> FitResult:
     """Trains a stage to its last step, from its newest checkpoint where there is one.
 
@@ -177,6 +178,7 @@ def fit(
       record_ids: Names of data set rows, for the log of skipped steps.
       attach: Completes a batch on the host, such as with reference log-probabilities.
       evaluate: Scores all parameters every `eval_every` steps and at the end; `score` picks the best checkpoint.
+      finish: Gets all parameters after the last step, before the stage is marked as finished.
 
     Raises:
       ConfigError, CheckpointError: Freeze patterns, batch size or newest checkpoint do not fit the model or the mesh.
@@ -212,7 +214,12 @@ def fit(
             steps, state = _train(state, first, step_fn, batches, train, stop, log, score, save)
         params = {**frozen, **state.trainable}
         interrupted = steps < train.steps
-        checkpoints.wait() if interrupted else checkpoints.save_final(params, config_json=config_json)
+        if interrupted:
+            checkpoints.wait()
+        else:
+            if finish is not None:
+                finish(params)
+            checkpoints.save_final(params, config_json=config_json)
     return FitResult(params, before + time.monotonic() - started, steps, interrupted)
 
 

@@ -122,7 +122,12 @@ def stored_shapes(wanted: list[Tensor]) -> dict[str, Shape]:
     return {key: shape for tensor in wanted for key, shape in tensor.stored_shapes().items()}
 
 
-def import_params(checkpoint: Checkpoint, shapes: Mapping[str, Any], shardings: Mapping[str, NamedSharding]) -> Params:
+def import_params(
+    checkpoint: Checkpoint,
+    shapes: Mapping[str, Any],
+    shardings: Mapping[str, NamedSharding],
+    keep: Callable[[str, jax.Array], Params] | None = None,
+) -> Params:
     """The parameters that a checkpoint holds, each on its sharding, read one tensor after the other.
 
     A layer goes from the mapped file to its slice of the stacked parameter before the next one is read: beside the
@@ -135,6 +140,7 @@ def import_params(checkpoint: Checkpoint, shapes: Mapping[str, Any], shardings: 
       shapes: Every parameter of the model by path, arrays or `jax.ShapeDtypeStruct`; those that the checkpoint does not
         hold (`Checkpoint.holds`) are left out of the result.
       shardings: Where they go.
+      keep: What is kept of a parameter, by path, asked for before the next one is read; None = the parameter itself.
 
     Raises:
       WeightsError: The model has fewer tokens than the checkpoint.
@@ -161,6 +167,8 @@ def import_params(checkpoint: Checkpoint, shapes: Mapping[str, Any], shardings: 
             layer = np.int32(tensor.layer)
             written = _layer(params[row.path], values, layer, transposed=row.is_transposed, sharding=sharding)
         params[row.path] = written.block_until_ready()  # else tensors would wait in memory for their turn
+        if keep and tensor.layer in (None, written.shape[0] - 1):
+            params.update(keep(row.path, params.pop(row.path)))
     return params
 
 
