@@ -7,7 +7,7 @@ import functools
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import jax
 from flax import nnx
@@ -32,11 +32,8 @@ from sage_jax.lora_params import adapted_parts, keep, keeps_adapters, start_para
 from sage_jax.models.lora import ADDED, fold, merge_adapters, structure_of
 from sage_jax.models.sage import Placeholders, Sage, copy_text_encoder
 from sage_jax.parameters import Params, digest, split
-from sage_jax.run_config import Config
+from sage_jax.run_config import STARTS_FROM, Config
 from sage_jax.sharding import make_mesh, param_shardings
-
-# Stage -> the stage whose model it starts from; None = fresh weights.
-STARTS_FROM: Final[dict[str, str | None]] = {"base": None, "plain": "base", "sfe": "base", "dpo": "sfe", "edpo": "sfe"}
 
 
 class Run:

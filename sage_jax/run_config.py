@@ -26,6 +26,10 @@ from sage_jax.config import (
 )
 
 TRAINING_STAGES: Final = ("base", "plain", "sfe", "dpo", "edpo")
+
+# Training stage -> the stage whose model it starts from; None = fresh weights.
+STARTS_FROM: Final[dict[str, str | None]] = {"base": None, "plain": "base", "sfe": "base", "dpo": "sfe", "edpo": "sfe"}
+
 STAGES: Final = ("plan", "check", "prepare", *TRAINING_STAGES, "evaluate", "inspect", "ablate")
 
 

@@ -188,12 +188,14 @@ def fit(
     started = time.monotonic()
     graphdef, params = split(model)
     trainable, frozen = partition(params, train.freeze)
+    del model, params  # the start would stay on the devices beside the state
     run.line("\n" + freeze_table(trainable, frozen))
     optimizer = make_optimizer(train)
     with jax.set_mesh(mesh), StopRequest(run.line, mesh) as stop:
         frozen = jax.device_put(frozen, param_shardings(frozen, mesh))
         init = functools.partial(init_state, optimizer=optimizer, seed=seed)
         state, before = _start_or_resume(run, init, trainable, mesh, checkpoints, loader, config_json)
+        del trainable
         first = int(state.step)
         jitted = jit_step(state, mesh, graphdef, optimizer, objective, train.accumulate)
 

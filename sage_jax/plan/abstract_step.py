@@ -13,14 +13,16 @@ from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from sage_jax.batch import TreeBatch
-from sage_jax.config import ConfigError, ModelConfig, TrainConfig
+from sage_jax.config import ConfigError, LoraConfig, ModelConfig, TrainConfig
 from sage_jax.data.encode import tiles_per_image
 from sage_jax.data.tree import empty_batch
+from sage_jax.lora_params import start_shapes
+from sage_jax.models.lora import fold, structure_of
 from sage_jax.models.sage import Placeholders, Sage
 from sage_jax.objectives import PreferenceObjective, SftObjective, stage_objective
 from sage_jax.optim import make_optimizer, partition
 from sage_jax.parameters import split
-from sage_jax.run_config import Config
+from sage_jax.run_config import STARTS_FROM, Config
 from sage_jax.sharding import MESH_AXES, batch_sharding, mesh_sizes, param_shardings
 from sage_jax.train import TrainState, init_state, state_shardings
 
@@ -117,11 +119,11 @@ def tree_size(config: Config, stage: str) -> TreeSize:
 def abstract_step(config: Config, stage: str) -> AbstractStep:
     """The step of a stage in shapes, as training makes it."""
     train, model = config.training(stage), accelerator_model(config.model)
-    graphdef, params = abstract_model(model, vocab_rows(config))
-    trainable, frozen = partition(params, train.freeze)
-    optimizer = make_optimizer(train)
-    state = jax.eval_shape(functools.partial(init_state, optimizer=optimizer, seed=config.seed), trainable)
-    tree = tree_size(config, stage)
+    params = start_shapes_of(config, stage)
+    plain = nnx.eval_shape(lambda: _sage(model, vocab_rows(config)))
+    graphdef = structure_of(plain, params, scale=train.lora.scale)
+    state, frozen = state_shapes(config, stage)
+    optimizer, tree = make_optimizer(train), tree_size(config, stage)
     row = empty_batch(1, tree.bucket, tree.num_questions, tree.num_answers, 0, model, config.text)
     batch = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((train.batch_size, *np.shape(leaf)[1:]), leaf.dtype),
@@ -137,8 +139,35 @@ def accelerator_model(model: ModelConfig) -> ModelConfig:
     return dataclasses.replace(model, compute_dtype=dtype)
 
 
+def state_shapes(config: Config, stage: str) -> tuple[TrainState, Shapes]:
+    """The training state and the frozen parameters of a stage."""
+    train = config.training(stage)
+    trainable, frozen = partition(start_shapes_of(config, stage), train.freeze)
+    init = functools.partial(init_state, optimizer=make_optimizer(train), seed=config.seed)
+    return jax.eval_shape(init, trainable), frozen
+
+
+def start_shapes_of(config: Config, stage: str) -> Shapes:
+    """Parameters that a stage starts from, with the adapters that it and the stages before it make."""
+    loras, before = [config.training(stage).lora], STARTS_FROM[stage]
+    while before is not None:
+        loras.insert(0, config.training(before).lora)
+        before = STARTS_FROM[before]
+    # What makes no difference to shapes is left out, so that plans of other settings find them made.
+    model = dataclasses.replace(config.model, remat="none", compute_dtype="float32", scan_unroll=1)
+    return _start_shapes(model, vocab_rows(config), tuple(loras))
+
+
 @functools.cache
-def abstract_model(model: ModelConfig, vocab_size: int) -> tuple[nnx.GraphDef[Any], Shapes]:
-    """Structure of a Sage and the shape of every parameter by path; nothing is computed."""
-    sage = nnx.eval_shape(lambda: Sage(model, vocab_size, Placeholders(0, 1), nnx.Rngs(0)))
-    return split(sage)
+def _start_shapes(model: ModelConfig, vocab_size: int, loras: tuple[LoraConfig, ...]) -> Shapes:
+    if not loras:
+        return split(nnx.eval_shape(lambda: _sage(model, vocab_size)))[1]
+    *earlier, lora = loras
+    found = _start_shapes(model, vocab_size, tuple(earlier))
+    if earlier:
+        found = jax.eval_shape(functools.partial(fold, scale=earlier[-1].scale), found)
+    return start_shapes(found, lora)
+
+
+def _sage(model: ModelConfig, vocab_size: int) -> Sage:
+    return Sage(model, vocab_size, Placeholders(0, 1), nnx.Rngs(0))
