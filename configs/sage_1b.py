@@ -1,13 +1,12 @@
 """SAGE on InternVL2-1B, for a single small GPU: both stages in full, from published weights.
 
-Goal: the whole method on InternViT-300M with Qwen2-0.5B, in 24 GB. InternVL2.5-1B (Qwen2.5-0.5B) has the same sizes but for
-its vocabulary, which its checkpoint brings.
-Numbers: rates, losses and lengths of configs/sage_8b.py; batches of 32 images in stage 1 and 16 in stage 2, one at a time,
-are ours. Sizes are the checkpoint's config.json, vocabulary 151,655.
-Hardware: one GPU of 24 GB; docs/plan.md has the numbers.
+Goal: the whole method on InternViT-300M with Qwen2-0.5B, in 24 GB. InternVL2.5-1B (Qwen2.5-0.5B) has the same sizes.
+Numbers: rates, losses and lengths of configs/sage_8b.py; batches of 32 images in stage 1 and of 16 in stage 2, computed
+one image at a time, are ours. Sizes are those of the checkpoint's config.json, vocabulary 151,655.
+Hardware: one GPU of 24 GB, by the plan in docs/plan.md.
 Hours and metrics: not run yet.
-Command: python -m sage_jax.main --config configs/sage_1b.py --config.model.weights=FOLDER --config.data.root=AD-PL.json
-Sizes alone, with no weights: the same with --config.stages=plan
+Command: python -m sage_jax.main --config configs/sage_1b.py --config.model.weights=FOLDER --config.data.root=FILE
+Sizes alone, without weights: the same with --config.stages=plan
 """
 
 import dataclasses

@@ -1,15 +1,15 @@
 """SAGE on InternVL2-8B, as released: both stages in full, from published weights.
 
 Goal: SAGE's released recipe on its base model, InternViT-300M with InternLM2-chat-7B.
-Numbers: of the released scripts are stage 1's rate (4e-5, cosine, 3 % warm-up), weight decay 0.05, batch of 128 rows, one
-epoch, 6 tiles and a thumbnail; stage 2's rate 5e-6, beta 0.1, and its loss, 0.8 sigmoid + 0.2 BCO + 1 next-token. Ours are
-the batch of stage 2 (64 images with all their questions) and the number of steps, 128 and 64 rows over the 5,683 items of
-AD-PL; the release has other data. Sizes are the checkpoint's config.json, vocabulary 92,553; the answer and fact lengths
-hold those of AD-PL. The reference image counts as many tiles as the test image.
-Hardware: 64 TPU v5e, 16 v5p or 8 H200; what fits where, and why one GPU does not do: docs/plan.md.
+Numbers: of the released scripts are, in stage 1, rate 4e-5, cosine, 3 % warm-up, weight decay 0.05, 128 rows of one
+question a step, one epoch, 6 tiles and a thumbnail; in stage 2, rate 5e-6, beta 0.1 and the loss, 0.8 sigmoid + 0.2 BCO
++ 1 next-token. Ours are the batch of stage 2, 64 images with all their questions, and its schedule; the epochs are over
+the 5,683 items of AD-PL. Sizes are those of the checkpoint's config.json, vocabulary 92,553; trees have room for
+questions of 100 and answers of 80 tokens.
+Hardware: 8 GPUs of 141 GB, or of 80 GB with accumulate=2 in stage 2, or 64 TPU v5e, by the plan in docs/plan.md.
 Hours and metrics: not run yet.
-Command: python -m sage_jax.main --config configs/sage_8b.py --config.model.weights=FOLDER --config.data.root=AD-PL.json
-Sizes alone, with no weights: the same with --config.stages=plan --config.plan.device=v5e --config.plan.num_devices=64
+Command: python -m sage_jax.main --config configs/sage_8b.py --config.model.weights=FOLDER --config.data.root=FILE
+Sizes alone, without weights: the same with --config.stages=plan
 """
 
 import ml_collections
@@ -70,7 +70,6 @@ def get_config() -> ml_collections.ConfigDict:
                 end_ratio=0.0,
                 weight_decay=0.05,
                 questions_per_image=1,
-                reference_drop_rate=0.5,
             ),
             edpo=TrainConfig(
                 steps=ITEMS // 64,

@@ -1,14 +1,13 @@
-"""SAGE on InternVL2-8B with LoRA: both stages as released, on the decoder alone, from published weights.
+"""SAGE on InternVL2-8B with LoRA on the decoder: both stages, from published weights.
 
 Goal: SAGE's released LoRA recipe, on one GPU.
-Numbers: of the released scripts are rank 16 and batch 16 of stage 1, the rates, and the rest of configs/sage_8b.py, which
-this config changes; alpha 32 is InternVL's (twice the rank). Ours is batch 16 in stage 2. The decoder's kernels stay in
-bfloat16, as they are published. Adapter and fusion train whole in stage 1, the adapter in stage 2.
-Hardware: one GPU of 80 GB or more; docs/plan.md has the numbers, and what fits into less.
+Numbers: rank 16, alpha 32 and batches of 16 are the released ones, the rest is that of configs/sage_8b.py. Ours are the
+batch of stage 2 and the decoder's kernels, which stay in bfloat16 as they are published. Adapter and fusion train whole
+in stage 1, the adapter in stage 2.
+Hardware: one GPU of 48 GB or more, by the plan in docs/plan.md.
 Hours and metrics: not run yet.
-Command: python -m sage_jax.main --config configs/sage_8b_lora.py --config.model.weights=FOLDER
-  --config.data.root=AD-PL.json
-Sizes alone, with no weights: the same with --config.stages=plan
+Command: python -m sage_jax.main --config configs/sage_8b_lora.py --config.model.weights=FOLDER --config.data.root=FILE
+Sizes alone, without weights: the same with --config.stages=plan
 """
 
 import dataclasses

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 
 def matmul_flops(jaxpr: Any) -> int:
@@ -39,5 +39,5 @@ def _dot_flops(equation: Any) -> int:
 def _inner(params: dict[str, Any]) -> Iterator[Any]:
     for value in params.values():
         for one in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(one, (jax.extend.core.ClosedJaxpr, jax.extend.core.Jaxpr)):
+            if isinstance(one, (ClosedJaxpr, Jaxpr)):
                 yield one

@@ -31,10 +31,9 @@ def plans_json(config: Config, plans: dict[str, StagePlan]) -> dict[str, Any]:
     kind = DEVICE_KINDS[config.plan.device]
     stages = {}
     for stage, plan in plans.items():
-        found = dataclasses.asdict(plan) | {"fits": plan.fits}
+        found: dict[str, Any] = dataclasses.asdict(plan) | {"fits": plan.fits}
         if plan.memory:
-            about = {name: getattr(plan.memory, name) for name in ("parameters", "activations", "peak")}
-            found["memory"] |= about
+            found["memory"].update({name: getattr(plan.memory, name) for name in ("parameters", "activations", "peak")})
         stages[stage] = found
     data, fsdp, tensor = mesh_sizes(config.mesh, config.plan.num_devices)
     mesh = {"data": data, "fsdp": fsdp, "tensor": tensor}
