@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from sage_jax.axes import Array, Float
 from sage_jax.batch import TreeBatch
-from sage_jax.config import PreferenceConfig
+from sage_jax.config import PreferenceConfig, TrainConfig
 from sage_jax.losses.edpo import answer_entropy, preference_terms, trained_groups
 from sage_jax.losses.log_probs import answer_logps, chunked_token_logps
 from sage_jax.losses.sft import hardest_tokens, next_token_loss, similarity_loss
@@ -122,3 +122,10 @@ class PreferenceObjective:
     def _groups(values: Array) -> Array:
         """Questions of all images as groups: B Q N -> B*Q N."""
         return values.reshape(-1, values.shape[-1])
+
+
+def stage_objective(stage: str, train: TrainConfig) -> SftObjective | PreferenceObjective:
+    """What a training stage minimises."""
+    if stage in ("dpo", "edpo"):
+        return PreferenceObjective(train.preference)
+    return SftObjective(train.similarity_weight)

@@ -7,7 +7,7 @@ import functools
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import jax
 from flax import nnx
@@ -33,11 +33,8 @@ from sage_jax.models.lora import ADDED, fold, is_plain, layers_of, merge_adapter
 from sage_jax.models.sage import Placeholders, Sage, copy_text_encoder
 from sage_jax.models.sampling import Sampling
 from sage_jax.parameters import Params, digest, split
-from sage_jax.run_config import Config
+from sage_jax.run_config import STARTS_FROM, Config
 from sage_jax.sharding import make_mesh, param_shardings
-
-# Stage -> the stage whose model it starts from; None = fresh weights.
-STARTS_FROM: Final[dict[str, str | None]] = {"base": None, "plain": "base", "sfe": "base", "dpo": "sfe", "edpo": "sfe"}
 
 
 class Run:

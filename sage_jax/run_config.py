@@ -26,7 +26,11 @@ from sage_jax.config import (
 )
 
 TRAINING_STAGES: Final = ("base", "plain", "sfe", "dpo", "edpo")
-STAGES: Final = ("check", "prepare", *TRAINING_STAGES, "evaluate", "inspect", "ablate")
+
+# Training stage -> the stage whose model it starts from; None = fresh weights.
+STARTS_FROM: Final[dict[str, str | None]] = {"base": None, "plain": "base", "sfe": "base", "dpo": "sfe", "edpo": "sfe"}
+
+STAGES: Final = ("plan", "check", "prepare", *TRAINING_STAGES, "evaluate", "inspect", "ablate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +147,45 @@ class AblateConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PlanConfig:
+    """Sizes on paper: what training stages take on devices that need not be there.
+
+    Attributes:
+      stages: Training stages to plan.
+      device: Kind of the devices; memory and peak of each kind are in `sage_jax/plan/device_kinds.py`.
+      num_devices: Devices that the mesh is made of.
+      device_memory_gb: Memory of a device in GB (10^9 bytes); 0 = that of its kind.
+      usable_share: Share of the memory that arrays may take; the rest is for the runtime, communication and
+        fragmentation. On GPUs, XLA_PYTHON_CLIENT_MEM_FRACTION must be as high.
+      vocab_size: Rows of the token embedding; 0 = `text.vocab_size`, or the checkpoint's where it is opened.
+      prompt_tokens: Tokens of system message and template.
+      question_tokens: Tokens of a question.
+      num_questions, num_answers: Questions of an image, and ranked answers of a question, in the data set.
+      compile: Whether the step is also compiled for simulated devices, which gives communication and the compiler's
+        own memory; without, the plan takes seconds.
+    """
+
+    stages: tuple[str, ...] = ("sfe", "edpo")
+    device: Literal["h200", "h100", "a100-80", "a100-40", "l40s", "l4", "rtx4090", "v4", "v5e", "v5p", "v6e"] = "h100"
+    num_devices: int = 1
+    device_memory_gb: float = 0.0
+    usable_share: float = 0.92
+    vocab_size: int = 0
+    prompt_tokens: int = 64
+    question_tokens: int = 100
+    num_questions: int = 5
+    num_answers: int = 4
+    compile: bool = True
+
+    def __post_init__(self) -> None:
+        require(bool(self.stages), f"stages is empty: name some of {', '.join(TRAINING_STAGES)}")
+        require_known("stages", self.stages, TRAINING_STAGES, "training stage")
+        require_above_zero(self, "num_devices", "usable_share", "num_questions", "num_answers")
+        require_share(self, "usable_share")
+        require_not_negative(self, "device_memory_gb", "vocab_size", "prompt_tokens", "question_tokens")
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A run: what `python -m sage_jax.main --config FILE` does.
 
@@ -171,6 +214,7 @@ class Config:
     evaluate: EvaluateConfig = EvaluateConfig()
     inspect: InspectConfig = InspectConfig()
     ablate: AblateConfig = AblateConfig()
+    plan: PlanConfig = PlanConfig()
 
     def __post_init__(self) -> None:
         require(bool(self.stage_names), f"stages is empty: name some of {', '.join(STAGES)}")

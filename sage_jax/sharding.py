@@ -64,8 +64,16 @@ def make_mesh(config: MeshConfig) -> Mesh:
     Raises:
       ConfigError: The axes do not multiply to the number of devices.
     """
+    return jax.make_mesh(mesh_sizes(config, jax.device_count()), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def mesh_sizes(config: MeshConfig, devices: int) -> tuple[int, int, int]:
+    """Sizes of the axes data, fsdp and tensor on so many devices.
+
+    Raises:
+      ConfigError: They do not multiply to the number of devices.
+    """
     sizes = [config.data, config.fsdp, config.tensor]
-    devices = jax.device_count()
     if sizes.count(-1) == 1:
         known = -int(sizes[0] * sizes[1] * sizes[2])
         if known > 0 and devices % known == 0:
@@ -76,7 +84,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
             f"mesh: data = {config.data}, fsdp = {config.fsdp}, tensor = {config.tensor} do not make the {devices} "
             "devices there are; set one axis to -1 to take what the others leave"
         )
-    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+    return sizes[0], sizes[1], sizes[2]
 
 
 def logical_axes(path: str) -> tuple[str, ...]:

@@ -31,12 +31,14 @@ from sage_jax.evaluate import evaluate_stage
 from sage_jax.hf.faults import WeightsError
 from sage_jax.hf.peft import export_peft_adapter, save_adapters
 from sage_jax.models.lora import TRAINED
-from sage_jax.objectives import PreferenceObjective, SftObjective
+from sage_jax.objectives import PreferenceObjective, stage_objective
 from sage_jax.parameters import Params, digest, merge
+from sage_jax.plan.report import plans_json, print_plans
+from sage_jax.plan.stage_plan import plan_stages
 from sage_jax.plots import plot_losses
 from sage_jax.reference_policy import ReferenceKey, attach_reference, reference_logps
-from sage_jax.run import STARTS_FROM, Run, barrier
-from sage_jax.run_config import Config
+from sage_jax.run import Run, barrier
+from sage_jax.run_config import STARTS_FROM, Config
 from sage_jax.run_log import RunLog, TrainingDiverged
 from sage_jax.subjects import SampleImages, UserImages
 from sage_jax.summary import ablation_table, load_summary, print_summary, stage_cost, write_ablation
@@ -70,7 +72,8 @@ def run_stages(config: Config) -> None:
       Interrupted: A signal stopped a training stage or an inspection; the same command goes on where it stopped.
       USER_ERRORS: What the user can mend.
     """
-    run = Run(config)
+    alone = set(config.stage_names) == {"plan"}  # needs no weights: the config says all sizes
+    run = Run(dataclasses.replace(config, model=dataclasses.replace(config.model, weights="")) if alone else config)
     _check_stages(run, config.stage_names)
     try:
         run.write_json("config.json", dataclasses.asdict(config))
@@ -129,6 +132,18 @@ def _own_version() -> str:
         return "source tree"
 
 
+def plan(run: Run, stage: str, log: RunLog) -> None:
+    """Prints what training stages take on devices that need not be there, and writes it to `plan.json`."""
+    config = run.config
+    if run.checkpoint and not config.plan.vocab_size:
+        vocab_size = run.checkpoint.config.vocab_size
+        config = dataclasses.replace(config, plan=dataclasses.replace(config.plan, vocab_size=vocab_size))
+    if jax.process_index() == 0:
+        plans = plan_stages(config, log.line)
+        print_plans(config, plans)
+        run.write_json("plan.json", plans_json(config, plans))
+
+
 def prepare(run: Run, stage: str, log: RunLog) -> None:
     """Builds the data set and its tokenizer, or finds them built."""
     prepared = run.prepared
@@ -142,12 +157,11 @@ def train(run: Run, stage: str, log: RunLog) -> None:
     params = run.start_params(stage)
     records = adpl.open_split(run.prepared, "train")
     attach = None
-    objective = SftObjective(config.similarity_weight)
-    if stage in ("dpo", "edpo"):
-        objective = PreferenceObjective(config.preference)
+    objective = stage_objective(stage, config)
+    if isinstance(objective, PreferenceObjective):
         # With LoRA: the same arrays with the new adapters switched off. Computed once, before a step, because the stage
         # may train other parts whole, which no switch brings back.
-        reference = {path: leaf for path, leaf in params.items() if not path.endswith(TRAINED)}
+        reference: Params = {path: leaf for path, leaf in params.items() if not path.endswith(TRAINED)}
         table = reference_logps(
             records,
             visited_records(len(records), train=config, seed=run.config.seed),
@@ -158,6 +172,7 @@ def train(run: Run, stage: str, log: RunLog) -> None:
             run=log,
         )
         attach = attach_reference(table)
+        reference.clear()
     loader = make_train_loader(
         records,
         chat=run.chat,
@@ -175,7 +190,8 @@ def train(run: Run, stage: str, log: RunLog) -> None:
             stage=stage,
             run=log,
             train=config,
-            model=merge(run.structure_of(params, scale=config.lora.scale), params),
+            # Nothing else may keep the start on the devices: the stage copies what it trains.
+            model=merge(run.structure_of(params, scale=config.lora.scale), _taken(params)),
             objective=objective,
             loader=loader,
             mesh=run.mesh,
@@ -191,6 +207,13 @@ def train(run: Run, stage: str, log: RunLog) -> None:
         raise Interrupted(f"stage {stage} stopped after {done}; its checkpoint is saved")
     if jax.process_index() == 0:
         plot_losses(log.metrics_path, run.run_dir / "loss.png")
+
+
+def _taken(params: Params) -> Params:
+    """The parameters, which the dictionary no longer holds."""
+    taken = dict(params)
+    params.clear()
+    return taken
 
 
 def write_adapters(run: Run, stage: str, params: Params) -> None:
@@ -300,6 +323,7 @@ def ablate(run: Run, stage: str, log: RunLog) -> None:
 
 
 _STAGES: dict[str, Callable[[Run, str, RunLog], None]] = {
+    "plan": plan,
     "prepare": prepare,
     "base": train,
     "plain": train,

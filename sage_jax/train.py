@@ -188,14 +188,19 @@ def fit(
     started = time.monotonic()
     graphdef, params = split(model)
     trainable, frozen = partition(params, train.freeze)
+    del model, params  # the start would stay on the devices beside the state
     run.line("\n" + freeze_table(trainable, frozen))
     optimizer = make_optimizer(train)
     with jax.set_mesh(mesh), StopRequest(run.line, mesh) as stop:
         frozen = jax.device_put(frozen, param_shardings(frozen, mesh))
         init = functools.partial(init_state, optimizer=optimizer, seed=seed)
         state, before = _start_or_resume(run, init, trainable, mesh, checkpoints, loader, config_json)
+        del trainable
         first = int(state.step)
-        step_fn = _compiled(state, frozen, mesh, graphdef, optimizer, objective, train.accumulate)
+        jitted = jit_step(state, mesh, graphdef, optimizer, objective, train.accumulate)
+
+        def step_fn(state: TrainState, batch: TreeBatch) -> tuple[TrainState, Metrics]:
+            return jitted(state, frozen, batch)
 
         def save(step: int, state: TrainState, loader_state: Any, score: float | None) -> None:
             about = {"config_json": config_json, "seconds": before + time.monotonic() - started, "score": score}
@@ -272,25 +277,27 @@ def _summed(
     return jax.lax.scan(add, zeros, micro_batches)[0]
 
 
-def _compiled(
+def jit_step(
     state: TrainState,
-    frozen: Params,
     mesh: Mesh,
     graphdef: nnx.GraphDef[Any],
     optimizer: optax.GradientTransformation,
     objective: Objective,
     accumulate: int,
-) -> Callable[[TrainState, TreeBatch], tuple[TrainState, Metrics]]:
-    """The jitted step; it donates the state and gives metrics whole on every device, for every process to read."""
+) -> Any:
+    """The jitted `step(state, frozen, batch)` of a stage; `state` may be shapes.
+
+    It donates the state and gives metrics whole on every device, for every process to read.
+    """
     step = functools.partial(
         train_step, graphdef=graphdef, optimizer=optimizer, objective=objective, accumulate=accumulate
     )
     whole = NamedSharding(mesh, PartitionSpec())
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=(_state_shardings(state, mesh), whole))
-    return lambda state, batch: jitted(state, frozen, batch)
+    return jax.jit(step, donate_argnums=0, out_shardings=(state_shardings(state, mesh), whole))
 
 
-def _state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
+def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
+    """Where a training state lives (arrays or shapes)."""
     whole: Any = NamedSharding(mesh, PartitionSpec())
     trainable: Any = param_shardings(state.trainable, mesh)
     return TrainState(whole, trainable, opt_state_shardings(state.opt_state, mesh), whole, whole, whole)
@@ -307,7 +314,7 @@ def _start_or_resume(
 ) -> tuple[TrainState, float]:
     """The newest checkpoint's state, or a first one born on its shardings; and the seconds trained before."""
     shapes = jax.eval_shape(init, trainable)
-    shardings = _state_shardings(shapes, mesh)
+    shardings = state_shardings(shapes, mesh)
     abstract = jax.tree.map(
         lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding), shapes, shardings
     )

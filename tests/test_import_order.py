@@ -46,6 +46,7 @@ LAYERS = {
     "row_journal": 4,
     "subjects": 4,
     "inspection": 5,
+    "plan": 5,
     "run": 5,
     "stages": 6,
     "main": 7,

@@ -17,8 +17,8 @@ from tiny_run import CONFIG, TinyRun, read_jsonl, run_main
 from sage_jax.command_line import read_config
 from sage_jax.config import ConfigError
 from sage_jax.data.readers import source_revision
-from sage_jax.run import STARTS_FROM, Run
-from sage_jax.run_config import TRAINING_STAGES, from_config_dict
+from sage_jax.run import Run
+from sage_jax.run_config import STARTS_FROM, TRAINING_STAGES, from_config_dict
 from sage_jax.stages import PACKAGES, run_stages
 from sage_jax.summary import summary_tables
 

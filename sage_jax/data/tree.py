@@ -194,7 +194,7 @@ def stack_rows(
       TreeError: A row has more tokens, questions or answers than there is room for.
       ChatError: A row's placeholders and embeddings differ in number.
     """
-    batch = _empty_batch(len(rows), shape, num_questions, num_answers, chat.pad_id, model, text)
+    batch = empty_batch(len(rows), shape, num_questions, num_answers, chat.pad_id, model, text)
     for index, row in enumerate(rows):
         if row is None:
             continue
@@ -218,9 +218,10 @@ def stack_rows(
     return batch
 
 
-def _empty_batch(
+def empty_batch(
     rows: int, shape: TreeShape, questions: int, answers: int, pad_id: int, model: ModelConfig, text: TextConfig
 ) -> TreeBatch:
+    """A batch of padding rows: the shapes and dtypes that every batch of these sizes has."""
     tile_px, tiles = model.vit.tile_px, tiles_per_image(model)
     ranked = (rows, questions, answers)
     length = text.max_answer_tokens

@@ -179,5 +179,5 @@ class Sage(nnx.Module):
     def answer_hidden(self, batch: TreeBatch) -> tuple[Float[Array, "B Q N L D"], ImageEmbeddings]:
         """Hidden states whose logits predict the answers' tokens, and the image embeddings."""
         hidden, images = self(batch)
-        rows = jnp.arange(hidden.shape[0])[:, None, None, None]
-        return hidden[rows, batch.source_index], images
+        # Row by row: indexed by row numbers instead, each device would hold the answers of all devices' rows.
+        return jax.vmap(lambda states, source: states[source])(hidden, batch.source_index), images

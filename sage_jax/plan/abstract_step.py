@@ -1,0 +1,173 @@
+"""A training stage's step in shapes alone: state, frozen parameters and batch, without weights, data or devices."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import AbstractMesh, AxisType, Mesh
+
+from sage_jax.batch import TreeBatch
+from sage_jax.config import ConfigError, LoraConfig, ModelConfig, TrainConfig
+from sage_jax.data.encode import tiles_per_image
+from sage_jax.data.tree import empty_batch
+from sage_jax.lora_params import start_shapes
+from sage_jax.models.lora import fold, structure_of
+from sage_jax.models.sage import Placeholders, Sage
+from sage_jax.objectives import PreferenceObjective, SftObjective, stage_objective
+from sage_jax.optim import make_optimizer, partition
+from sage_jax.parameters import split
+from sage_jax.run_config import STARTS_FROM, Config
+from sage_jax.sharding import MESH_AXES, batch_sharding, mesh_sizes, param_shardings
+from sage_jax.train import TrainState, init_state, state_shardings
+
+Shapes = dict[str, Any]
+"""Parameters by path, each a `jax.ShapeDtypeStruct`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TreeSize:
+    """Sizes of a stage's trees.
+
+    Attributes:
+      num_questions, num_answers: Slots of a batch (Q, N).
+      num_tokens: Tokens of a tree with all of its tiles and its longest answers.
+      bucket: Length that it is padded to (S).
+    """
+
+    num_questions: int
+    num_answers: int
+    num_tokens: int
+    bucket: int
+
+
+@dataclasses.dataclass(frozen=True)
+class AbstractStep:
+    """What `jit_step` of a stage is made of and called with, in shapes.
+
+    Attributes:
+      train, model: The stage and the model, `compute_dtype` resolved to that of an accelerator.
+      tree: Sizes of its trees.
+      graphdef, optimizer, objective: As in training.
+      state, frozen, batch: Its arguments; the batch is that of all devices.
+    """
+
+    train: TrainConfig
+    model: ModelConfig
+    tree: TreeSize
+    graphdef: nnx.GraphDef[Any]
+    optimizer: optax.GradientTransformation
+    objective: SftObjective | PreferenceObjective
+    state: TrainState
+    frozen: Shapes
+    batch: TreeBatch
+
+    def placed(self, mesh: Mesh) -> tuple[TrainState, Shapes, TreeBatch]:
+        """State, frozen parameters and batch with their shardings."""
+        rows = jax.tree.map(lambda _: batch_sharding(mesh), self.batch)
+        shardings = (state_shardings(self.state, mesh), param_shardings(self.frozen, mesh), rows)
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            (self.state, self.frozen, self.batch),
+            shardings,
+        )
+
+
+def planned_mesh(config: Config) -> AbstractMesh:
+    """The mesh on devices that need not be there.
+
+    Raises:
+      ConfigError: Its axes do not multiply to `plan.num_devices`.
+    """
+    sizes = mesh_sizes(config.mesh, config.plan.num_devices)
+    return AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def vocab_rows(config: Config) -> int:
+    """Rows of the token embedding."""
+    return config.plan.vocab_size or config.text.vocab_size
+
+
+def tree_size(config: Config, stage: str) -> TreeSize:
+    """The trees of a stage whose images have all their tiles and whose answers are as long as they may be.
+
+    Raises:
+      ConfigError: They fit into no bucket.
+    """
+    train, plan, text = config.training(stage), config.plan, config.text
+    num_questions = min(train.questions_per_image or plan.num_questions, plan.num_questions)
+    num_answers = plan.num_answers if train.answers == "ranked" else 1
+    facts = text.max_facts * (text.max_fact_tokens if train.facts == "text" else 1)
+    image = tiles_per_image(config.model) * config.model.tokens_per_tile
+    question = plan.question_tokens + num_answers * text.max_answer_tokens
+    tokens = image + facts + plan.prompt_tokens + num_questions * question
+    for bucket in text.buckets:
+        if tokens <= bucket:
+            return TreeSize(num_questions, num_answers, tokens, bucket)
+    raise ConfigError(
+        f"{stage}: a tree of {image} image tokens and {num_questions} questions of {num_answers} answers has {tokens} "
+        f"tokens: add a bucket of {tokens} or more to text.buckets (now {text.buckets}), or lower "
+        f"{stage}.questions_per_image"
+    )
+
+
+def abstract_step(config: Config, stage: str) -> AbstractStep:
+    """The step of a stage in shapes, as training makes it."""
+    train, model = config.training(stage), accelerator_model(config.model)
+    params = start_shapes_of(config, stage)
+    plain = nnx.eval_shape(lambda: _sage(model, vocab_rows(config)))
+    graphdef = structure_of(plain, params, scale=train.lora.scale)
+    state, frozen = state_shapes(config, stage)
+    optimizer, tree = make_optimizer(train), tree_size(config, stage)
+    row = empty_batch(1, tree.bucket, tree.num_questions, tree.num_answers, 0, model, config.text)
+    batch = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((train.batch_size, *np.shape(leaf)[1:]), leaf.dtype),
+        row,
+    )
+    objective = stage_objective(stage, train)
+    return AbstractStep(train, model, tree, graphdef, optimizer, objective, state, frozen, batch)
+
+
+def accelerator_model(model: ModelConfig) -> ModelConfig:
+    """The model as a GPU or TPU computes it: `auto` is bfloat16."""
+    dtype = "bfloat16" if model.compute_dtype == "auto" else model.compute_dtype
+    return dataclasses.replace(model, compute_dtype=dtype)
+
+
+def state_shapes(config: Config, stage: str) -> tuple[TrainState, Shapes]:
+    """The training state and the frozen parameters of a stage."""
+    train = config.training(stage)
+    trainable, frozen = partition(start_shapes_of(config, stage), train.freeze)
+    init = functools.partial(init_state, optimizer=make_optimizer(train), seed=config.seed)
+    return jax.eval_shape(init, trainable), frozen
+
+
+def start_shapes_of(config: Config, stage: str) -> Shapes:
+    """Parameters that a stage starts from, with the adapters that it and the stages before it make."""
+    loras, before = [config.training(stage).lora], STARTS_FROM[stage]
+    while before is not None:
+        loras.insert(0, config.training(before).lora)
+        before = STARTS_FROM[before]
+    # What makes no difference to shapes is left out, so that plans of other settings find them made.
+    model = dataclasses.replace(config.model, remat="none", compute_dtype="float32", scan_unroll=1)
+    return _start_shapes(model, vocab_rows(config), tuple(loras))
+
+
+@functools.cache
+def _start_shapes(model: ModelConfig, vocab_size: int, loras: tuple[LoraConfig, ...]) -> Shapes:
+    if not loras:
+        return split(nnx.eval_shape(lambda: _sage(model, vocab_size)))[1]
+    *earlier, lora = loras
+    found = _start_shapes(model, vocab_size, tuple(earlier))
+    if earlier:
+        found = jax.eval_shape(functools.partial(fold, scale=earlier[-1].scale), found)
+    return start_shapes(found, lora)
+
+
+def _sage(model: ModelConfig, vocab_size: int) -> Sage:
+    return Sage(model, vocab_size, Placeholders(0, 1), nnx.Rngs(0))

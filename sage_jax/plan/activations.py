@@ -1,0 +1,132 @@
+"""Memory that a training step takes beside its arguments: a formula by phase of the step."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Final
+
+from sage_jax.config import ModelConfig
+from sage_jax.data.encode import tiles_per_image
+from sage_jax.plan.abstract_step import TreeSize
+
+MOMENT_COPIES: Final = 1.5
+"""Copies of Adam's moments that the compiler keeps while it updates them, in bytes of the gradients: as measured on CPU.
+A compiler that fuses the update needs none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalSizes:
+    """What one device computes of a micro-batch.
+
+    Attributes:
+      model, tree: Sizes of the model and of its trees.
+      rows: Rows of a micro-batch on one device.
+      answer_tokens: Tokens of an answer slot (L).
+      vocab_size: Rows of the token embedding.
+      tensor: Devices that share heads, hidden units and vocabulary.
+      gathered: Whether parameters are split over `fsdp`, so that each layer's are gathered before it is computed.
+      dtype_bytes: Bytes of an activation.
+      gradient_bytes: Bytes of the gradients of all trainable parameters on this device.
+      accumulates: Whether the step has several micro-batches.
+      trains_decoder: Whether the decoder's kernels train; else (LoRA) no gradient of theirs is made.
+    """
+
+    model: ModelConfig
+    tree: TreeSize
+    rows: int
+    answer_tokens: int
+    vocab_size: int
+    tensor: int
+    gathered: bool
+    dtype_bytes: int
+    gradient_bytes: int
+    accumulates: bool
+    trains_decoder: bool
+
+    def split(self, size: int, over: int | None = None) -> int:
+        """A size over `tensor` devices; one that they do not divide (or of whose heads they do not) stays whole."""
+        return size // self.tensor if (over or size) % self.tensor == 0 else size
+
+
+def temporary_bytes(local: LocalSizes) -> dict[str, int]:
+    """Bytes of temporaries at the largest moment of each phase, gradients included; the step's peak is the largest.
+
+    `vision`: forward pass of the vision encoder. `loss`: logits of the answers and their gradient. `backward`: the
+    decoder's backward pass. `update`: gradients, and what the optimizer copies.
+    """
+    gradients, kept, output = local.gradient_bytes, kept_bytes(local), output_bytes(local)
+    accumulated = gradients if local.accumulates else 0
+    always = accumulated + (output if local.accumulates else 0)  # a copy outlives the loop over micro-batches
+    gradient_of_output = output if local.trains_decoder else 0
+    return {
+        "vision": always + vision_bytes(local),
+        "loss": accumulated + kept + output + gradient_of_output + logit_bytes(local),
+        "backward": accumulated + gradients + kept + output + gradient_of_output + layer_bytes(local),
+        "update": int((1 + MOMENT_COPIES) * gradients),
+    }
+
+
+def kept_bytes(local: LocalSizes) -> int:
+    """What the decoder's forward pass keeps for the backward pass, of all layers.
+
+    `full` keeps the input of each layer; `dots` also the products with parameters; `none` also attention weights, once
+    in float32 and once as they are multiplied, norms in float32 and the parts of SwiGLU.
+    """
+    decoder, c = local.model.decoder, local.dtype_bytes
+    tokens = local.rows * local.tree.bucket
+    width, hidden = decoder.embed_dim, local.split(decoder.mlp_dim)
+    projected = local.split((decoder.num_heads + 2 * decoder.num_kv_heads) * decoder.width_of_head)
+    by_layer = tokens * width * c
+    if local.model.remat != "full":
+        by_layer += tokens * c * (projected + 2 * width + 2 * hidden)
+    if local.model.remat == "none":
+        by_layer += tokens * (2 * 4 * width + c * (projected + 2 * width + 3 * hidden)) + (4 + c) * _scores(local)
+    return decoder.num_layers * by_layer
+
+
+def layer_bytes(local: LocalSizes) -> int:
+    """Working set of the backward pass of one decoder layer, computed again where it was not kept."""
+    decoder, c = local.model.decoder, local.dtype_bytes
+    tokens = local.rows * local.tree.bucket
+    width, hidden = decoder.embed_dim, local.split(decoder.mlp_dim)
+    attention = (2 * c + 8) * _scores(local)
+    mlp = (4 + c) * _scores(local) + 6 * c * tokens * hidden
+    copies = (c if local.gathered or c < 4 else 0) + (c if local.trains_decoder else 0)
+    return max(attention, mlp) + 6 * c * tokens * width + copies * layer_parameters(local)
+
+
+def layer_parameters(local: LocalSizes) -> int:
+    """Parameters of one decoder layer's kernels, those of one device's heads and hidden units."""
+    decoder = local.model.decoder
+    projected = local.split((2 * decoder.num_heads + 2 * decoder.num_kv_heads) * decoder.width_of_head)
+    return decoder.embed_dim * (projected + 3 * local.split(decoder.mlp_dim))
+
+
+def output_bytes(local: LocalSizes) -> int:
+    """The output layer's kernel as it is multiplied: gathered, in the dtype of activations."""
+    copied = local.gathered or local.dtype_bytes < 4
+    return copied * local.dtype_bytes * local.model.decoder.embed_dim * local.split(local.vocab_size)
+
+
+def logit_bytes(local: LocalSizes) -> int:
+    """Logits at answer tokens, in float32 and as computed, with their gradient."""
+    tree = local.tree
+    answers = local.rows * tree.num_questions * tree.num_answers
+    return (8 + local.dtype_bytes) * answers * local.answer_tokens * local.split(local.vocab_size)
+
+
+def vision_bytes(local: LocalSizes) -> int:
+    """Working set of one layer of the vision encoder, test and reference tiles at once; nothing is kept of it."""
+    vit, c = local.model.vit, local.dtype_bytes
+    tiles = 2 * local.rows * tiles_per_image(local.model)
+    patches = (vit.tile_px // vit.patch_px) ** 2 + 1
+    scores = tiles * local.split(vit.num_heads) * patches**2
+    mlp = 2 * c * tiles * patches * local.split(vit.mlp_dim)
+    return max((4 + c) * scores, mlp) + 4 * c * tiles * patches * vit.embed_dim
+
+
+def _scores(local: LocalSizes) -> int:
+    """Attention scores of one decoder layer: every token with every token, whether it is seen or not."""
+    decoder = local.model.decoder
+    heads = local.split(decoder.num_heads, over=decoder.num_kv_heads)
+    return local.rows * heads * local.tree.bucket**2

@@ -1,0 +1,38 @@
+"""Memory and arithmetic peak of accelerators, from their vendors' data sheets."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Final
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceKind:
+    """One kind of accelerator.
+
+    Attributes:
+      title: Its name.
+      memory_gb: Memory of a device, GB (10^9 bytes) as the data sheet says.
+      peak_tflops: Dense bfloat16 matrix products with float32 accumulation, 10^12 floating-point operations a second.
+    """
+
+    title: str
+    memory_gb: float
+    peak_tflops: float
+
+
+# GPUs: NVIDIA's data sheets of each product, whose bfloat16 figure is halved where it is "with sparsity". TPUs: the
+# pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e" of Cloud TPU's documentation, per chip.
+DEVICE_KINDS: Final[dict[str, DeviceKind]] = {
+    "h200": DeviceKind("NVIDIA H200 SXM", 141.0, 989.0),
+    "h100": DeviceKind("NVIDIA H100 SXM", 80.0, 989.0),
+    "a100-80": DeviceKind("NVIDIA A100 80GB", 80.0, 312.0),
+    "a100-40": DeviceKind("NVIDIA A100 40GB", 40.0, 312.0),
+    "l40s": DeviceKind("NVIDIA L40S", 48.0, 362.0),
+    "l4": DeviceKind("NVIDIA L4", 24.0, 121.0),
+    "rtx4090": DeviceKind("NVIDIA RTX 4090", 24.0, 165.0),
+    "v4": DeviceKind("TPU v4", 32.0, 275.0),
+    "v5e": DeviceKind("TPU v5e", 16.0, 197.0),
+    "v5p": DeviceKind("TPU v5p", 95.0, 459.0),
+    "v6e": DeviceKind("TPU v6e", 32.0, 918.0),
+}

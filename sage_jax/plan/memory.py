@@ -1,0 +1,157 @@
+"""Memory of a training stage on each device: exact where shapes and shardings decide, by formula for activations."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AbstractMesh
+
+from sage_jax.config import ConfigError
+from sage_jax.data.tree import empty_batch
+from sage_jax.plan.abstract_step import (
+    accelerator_model,
+    planned_mesh,
+    state_shapes,
+    tree_size,
+    vocab_rows,
+)
+from sage_jax.plan.activations import LocalSizes, temporary_bytes
+from sage_jax.run_config import Config
+from sage_jax.sharding import opt_state_shardings, param_shardings
+
+BATCHES_ON_DEVICE = 2
+"""The batch of the running step, and the next one (`train._batches_ahead`)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StateBytes:
+    """Bytes on one device of what a step is called with, batch not counted; exact.
+
+    Attributes:
+      trained, frozen: Parameters.
+      optimizer: Adam's moments, counters and the random key.
+      gradients: Gradients of the trained parameters, float32, split as they are.
+    """
+
+    trained: int
+    frozen: int
+    optimizer: int
+    gradients: int
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes on one device while a stage trains.
+
+    Attributes:
+      state: Parameters and optimizer state.
+      batches: Batches on the device.
+      phases: Temporaries at the largest moment of each phase of the step, gradients included.
+      gradients: Those of them that are gradients, in the largest phase.
+    """
+
+    state: StateBytes
+    batches: int
+    phases: dict[str, int]
+    gradients: int
+
+    @property
+    def parameters(self) -> int:
+        return self.state.trained + self.state.frozen
+
+    @property
+    def activations(self) -> int:
+        """Temporaries of the largest phase but for gradients."""
+        return max(self.phases.values()) - self.gradients
+
+    @property
+    def peak(self) -> int:
+        return self.parameters + self.state.optimizer + self.batches + max(self.phases.values())
+
+
+def predict_memory(config: Config, stage: str) -> MemoryPlan:
+    """Memory of a stage on each of `plan.num_devices` devices.
+
+    Raises:
+      ConfigError: Mesh, batch or buckets do not fit together, or a pattern of the stage matches nothing.
+    """
+    train, mesh, tree = config.training(stage), planned_mesh(config), tree_size(config, stage)
+    rows = local_rows(config, stage, mesh)
+    state = state_bytes(config, stage, mesh)
+    model = accelerator_model(config.model)
+    trainable = state_shapes(config, stage)[0].trainable
+    local = LocalSizes(
+        model=model,
+        tree=tree,
+        rows=rows,
+        answer_tokens=config.text.max_answer_tokens,
+        vocab_size=vocab_rows(config),
+        tensor=mesh.shape["tensor"],
+        gathered=mesh.shape["fsdp"] > 1,
+        dtype_bytes=jnp.dtype(model.compute_dtype).itemsize,
+        gradient_bytes=state.gradients,
+        accumulates=train.accumulate > 1,
+        trains_decoder="decoder/embedding/embedding" in trainable,
+    )
+    phases = temporary_bytes(local)
+    largest = max(phases, key=lambda name: phases[name])
+    held = {"vision": 0, "loss": 0, "backward": 1, "update": 1}[largest]
+    held += train.accumulate > 1 and largest != "update"
+    row = empty_batch(1, tree.bucket, tree.num_questions, tree.num_answers, 0, model, config.text)
+    batch = rows * train.accumulate * sum(leaf.nbytes for leaf in jax.tree.leaves(row))
+    return MemoryPlan(state, BATCHES_ON_DEVICE * batch, phases, held * state.gradients)
+
+
+def local_rows(config: Config, stage: str, mesh: AbstractMesh) -> int:
+    """Rows of a micro-batch on one device.
+
+    Raises:
+      ConfigError: They are not a whole number.
+    """
+    train, parts = config.training(stage), mesh.shape["data"] * mesh.shape["fsdp"]
+    rows, left = divmod(train.batch_size, train.accumulate * parts)
+    if left or not rows:
+        raise ConfigError(
+            f"{stage}: batch_size = {train.batch_size} in {train.accumulate} micro-batches does not divide over the "
+            f"{parts} devices of mesh axes data x fsdp: give fewer micro-batches ({stage}.accumulate), share a row "
+            "among devices (mesh.tensor), or give a larger batch"
+        )
+    return rows
+
+
+def state_bytes(config: Config, stage: str, mesh: AbstractMesh) -> StateBytes:
+    """Bytes of parameters and optimizer state on one device, from shapes and the sharding table."""
+    # Only what decides on shapes and shardings: plans of other settings find it computed.
+    train = config.training(stage)
+    key = dataclasses.replace(train, batch_size=1, accumulate=1, questions_per_image=0)
+    model = dataclasses.replace(config.model, remat="none")
+    kept = dataclasses.replace(config, model=model, **{stage: key})
+    return _state_bytes(kept, stage, tuple(mesh.shape.items()))
+
+
+@functools.lru_cache(maxsize=4096)
+def _state_bytes(config: Config, stage: str, axes: tuple[tuple[str, int], ...]) -> StateBytes:
+    mesh: Any = AbstractMesh(tuple(size for _, size in axes), tuple(name for name, _ in axes))
+    state, frozen = state_shapes(config, stage)
+    trainable = list(zip(state.trainable.values(), param_shardings(state.trainable, mesh).values(), strict=True))
+    moments = zip(
+        jax.tree.leaves(state.opt_state), jax.tree.leaves(opt_state_shardings(state.opt_state, mesh)), strict=True
+    )
+    whole = (state.step, state.rng, state.num_skipped, state.num_skipped_in_row)
+    return StateBytes(
+        trained=_local_bytes(trainable),
+        frozen=_local_bytes(zip(frozen.values(), param_shardings(frozen, mesh).values(), strict=True)),
+        optimizer=_local_bytes(moments) + sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in whole),
+        gradients=sum(4 * math.prod(sharding.shard_shape(leaf.shape)) for leaf, sharding in trainable),
+    )
+
+
+def _local_bytes(leaves: Iterable[tuple[Any, Any]]) -> int:
+    return sum(math.prod(sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize for leaf, sharding in leaves)

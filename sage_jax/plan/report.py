@@ -1,0 +1,109 @@
+"""The plan on screen and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from sage_jax.plan.device_kinds import DEVICE_KINDS
+from sage_jax.plan.stage_plan import StagePlan
+from sage_jax.run_config import Config
+from sage_jax.sharding import mesh_sizes
+
+UTILISATION: Final = 0.4
+"""Share of the arithmetic peak by which a step's time is told: what well-tuned training of transformers reaches."""
+
+
+def print_plans(config: Config, plans: dict[str, StagePlan], console: Console | None = None) -> None:
+    """Prints the plan as tables of at most 110 columns, and what to change below them."""
+    console = console or Console(width=max(110, Console().width))
+    console.print(_memory_table(config, plans), _work_table(config, plans))
+    for stage, plan in plans.items():
+        for line in _advice(stage, plan):
+            console.print(line, highlight=False, soft_wrap=True)
+
+
+def plans_json(config: Config, plans: dict[str, StagePlan]) -> dict[str, Any]:
+    """The plan in bytes, operations and settings, ready for JSON."""
+    kind = DEVICE_KINDS[config.plan.device]
+    stages = {}
+    for stage, plan in plans.items():
+        found: dict[str, Any] = dataclasses.asdict(plan) | {"fits": plan.fits}
+        if plan.memory:
+            found["memory"].update({name: getattr(plan.memory, name) for name in ("parameters", "activations", "peak")})
+        stages[stage] = found
+    data, fsdp, tensor = mesh_sizes(config.mesh, config.plan.num_devices)
+    mesh = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    return {"device": dataclasses.asdict(kind), "plan": dataclasses.asdict(config.plan), "mesh": mesh, "stages": stages}
+
+
+def _memory_table(config: Config, plans: dict[str, StagePlan]) -> Table:
+    kind, plan = DEVICE_KINDS[config.plan.device], config.plan
+    sizes = mesh_sizes(config.mesh, plan.num_devices)
+    mesh = ", ".join(f"{name} {size}" for name, size in zip(("data", "fsdp", "tensor"), sizes, strict=True))
+    table = _table(f"Memory of each of {plan.num_devices} x {kind.title} ({mesh}), GB")
+    for heading in ("Tree", "Parameters", "Optimizer", "Gradients", "Batches", "Activations", "Peak", "Usable", "Fits"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for stage, one in plans.items():
+        memory = one.memory
+        if memory is None:
+            table.add_row(stage, str(one.tree.bucket), *["–"] * 6, _gb(one.usable), "no")
+            continue
+        parts = (memory.parameters, memory.state.optimizer, memory.gradients, memory.batches, memory.activations)
+        cells = (*map(_gb, parts), _gb(memory.peak), _gb(one.usable), "yes" if one.fits else "no")
+        table.add_row(stage, str(one.tree.bucket), *cells)
+    return table
+
+
+def _work_table(config: Config, plans: dict[str, StagePlan]) -> Table:
+    plan, peak = config.plan, DEVICE_KINDS[config.plan.device].peak_tflops * 1e12
+    table = _table("A step")
+    headings = ("Trained", "Frozen", "PFLOP", f"s at {UTILISATION:.0%}", "Sent, GB", "of that", "Compiler, GB")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "of that" else "right")
+    for stage, one in plans.items():
+        seconds = one.flops / plan.num_devices / peak / UTILISATION
+        compiled = one.compiled
+        kinds = "" if compiled is None else ", ".join(f"{kind} {_gb(n)}" for kind, n in compiled.moved_bytes.items())
+        table.add_row(
+            stage,
+            f"{one.num_trained / 1e6:,.0f} M",
+            f"{one.num_frozen / 1e6:,.0f} M",
+            f"{one.flops / 1e15:.2f}",
+            f"{seconds:.1f}",
+            "–" if compiled is None else _gb(sum(compiled.moved_bytes.values())),
+            kinds or "–",
+            "–" if compiled is None else _gb(compiled.argument_bytes + compiled.temporary_bytes),
+        )
+    return table
+
+
+def _advice(stage: str, plan: StagePlan) -> list[str]:
+    """What a stage needs, a line each."""
+    if plan.fits:
+        return []
+    lines = [f"{stage} cannot run as it is: {plan.fault}" if plan.fault else f"{stage} does not fit."]
+    for change in plan.changes:
+        devices = any("plan.num_devices" in override for override in change.overrides)
+        kind = "otherwise trained" if not change.same_model else "on more devices" if devices else "the same training"
+        lines.append(f"  {kind}, {_gb(change.peak)} GB: {' '.join(change.overrides)}")
+    if not plan.changes:
+        lines.append("  no setting that was tried is enough: take devices with more memory")
+    return lines
+
+
+def _table(title: str) -> Table:
+    table = Table(
+        title=title, title_justify="left", title_style="bold", header_style="dim", box=None, padding=(0, 2, 0, 0)
+    )
+    table.add_column("Stage", no_wrap=True)
+    return table
+
+
+def _gb(size: float) -> str:
+    """Bytes in GB (10^9), to three digits or so."""
+    value = size / 1e9
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"

@@ -1,0 +1,94 @@
+"""The plan of training stages: memory, arithmetic and communication, and what to change where they do not fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+
+from sage_jax.config import ConfigError
+from sage_jax.parameters import count
+from sage_jax.plan.abstract_step import TreeSize, abstract_step, tree_size
+from sage_jax.plan.flops import matmul_flops
+from sage_jax.plan.memory import MemoryPlan, predict_memory
+from sage_jax.plan.search import Change, find_changes, usable_bytes
+from sage_jax.plan.simulated import Compiled, compile_on_simulated_devices
+from sage_jax.run_config import Config
+from sage_jax.train import train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class StagePlan:
+    """What one training stage takes.
+
+    Attributes:
+      tree: Sizes of its trees.
+      num_trained, num_frozen: Parameters.
+      memory: Memory on each device; None where batch and mesh do not fit together.
+      fault: Why `memory` is None.
+      usable: Bytes on each device that arrays may take.
+      flops: Operations of a step's matrix products, all devices together.
+      compiled: The compiler's view; None where it was not asked.
+      changes: What to change where it does not fit, the first of each kind.
+    """
+
+    tree: TreeSize
+    num_trained: int
+    num_frozen: int
+    memory: MemoryPlan | None
+    fault: str
+    usable: int
+    flops: int
+    compiled: Compiled | None
+    changes: tuple[Change, ...]
+
+    @property
+    def fits(self) -> bool:
+        return self.memory is not None and self.memory.peak <= self.usable
+
+
+def plan_stages(config: Config, say: Callable[[str], None]) -> dict[str, StagePlan]:
+    """The plan of each of `plan.stages`.
+
+    Raises:
+      ConfigError: A stage's trees fit into no bucket, or the mesh is not `plan.num_devices`.
+    """
+    plans = {stage: plan_stage(config, stage) for stage in config.plan.stages}
+    runnable = tuple(stage for stage, plan in plans.items() if plan.memory)
+    if config.plan.compile and runnable:
+        asked = dataclasses.replace(config, plan=dataclasses.replace(config.plan, stages=runnable))
+        for stage, compiled in compile_on_simulated_devices(asked, say).items():
+            plans[stage] = dataclasses.replace(plans[stage], compiled=compiled)
+    return plans
+
+
+def plan_stage(config: Config, stage: str) -> StagePlan:
+    """The plan of a stage, without compiling."""
+    tree, step = tree_size(config, stage), abstract_step(config, stage)
+    memory, fault = None, ""
+    try:
+        memory = predict_memory(config, stage)
+    except ConfigError as error:
+        fault = str(error)
+    usable = usable_bytes(config)
+    fits = memory is not None and memory.peak <= usable
+    traced = functools.partial(
+        train_step,
+        graphdef=step.graphdef,
+        optimizer=step.optimizer,
+        objective=step.objective,
+        accumulate=step.train.accumulate,
+    )
+    return StagePlan(
+        tree=tree,
+        num_trained=count(step.state.trainable),
+        num_frozen=count(step.frozen),
+        memory=memory,
+        fault=fault,
+        usable=usable,
+        flops=matmul_flops(jax.make_jaxpr(traced)(step.state, step.frozen, step.batch)),
+        compiled=None,
+        changes=() if fits else tuple(find_changes(config, stage)),
+    )
