@@ -6,10 +6,10 @@ import dataclasses
 import io
 import json
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
-import pytest
-import transformers.dynamic_module_utils
 from PIL import Image
 from tiny_sage import random_params
 from tiny_tokenizers import CORPUS
@@ -52,7 +52,7 @@ def make_run(config: Config, *, stages: tuple[str, ...] = ("base", "sfe"), seed:
     if not config.model.weights:
         save_tokenizer(train_tokenizer([*CORPUS, *FACTS] * 3, config.text.vocab_size), run_dir / "tokenizer")
     run = Run(config)
-    params = random_params({path: leaf for path, leaf in run.fresh_params().items()}, seed)
+    params = random_params(jax.eval_shape(run.fresh_params), seed)
     for stage in stages:
         assert STARTS_FROM[stage] is None or run.is_trained(STARTS_FROM[stage] or "")
         with StageCheckpoints(run.stage_dir(stage), keep_last=1) as checkpoints:
@@ -96,7 +96,6 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def load_sage(folder: Path, modules: Path, patch: pytest.MonkeyPatch):
-    """SAGE in torch as a user loads it; transformers keeps its copy of the code under `modules`."""
-    patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(modules))
+def load_sage(folder: Path) -> Any:
+    """SAGE in torch, as a user loads it."""
     return AutoModel.from_pretrained(folder, trust_remote_code=True, local_files_only=True)

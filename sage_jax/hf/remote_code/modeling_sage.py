@@ -76,7 +76,9 @@ class SageModel(InternVLPreTrainedModel, GenerationMixin):
         """The model of a folder or repository: plain weights by transformers, SAGE's own from the file beside them."""
         found = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
         if kwargs.pop("output_loading_info", False):
-            raise ValueError("SAGE gives no loading info: load the plain model to get it")
+            raise ValueError(
+                "output_loading_info: SAGE gives none, transformers' InternVLForConditionalGeneration does"
+            )
         plain = InternVLForConditionalGeneration.from_pretrained(path, *args, **kwargs)
         model = cls(plain.config, plain)
         own = load_file(cached_file(path, OWN_FILE, **found))
@@ -195,7 +197,10 @@ class SageModel(InternVLPreTrainedModel, GenerationMixin):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """What transformers' InternVL gives for the prompt: `logits`, with `labels` also `loss`. Inputs: see `embed`."""
+        """What transformers' InternVL gives for the prompt: `logits`, with `labels` also `loss`.
+
+        Inputs: see `embed`.
+        """
         embeddings, _ = self.embed(
             input_ids,
             pixel_values,
@@ -240,6 +245,7 @@ class SageModel(InternVLPreTrainedModel, GenerationMixin):
             attention_mask=attention_mask,
             max_new_tokens=max_new_tokens or settings["max_new_tokens"],
             do_sample=False,
+            repetition_penalty=1.0,  # a base's generation config may have another
             eos_token_id=settings["stop_ids"],
             pad_token_id=settings["pad_id"],
             output_logits=True,
