@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_export import TRAINED_HERE, load_sage, make_run, picture, record
+from tiny_export import FACTS, QUESTIONS, TRAINED_HERE, load_sage, make_run, picture, record
 from tiny_internvl import save_internvl, stored_bytes, torch_internvl
 from tiny_tokenizers import qwen_tokenizer
 from transformers import (
@@ -147,6 +147,34 @@ def test_torch_gives_the_text_and_score_of_jax_with_and_without_reference(case: 
         assert len(set(said[with_reference])) > 5 and all(said[with_reference])
     different = [number for number in PROMPTS if said[True][number] != said[False][number]]
     assert len(different) > 5 and not any(number % 4 == 0 for number in different)  # without facts nothing is compared
+
+
+@pytest.mark.parametrize("kind", ["embedding_mean", "hidden_mean"])
+def test_facts_are_read_by_the_plain_decoder_where_the_encoder_is_its_copy(kind: Any, tmp_path: Path) -> None:
+    fusion = dataclasses.replace(TRAINED_HERE.model.fusion, fact_encoder=kind)
+    model = dataclasses.replace(TRAINED_HERE.model, fusion=fusion)
+    config = dataclasses.replace(TRAINED_HERE, run_dir=str(tmp_path / "run"), model=model)
+    case = exported_case(config, "sfe", copied=True)
+    assert case.sage.fact_encoder is None and case.sage.config.sage["own_fact_encoder"] is False
+    ids, mask = case.run.chat.fact_ids(FACTS[:2])  # and a third one without a token
+    sage: Sage = merge(case.run.graphdef, case.run.trained_params("sfe", wanted_by="test"))
+    expected = jax.jit(sage.fact_encoder.__call__)(jnp.asarray(ids[None]), jnp.asarray(mask[None]))
+    with torch.no_grad():
+        found = case.sage.encode_facts(torch.from_numpy(ids[None]).long(), torch.from_numpy(mask[None]))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_bfloat16_export_loads_as_it_is_and_answers(trained_here: Case, tmp_path: Path) -> None:
+    run = trained_here.run
+    options = ExportConfig(folder=str(tmp_path / "half"), stage="sfe")
+    run_stages(dataclasses.replace(run.config, export=options))
+    sage = load_sage(tmp_path / "half")
+    assert {values.dtype for values in sage.state_dict().values()} == {torch.bfloat16}
+    asked = (picture(1), QUESTIONS[0], FACTS, picture(5))
+    half, full = sage.answer(*asked), trained_here.sage.answer(*asked)
+    assert half.verdict_score == pytest.approx(full.verdict_score, abs=0.05) and half.text
+    wide = AutoModel.from_pretrained(tmp_path / "half", trust_remote_code=True, dtype=torch.float32)
+    assert {values.dtype for values in wide.state_dict().values()} == {torch.float32}
 
 
 def test_the_anomaly_map_is_that_of_jax(trained_here: Case) -> None:

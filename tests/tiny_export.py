@@ -12,13 +12,18 @@ import jax
 import numpy as np
 from PIL import Image
 from tiny_sage import random_params
-from tiny_tokenizers import CORPUS
-from transformers import AutoModel
+from tiny_tokenizers import CORPUS, qwen_tokenizer, save_internlm2
+from transformers import AutoModel, PreTrainedTokenizerFast
 
 from sage_jax.checkpoint import StageCheckpoints
 from sage_jax.config import DecoderConfig, FusionConfig, ModelConfig, TextConfig, VitConfig
+from sage_jax.data.chat import Chat
+from sage_jax.data.conversations import CONVERSATIONS, OWN
 from sage_jax.data.records import Question, Record
-from sage_jax.data.tokenizer import save_tokenizer, train_tokenizer
+from sage_jax.data.tokenizer import COMPARISON_TOKEN, save_tokenizer, train_tokenizer
+from sage_jax.hf.config import CheckpointConfig
+from sage_jax.hf.tokenizer import read_tokenizer
+from sage_jax.models.sage import copy_text_encoder
 from sage_jax.run import STARTS_FROM, Run
 from sage_jax.run_config import Config, EvaluateConfig, ExportConfig
 
@@ -45,20 +50,36 @@ TRAINED_HERE = Config(
 )
 
 
-def make_run(config: Config, *, stages: tuple[str, ...] = ("base", "sfe"), seed: int = 0) -> Run:
-    """A run whose stages have finished with random weights; the tokenizer is trained here without `model.weights`."""
+def make_run(config: Config, *, stages: tuple[str, ...] = ("base", "sfe"), copied: bool = False) -> Run:
+    """A run whose stages have finished with random weights; the tokenizer is trained here without `model.weights`.
+
+    The fact encoder has weights of its own, unless it is `copied` from the decoder.
+    """
     run_dir = Path(config.run_dir)
     (run_dir / "stages").mkdir(parents=True)
     if not config.model.weights:
         save_tokenizer(train_tokenizer([*CORPUS, *FACTS] * 3, config.text.vocab_size), run_dir / "tokenizer")
     run = Run(config)
-    params = random_params(jax.eval_shape(run.fresh_params), seed)
+    params = random_params(jax.eval_shape(run.fresh_params))
+    params = copy_text_encoder(params) if copied else params
     for stage in stages:
         assert STARTS_FROM[stage] is None or run.is_trained(STARTS_FROM[stage] or "")
         with StageCheckpoints(run.stage_dir(stage), keep_last=1) as checkpoints:
             checkpoints.save_final(params, config_json=json.dumps(dataclasses.asdict(run.config)))
         run.write_json(f"stages/{stage}/data.json", {"revision": "ab" * 32, "train": 24, "test": 10})
     return run
+
+
+def tiny_chats(folder: Path, **options: Any) -> list[tuple[PreTrainedTokenizerFast, Chat]]:
+    """The tokenizers and conversations that models have: of those trained here, Qwen2's, InternLM2's (in `folder`)."""
+    text = TextConfig(max_facts=3, max_fact_tokens=99, **options)
+    save_internlm2(folder, dummy_prefix=True)
+    config = CheckpointConfig("internvl", "llama", VitConfig(), DecoderConfig(), 2, 1000, 0, {})
+    internlm2, qwen2 = read_tokenizer(folder, config), qwen_tokenizer()
+    qwen2.add_tokens(COMPARISON_TOKEN, special_tokens=True)
+    own = train_tokenizer([*CORPUS, *FACTS] * 3, 400)
+    conversations = (OWN, CONVERSATIONS["internvl2_5"], CONVERSATIONS["internlm2-chat"])
+    return [(it, Chat(text, it, talk)) for it, talk in zip((own, qwen2, internlm2), conversations, strict=True)]
 
 
 def picture(seed: int) -> Image.Image:
