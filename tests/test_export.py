@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import json
 from collections.abc import Callable, Iterator
@@ -46,7 +47,7 @@ from sage_jax.stages import run_stages
 PROMPTS = range(20)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Case:
     """A run and what its stage `export` wrote."""
 
@@ -55,6 +56,7 @@ class Case:
     folder: Path
     sage: Any
 
+    @functools.cache  # noqa: B019 - there are two cases
     def answers(self, *, with_reference: bool) -> tuple[list[Any], list[Any]]:
         """Answers to the prompts by JAX, as (text, score, similarity), and by torch."""
         params = self.run.trained_params(self.stage, wanted_by="test")
@@ -62,7 +64,13 @@ class Case:
         records = [record(number, num_facts=number % 4) for number in PROMPTS]
         ours, theirs = [], []
         for asked, found in examination.answers(records, with_reference=with_reference):
-            ours.append((examination.chat.decode(found.token_ids[0]), float(found.verdict_score[0]), found.similarity))
+            ours.append(
+                (
+                    examination.chat.decode(np.asarray(found.token_ids[0])),
+                    float(found.verdict_score[0]),
+                    found.similarity,
+                )
+            )
             images = [Image.open(io.BytesIO(data)) for data in (asked.test_image, asked.reference_image or b"")]
             shown = images[1] if with_reference else None
             theirs.append(self.sage.answer(images[0], asked.questions[0].text, asked.facts, shown))

@@ -65,7 +65,8 @@ def test_transformers_processor_makes_the_plain_models_prompt(kind: str, talking
 @pytest.mark.parametrize("max_tiles", [1, 4])
 def test_transformers_image_processor_makes_the_packages_tiles(max_tiles: int, talking: Any, tmp_path: Path) -> None:
     model = ModelConfig(vit=MODEL.vit, max_tiles=max_tiles)
-    processor = processor_of(*talking["own"], tmp_path / "out", model)
+    tokenizer, chat = talking["own"]
+    processor = processor_of(tokenizer, chat, tmp_path / "out", model)
     for number in range(4):
         image: Image.Image = picture(number)
         found = np.asarray(processor(images=[image], text=["<IMG_CONTEXT>"])["pixel_values"])

@@ -129,7 +129,8 @@ def model_card(content: CardContent) -> str:
 
 
 def _metadata(content: CardContent) -> huggingface_hub.ModelCardData:
-    licence = {"license": content.license} if content.license else dict(content.base.licence) if content.base else {}
+    inherited = content.base.licence if content.base else {}
+    licence: dict[str, Any] = {"license": content.license} if content.license else dict(inherited)
     results = [
         huggingface_hub.EvalResult(
             task_type="image-text-to-text",
