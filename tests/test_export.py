@@ -56,25 +56,20 @@ class Case:
     folder: Path
     sage: Any
 
-    @functools.cache  # noqa: B019 - there are two cases
-    def answers(self, *, with_reference: bool) -> tuple[list[Any], list[Any]]:
-        """Answers to the prompts by JAX, as (text, score, similarity), and by torch."""
-        params = self.run.trained_params(self.stage, wanted_by="test")
-        examination = self.run.examination(self.stage, params)
-        records = [record(number, num_facts=number % 4) for number in PROMPTS]
-        ours, theirs = [], []
-        for asked, found in examination.answers(records, with_reference=with_reference):
-            ours.append(
-                (
-                    examination.chat.decode(np.asarray(found.token_ids[0])),
-                    float(found.verdict_score[0]),
-                    found.similarity,
-                )
-            )
-            images = [Image.open(io.BytesIO(data)) for data in (asked.test_image, asked.reference_image or b"")]
-            shown = images[1] if with_reference else None
-            theirs.append(self.sage.answer(images[0], asked.questions[0].text, asked.facts, shown))
-        return ours, theirs
+
+@functools.cache
+def answers(case: Case, *, with_reference: bool) -> tuple[list[Any], list[Any]]:
+    """Answers to the prompts by JAX, as (text, score, similarity), and by torch."""
+    examination = case.run.examination(case.stage, case.run.trained_params(case.stage, wanted_by="test"))
+    records = [record(number, num_facts=number % 4) for number in PROMPTS]
+    ours, theirs = [], []
+    for asked, found in examination.answers(records, with_reference=with_reference):
+        text = examination.chat.decode(np.asarray(found.token_ids[0]))
+        ours.append((text, float(found.verdict_score[0]), np.asarray(found.similarity)))
+        images = [Image.open(io.BytesIO(data)) for data in (asked.test_image, asked.reference_image or b"")]
+        shown = images[1] if with_reference else None
+        theirs.append(case.sage.answer(images[0], asked.questions[0].text, asked.facts, shown))
+    return ours, theirs
 
 
 def exported_case(config: Config, stage: str, **made: Any) -> Case:
@@ -147,7 +142,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 def test_torch_gives_the_text_and_score_of_jax_with_and_without_reference(case: Case) -> None:
     said: dict[bool, list[str]] = {}
     for with_reference in (True, False):
-        ours, theirs = case.answers(with_reference=with_reference)
+        ours, theirs = answers(case, with_reference=with_reference)
         assert [answer.text for answer in theirs] == [text for text, _, _ in ours]
         scores = [answer.verdict_score for answer in theirs]
         np.testing.assert_allclose(scores, [score for _, score, _ in ours], atol=1e-5)
@@ -186,7 +181,7 @@ def test_a_bfloat16_export_loads_as_it_is_and_answers(trained_here: Case, tmp_pa
 
 
 def test_the_anomaly_map_is_that_of_jax(trained_here: Case) -> None:
-    ours, theirs = trained_here.answers(with_reference=True)
+    ours, theirs = answers(trained_here, with_reference=True)
     for number, ((_, _, similarity), answer) in enumerate(zip(ours, theirs, strict=True)):
         _, expected = anomaly_map(record(number, num_facts=0), similarity, trained_here.run.config.model)
         np.testing.assert_allclose(answer.anomaly_map, expected, atol=1e-5)
