@@ -365,8 +365,14 @@ def test_an_interrupted_export_leaves_nothing(trained_here: Case, tmp_path: Path
     ],
 )
 def test_what_cannot_be_done_is_said_before_any_work(
-    trained_here: Case, options: dict[str, Any], error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
+    trained_here: Case,
+    options: dict[str, Any],
+    error: type[Exception],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     config = dataclasses.replace(trained_here.run.config, export=ExportConfig(**{"folder": "absent", **options}))
     config_file = trained_here.run.run_dir / "config.json"
