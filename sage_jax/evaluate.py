@@ -167,10 +167,10 @@ def evaluate_stage(
     A mode that an earlier run scored with the same model, data and config is left as it is.
     """
     path = Path(examination.config.run_dir) / "summary.json"
-    scored_of = _scored_of(examination, data_revision)
+    scored = scored_of(examination, data_revision)
     for mode in ("zero_shot", "one_shot"):
         name, one_shot = f"{stage}, {mode.replace('_', '-')}", mode == "one_shot"
-        if _is_scored(path, stage, mode, scored_of):
+        if _is_scored(path, stage, mode, scored):
             run.resumed = True
             run.line(f"{name}: scored before, with the same model, data and config")
             continue
@@ -189,24 +189,24 @@ def evaluate_stage(
         if jax.process_index() == 0:
             unparsable = count_unparsable(predictions)
             record_metrics(
-                path, stage, mode, metrics, accuracy_by_kind=by_kind, unparsable=unparsable, scored_of=scored_of
+                path, stage, mode, metrics, accuracy_by_kind=by_kind, unparsable=unparsable, scored_of=scored
             )
 
 
-def _scored_of(examination: Examination, data_revision: str) -> str:
+def scored_of(examination: Examination, data_revision: str) -> str:
     """Hash of all that decides a stage's metrics: model, test records, config of the evaluation and its seed."""
     config = examination.config
     evaluate = {name: value for name, value in dataclasses.asdict(config.evaluate).items() if name != "stages"}
     return examination.digest(data=data_revision, evaluate=evaluate, seed=config.seed)
 
 
-def _is_scored(path: Path, stage: str, mode: str, scored_of: str) -> bool:
+def _is_scored(path: Path, stage: str, mode: str, wanted: str) -> bool:
     """Whether summary and predictions of a mode are there; the first process decides for all."""
     scored = False
     if jax.process_index() == 0:
         entry = load_summary(path)["metrics"].get(stage, {}).get(mode, {})
         predictions = path.parent / "predictions" / f"{stage}_{mode}.jsonl"
-        scored = entry.get("scored_of") == scored_of and predictions.is_file()
+        scored = entry.get("scored_of") == wanted and predictions.is_file()
     if jax.process_count() > 1:
         scored = bool(multihost_utils.broadcast_one_to_all(np.asarray(scored)))
     return scored

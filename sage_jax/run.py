@@ -76,8 +76,7 @@ class Run:
         first = build() if jax.process_index() == 0 else None
         barrier("data prepared")
         prepared = first or build()
-        counts = {"train": prepared.num_train, "test": prepared.num_test}
-        self.write_json("data.json", {"revision": prepared.revision, **counts})
+        self.write_json("data.json", prepared_counts(prepared))
         return prepared
 
     @functools.cached_property
@@ -90,21 +89,26 @@ class Run:
         Raises:
           WeightsError: The checkpoint's tokenizer or conversation is missing or not supported.
         """
-        folder = self.run_dir / "tokenizer"
+        folder = self.tokenizer_dir
         if not ((self.run_dir / "stages").is_dir() and folder.is_dir()):
-            tokenizer = read_tokenizer(*self._weights) if self._weights else self.prepared.tokenizer
+            tokenizer = read_tokenizer(*self.weights) if self.weights else self.prepared.tokenizer
             if jax.process_index() == 0:
                 shutil.rmtree(folder, ignore_errors=True)
                 save_tokenizer(tokenizer, folder)
             barrier("tokenizer saved")
         saved = load_tokenizer(folder)
-        if not self._weights:
+        if not self.weights:
             return Chat(self.config.text, saved)
-        stop_ids = read_generation_config(*self._weights).stop_ids
-        return Chat(self.config.text, saved, find_conversation(*self._weights, saved), stop_ids)
+        stop_ids = read_generation_config(*self.weights).stop_ids
+        return Chat(self.config.text, saved, find_conversation(*self.weights, saved), stop_ids)
 
     @property
-    def _weights(self) -> tuple[Path, CheckpointConfig] | None:
+    def tokenizer_dir(self) -> Path:
+        """Folder of the run's tokenizer; there once `chat` was asked for."""
+        return self.run_dir / "tokenizer"
+
+    @property
+    def weights(self) -> tuple[Path, CheckpointConfig] | None:
         """Folder of `model.weights` and what its config.json says."""
         checkpoint = self.checkpoint
         return (Path(self.config.model.weights).expanduser(), checkpoint.config) if checkpoint else None
@@ -276,6 +280,11 @@ class Run:
         """Writes a file of the run directory, from the first process."""
         if jax.process_index() == 0:
             replace_file(self.run_dir / name, json.dumps(content, indent=2) + "\n")
+
+
+def prepared_counts(prepared: PreparedData) -> dict[str, object]:
+    """Revision and numbers of records of a data set, as `data.json` holds them."""
+    return {"revision": prepared.revision, "train": prepared.num_train, "test": prepared.num_test}
 
 
 def _check_positions(config: Config, max_positions: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal
@@ -30,7 +31,7 @@ TRAINING_STAGES: Final = ("base", "plain", "sfe", "dpo", "edpo")
 # Training stage -> the stage whose model it starts from; None = fresh weights.
 STARTS_FROM: Final[dict[str, str | None]] = {"base": None, "plain": "base", "sfe": "base", "dpo": "sfe", "edpo": "sfe"}
 
-STAGES: Final = ("plan", "check", "prepare", *TRAINING_STAGES, "evaluate", "inspect", "ablate")
+STAGES: Final = ("plan", "check", "prepare", *TRAINING_STAGES, "evaluate", "inspect", "export", "ablate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +134,45 @@ class InspectConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """Export of a trained stage to a folder that transformers loads.
+
+    Attributes:
+      stage: Stage whose model is exported; "" = the last trained one.
+      folder: A new folder; "" = `run_dir`/export.
+      layout: `internvl` (transformers, with SAGE's torch module) or `internvl_chat` (OpenGVLab's, weights alone).
+      dtype: Of all weights.
+      max_shard_gb: Largest file of the plain model's weights, 10^9 bytes.
+      license: Licence of the exported model for its card, such as `apache-2.0`; "" = the card states its base's alone.
+      data_license: Terms of the training data for its card, in words.
+      base_model: Name on the hub of what `model.weights` holds, such as `OpenGVLab/InternVL3-1B-hf`; "" = unknown.
+      upload_to: Repository on the Hugging Face Hub, `user/name`; "" = no upload.
+      private: Whether a repository made by the upload is private.
+    """
+
+    stage: str = ""
+    folder: str = ""
+    layout: Literal["internvl", "internvl_chat"] = "internvl"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    max_shard_gb: float = 5.0
+    license: str = ""
+    data_license: str = ""
+    base_model: str = ""
+    upload_to: str = ""
+    private: bool = True
+
+    def __post_init__(self) -> None:
+        require_known("stage", (self.stage,) if self.stage else (), TRAINING_STAGES, "training stage")
+        require_above_zero(self, "max_shard_gb")
+        for name in ("upload_to", "base_model"):
+            given = getattr(self, name)
+            require(
+                not given or re.fullmatch(r"[\w.-]+/[\w.-]+", given) is not None,
+                f"{name} = {given!r}: give user/name, as the Hugging Face Hub has it",
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class AblateConfig:
     """Seeds over which the `ablate` stage trains and scores base, plain facts, SFE, DPO and E-DPO."""
 
@@ -213,6 +253,7 @@ class Config:
     edpo: TrainConfig = TrainConfig(answers="ranked", freeze=("vit/", "fusion/", "fact_encoder/"))
     evaluate: EvaluateConfig = EvaluateConfig()
     inspect: InspectConfig = InspectConfig()
+    export: ExportConfig = ExportConfig()
     ablate: AblateConfig = AblateConfig()
     plan: PlanConfig = PlanConfig()
 

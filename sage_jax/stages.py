@@ -28,8 +28,11 @@ from sage_jax.data.facts import VocabularyError
 from sage_jax.data.pipeline import StreamError, make_train_loader, visited_records
 from sage_jax.data.readers import ReaderError
 from sage_jax.evaluate import evaluate_stage
+from sage_jax.export import Exported, check_export
+from sage_jax.export import export as export_model
 from sage_jax.hf.faults import WeightsError
 from sage_jax.hf.peft import export_peft_adapter, save_adapters
+from sage_jax.hf.upload import UploadError
 from sage_jax.models.lora import TRAINED
 from sage_jax.objectives import PreferenceObjective, stage_objective
 from sage_jax.parameters import Params, digest, merge
@@ -37,7 +40,7 @@ from sage_jax.plan.report import plans_json, print_plans
 from sage_jax.plan.stage_plan import plan_stages
 from sage_jax.plots import plot_losses
 from sage_jax.reference_policy import ReferenceKey, attach_reference, reference_logps
-from sage_jax.run import Run, barrier
+from sage_jax.run import Run, barrier, prepared_counts
 from sage_jax.run_config import STARTS_FROM, Config
 from sage_jax.run_log import RunLog, TrainingDiverged
 from sage_jax.subjects import SampleImages, UserImages
@@ -54,6 +57,7 @@ USER_ERRORS: Final = (
     StreamError,
     CheckpointError,
     WeightsError,
+    UploadError,
     TrainingDiverged,
 )
 """What a user can mend, each with a message that says how."""
@@ -88,18 +92,24 @@ def run_stages(config: Config) -> None:
 
 
 def _check_stages(run: Run, stages: Sequence[str]) -> None:
-    """Checks, before any work, that each stage finds the model that it needs.
+    """Checks, before any work, that each stage finds the model that it needs, and an export its place.
 
     Raises:
       ConfigError: One does not; the message says which stages to run.
+      WeightsError: The model cannot be exported.
+      UploadError: There is no way to the hub.
     """
     trained = {name for name in STARTS_FROM if run.is_trained(name)}
     for stage in stages:
         start = STARTS_FROM.get(stage)
         if start is not None and start not in trained and stage not in trained:
             raise run.not_trained(start, wanted_by=stage)
-        if stage in ("evaluate", "inspect") and not trained:
+        if stage in ("evaluate", "inspect", "export") and not trained:
             raise run.not_trained("base", wanted_by=stage)
+        if stage == "export":
+            if run.config.export.stage not in ("", *trained):
+                raise run.not_trained(run.config.export.stage, wanted_by=stage)
+            check_export(run.config)
         if stage in STARTS_FROM:
             trained.add(stage)
 
@@ -185,6 +195,7 @@ def train(run: Run, stage: str, log: RunLog) -> None:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    run.write_json(f"stages/{stage}/data.json", prepared_counts(run.prepared))
     with contextlib.closing(loader), StageCheckpoints(run.stage_dir(stage), keep_last=config.keep_last) as checkpoints:
         result = fit(
             stage=stage,
@@ -300,6 +311,24 @@ def inspect(run: Run, stage: str, log: RunLog) -> None:
         log.line(f"{found}; report: {output / 'report.html'}")
 
 
+def export(run: Run, stage: str, log: RunLog) -> None:
+    """Writes a trained stage as a folder that transformers loads, with a model card."""
+    trained = [name for name in STARTS_FROM if run.is_trained(name)]
+    name = run.config.export.stage or trained[-1]
+    params = run.trained_params(name, wanted_by=stage)
+    chain = [name]
+    while (start := STARTS_FROM[chain[0]]) is not None:
+        chain.insert(0, start)
+    exported = Exported(
+        run.examination(name, params),
+        name,
+        tokenizer=run.tokenizer_dir,
+        base=run.weights,
+        trained={part: run.stage_dir(part) for part in chain if not run.is_given(part)},
+    )
+    export_model(params, exported, log=log)
+
+
 def ablate(run: Run, stage: str, log: RunLog) -> None:
     """Trains and scores the ablation's models for each seed in a run of its own; writes the table over seeds."""
     config = run.config
@@ -333,5 +362,6 @@ _STAGES: dict[str, Callable[[Run, str, RunLog], None]] = {
     "check": check,
     "evaluate": evaluate,
     "inspect": inspect,
+    "export": export,
     "ablate": ablate,
 }

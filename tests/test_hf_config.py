@@ -14,7 +14,7 @@ from transformers import InternVLVisionConfig, LlamaConfig, Qwen2Config, Qwen3Co
 from sage_jax.config import ConfigError, DecoderConfig, FusionConfig, ModelConfig, VitConfig
 from sage_jax.hf.config import CheckpointConfig, read_config
 from sage_jax.hf.config_fields import TEXT_DEFAULTS, VISION_DEFAULTS, Layout, TextModel
-from sage_jax.hf.config_writer import config_json, text_model_of
+from sage_jax.hf.config_writer import check_expressible, config_json
 from sage_jax.hf.faults import WeightsError, raise_any
 
 CHAT: dict[str, Any] = {
@@ -206,6 +206,19 @@ def test_a_config_keeps_what_the_base_says_beside_sizes(tmp_path: Path) -> None:
     assert other["llm_config"]["eos_token_id"] == base.values["text_config"]["eos_token_id"]
 
 
-def test_no_decoder_has_biases_and_norms_on_queries() -> None:
-    with pytest.raises(WeightsError, match="qkv_bias .Qwen2. and qk_norm .Qwen3."):
-        text_model_of(DecoderConfig(qkv_bias=True, qk_norm=True), "internvl")
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (ModelConfig(decoder=DecoderConfig(qkv_bias=True, qk_norm=True)), "qkv_bias .Qwen2. and qk_norm .Qwen3."),
+        (ModelConfig(vit=VitConfig(qk_norm=True, norm_eps=1e-5)), "norm_eps = 1e-05 with qk_norm"),
+        (ModelConfig(vit=VitConfig(tile_px=72), downsample=3), "model.downsample = 3: .* takes 1, 2, 4"),
+    ],
+)
+def test_what_transformers_internvl_would_compute_differently_is_not_written(model: ModelConfig, message: str) -> None:
+    with pytest.raises(WeightsError, match=message):
+        config_json(model, layout="internvl", vocab_size=8, dtype="float32", image_token_id=3)
+
+
+def test_any_size_can_be_written() -> None:
+    for downsample in (1, 2, 4):
+        check_expressible(ModelConfig(vit=VitConfig(tile_px=64, patch_px=8), downsample=downsample), "internvl")

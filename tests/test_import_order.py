@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "sage_jax"
+SHIPPED = "remote_code"
+"""Folder of files that are copied beside an exported model and run there, by torch: no modules of the package."""
 ARCHITECTURE = Path(__file__).parents[1] / "docs" / "architecture.md"
 
 # File or folder of the package -> layer; docs/architecture.md shows the same table.
@@ -45,6 +47,7 @@ LAYERS = {
     "reference_policy": 4,
     "row_journal": 4,
     "subjects": 4,
+    "export": 5,
     "inspection": 5,
     "plan": 5,
     "run": 5,
@@ -60,6 +63,8 @@ def modules(package: Path) -> dict[str, Path]:
     found = {}
     for path in sorted(package.rglob("*.py")):
         parts = path.relative_to(package).with_suffix("").parts
+        if SHIPPED in parts:
+            continue
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
 
@@ -128,6 +133,13 @@ def test_every_file_has_a_layer_and_every_layer_a_file() -> None:
 def test_architecture_page_shows_the_same_layers() -> None:
     rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", ARCHITECTURE.read_text(encoding="utf-8"), re.MULTILINE)
     assert {name: int(layer) for layer, names in rows for name in re.findall(r"`(\w+)`", names)} == LAYERS
+
+
+def test_the_package_never_imports_torch_nor_what_it_ships_for_torch() -> None:
+    faults = [name for name in modules(PACKAGE) if foreign_packages(PACKAGE, name) & {"torch", "torchvision"}]
+    faults += [name for name, path in modules(PACKAGE).items() if any(SHIPPED in target for target in imported(path))]
+    assert faults == []
+    assert {path.suffix for path in (PACKAGE / "hf" / SHIPPED).iterdir()} - {""} == {".py"}
 
 
 def test_imports_go_to_a_lower_layer_or_one_way_inside_a_folder() -> None:

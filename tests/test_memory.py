@@ -53,12 +53,16 @@ MESHES = [MeshConfig(1, 8, 1), MeshConfig(2, 2, 2), MeshConfig(1, 1, 8), MeshCon
 
 
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
-@pytest.mark.parametrize("lora", [LoraConfig(), LoraConfig(rank=4, base="int8"), LoraConfig(rank=2, base="int4")], ids=str)
+@pytest.mark.parametrize(
+    "lora", [LoraConfig(), LoraConfig(rank=4, base="int8"), LoraConfig(rank=2, base="int4")], ids=str
+)
 def test_state_has_exactly_the_bytes_of_live_arrays(mesh: MeshConfig, lora: LoraConfig) -> None:
     config = dataclasses.replace(with_stage(CONFIG, "sfe", lora=lora), mesh=mesh)
     step, devices = abstract_step(config, "sfe"), make_mesh(mesh)
     state, frozen, _ = step.placed(devices)
-    placed = jax.tree.map(lambda leaf: jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), leaf.sharding), (state, frozen))
+    placed = jax.tree.map(
+        lambda leaf: jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), leaf.sharding), (state, frozen)
+    )
     first = jax.devices()[0]
 
     def bytes_of(tree: Any) -> int:
@@ -190,6 +194,8 @@ def test_predicted_temporaries_are_those_of_a_real_step_within_the_factor() -> N
 
 def test_rows_that_do_not_divide_name_the_ways_out() -> None:
     config = with_stage(CONFIG, "sfe", accumulate=2)
-    with pytest.raises(ConfigError, match=r"sfe: batch_size = 8 in 2 micro-batches .* 8 devices.*sfe\.accumulate.*tensor"):
+    with pytest.raises(
+        ConfigError, match=r"sfe: batch_size = 8 in 2 micro-batches .* 8 devices.*sfe\.accumulate.*tensor"
+    ):
         local_rows(config, "sfe", planned_mesh(config))
     assert local_rows(CONFIG, "sfe", planned_mesh(CONFIG)) == 1

@@ -148,6 +148,21 @@ def test_a_finished_stage_is_not_trained_again_and_keeps_its_cost(
     assert (run_dir / "metrics.jsonl").read_bytes() == (tiny_run.run_dir / "metrics.jsonl").read_bytes()
 
 
+def test_the_last_trained_stage_is_exported_with_its_data_recipe_and_scores(tiny_run: TinyRun, copied: Any) -> None:
+    folder = copied("export") / "export"
+    assert {"config.json", "model.safetensors", "sage_fusion.safetensors", "tokenizer.json"} <= {
+        path.name for path in folder.iterdir()
+    }
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    data = json.loads((tiny_run.run_dir / "data.json").read_text())
+    assert f"revision: `{data['revision']}`" in card and "24 training and 10 test records" in card
+    assert "Stages, in order: base, sfe, edpo." in card and "steps `4`" in card
+    accuracy = tiny_run.summary()["metrics"]["edpo"]["one_shot"]["verdict_accuracy"]
+    assert f"| Verdict accuracy | one-shot | {accuracy['value']:.3f} |" in card
+    with pytest.raises(ConfigError, match=r"export is there already: delete it, or give another"):
+        copied("export")
+
+
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
@@ -156,6 +171,7 @@ def test_a_finished_stage_is_not_trained_again_and_keeps_its_cost(
         ("sfe,base", "stage 'sfe' needs stage 'base'"),
         ("evaluate", "stage 'evaluate' needs stage 'base', .* run with --config.stages=base,evaluate"),
         ("prepare,inspect", "stage 'inspect' needs stage 'base'"),
+        ("export,base", "stage 'export' needs stage 'base', .* run with --config.stages=base,export"),
     ],
 )
 def test_a_stage_without_the_model_it_needs_says_how_to_train_it(tmp_path: Path, stages: str, message: str) -> None:

@@ -50,6 +50,7 @@ class Chat:
       image_id: Placeholder of an image token.
       comparison_id: Placeholder of a comparison embedding.
       verdict_ids: Ids that open a positive ("Yes", "True") and a negative ("No", "False") answer.
+      opening_ids: What the tokenizer itself puts before a text.
     """
 
     def __init__(
@@ -85,9 +86,9 @@ class Chat:
         self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys(closing))
         self.image_id = self._special(backend, tokens.IMAGE_TOKEN)
         self.comparison_id = self._special(backend, tokens.COMPARISON_TOKEN)
-        # What the tokenizer itself puts before a text: InternLM2 and Llama begin with <s>, Qwen with nothing.
+        # InternLM2 and Llama begin with <s>, Qwen with nothing.
         alone, opened = (backend.encode("a", add_special_tokens=added).ids for added in (False, True))
-        self._opening = opened[: opened.index(alone[0])] if alone else []
+        self.opening_ids: list[int] = opened[: opened.index(alone[0])] if alone else []
         self._backend = backend
         self._backend.encode_special_tokens = True
         yes, no = (self._verdicts(words) for words in (("Yes", "True"), ("No", "False")))
@@ -102,6 +103,15 @@ class Chat:
         self.__dict__.update(state)
         self._backend = tokenizers.Tokenizer.from_str(state["_backend"])
         self._backend.encode_special_tokens = True  # not part of a tokenizer's own form
+
+    @property
+    def system(self) -> str:
+        """The system message; "" = none."""
+        return _system_message(self.text, self.conversation)
+
+    def special_id(self, name: str) -> int:
+        """Id of a special token of the template."""
+        return self._special(self._backend, name)
 
     def prefix_ids(
         self, num_image_tokens: int, *, facts: Sequence[str], facts_as: FactsAs, num_reference_tokens: int = 0
@@ -118,9 +128,9 @@ class Chat:
         Returns:
           int32.
         """
-        system = _system_message(self.text, self.conversation)
+        system = self.system
         between = self._encode(self.conversation.between)
-        ids = [*self._opening, *([*self._turn("system", system), self.end_id, *between] if system else [])]
+        ids = [*self.opening_ids, *([*self._turn("system", system), self.end_id, *between] if system else [])]
         if num_reference_tokens:
             ids += [*self._turn("user", "Image-1: "), *self._image(num_image_tokens)]
             ids += [*self._encode("\nImage-2: "), *self._image(num_reference_tokens)]

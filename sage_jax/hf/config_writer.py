@@ -38,19 +38,34 @@ def text_model_of(decoder: DecoderConfig, layout: Layout, base: Mapping[str, Any
     """The decoder that the export is: the one it was imported as where the layout has it, else by its variant.
 
     InternLM2 is Llama but for the layout of its weights, so transformers' layout has it as `llama`.
-
-    Raises:
-      WeightsError: No published decoder has biases on queries, keys and values and norms on queries and keys as well.
     """
-    if decoder.qkv_bias and decoder.qk_norm:
-        raise WeightsError(
-            "the decoder has qkv_bias (Qwen2) and qk_norm (Qwen3): no decoder of "
-            f"{', '.join(TEXT_MODELS[layout])} has both"
-        )
     found: TextModel = "qwen2" if decoder.qkv_bias else "qwen3" if decoder.qk_norm else "llama"
     architectures = ((base or {}).get("llm_config") or {}).get("architectures") or [None]
     was_internlm2 = architectures[0] == ARCHITECTURES["internlm2"]
     return "internlm2" if found == "llama" and was_internlm2 and layout == "internvl_chat" else found
+
+
+def check_expressible(model: ModelConfig, layout: Layout) -> None:
+    """Checks that the layout's model computes the same; sizes of any kind are no obstacle.
+
+    Raises:
+      WeightsError: With every reason why it would not.
+    """
+    faults = []
+    vit, decoder = model.vit, model.decoder
+    if decoder.qkv_bias and decoder.qk_norm:
+        faults.append(
+            "model.decoder has qkv_bias (Qwen2) and qk_norm (Qwen3): no decoder of "
+            f"{', '.join(TEXT_MODELS[layout])} has both"
+        )
+    if layout == "internvl" and vit.qk_norm and vit.norm_eps != 1e-6:
+        faults.append(
+            f"model.vit.norm_eps = {vit.norm_eps} with qk_norm: transformers' InternVL has 1e-06 in these norms"
+        )
+    if layout == "internvl" and model.downsample & (model.downsample - 1):
+        faults.append(f"model.downsample = {model.downsample}: transformers' InternVL takes 1, 2, 4 and so on")
+    if faults:
+        raise WeightsError(f"cannot be exported with layout {layout!r}: " + "; ".join(faults))
 
 
 def config_json(
@@ -71,8 +86,9 @@ def config_json(
         (special tokens, longest context, chat template) is kept. It names no code: `auto_map` is left out.
 
     Raises:
-      WeightsError: There is no such decoder, or no image token.
+      WeightsError: The layout has no such model, or there is no image token.
     """
+    check_expressible(model, layout)
     base = copy.deepcopy(dict(base or {}))
     text_model = text_model_of(model.decoder, layout, base)
     same = base.get("model_type") == layout
@@ -85,7 +101,8 @@ def config_json(
     vision.update(_vision(model, layout))
     values.update({"model_type": layout, section: text, "vision_config": vision, **FIXED_TOP[layout]})
     values.update({"torch_dtype": dtype, "downsample_ratio": 1 / model.downsample})
-    values.pop("dtype", None)
+    for name in ("dtype", "sage"):  # of an earlier export
+        values.pop(name, None)
     for part in (values, text, vision):
         part.pop("auto_map", None)
     if layout == "internvl":

@@ -15,7 +15,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 from sage_jax.batch import TreeBatch
 from sage_jax.config import ConfigError, LoraConfig, ModelConfig, TrainConfig
 from sage_jax.data.encode import tiles_per_image
-from sage_jax.data.tree import empty_batch
+from sage_jax.data.tree import TreeShape, empty_batch
 from sage_jax.lora_params import start_shapes
 from sage_jax.models.lora import fold, structure_of
 from sage_jax.models.sage import Placeholders, Sage
@@ -124,7 +124,7 @@ def abstract_step(config: Config, stage: str) -> AbstractStep:
     graphdef = structure_of(plain, params, scale=train.lora.scale)
     state, frozen = state_shapes(config, stage)
     optimizer, tree = make_optimizer(train), tree_size(config, stage)
-    row = empty_batch(1, tree.bucket, tree.num_questions, tree.num_answers, 0, model, config.text)
+    row = empty_batch(1, TreeShape(tree.bucket), tree.num_questions, tree.num_answers, 0, model, config.text)
     batch = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((train.batch_size, *np.shape(leaf)[1:]), leaf.dtype),
         row,
