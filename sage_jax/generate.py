@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sage_jax.axes import Array, Bool, Float, Int
-from sage_jax.batch import TreeBatch
+from sage_jax.batch import AnyArray, TreeBatch
 from sage_jax.losses.log_probs import answer_logps, chunked_token_logps
 from sage_jax.models.decoder import KvCache
 from sage_jax.models.sage import Sage, tree_mask
@@ -87,7 +87,7 @@ class Decoding:
     stop_ids: tuple[int, ...] = ()
     sampling: Sampling = Sampling()
 
-    def closes(self, token_ids: Array) -> Bool[Array, "..."]:
+    def closes(self, token_ids: AnyArray) -> Bool[AnyArray, "..."]:
         """True at tokens that close an answer; of arrays on the host as well."""
         closing = np.asarray(sorted({self.end_id, *self.stop_ids}), np.int32)
         return (token_ids[..., None] == closing).any(axis=-1)

@@ -15,7 +15,7 @@ from test_hf_parity import loaded
 from tiny_internvl import imported, shapes_of
 from tiny_sage import random_params
 from tiny_tokenizers import qwen_tokenizer
-from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from sage_jax.batch import TreeBatch
 from sage_jax.config import ModelConfig, TextConfig
@@ -44,7 +44,7 @@ TEXT = TextConfig(max_facts=1, assist_prompt="", buckets=(80, 128, 320), referen
 class Speaker:
     """A checkpoint of random weights with its chat, here and in transformers."""
 
-    peer: InternVLForConditionalGeneration
+    peer: Any
     chat: Chat
     model: ModelConfig
     graphdef: nnx.GraphDef[Sage]
@@ -96,8 +96,8 @@ def speaker(tmp_path_factory: pytest.TempPathFactory) -> Speaker:
     checkpoint, peer = loaded(folder, "internvl", "qwen2", livelier=6.0, vocab_size=len(tokenizer))
     tokenizer.save_pretrained(str(folder))
     peer.config.image_token_id = tokenizer.get_vocab()["<IMG_CONTEXT>"]
-    checkpoint.config.values["image_token_id"] = peer.config.image_token_id
-    read = read_tokenizer(folder, checkpoint.config)
+    values = {**checkpoint.config.values, "image_token_id": peer.config.image_token_id}
+    read = read_tokenizer(folder, dataclasses.replace(checkpoint.config, values=values))
     chat = Chat(TEXT, read, TRANSFORMERS)
     placeholders = Placeholders(chat.image_id, chat.comparison_id, True)
     model = dataclasses.replace(checkpoint.model, max_tiles=4)
@@ -168,9 +168,15 @@ def test_every_turn_is_what_transformers_says_to_the_whole_conversation(speaker:
 
 
 compilations: list[str] = []
-jax.monitoring.register_event_duration_secs_listener(
-    lambda event, seconds, **_: compilations.append(event) if event.endswith("backend_compile_duration") else None
-)
+
+
+def note(event: str, duration_secs: float, **_: str | int) -> None:
+    """Notes each compilation of this process."""
+    if event.endswith("backend_compile_duration"):
+        compilations.append(event)
+
+
+jax.monitoring.register_event_duration_secs_listener(note)
 
 
 def test_turns_tiles_and_lengths_compile_a_few_shapes_once(speaker: Speaker) -> None:

@@ -21,7 +21,7 @@ from sage_jax.models.sampling import Sampling, draw_keys
 from sage_jax.parameters import merge
 from sage_jax.sharding import make_mesh
 
-NEW = 6
+NEW, WIDTH = 6, 48
 YES, NO = (10, 11), (12, 13)
 GREEDY = Sampling()
 MESH = MeshConfig(data=4, fsdp=1, tensor=2)
@@ -52,36 +52,41 @@ def next_logits(
 ) -> jax.Array:
     """Next-token logits of plain causal rows, each with the images of one row of the batch."""
     images = jax.tree.map(lambda leaf: leaf[rows], sage.embed_images(batch))
-    positions = jnp.broadcast_to(jnp.arange(32), ids.shape)
-    mask = jnp.broadcast_to(jnp.tril(jnp.ones((32, 32), bool)), (len(ids), 32, 32))
+    positions = jnp.broadcast_to(jnp.arange(WIDTH), ids.shape)
+    mask = jnp.broadcast_to(jnp.tril(jnp.ones((WIDTH, WIDTH), bool)), (len(ids), WIDTH, WIDTH))
     said = (positions >= asked[:, None])[..., None]  # where the model says a placeholder's name, it is a word
     embeddings = jnp.where(said, sage.decoder.embedding(ids), sage.embed_tokens(ids, images))
     hidden, _ = sage.decoder(embeddings, positions, mask)
     return sage.decoder.logits(hidden[jnp.arange(len(ids)), last])
 
 
-def naive(batch: TreeBatch, how: Sampling = GREEDY) -> tuple[np.ndarray, np.ndarray]:
+def naive(
+    batch: TreeBatch, how: Sampling = GREEDY, further: list[list[int]] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Chosen ids (R, NEW) and first-token probabilities (R, V) of every question, row by row without a cache.
 
-    Logits go through transformers' processors, with the ids of the question's own row.
+    Logits go through transformers' processors, with the ids of the question's own row. `further` is what was said after
+    each question, in a second turn.
     """
     graphdef, shapes = structure()
     sage = merge(graphdef, random_params(shapes))
     places = list(zip(*np.nonzero(batch.question_ids >= 0), strict=True))
-    ids, sizes = np.zeros((len(places), 32), np.int32), np.zeros(len(places), int)
+    ids, sizes = np.zeros((len(places), WIDTH), np.int32), np.zeros(len(places), int)
     for at, (row, question) in enumerate(places):
         seen = batch.token_mask[row] & np.isin(batch.question_index[row], (-1, question))
         sizes[at] = seen.sum()
         ids[at, : sizes[at]] = batch.token_ids[row][seen]
+    asked = jnp.asarray(sizes.copy())
+    for at, said in enumerate(further or []):
+        ids[at, sizes[at] : sizes[at] + len(said)] = said
+        sizes[at] += len(said)
     rows = jnp.asarray([row for row, _ in places])
 
     written, first = np.zeros((len(places), NEW), np.int32), np.zeros((len(places), VOCAB_SIZE))
-    keys = draw_keys(how.seed, jnp.arange(len(batch.token_ids)) + 40, 3, jnp.array(0))
+    keys = draw_keys(how.seed, jnp.arange(len(batch.token_ids)) + 40, 3, jnp.array(int(further is not None)))
     for step in range(NEW):
         logits = np.asarray(
-            next_logits(
-                sage, on_device(batch), rows, jnp.asarray(ids), jnp.asarray(sizes + step - 1), jnp.asarray(sizes)
-            )
+            next_logits(sage, on_device(batch), rows, jnp.asarray(ids), jnp.asarray(sizes + step - 1), asked)
         )
         if step == 0:
             first = np.exp(logits.astype(np.float64))
@@ -138,6 +143,30 @@ def test_questions_of_an_image_are_chosen_for_each_as_alone(prompts: TreeBatch, 
         assert found.token_ids[place].tolist() == written[at].tolist()
     plain, _ = naive(prompts, dataclasses.replace(how, repetition_penalty=1.0))
     assert (written != plain).any()
+
+
+def test_every_question_goes_on_as_alone(prompts: TreeBatch, answered: tuple[int, Answers]) -> None:
+    """A second turn of all questions of an image at once: each sees its own conversation and no other."""
+    end_id, how = answered[0], Sampling(1.2, repetition_penalty=1.3, seed=2)
+    responder, seeds = make_responder(end_id, sampling=how), np.arange(4) + 40
+    first, talk = responder.open(prompts, seeds)
+    rng, further = np.random.default_rng(1), []
+    ids, mask = np.zeros((4, 3, 8), np.int32), np.zeros((4, 3, 8), bool)
+    for place in zip(*np.nonzero(prompts.question_ids >= 0), strict=True):
+        said = first.token_ids[place].tolist()
+        said = said[: said.index(end_id)] if end_id in said else said
+        asked = rng.integers(8, VOCAB_SIZE, int(rng.integers(2, 8))).tolist()
+        spoken = [*(said[-1:] if len(said) == NEW else []), *asked]  # the last token of a cut answer was not read yet
+        ids[place][: len(spoken)], mask[place][: len(spoken)] = spoken, True
+        further.append([*said, *asked])
+    assert len({len(each) for each in further}) > 2
+    slots = talk.visible.shape[-1]
+    with pytest.raises(ValueError, match=f"{slots} slots for"):
+        responder.go_on(talk, ids, mask, slots=slots, seeds=seeds)
+    found, _ = responder.go_on(talk, ids, mask, slots=slots + 60, seeds=seeds)
+    expected, _ = naive(prompts, how, further)
+    for at, place in enumerate(zip(*np.nonzero(prompts.question_ids >= 0), strict=True)):
+        assert up_to(found[place], end_id) == up_to(expected[at], end_id)
 
 
 def test_any_stop_token_closes_an_answer(

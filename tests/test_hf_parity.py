@@ -14,7 +14,6 @@ from flax import nnx
 from jax.sharding import AxisType
 from tiny_internvl import MODEL, imported, save_internvl, save_original, shapes_of, torch_internvl
 from tiny_sage import PLACEHOLDERS, VOCAB_SIZE, batch_of, on_device, random_params
-from transformers import InternVLForConditionalGeneration
 
 from sage_jax.batch import TreeBatch
 from sage_jax.generate import Decoding, Responder
@@ -37,7 +36,7 @@ TWO_IMAGES = dataclasses.replace(PLACEHOLDERS, reference=True)
 
 def loaded(
     folder: Path, layout: str, text_model: str, *, livelier: float = 1.0, **options: Any
-) -> tuple[Checkpoint, InternVLForConditionalGeneration]:
+) -> tuple[Checkpoint, Any]:
     """A checkpoint of random weights, those of its decoder's layers scaled, and transformers' model of the same."""
     peer = torch_internvl("llama" if text_model == "internlm2" else text_model, **options)
     with torch.no_grad():
@@ -139,7 +138,7 @@ def test_greedy_answers_are_transformers_for_64_tokens(text_model: str, batch: T
 
     def answers(how: Sampling) -> np.ndarray:
         decoding = Decoding(NEW, end_id=-1, verdict_ids=((10,), (11,)), sampling=how)
-        return Responder(graphdef, params, mesh, decoding).answer(batch).token_ids[:, 0]
+        return np.asarray(Responder(graphdef, params, mesh, decoding).answer(batch).token_ids[:, 0])
 
     options = {"max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
     inputs = torch_inputs(batch, list(range(len(TILES))))

@@ -29,7 +29,10 @@ from sage_jax.stages import run_stages
 from sage_jax.subjects import Subject, UserImages
 from sage_jax.summary import load_summary
 
-FIELDS = {"image", "category", "verdict", "score", "reason", "boxes", "overlay", "truth", "error"}
+FIELDS = {"image", "category", "verdict", "score", "reason", "follow_ups", "boxes", "overlay", "truth", "error"}
+
+
+QUESTIONS = ("Where is it?", "How bad is it?")
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,7 @@ def inspected(tiny_run: TinyRun, photographs: Path, tmp_path_factory: pytest.Tem
         f"--config.inspect.images={photographs / 'images'}",
         f"--config.inspect.references={photographs / 'references'}",
         "--config.inspect.map_threshold=0.0",
+        f"--config.inspect.questions={QUESTIONS}",
     )
     return folder
 
@@ -70,6 +74,15 @@ def test_every_image_of_a_folder_has_one_row_with_all_fields(inspected: Path, ph
         for box in row["boxes"]:
             assert 0 <= box["left"] < box["right"] <= 40 and 0 <= box["top"] < box["bottom"] <= 40
     assert {Path(row["image"]).name: row["category"] for row in rows}["a.png"] == "gear"
+
+
+def test_further_questions_are_answered_for_every_readable_image(inspected: Path) -> None:
+    page = (inspected / "run" / "inspect" / "report.html").read_text(encoding="utf-8")
+    for row in read_jsonl(inspected / "run" / "inspect" / "inspection.jsonl"):
+        asked = tuple(turn["question"] for turn in row["follow_ups"])
+        assert asked == (() if row["verdict"] == "unreadable" else QUESTIONS)
+        assert all(isinstance(turn["answer"], str) for turn in row["follow_ups"])
+    assert page.count(f"<dt>{QUESTIONS[1]}</dt>") == 3
 
 
 def test_a_broken_image_gets_a_row_that_says_so(inspected: Path) -> None:
@@ -282,6 +295,8 @@ def test_a_torn_line_costs_its_batch_alone(work: Work, left: int, capfd: pytest.
         "--config.inspect.threshold=0.0",
         "--config.inspect.map_threshold=0.25",
         "--config.inspect.category=nut",
+        "--config.inspect.questions=('Where is it?',)",
+        "--config.evaluate.decoding.method=sample",
         "--config.inspect.stage=sfe",
         "--config.evaluate.max_new_tokens=7",
     ],

@@ -230,3 +230,16 @@ def test_impossible_streams_are_refused_with_the_way_out(records: list[Record], 
     bare = [dataclasses.replace(record, descriptions=()) for record in records]
     with pytest.raises(TreeError, match=r"record r\d+ has no descriptions"):
         next(loader(bare, chat, train_config(questions="description")))
+
+
+def test_rows_that_lose_their_reference_lose_its_place_in_the_prompt(records: list[Record], chat: Chat) -> None:
+    some = [dataclasses.replace(each, reference_image=None) if at % 4 == 0 else each for at, each in enumerate(records)]
+    text, per_image = dataclasses.replace(TEXT, reference="prompt"), MODEL.tokens_per_tile
+    for batch in take(loader(some, chat, text=text), 9):  # into the fourth epoch: what is remembered is met again
+        shown = batch.reference_tile_mask.any(axis=1)
+        assert (batch.token_ids == chat.image_id).sum(axis=1).tolist() == (per_image * (1 + shown)).tolist()
+        one_shot = [row for row, index in enumerate(batch.record_index) if index % 4 == 0]
+        assert not shown[one_shot].any()
+    plain = take(loader(some, chat), 9)
+    assert {bool(each) for batch in plain for each in batch.reference_tile_mask.any(axis=1)} == {True, False}
+    assert {int(each) for batch in plain for each in (batch.token_ids == chat.image_id).sum(axis=1)} == {per_image}

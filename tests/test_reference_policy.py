@@ -47,12 +47,16 @@ def records() -> list[Record]:
     return make_records(6)
 
 
-@pytest.fixture(scope="module")
-def responder(chat: Chat) -> CountingResponder:
-    placeholders = Placeholders(chat.image_id, chat.comparison_id)
+def make_responder(chat: Chat, *, reference_in_prompt: bool = False) -> CountingResponder:
+    placeholders = Placeholders(chat.image_id, chat.comparison_id, reference_in_prompt)
     graphdef, shapes = split(nnx.eval_shape(lambda: Sage(MODEL, chat.vocab_size, placeholders, nnx.Rngs(0))))
     decoding = Decoding(max_new_tokens=2, end_id=chat.end_id, verdict_ids=chat.verdict_ids)
     return CountingResponder(graphdef, random_params(shapes), make_mesh(MeshConfig(data=4, fsdp=1, tensor=2)), decoding)
+
+
+@pytest.fixture(scope="module")
+def responder(chat: Chat) -> CountingResponder:
+    return make_responder(chat)
 
 
 def make_key(chat: Chat, **changes: Any) -> ReferenceKey:
@@ -161,6 +165,27 @@ def test_a_training_batch_gets_the_values_of_its_own_record_mode_and_question(
         modes |= {bool(shown.any()) for shown in np.asarray(batch.reference_tile_mask)}
         asked |= set(np.asarray(batch.question_ids).ravel().tolist())
     assert modes == {True, False} and asked == {0, 1}
+
+
+def test_a_reference_in_the_prompt_is_there_for_the_reference_policy_too(
+    tmp_path: Path, records: list[Record], chat: Chat, direct: np.ndarray
+) -> None:
+    text = dataclasses.replace(TEXT, reference="prompt")
+    responder, key = make_responder(chat, reference_in_prompt=True), make_key(chat, text=text)
+    assert key.digest() != make_key(chat).digest()
+    table = table_of(tmp_path, records, (list(range(6)), list(range(6))), responder, key)
+    np.testing.assert_allclose(table[:, 0], direct[:, 0], atol=1e-5)
+    assert np.abs(table[:, 1] - direct[:, 1])[[0, 1, 3, 4]].max(axis=(1, 2)).min() > 1e-3
+    train = TrainConfig(batch_size=4, answers="ranked", reference_drop_rate=0.5)
+    loader = make_train_loader(
+        records, chat=chat, model=MODEL, text=text, train=train, seed=1, num_workers=0, prefetch=0
+    )
+    attach, modes = attach_reference(table), set()
+    for _ in range(3):
+        batch = attach(next(loader))
+        modes |= {bool(shown.any()) for shown in np.asarray(batch.reference_tile_mask)}
+        np.testing.assert_allclose(batch.reference_logps, responder.answer_logps(batch), atol=1e-5)
+    assert modes == {True, False}
 
 
 def test_padding_rows_and_missing_questions_get_zeros(records: list[Record], chat: Chat, direct: np.ndarray) -> None:

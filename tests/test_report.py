@@ -104,6 +104,10 @@ def test_report_shows_every_row_with_its_pictures(tmp_path: Path):
         "SAGE, stage edpo",
     ):
         assert expected in text
+    turns = [data for tag, data in page.texts if tag in ("dt", "dd") and data.strip()]
+    assert turns[(at := turns.index("Where?")) : at + 4] == ["Where?", "Nowhere.", ATTACK, "–"]
+    reasons = [cell["data-value"] for cell in page.named("td") if cell.get("class") == "reason"]
+    assert reasons[1] == f"All is there. – Where? Nowhere. – {ATTACK} "  # found by the search, shown when enlarged
     labels = [image["alt"] for image in page.named("img")]
     assert labels[:3] == ["Test image of a.png", "Reference of a.png", "Anomaly map of a.png"]
 

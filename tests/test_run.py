@@ -19,7 +19,9 @@ from sage_jax.config import ConfigError, DecoderConfig, LoraConfig, ModelConfig,
 from sage_jax.hf.faults import WeightsError
 from sage_jax.hf.importing import open_checkpoint
 from sage_jax.lora_params import start_params
+from sage_jax.models.sage import Placeholders
 from sage_jax.models.sampling import Sampling
+from sage_jax.parameters import merge
 from sage_jax.run import Run
 from sage_jax.run_config import Config, DecodingConfig
 
@@ -111,6 +113,9 @@ def test_a_run_talks_as_its_checkpoint_does(checkpoint_folder: Path, tmp_path: P
     assert again.chat.tokenizer_digest() == chat.tokenizer_digest()
     params = again.trained_params("base", wanted_by="sfe")
     assert params["decoder/embedding/embedding"].shape[0] == len(published) + 1
+    assert not merge(again.graphdef, params).placeholders.reference
+    two_images = Run(dataclasses.replace(config, text=TextConfig(reference="prompt")))
+    assert merge(two_images.graphdef, params).placeholders == Placeholders(chat.image_id, chat.comparison_id, True)
     for path in checkpoint_folder.iterdir():
         if "token" not in path.name:
             (tmp_path / path.name).symlink_to(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +24,7 @@ from sage_jax.models.sampling import Sampling, choose, draw_keys, penalise_repet
 SIZE = 60
 
 
-def peer(how: Sampling) -> LogitsProcessorList:
+def peer(how: Sampling) -> Any:
     """transformers' processors of the same options, in the order that its `generate` puts them in."""
     found = LogitsProcessorList()
     if how.repetition_penalty != 1.0:

@@ -13,7 +13,7 @@ from PIL import Image
 from sage_jax.batch import TreeBatch
 from sage_jax.config import ModelConfig, TextConfig, VitConfig
 from sage_jax.data.chat import Chat, ChatError
-from sage_jax.data.encode import TreeError, count_image_tokens, count_records
+from sage_jax.data.encode import TreeError, count_image_tokens, count_records, count_reference_tokens
 from sage_jax.data.images import ImageFault, encode_png
 from sage_jax.data.records import Answer, Question, Record
 from sage_jax.data.tiles import tile_image, token_labels
@@ -206,6 +206,37 @@ def test_labels_are_unknown_without_a_mask_unless_the_part_is_good(chat: Chat) -
 def test_reference_is_left_out_on_request(chat: Chat) -> None:
     batch = stack([row_of(make_record(), chat, with_reference=False)], chat)
     assert not batch.reference_tile_mask.any() and not batch.reference_tiles.any()
+
+
+IN_PROMPT = dataclasses.replace(TEXT, reference="prompt")
+
+
+@pytest.mark.parametrize("facts_as", ["fusion", "text"])
+def test_a_reference_in_the_prompt_follows_the_test_image(chat: Chat, facts_as: Any) -> None:
+    record = make_record(size=(20, 41), reference_image=encode_png(picture(16, 30)))
+    options: dict[str, Any] = {"model": TILED, "text": IN_PROMPT, "facts_as": facts_as}
+    shown, dropped = (row_of(record, chat, **options, with_reference=each) for each in (True, False))
+    alone = row_of(dataclasses.replace(record, reference_image=None), chat, **options)
+    through_fusion = row_of(record, chat, **{**options, "text": TEXT})
+    batch = stack([shown, dropped, alone], chat, model=TILED, text=IN_PROMPT)
+    assert (batch.token_ids == chat.image_id).sum(axis=1).tolist() == [12 + 12, 12, 12]
+    assert batch.reference_tile_mask.sum(axis=1).tolist() == [3, 0, 0]
+    two, one = (
+        chat.prefix_ids(12, facts=record.facts, facts_as=facts_as, num_reference_tokens=number) for number in (12, 0)
+    )
+    np.testing.assert_array_equal(shown.tokens.prefix_ids, two)
+    for row in (dropped, alone, through_fusion):
+        np.testing.assert_array_equal(row.tokens.prefix_ids, one)
+    with pytest.raises(ChatError, match="record r0: 24 image placeholders for 12 image embeddings"):
+        stack([dataclasses.replace(shown, with_reference=False)], chat, model=TILED, text=IN_PROMPT)
+    with pytest.raises(ChatError, match="record r0: 12 image placeholders for 24 image embeddings"):
+        stack([dataclasses.replace(dropped, with_reference=True)], chat, model=TILED, text=IN_PROMPT)
+
+
+def test_image_tokens_are_counted_from_the_headers(chat: Chat) -> None:
+    record = make_record(size=(20, 41), reference_image=encode_png(picture(16, 16)))
+    assert [count(record, model=TILED) for count in (count_image_tokens, count_reference_tokens)] == [12, 4]
+    assert count_reference_tokens(make_record(reference_image=None), model=TILED) == 0
 
 
 def test_bucket_is_the_smallest_that_fits() -> None:
