@@ -26,5 +26,7 @@ CONFIG = Config(
     mesh=MeshConfig(data=1, fsdp=-1),
     sfe=TrainConfig(batch_size=8, questions_per_image=1),
     edpo=TrainConfig(batch_size=8, answers="ranked", freeze=("vit/", "fusion/", "fact_encoder/")),
-    plan=PlanConfig(num_devices=8, vocab_size=1024, prompt_tokens=8, question_tokens=12, num_questions=3, num_answers=3),
+    plan=PlanConfig(
+        num_devices=8, vocab_size=1024, prompt_tokens=8, question_tokens=12, num_questions=3, num_answers=3
+    ),
 )
