@@ -10,7 +10,7 @@ from sage_jax.data.encode import tiles_per_image
 from sage_jax.plan.abstract_step import TreeSize
 
 MOMENT_COPIES: Final = 1.5
-"""Copies of Adam's moments that the compiler keeps while it updates them, in bytes of the gradients: as measured on CPU.
+"""Copies of Adam's moments that the compiler keeps in the update, in bytes of the gradients: as measured on CPU.
 A compiler that fuses the update needs none."""
 
 

@@ -1,0 +1,153 @@
+"""The plan as a user gets it: on screen, as JSON, without weights, for the configs of published models."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from test_hf_layouts import INTERNVL2_8B, internvl2_8b_keys
+from tiny_plan import CONFIG
+
+from sage_jax.command_line import read_config
+from sage_jax.config import ConfigError
+from sage_jax.hf.config import read_config as read_checkpoint_config
+from sage_jax.hf.config_writer import config_json, text_model_of
+from sage_jax.hf.importing import stored_shapes
+from sage_jax.hf.layouts import PLAIN, plain_rows, tensors
+from sage_jax.plan.abstract_step import start_shapes_of, tree_size
+from sage_jax.plan.hlo import COLLECTIVES
+from sage_jax.plan.memory import predict_memory
+from sage_jax.plan.report import plans_json, print_plans
+from sage_jax.plan.search import usable_bytes
+from sage_jax.plan.simulated import compile_on_simulated_devices
+from sage_jax.plan.stage_plan import plan_stages
+from sage_jax.run_config import Config
+from sage_jax.stages import run_stages
+
+ROOT = Path(__file__).parents[1]
+
+
+def planned(config: Config, **fields: Any) -> Config:
+    return dataclasses.replace(config, plan=dataclasses.replace(config.plan, **fields))
+
+
+def published(name: str, *overrides: str) -> Config:
+    return read_config(["--config", str(ROOT / "configs" / f"{name}.py"), *overrides])
+
+
+def test_the_stage_plans_without_weights_data_or_devices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = dataclasses.replace(planned(CONFIG, compile=False), run_dir=str(tmp_path), stages="plan")
+    assert not Path(config.model.weights).exists()
+    run_stages(config)
+    kept = json.loads((tmp_path / "plan.json").read_text())
+    assert kept["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1}
+    for stage in ("sfe", "edpo"):
+        memory = predict_memory(config, stage)
+        found = kept["stages"][stage]
+        assert found["fits"] and found["compiled"] is None and found["changes"] == []
+        assert (
+            found["memory"]["peak"]
+            == memory.peak
+            == sum((memory.parameters, memory.state.optimizer, memory.batches, memory.gradients, memory.activations))
+        )
+    said = capsys.readouterr().out
+    assert "Memory of each of 8 x NVIDIA H100 SXM (data 1, fsdp 8, tensor 1), GB" in said
+
+
+def test_what_to_change_stands_below_the_tables() -> None:
+    config = planned(CONFIG, compile=False, device_memory_gb=0.012, stages=("edpo",), usable_share=1.0)
+    plans = plan_stages(config, lambda line: None)
+    out = io.StringIO()
+    print_plans(config, plans, Console(file=out, width=110))
+    assert "edpo does not fit.\n" in out.getvalue()
+    assert max(map(len, out.getvalue().split("edpo does")[0].splitlines())) <= 110
+    for change in plans["edpo"].changes:
+        assert " ".join(change.overrides) in out.getvalue() and change.peak <= usable_bytes(config)
+    assert json.loads(json.dumps(plans_json(config, plans)))["stages"]["edpo"]["fits"] is False
+
+
+def test_a_tree_that_fits_no_bucket_names_the_cure() -> None:
+    small = dataclasses.replace(CONFIG, text=dataclasses.replace(CONFIG.text, buckets=(64,)))
+    with pytest.raises(ConfigError, match=r"edpo: a tree of 16 image tokens and 3 questions.* add a bucket of 206"):
+        tree_size(small, "edpo")
+
+
+def test_communication_of_a_fully_sharded_step_is_the_theorys() -> None:
+    """Fully sharded: each kernel is gathered for each pass that needs it, each gradient scattered once."""
+    config = planned(CONFIG, stages=("sfe",))
+    lines: list[str] = []
+    found = compile_on_simulated_devices(config, lines.append)["sfe"]
+    assert lines == ["compiling sfe for 8 simulated devices"]
+    shapes = start_shapes_of(config, "sfe")
+    kernels = {path: 4 * math.prod(leaf.shape) for path, leaf in shapes.items() if path.endswith("/kernel")}
+
+    def size(*parts: str) -> int:
+        return sum(n for path, n in kernels.items() if path.startswith(parts))
+
+    others = 7 / 8
+    scattered = size("decoder/")
+    assert found.moved_bytes["reduce-scatter"] == pytest.approx(others * scattered, rel=0.1)
+    gathered = 2 * size("decoder/blocks/") + size("vit/blocks/")
+    assert others * gathered < found.moved_bytes["all-gather"] < 1.5 * others * (gathered + 2 * size("decoder/output"))
+    assert set(found.moved_bytes) <= set(COLLECTIVES)
+
+
+def test_a_compilation_that_fails_is_one_message() -> None:
+    config = planned(CONFIG, num_devices=3, stages=("sfe",))
+    with pytest.raises(ConfigError, match=r"sfe cannot be compiled for 3 devices: .*compile=False"):
+        compile_on_simulated_devices(config, lambda line: None)
+
+
+@pytest.mark.parametrize("name", ["sage_8b", "sage_8b_lora"])
+def test_configs_of_8b_have_the_sizes_of_the_published_checkpoint(name: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(INTERNVL2_8B))
+    theirs, config = read_checkpoint_config(tmp_path), published(name)
+    assert theirs.applied_to(config.model) == config.model
+    assert config.text.vocab_size == theirs.vocab_size
+
+
+def test_export_of_8b_writes_every_published_key_once_by_shapes_alone(tmp_path: Path) -> None:
+    config = published("sage_8b")
+    shapes = {p: leaf.shape for p, leaf in start_shapes_of(config, "sfe").items() if p.startswith(PLAIN)}
+    text_model = text_model_of(config.model.decoder, "internvl_chat", INTERNVL2_8B)
+    assert text_model == "internlm2"
+    written = tensors(plain_rows("internvl_chat", text_model, config.model), shapes)
+    published_keys = dict(internvl2_8b_keys())
+    assert Counter(key for tensor in written for key in tensor.keys) == Counter(published_keys.keys())
+    assert stored_shapes(written) == published_keys
+    about = config_json(config.model, layout="internvl_chat", vocab_size=92553, dtype="bfloat16", base=INTERNVL2_8B)
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    assert read_checkpoint_config(tmp_path).applied_to(config.model) == config.model
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "devices", "overrides"),
+    [
+        ("sage_8b", "h100", 8, ("--config.edpo.accumulate=2",)),
+        ("sage_8b", "v5e", 64, ()),
+        ("sage_8b_lora", "h200", 1, ()),
+        ("sage_1b", "rtx4090", 1, ()),
+    ],
+)
+def test_what_the_configs_say_that_they_fit_into(
+    name: str, device: str, devices: int, overrides: tuple[str, ...]
+) -> None:
+    on = (f"--config.plan.device={device}", f"--config.plan.num_devices={devices}")
+    config = published(name, *on, *overrides)
+    for stage in ("sfe", "edpo"):
+        assert predict_memory(config, stage).peak <= usable_bytes(config)
+
+
+def test_8b_in_full_is_too_large_for_one_gpu_of_141_gb_however_it_is_cut() -> None:
+    on = ("--config.plan.device=h200", "--config.plan.num_devices=1", "--config.sfe.accumulate=128")
+    config = published("sage_8b", *on)
+    memory = predict_memory(config, "sfe")
+    assert memory.parameters + memory.state.optimizer + memory.state.gradients > usable_bytes(config) * 0.95
+    assert memory.peak > usable_bytes(config)
