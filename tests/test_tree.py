@@ -266,7 +266,7 @@ def test_what_does_not_fit_is_named_with_its_option(chat: Chat) -> None:
     with pytest.raises(TreeError, match="record r0: question 'Here\\?' has no answer"):
         row_of(make_record(questions=(Question("Here?", ()),)), chat, answers="best")
     row = row_of(make_record(), chat)
-    for changes in ({"bucket": 20}, {"num_questions": 2}, {"num_answers": 2}):
+    for changes in ({"shape": TreeShape(20)}, {"num_questions": 2}, {"num_answers": 2}):
         with pytest.raises(TreeError, match="record r0: .* do not fit"):
             stack([row], chat, **changes)
     with pytest.raises(ImageFault, match=r"0\.png"):
