@@ -23,6 +23,7 @@ LAYERS = {
     "parameters": 1,
     "files": 1,
     "run_config": 1,
+    "verdict": 1,
     "models": 2,
     "losses": 2,
     "data": 2,

@@ -26,7 +26,6 @@ from sage_jax.data.records import (
     Question,
     Record,
     validate,
-    verdict_of,
 )
 
 _RNG = np.random.default_rng(3)
@@ -253,19 +252,3 @@ def test_validate_counts_as_asked() -> None:
     assert [fault.problem for fault in validate(_record(), num_questions=4)] == ["has 5 questions"]
     assert len(validate(_record(), num_answers=4)) == 5
     assert validate(_record(questions=_record().questions[:1])) == []
-
-
-@pytest.mark.parametrize(
-    ("answer", "verdict"),
-    [
-        ("Yes.", True),
-        ("TRUE, it is", True),
-        (" no", False),
-        ('"False." it', False),
-        ("Nope", None),
-        ("It is true", None),
-        ("", None),
-    ],
-)
-def test_verdict_is_the_opening_word(answer: str, verdict: bool | None) -> None:
-    assert verdict_of(answer) is verdict

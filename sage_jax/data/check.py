@@ -13,7 +13,8 @@ import rich.table
 
 from sage_jax.config import DataConfig
 from sage_jax.data import readers
-from sage_jax.data.records import Fault, Record, verdict_of
+from sage_jax.data.records import Fault, Record
+from sage_jax.verdict import parse_verdict
 
 SPLITS: Final[tuple[Literal["train", "test"], ...]] = ("train", "test")
 
@@ -143,5 +144,5 @@ class _Tally:
 
 def _verdicts(split: str, record: Record) -> list[tuple[str, str, str, str]]:
     """Where each question of a record counts."""
-    verdicts = (verdict_of(question.answers[0].text) for question in record.questions)
+    verdicts = (parse_verdict(question.answers[0].text) for question in record.questions)
     return [(split, record.pair_type, record.category, "yes" if verdict else "no") for verdict in verdicts]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable
 from typing import Final
 
+from sage_jax.verdict import parse_verdict
+
 PAIR_TYPES: Final = ("standard comparison", "defect identification", "defect diagnosis")
-_VERDICT: Final = re.compile(r"[\s\"'*]*(yes|true|no|false)\b", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,12 +121,6 @@ class Record:
     reference_path: str
 
 
-def verdict_of(answer: str) -> bool | None:
-    """The verdict that an answer opens with: True for yes or true, False for no or false, None for none."""
-    match = _VERDICT.match(answer)
-    return None if match is None else match[1].lower() in ("yes", "true")
-
-
 def validate(record: Record, *, num_questions: int | None = None, num_answers: int | None = None) -> list[Fault]:
     """Everything wrong with a record's fields; empty when it can be used. Images are not looked at.
 
@@ -150,7 +144,7 @@ def validate(record: Record, *, num_questions: int | None = None, num_answers: i
         fault("a fact is empty", "write a sentence, or take it out")
     for index, question in enumerate(record.questions, start=1):
         _validate_question(f"question {index}", question, num_answers, fault)
-        if question.answers and question.answers[0].text.strip() and verdict_of(question.answers[0].text) is None:
+        if question.answers and question.answers[0].text.strip() and parse_verdict(question.answers[0].text) is None:
             fault(
                 f"question {index}: the best answer {question.answers[0].text[:40]!r} opens with no verdict",
                 "begin it with Yes, No, True or False",

@@ -8,11 +8,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
+from sage_jax.verdict import split_verdict
+
 State = Literal["defective", "good", ""]
 GRID_CELLS: Final = 9
 
 _NO_SYNONYMS: Final[Mapping[str, str]] = {}
-_VERDICTS: Final = {"yes": True, "true": True, "no": False, "false": False}
 # "unlike the good part" calls the reference good, not the part that is looked at.
 _REFERENCE: Final = re.compile(
     r"\b(the |(?:from|to|than|with|unlike|like|match|matches) a )good (?:part|one|reference|sample|product)\b"
@@ -139,11 +140,10 @@ def read(
     Example: "No. The defect is a dent at the top, not a scratch." -> False, defective, {dent}, {top}
     """
     text = answer.lower().replace("’", "'")
-    first = re.match(r"\W*(\w+)", text)
-    verdict = _VERDICTS.get(first.group(1)) if first else None
-    if first is None or verdict is None:
+    verdict, reason = split_verdict(text)
+    if verdict is None:
         return Reading(None, "", frozenset(), frozenset())
-    reason = _REFERENCE.sub(r"\1", text[first.end() :].replace("-", " "))
+    reason = _REFERENCE.sub(r"\1", reason.replace("-", " "))
     pattern, names = _finder(tuple(defect_terms), tuple(places), tuple(sorted(synonyms.items())))
     terms: set[str] = set()
     where: set[str] = set()
