@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
@@ -117,7 +118,7 @@ def _categories(root: Path) -> list[str]:
         raise TreeError(f"{root} is no folder: set data.root to a category's folder, or to a folder of categories")
     if _is_category(root):
         return ["."]
-    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and _is_category(path))
+    folders = sorted(path.name for path in root.iterdir() if not path.name.startswith(".") and _is_category(path))
     if not folders:
         raise TreeError(f"{root} holds no <category>/train and <category>/test: set data.root to an MVTec-style tree")
     return folders
@@ -140,11 +141,15 @@ def _words(name: str) -> str:
 
 
 def _images(folder: Path) -> list[Path]:
-    """Every image file under a folder, sorted; hidden files (as macOS leaves beside real ones) do not count."""
+    """Every image file under a folder, sorted; hidden files and what lies in hidden folders do not count.
+
+    Programs leave such copies beside the real images (macOS, `.ipynb_checkpoints`).
+    """
     if not folder.is_dir():
         return []
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
-    return sorted(path for path in found if not path.is_dir())
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    shown = (path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    return sorted(path for path in shown if not path.is_dir())
 
 
 def _entries(root: Path, folder: str, names: Sequence[str]) -> list[Entry]:
@@ -173,7 +178,18 @@ def _folder_faults(root: Path, folder: str, train: Sequence[Entry], test: Sequen
     for entry in train:
         if not entry.good:
             cure = f"move it to test/{entry.label}, or name the folder good"
-            yield Fault(str(root / entry.path), None, f"is in {entry.label!r}, but training images are good ones", cure)
+            problem = f"is in {entry.label!r}, but training images are good ones"
+            yield Fault(_shown(root / entry.path), None, problem, cure)
+    for name in (*_TRAIN_FOLDERS, "test"):
+        for path in _images(place / name):
+            if path.parent == place / name:
+                cure = f"move it to {name}/good" + (" or test/<defect>" if name == "test" else "")
+                yield Fault(_shown(path), None, "lies in no folder that says what it shows", cure)
+
+
+def _shown(path: Path) -> str:
+    """A path as text: a name that is none gets its bytes escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _split_of(entry: Entry, data: DataConfig) -> Literal["train", "test", "neither"]:
@@ -191,7 +207,7 @@ def _split_of(entry: Entry, data: DataConfig) -> Literal["train", "test", "neith
 
 def _share(key: str) -> float:
     """A number in [0, 1) that depends on the key alone."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
+    return int.from_bytes(hashlib.sha256(os.fsencode(key)).digest()[:8]) / 2**64  # a file name need not be text
 
 
 def _draw(entries: Sequence[Entry], num: int, rng: np.random.Generator) -> list[Entry]:
