@@ -201,9 +201,14 @@ def _inspected(chunk: _Chunk, examination: Examination, output: Path) -> list[In
     ]
     for positions, records, batch in chunk.batches:
         for position, (record, answers) in zip(positions, examination.answer(batch, records), strict=True):
-            path = output / "overlays" / f"{Path(record.test_path).stem[:80]}_{chunk.keys[position]}.png"
+            path = output / "overlays" / f"{_short_stem(record.test_path)}_{chunk.keys[position]}.png"
             rows[position] = _row(record, answers, examination, path)
     return [row for row in rows if row is not None]
+
+
+def _short_stem(path: str) -> str:
+    """A file's stem, cut to 80 bytes, so that with key and suffix it is a file name everywhere."""
+    return Path(path).stem.encode()[:80].decode(errors="ignore")
 
 
 def _row(record: Record, answers: Answers, examination: Examination, overlay_path: Path) -> InspectionRow:
@@ -217,6 +222,7 @@ def _row(record: Record, answers: Answers, examination: Examination, overlay_pat
         score=score,
         reason=examination.chat.decode(np.asarray(answers.token_ids[0])),
         truth=None if record.anomalous is None else ("defective" if record.anomalous else "good"),
+        reference=record.reference_path if record.reference_image is not None else "",
     )
     if record.reference_image is None:
         return row

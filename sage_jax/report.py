@@ -47,6 +47,7 @@ class InspectionRow:
       error: Why the image could not be inspected; "" where it could.
       overlay_path: Where the overlay was written; "" where it was not.
       truth: The known label, or None.
+      reference: Path of the good reference that it was compared with; "" without one.
     """
 
     image: str
@@ -58,6 +59,7 @@ class InspectionRow:
     error: str = ""
     overlay_path: str = ""
     truth: Literal["defective", "good"] | None = None
+    reference: str = ""
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
@@ -247,6 +249,7 @@ def row_to_json(row: InspectionRow) -> dict[str, Any]:
         "overlay": row.overlay_path or None,
         "truth": row.truth,
         "error": row.error or None,
+        "reference": row.reference or None,
     }
 
 
@@ -262,6 +265,7 @@ def row_from_json(content: Mapping[str, Any]) -> InspectionRow:
         error=content["error"] or "",
         overlay_path=content["overlay"] or "",
         truth=content["truth"],
+        reference=content.get("reference") or "",  # rows of an inspection begun before there was one
     )
 
 

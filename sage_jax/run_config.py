@@ -60,7 +60,7 @@ class InspectConfig:
 
     Attributes:
       images: An image, a folder, or a text file with a path a line; "" = a sample of the test records.
-      references: An image, a folder (matched by file name, else its first image), or ""; none = zero-shot.
+      references: An image, a folder (the file of the image's own name, else its first image), or ""; none = zero-shot.
       category: What the part is, for question and facts; "" = taken from the folder name where known.
       stage: Stage whose checkpoint answers; "" = the last trained one.
       threshold: Anomaly score from which the verdict is "defective".

@@ -239,6 +239,8 @@ def inspect(run: Run, stage: str, log: RunLog) -> None:
         raise run.not_trained(name, wanted_by=stage)
     if config.images:
         images = UserImages(config, run.vocabulary)
+        if unmatched := images.unmatched():
+            log.line(unmatched)
     else:
         images = SampleImages(adpl.open_split(run.prepared, "test"), config.max_images)
     examination = run.examination(name, run.trained_params(name, wanted_by=stage))
