@@ -12,6 +12,7 @@ from sage_jax.files import replace_file
 from sage_jax.metrics.intervals import Metric, bootstrap_mean
 from sage_jax.verdict import parse_verdict
 
+
 @dataclasses.dataclass(frozen=True)
 class Prediction:
     """A model's answer to one question.
