@@ -16,7 +16,7 @@ from sage_jax.data.facts import load_vocabulary
 from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, read_inside
 from sage_jax.data.records import AnnotatedImage, Fault, Record, validate
 
-VERSION: Final = 1
+VERSION: Final = 2
 # Where a data set lies and how it is read changes nothing in it; the vocabulary counts by its content.
 _NOT_CONTENT: Final = ("root", "images_root", "cache_dir", "vocabulary", "on_bad_record", "num_workers", "prefetch")
 
@@ -29,7 +29,8 @@ def read_records(data: DataConfig, split: Literal["train", "test"], seed: int) -
     """Records of a split, and everything that is wrong with the data set, each fault once.
 
     Every record has passed `validate`, its images and its mask decode, its boxes lie in its image, and its id, like
-    the id of an annotated image, occurs once. What fails comes as a Fault in its place, never as an exception.
+    the id of an annotated image, occurs once. A record, image or line that fails comes as a Fault in its place; only
+    what makes the data set as a whole unusable is raised.
 
     Args:
       data: The data set.
@@ -50,6 +51,23 @@ def read_records(data: DataConfig, split: Literal["train", "test"], seed: int) -
                 elif result not in told:
                     told.add(result)
                     yield result
+
+
+def undrawn_faults(data: DataConfig, split: Literal["train", "test"], seed: int) -> Iterator[Fault | None]:
+    """The faults of all images of a split, of those too that the config does not draw; None for each good one.
+
+    A generator has no others, and where all are read anyway there is nothing to add: then nothing comes.
+
+    Raises:
+      ReaderError: As `read_records`.
+    """
+    num_drawn = data.num_train if split == "train" else data.num_test
+    if data.source == "generator" or num_drawn == 0:
+        return
+    image_px = 0 if data.source == "deeppcb" else data.image_px  # whole boards instead of crops
+    whole = dataclasses.replace(data, num_train=0, num_test=0, image_px=image_px, records_per_image=1)
+    for item in read_records(whole, split, seed):
+        yield item if isinstance(item, Fault) else None
 
 
 def source_revision(data: DataConfig, seed: int) -> str:
