@@ -60,6 +60,8 @@ class CheckReport:
 def check(config: DataConfig, seed: int) -> CheckReport:
     """Reads both splits of a data set to the end and counts, with a progress bar on the standard error.
 
+    Counts are of what the config draws; faults of all that the data set holds.
+
     Raises:
       ReaderError: The data set as a whole cannot be used.
     """
@@ -89,6 +91,11 @@ def check(config: DataConfig, seed: int) -> CheckReport:
                 speed = progress.tasks[task].speed
                 progress.update(task, advance=1, rate=f"{speed:.0f}/s" if speed else "")
             splits[split] = tally.counts()
+            task = progress.add_task(f"check all of {split}", total=None, rate="")
+            for fault in readers.undrawn_faults(config, split, seed):
+                if fault is not None:
+                    faults.setdefault(fault)
+                progress.update(task, advance=1)
     return CheckReport(readers.source_revision(config, seed), dict(questions), splits, tuple(faults))
 
 
