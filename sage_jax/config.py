@@ -225,6 +225,10 @@ class FusionConfig:
         match. Both are ours, not the paper's.
       difference_places: Whether `difference` also adds a learned vector of the patch's place in its tile, scaled by
         1 - similarity, so that the facts read where the test image is unlike its reference. Ours too.
+      head: What passes a LayerNorm and a linear layer on its way to the decoder: `comparison` embeddings alone, so that
+        the base model is kept, or `all` three parts (the paper), image embeddings and the questions' tokens too, each
+        with a head of its own whose output is added to what it reads and starts at zero: nothing else would keep the
+        base model, whose embeddings a LayerNorm does not give back.
     """
 
     num_heads: int = 4
@@ -233,6 +237,7 @@ class FusionConfig:
     fact_encoder: Literal["embedding_mean", "hidden_mean"] = "embedding_mean"
     difference: Literal["none", "similarity", "residual"] = "none"
     difference_places: bool = False
+    head: Literal["comparison", "all"] = "comparison"
 
     def __post_init__(self) -> None:
         require_above_zero(self, "num_heads", "num_distinct")
@@ -299,6 +304,8 @@ class PreferenceConfig:
 
     Attributes:
       beta: Inverse temperature of the implicit reward.
+      reference: Implicit reward of an answer: `ratio` is beta * (log pi - log pi_ref), which the paper's text requires;
+        `none` is beta * log pi, as its formula stands, without a reference policy.
       eta: Margin per unit of entropy gap; 0 = DPO.
       tau: Temperature of the judge scores' softmax.
       entropy: Reading of H_i.
@@ -310,6 +317,7 @@ class PreferenceConfig:
     """
 
     beta: float = 0.1
+    reference: Literal["ratio", "none"] = "ratio"
     eta: float = 0.1
     tau: float = 1.0
     entropy: Literal["surprisal", "entropy_term", "score"] = "surprisal"

@@ -146,6 +146,7 @@ def train(run: Run, stage: str, log: RunLog) -> None:
     objective = SftObjective(config.similarity_weight)
     if stage in ("dpo", "edpo"):
         objective = PreferenceObjective(config.preference)
+    if stage in ("dpo", "edpo") and config.preference.reference == "ratio":
         table = reference_logps(
             records,
             visited_records(len(records), train=config, seed=run.config.seed),

@@ -82,6 +82,18 @@ def test_a_reference_is_the_file_of_the_same_name_else_the_first_else_none(photo
     assert chosen("", "x/a.png") is None
 
 
+def test_images_without_a_reference_of_their_own_are_counted(photographs: Path) -> None:
+    images = str(photographs / "images")
+
+    def unmatched(references: str) -> str:
+        return UserImages(InspectConfig(images=images, references=references), load_vocabulary()).unmatched()
+
+    found = unmatched(str(photographs / "references"))
+    assert found.startswith("3 of 4 images have no reference of their own name") and found.endswith("first: a.png")
+    assert unmatched("") == unmatched(str(photographs / "references" / "a.png")) == ""
+    assert unmatched(images) == ""
+
+
 def test_a_reference_that_serves_many_images_is_read_once(photographs: Path) -> None:
     references = References(str(photographs / "references" / "a.png"))
     contents = [found[1] for name in ("x.png", "y.png") if (found := references.of(Path(name)))]

@@ -35,11 +35,13 @@ class ImageEmbeddings:
       image: Embeddings of the test image's tokens.
       comparison: Comparison embeddings, one a fact.
       compared: Similarities and distinct patches.
+      question_mask: True at the tokens of questions, which pass the question head; None where there is none.
     """
 
     image: Float[Array, "B M D"]
     comparison: Float[Array, "B F D"]
     compared: Comparison
+    question_mask: Bool[Array, "B S"] | None = None
 
 
 def tree_mask(
@@ -125,13 +127,21 @@ class Sage(nnx.Module):
         )
         facts = jax.lax.stop_gradient(self.fact_encoder(batch.fact_ids, batch.fact_mask))
         comparison = self.fusion(facts, test, reference, compared, reference_mask.any(axis=1))
-        return ImageEmbeddings(image=test, comparison=comparison, compared=compared)
+        asked = None
+        if self.config.fusion.head == "all":
+            asked = (batch.question_index >= 0) & (batch.answer_index < 0) & batch.token_mask
+        return ImageEmbeddings(image=test, comparison=comparison, compared=compared, question_mask=asked)
 
     def embed_tokens(self, token_ids: Int[Array, "B S"], images: ImageEmbeddings) -> Float[Array, "B S D"]:
         """Token embeddings with image and comparison embeddings in place of their placeholders, in order."""
         embeddings = self.decoder.embedding(token_ids)
+        image = images.image
+        if images.question_mask is not None:
+            image = self.fusion.image_head(image)
+            asked = self.fusion.question_head(embeddings)
+            embeddings = jnp.where(images.question_mask[..., None], asked, embeddings)
         for token, values in (
-            (self.placeholders.image, images.image),
+            (self.placeholders.image, image),
             (self.placeholders.comparison, images.comparison),
         ):
             here = token_ids == token
