@@ -38,6 +38,7 @@ from sage_jax.run_config import Config
 from sage_jax.run_log import RunLog, TrainingDiverged
 from sage_jax.subjects import SampleImages, UserImages
 from sage_jax.summary import ablation_table, load_summary, print_summary, stage_cost, write_ablation
+from sage_jax.text_check import require_text_fits
 from sage_jax.train import fit
 
 USER_ERRORS: Final = (
@@ -132,11 +133,23 @@ def prepare(run: Run, stage: str, log: RunLog) -> None:
     prepared = run.prepared
     counts = f"{prepared.num_train} training and {prepared.num_test} test records"
     log.line(f"{counts}, {run.chat.vocab_size} tokens, revision {prepared.revision[:12]}")
+    check_text(run, log)
+
+
+def check_text(run: Run, log: RunLog, *stages: str) -> None:
+    """Checks that all text fits, for these stages and for all that the run will come to, before any of them works.
+
+    Raises:
+      TreeError: Some does not.
+    """
+    wanted = [name for name in dict.fromkeys((*stages, *run.config.stage_names)) if not run.is_trained(name)]
+    require_text_fits(wanted, config=run.config, prepared=run.prepared, chat=run.chat, log=log)
 
 
 def train(run: Run, stage: str, log: RunLog) -> None:
     """Trains one stage from the stage it starts from."""
     config = run.config.training(stage)
+    check_text(run, log, stage)
     start = STARTS_FROM[stage]
     params = run.fresh_params() if start is None else run.trained_params(start, wanted_by=stage)
     if start == "base" and not run.is_given("base"):  # weights bring their own, or the copy, with them
@@ -208,6 +221,7 @@ def evaluate(run: Run, stage: str, log: RunLog) -> None:
         raise ConfigError(
             "there are no test records: check data.held_out and data.test_fraction, or raise data.num_test"
         )
+    check_text(run, log, stage)
     num_records = run.config.evaluate.num_records or len(records)
     shown = ChosenRecords(records, range(len(records))[:num_records])
     for name in trained:

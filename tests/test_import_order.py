@@ -42,6 +42,7 @@ LAYERS = {
     "train": 4,
     "evaluate": 4,
     "reference_policy": 4,
+    "text_check": 4,
     "row_journal": 4,
     "subjects": 4,
     "inspection": 5,

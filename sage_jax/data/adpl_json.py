@@ -177,7 +177,7 @@ class _Builder:
     def __call__(self, item: Item) -> Iterator[Record | Fault]:
         """The record of an item, or everything wrong with it, at its line."""
         try:
-            record = self._record(item.fields)
+            record = self._record(item.fields, item.line)
         except ImageFault as error:
             yield self._fault(item, f"{error.name} {error.problem}", error.cure)
             return
@@ -197,7 +197,7 @@ class _Builder:
     def _fault(self, item: Item, problem: str, cure: str) -> Fault:
         return Fault(str(self.path), item.line, item.where + problem, cure)
 
-    def _record(self, fields: dict[str, Any]) -> Record:
+    def _record(self, fields: dict[str, Any], line: int) -> Record:
         _check_keys(fields, _ITEM_KEYS)
         if fields.get("category") is not None:
             _text(fields, "category")
@@ -225,6 +225,7 @@ class _Builder:
             mask=None,
             test_path=name,
             reference_path=reference,
+            line=line,
         )
 
     def _image(self, name: str) -> bytes:

@@ -140,6 +140,11 @@ def _images(data: DataConfig, split: Literal["train", "test"], seed: int) -> Ite
             return generator.draw(data, split, seed)
 
 
+def place_of(record: Record, data: DataConfig) -> tuple[str, int | None]:
+    """File and line at which a user finds a record: in the JSON of `adpl`, else its test image."""
+    return (data.root if data.source == "adpl" else _place(data, record.test_path)), record.line
+
+
 def _place(data: DataConfig, path: str) -> str:
     """A path as a user finds it: below the data set's root, where there is one."""
     return path if data.source in ("generator", "adpl") else str(Path(data.root) / path)

@@ -103,6 +103,7 @@ class Record:
       mask: PNG, one channel, the test image's size, 0 = good; None where no pixel label is known.
       test_path: Where the test image came from.
       reference_path: The same for the reference, "" without one.
+      line: Line of the file that the record stands in, where the source is one file; else None.
     """
 
     record_id: str
@@ -119,6 +120,7 @@ class Record:
     mask: bytes | None
     test_path: str
     reference_path: str
+    line: int | None = None
 
 
 def validate(record: Record, *, num_questions: int | None = None, num_answers: int | None = None) -> list[Fault]:
