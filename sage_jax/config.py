@@ -62,9 +62,10 @@ class DataConfig:
     """Where records come from and how they are stored.
 
     Attributes:
-      source: Reader: `generator` (built in), `deeppcb`, `mvtec` (any MVTec-style tree) or `adpl` (AD-PL JSON).
-      root: Folder of the data set, or its JSON file for `adpl`; unused by `generator`.
-      images_root: `adpl` only: folder that the JSON's image paths are relative to; "" = the JSON's own folder.
+      source: Reader: `generator` (built in), `deeppcb`, `mvtec` (any MVTec-style tree), `visa` (VisA with its
+        `split_csv`), `meta` (a meta.json as AnomalyCLIP and ADer read it) or `adpl` (AD-PL JSON).
+      root: Folder of the data set, or its JSON file for `adpl` and `meta`; unused by `generator`.
+      images_root: `adpl` and `meta`: folder that the JSON's image paths are relative to; "" = the JSON's own folder.
       cache_dir: Where built data sets are kept, keyed by content hash.
       vocabulary: TOML file of objects and defects, for facts and preferences; "" = the built-in one.
       on_bad_record: `fail` stops at the first fault, `skip` leaves the record out and lists it in the run directory.
@@ -80,7 +81,7 @@ class DataConfig:
       prefetch: Batches kept ready.
     """
 
-    source: Literal["generator", "deeppcb", "mvtec", "adpl"] = "generator"
+    source: Literal["generator", "deeppcb", "mvtec", "visa", "meta", "adpl"] = "generator"
     root: str = ""
     images_root: str = ""
     cache_dir: str = "~/.cache/sage_jax"

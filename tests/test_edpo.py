@@ -56,8 +56,8 @@ def test_without_the_reference_ratio_the_reward_is_the_policys_own_log_probabili
     config = PreferenceConfig(beta=0.7, eta=0.3, lambda_hard=0.4, lambda_easy=1.3, reference="none")
 
     def terms(reference: np.ndarray, config: PreferenceConfig) -> Any:
-        arrays = (jnp.asarray(x, jnp.float32) for x in (policy, reference, scores))
-        return preference_terms(*arrays, jnp.asarray(mask), config=config)
+        logps, reference_logps, judged = (jnp.asarray(x, jnp.float32) for x in (policy, reference, scores))
+        return preference_terms(logps, reference_logps, judged, jnp.asarray(mask), config=config)
 
     found = terms(reference, config)
     assert found.group_mask.sum() > 20

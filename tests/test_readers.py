@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import shutil
@@ -51,6 +52,37 @@ def _mvtec(root: Path) -> DataConfig:
     return DataConfig(source="mvtec", root=str(root), num_train=0, num_test=0, held_out=("pill",))
 
 
+def _visa(root: Path) -> DataConfig:
+    mask = np.zeros((24, 32), np.uint8)
+    mask[3:9, 4:12] = 2
+    rows = ["object,split,label,image,mask"]
+    for index in range(8):
+        name = f"pill/Data/Images/Normal/{index}.JPG"
+        _put(root / name, _noise())
+        rows.append(f"pill,{'train' if index < 4 else 'test'},normal,{name},")
+    for index in range(4):
+        name, masked = f"pill/Data/Images/Anomaly/{index}.JPG", f"pill/Data/Masks/Anomaly/{index}.png"
+        _put(root / name, _noise())
+        _put(root / masked, encode_png(mask))
+        rows.append(f"pill,test,anomaly,{name},{masked}")
+    _put(root / "split_csv/1cls.csv", "\n".join(rows).encode())
+    return DataConfig(source="visa", root=str(root), num_train=0, num_test=0, held_out=("pill",))
+
+
+def _meta(root: Path) -> DataConfig:
+    data = _visa(root)
+    with (root / "split_csv/1cls.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    content: dict[str, dict[str, list[dict[str, Any]]]] = {"train": {"pill": []}, "test": {"pill": []}}
+    for row in rows:
+        bad = row["label"] == "anomaly"
+        item = {"img_path": row["image"], "mask_path": row["mask"], "specie_name": "crack" if bad else "good"}
+        content[row["split"]]["pill"].append(item | {"cls_name": "pill", "anomaly": int(bad)})
+    (root / "split_csv/1cls.csv").unlink()
+    _put(root / "meta.json", json.dumps(content, indent=1).encode())
+    return dataclasses.replace(data, source="meta", root=str(root / "meta.json"))
+
+
 def _deeppcb(root: Path) -> DataConfig:
     board = np.kron(_RNG.integers(0, 2, (20, 20)), np.ones((8, 8))).astype(np.uint8) * 255
     for name, stem in (("trainval", "a"), ("test", "b")):
@@ -80,9 +112,11 @@ _SOURCES: dict[str, Callable[[Path], DataConfig]] = {
     "generator": _generator,
     "deeppcb": _deeppcb,
     "mvtec": _mvtec,
+    "visa": _visa,
+    "meta": _meta,
     "adpl": _adpl,
 }
-_ON_DISK = ("deeppcb", "mvtec", "adpl")
+_ON_DISK = ("deeppcb", "mvtec", "visa", "meta", "adpl")
 
 
 @pytest.mark.parametrize("source", _SOURCES)

@@ -81,9 +81,9 @@ def read_images(data: DataConfig, split: Literal["train", "test"], seed: int) ->
         yield from _folder_faults(root, folder, train, test)
         if not good[folder]:
             continue
-        chosen += [entry for entry in good[folder] + test if _split_of(entry, data) == split]
+        chosen += [entry for entry in good[folder] + test if split_of(entry, data) == split]
     num = data.num_train if split == "train" else data.num_test
-    for entry in _draw(chosen, num or len(chosen), np.random.default_rng([VERSION, seed])):
+    for entry in draw(chosen, num or len(chosen), np.random.default_rng([VERSION, seed])):
         yield _read(root, entry, good[entry.folder])
 
 
@@ -129,14 +129,15 @@ def _is_category(path: Path) -> bool:
 
 
 def _held_out_checked(data: DataConfig, folders: Sequence[str]) -> Sequence[str]:
-    names = {_words(Path(data.root).expanduser().resolve().name if folder == "." else folder) for folder in folders}
+    names = {words(Path(data.root).expanduser().resolve().name if folder == "." else folder) for folder in folders}
     for name in data.held_out:
-        if _words(name) not in names:
+        if words(name) not in names:
             raise TreeError(f"data.held_out: {data.root} has no category {name!r}; it has {', '.join(sorted(names))}")
     return folders
 
 
-def _words(name: str) -> str:
+def words(name: str) -> str:
+    """A folder's name as words."""
     return name.replace("_", " ").strip()
 
 
@@ -161,7 +162,7 @@ def _entries(root: Path, folder: str, names: Sequence[str]) -> list[Entry]:
             below = path.relative_to(root / folder)
             if len(below.parts) >= 3:
                 key = f"{category}/{below.as_posix()}"
-                entries.append(Entry(folder, _words(category), below.parts[1], path.relative_to(root).as_posix(), key))
+                entries.append(Entry(folder, words(category), below.parts[1], path.relative_to(root).as_posix(), key))
     return entries
 
 
@@ -192,11 +193,11 @@ def _shown(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _split_of(entry: Entry, data: DataConfig) -> Literal["train", "test", "neither"]:
+def split_of(entry: Entry, data: DataConfig) -> Literal["train", "test", "neither"]:
     """Where an image belongs; training images of held-out categories are references only."""
     training = entry.key.split("/")[1] in _TRAIN_FOLDERS
     if data.held_out:
-        held_out = entry.category in {_words(name) for name in data.held_out}
+        held_out = entry.category in {words(name) for name in data.held_out}
         if held_out:
             return "neither" if training else "test"
         return "train"
@@ -210,7 +211,7 @@ def _share(key: str) -> float:
     return int.from_bytes(hashlib.sha256(os.fsencode(key)).digest()[:8]) / 2**64  # a file name need not be text
 
 
-def _draw(entries: Sequence[Entry], num: int, rng: np.random.Generator) -> list[Entry]:
+def draw(entries: Sequence[Entry], num: int, rng: np.random.Generator) -> list[Entry]:
     """`num` of the images, good and defective by turns, each in turn from every category and type."""
     sides: list[list[Entry]] = []
     for good in (True, False):
@@ -233,7 +234,7 @@ def _by_turns(groups: Sequence[Sequence[Entry]]) -> list[Entry]:
 
 def _read(root: Path, entry: Entry, good: Sequence[Entry]) -> AnnotatedImage | Fault:
     """The annotated image of an entry, or why there is none."""
-    reference = _reference(entry, good)
+    reference = reference_of(entry, good)
     try:
         test_image = read_inside(root, entry.path)
         reference_image = None if reference is None else read_inside(root, reference.path)
@@ -243,7 +244,7 @@ def _read(root: Path, entry: Entry, good: Sequence[Entry]) -> AnnotatedImage | F
             mask = _read_mask(root, entry)
     except ImageFault as error:
         return Fault(str(root / error.name), None, error.problem, error.cure)
-    defects = defects_of(mask, _words(entry.label))
+    defects = defects_of(mask, words(entry.label))
     if not entry.good and not defects:
         cure = "mark the defect, or move the image to test/good"
         return Fault(str(root / entry.path), None, f"is in {entry.label!r}, but its mask is empty", cure)
@@ -259,7 +260,7 @@ def _read(root: Path, entry: Entry, good: Sequence[Entry]) -> AnnotatedImage | F
     )
 
 
-def _reference(entry: Entry, good: Sequence[Entry]) -> Entry | None:
+def reference_of(entry: Entry, good: Sequence[Entry]) -> Entry | None:
     """A good training image other than the entry itself; None where there is no other."""
     others = [other for other in good if other.path != entry.path]
     return others[int(_share(f"reference of {entry.key}") * len(others))] if others else None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from sage_jax.config import DataConfig
-from sage_jax.data import adpl_json, deeppcb, generator, mvtec, preferences
+from sage_jax.data import adpl_json, deeppcb, generator, listed, mvtec, preferences
 from sage_jax.data.facts import load_vocabulary
 from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, read_inside
 from sage_jax.data.records import AnnotatedImage, Fault, Record, validate
@@ -82,7 +82,7 @@ def source_revision(data: DataConfig, seed: int) -> str:
       ReaderError: As `read_records`.
     """
     fields = {name: value for name, value in dataclasses.asdict(data).items() if name not in _NOT_CONTENT}
-    modules = (adpl_json, deeppcb, generator, mvtec, preferences)
+    modules = (adpl_json, deeppcb, generator, listed, mvtec, preferences)
     versions = {"readers": VERSION} | {module.__name__: module.VERSION for module in modules}
     digest = hashlib.sha256(json.dumps([fields, versions, seed], sort_keys=True).encode())
     digest.update(repr(load_vocabulary(data.vocabulary)).encode())
@@ -92,6 +92,9 @@ def source_revision(data: DataConfig, seed: int) -> str:
             _digest_files(digest, adpl_json.images_root(data), adpl_json.files(data))
         elif data.source == "mvtec":
             _digest_files(digest, Path(data.root).expanduser(), mvtec.files(Path(data.root).expanduser()))
+        elif data.source in ("visa", "meta"):
+            digest.update(hashlib.sha256(listed.list_path(data).read_bytes()).digest())
+            _digest_files(digest, listed.images_root(data), listed.files(data))
         elif data.source == "deeppcb":
             _digest_files(digest, Path(data.root).expanduser(), deeppcb.files(Path(data.root).expanduser()))
     return digest.hexdigest()
@@ -109,7 +112,7 @@ def _unusable(data: DataConfig) -> Iterator[None]:
     except OSError as error:
         place, cure = error.filename or data.root, f"set data.root to the {data.source} data set"
         raise ReaderError(f"{place}: {error.strerror or error}; {cure}") from error
-    except (adpl_json.FormatError, deeppcb.DrawError, mvtec.TreeError) as error:
+    except (adpl_json.FormatError, deeppcb.DrawError, listed.ListError, mvtec.TreeError) as error:
         raise ReaderError(str(error)) from error
 
 
@@ -136,6 +139,8 @@ def _images(data: DataConfig, split: Literal["train", "test"], seed: int) -> Ite
             return deeppcb.read_images(data, split, seed)
         case "mvtec":
             return mvtec.read_images(data, split, seed)
+        case "visa" | "meta":
+            return listed.read_images(data, split, seed)
         case _:
             return generator.draw(data, split, seed)
 
@@ -147,7 +152,9 @@ def place_of(record: Record, data: DataConfig) -> tuple[str, int | None]:
 
 def _place(data: DataConfig, path: str) -> str:
     """A path as a user finds it: below the data set's root, where there is one."""
-    return path if data.source in ("generator", "adpl") else str(Path(data.root) / path)
+    if data.source in ("generator", "adpl"):
+        return path
+    return str((listed.images_root(data) if data.source == "meta" else Path(data.root)) / path)
 
 
 class _ImageCheck:
