@@ -53,10 +53,10 @@ def require_text_fits(
                 faults += [fault] if fault else []
                 advance(number)
         if faults:
-            shown = [f"\n  {fault}" for fault in faults[:_SHOWN]]
+            shown = "\n  ".join(map(str, faults[:_SHOWN]))
             more = f"\n  and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
             noun = "record" if len(faults) == 1 else "records"
-            raise TreeError(f"the text of {len(faults)} {split} {noun} does not fit:{''.join(shown)}{more}")
+            raise TreeError(f"the text of {len(faults)} {split} {noun} does not fit: {shown}{more}")
         if jax.process_index() == 0:
             replace_file(done, key)
 

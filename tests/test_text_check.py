@@ -105,7 +105,7 @@ def test_a_stages_use_decides_and_what_fits_is_not_encoded_again(
     parts: dict[str, Any] = {"config": config, "prepared": prepared, "chat": Chat(TEXT, prepared.tokenizer)}
     with RunLog(tmp_path / "run", "prepare") as log:
         require_text_fits(["prepare", "sfe", "evaluate"], **parts, log=log)
-        with pytest.raises(TreeError, match=f"1 train record does not fit:\n  .*adpl.json:{lines[4]}: "):
+        with pytest.raises(TreeError, match=f"1 train record does not fit: .*adpl.json:{lines[4]}: "):
             require_text_fits(["sfe", "edpo"], **parts, log=log)
         best = dataclasses.replace(config.edpo, answers="best", preference=PreferenceConfig(reference="none"))
         parts["config"] = dataclasses.replace(config, edpo=best)
