@@ -62,9 +62,10 @@ class DataConfig:
     """Where records come from and how they are stored.
 
     Attributes:
-      source: Reader: `generator` (built in), `deeppcb`, `mvtec` (any MVTec-style tree) or `adpl` (AD-PL JSON).
-      root: Folder of the data set, or its JSON file for `adpl`; unused by `generator`.
-      images_root: `adpl` only: folder that the JSON's image paths are relative to; "" = the JSON's own folder.
+      source: Reader: `generator` (built in), `deeppcb`, `mvtec` (any MVTec-style tree), `visa` (VisA with its
+        `split_csv`), `meta` (a meta.json as AnomalyCLIP and ADer read it) or `adpl` (AD-PL JSON).
+      root: Folder of the data set, or its JSON file for `adpl` and `meta`; unused by `generator`.
+      images_root: `adpl` and `meta`: folder that the JSON's image paths are relative to; "" = the JSON's own folder.
       cache_dir: Where built data sets are kept, keyed by content hash.
       vocabulary: TOML file of objects and defects, for facts and preferences; "" = the built-in one.
       on_bad_record: `fail` stops at the first fault, `skip` leaves the record out and lists it in the run directory.
@@ -80,7 +81,7 @@ class DataConfig:
       prefetch: Batches kept ready.
     """
 
-    source: Literal["generator", "deeppcb", "mvtec", "adpl"] = "generator"
+    source: Literal["generator", "deeppcb", "mvtec", "visa", "meta", "adpl"] = "generator"
     root: str = ""
     images_root: str = ""
     cache_dir: str = "~/.cache/sage_jax"
@@ -228,6 +229,10 @@ class FusionConfig:
         match. Both are ours, not the paper's.
       difference_places: Whether `difference` also adds a learned vector of the patch's place in its tile, scaled by
         1 - similarity, so that the facts read where the test image is unlike its reference. Ours too.
+      head: What passes a LayerNorm and a linear layer on its way to the decoder: `comparison` embeddings alone, so that
+        the base model is kept, or `all` three parts (the paper), image embeddings and the questions' tokens too, each
+        with a head of its own whose output is added to what it reads and starts at zero: nothing else would keep the
+        base model, whose embeddings a LayerNorm does not give back.
     """
 
     num_heads: int = 4
@@ -236,6 +241,7 @@ class FusionConfig:
     fact_encoder: Literal["embedding_mean", "hidden_mean"] = "embedding_mean"
     difference: Literal["none", "similarity", "residual"] = "none"
     difference_places: bool = False
+    head: Literal["comparison", "all"] = "comparison"
 
     def __post_init__(self) -> None:
         require_above_zero(self, "num_heads", "num_distinct")
@@ -305,6 +311,8 @@ class PreferenceConfig:
 
     Attributes:
       beta: Inverse temperature of the implicit reward.
+      reference: Implicit reward of an answer: `ratio` is beta * (log pi - log pi_ref), which the paper's text requires;
+        `none` is beta * log pi, as its formula stands, without a reference policy.
       eta: Margin per unit of entropy gap; 0 = DPO.
       tau: Temperature of the judge scores' softmax.
       entropy: Reading of H_i.
@@ -316,6 +324,7 @@ class PreferenceConfig:
     """
 
     beta: float = 0.1
+    reference: Literal["ratio", "none"] = "ratio"
     eta: float = 0.1
     tau: float = 1.0
     entropy: Literal["surprisal", "entropy_term", "score"] = "surprisal"

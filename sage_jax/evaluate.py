@@ -36,13 +36,13 @@ from sage_jax.metrics.verdicts import (
     accuracy_by_kind,
     count_unparsable,
     group_accuracy,
-    parse_verdict,
     verdict_accuracy,
     write_predictions,
 )
 from sage_jax.run_config import Config
 from sage_jax.run_log import Advance, RunLog
 from sage_jax.summary import load_summary, record_metrics
+from sage_jax.verdict import parse_verdict
 
 
 @dataclasses.dataclass(frozen=True)

@@ -207,7 +207,7 @@ def _inspected(chunk: _Chunk, examination: Examination, output: Path) -> list[In
     for positions, records, batch in chunk.batches:
         answered = _answered(batch, records, examination)
         for position, (record, answers, follow_ups) in zip(positions, answered, strict=True):
-            path = output / "overlays" / f"{Path(record.test_path).stem[:80]}_{chunk.keys[position]}.png"
+            path = output / "overlays" / f"{_short_stem(record.test_path)}_{chunk.keys[position]}.png"
             rows[position] = dataclasses.replace(_row(record, answers, examination, path), follow_ups=follow_ups)
     return [row for row in rows if row is not None]
 
@@ -236,6 +236,11 @@ def _answered(
             yield record, first, tuple((question, turn[row]) for question, turn in zip(questions, said, strict=True))
 
 
+def _short_stem(path: str) -> str:
+    """A file's stem, cut to 80 bytes, so that with key and suffix it is a file name everywhere."""
+    return Path(path).stem.encode()[:80].decode(errors="ignore")
+
+
 def _row(record: Record, answers: Answers, examination: Examination, overlay_path: Path) -> InspectionRow:
     config = examination.config
     score = float(answers.verdict_score[0])
@@ -247,6 +252,7 @@ def _row(record: Record, answers: Answers, examination: Examination, overlay_pat
         score=score,
         reason=examination.chat.decode(np.asarray(answers.token_ids[0])),
         truth=None if record.anomalous is None else ("defective" if record.anomalous else "good"),
+        reference=record.reference_path if record.reference_image is not None else "",
     )
     if record.reference_image is None:
         return row

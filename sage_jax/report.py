@@ -48,6 +48,7 @@ class InspectionRow:
       overlay_path: Where the overlay was written; "" where it was not.
       truth: The known label, or None.
       follow_ups: Further questions about the image, each with the model's answer.
+      reference: Path of the good reference that it was compared with; "" without one.
     """
 
     image: str
@@ -60,6 +61,7 @@ class InspectionRow:
     overlay_path: str = ""
     truth: Literal["defective", "good"] | None = None
     follow_ups: tuple[tuple[str, str], ...] = ()
+    reference: str = ""
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
@@ -250,6 +252,7 @@ def row_to_json(row: InspectionRow) -> dict[str, Any]:
         "overlay": row.overlay_path or None,
         "truth": row.truth,
         "error": row.error or None,
+        "reference": row.reference or None,
     }
 
 
@@ -266,6 +269,7 @@ def row_from_json(content: Mapping[str, Any]) -> InspectionRow:
         overlay_path=content["overlay"] or "",
         truth=content["truth"],
         follow_ups=tuple((turn["question"], turn["answer"]) for turn in content["follow_ups"]),
+        reference=content.get("reference") or "",  # rows of an inspection begun before there was one
     )
 
 

@@ -102,7 +102,7 @@ class InspectConfig:
 
     Attributes:
       images: An image, a folder, or a text file with a path a line; "" = a sample of the test records.
-      references: An image, a folder (matched by file name, else its first image), or ""; none = zero-shot.
+      references: An image, a folder (the file of the image's own name, else its first image), or ""; none = zero-shot.
       questions: Asked one after the other about each image, in one conversation with it, after the question whether
         there is a defect; their answers go to the rows and the report.
       category: What the part is, for question and facts; "" = taken from the folder name where known.
@@ -264,6 +264,11 @@ class Config:
         require(
             self.evaluate.decoding.method != "checkpoint" or bool(self.model.weights),
             "evaluate.decoding.method = 'checkpoint' needs one: name it in model.weights, or set greedy or sample",
+        )
+        require(
+            self.model.fusion.head == "comparison" or not self.inspect.questions,
+            "inspect.questions: further questions do not pass the question head of model.fusion.head = 'all'; leave them "
+            "out, or train with 'comparison'",
         )
         require(bool(self.run_dir), "run_dir is empty: name the folder that the run writes")
         rank = self.base.lora.rank

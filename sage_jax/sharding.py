@@ -48,9 +48,10 @@ PARAMETER_AXES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     (r"fusion/attention/out/kernel", ("heads", "embed")),
     (r"fusion/residual/kernel", ("embed", "none")),
     (r"fusion/places", ("none", "embed")),
-    (r"fusion/head/kernel", ("embed", "none")),
+    (r"fusion/(head|(image|question)_head/linear)/kernel", ("embed", "none")),
     (r"vit/patch_embed/bias|adapter/linear_2/bias|fusion/(attention/out|head)/bias|fusion/difference", ("none",)),
     (r"(adapter|fusion|decoder|fact_encoder/decoder)/norm/(scale|bias)", ("none",)),
+    (r"fusion/(image|question)_head/(norm/(scale|bias)|linear/bias)", ("none",)),
 )
 
 

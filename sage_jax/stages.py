@@ -45,6 +45,7 @@ from sage_jax.run_config import STARTS_FROM, Config
 from sage_jax.run_log import RunLog, TrainingDiverged
 from sage_jax.subjects import SampleImages, UserImages
 from sage_jax.summary import ablation_table, load_summary, print_summary, stage_cost, write_ablation
+from sage_jax.text_check import require_text_fits
 from sage_jax.train import fit
 
 USER_ERRORS: Final = (
@@ -159,16 +160,28 @@ def prepare(run: Run, stage: str, log: RunLog) -> None:
     prepared = run.prepared
     counts = f"{prepared.num_train} training and {prepared.num_test} test records"
     log.line(f"{counts}, {run.chat.vocab_size} tokens, revision {prepared.revision[:12]}")
+    check_text(run, log)
+
+
+def check_text(run: Run, log: RunLog, *stages: str) -> None:
+    """Checks that all text fits, for these stages and for all that the run will come to, before any of them works.
+
+    Raises:
+      TreeError: Some does not.
+    """
+    wanted = [name for name in dict.fromkeys((*stages, *run.config.stage_names)) if not run.is_trained(name)]
+    require_text_fits(wanted, config=run.config, prepared=run.prepared, chat=run.chat, log=log)
 
 
 def train(run: Run, stage: str, log: RunLog) -> None:
     """Trains one stage from the stage it starts from."""
     config = run.config.training(stage)
+    check_text(run, log, stage)
     params = run.start_params(stage)
     records = adpl.open_split(run.prepared, "train")
     attach = None
     objective = stage_objective(stage, config)
-    if isinstance(objective, PreferenceObjective):
+    if isinstance(objective, PreferenceObjective) and config.preference.reference == "ratio":
         # With LoRA: the same arrays with the new adapters switched off. Computed once, before a step, because the stage
         # may train other parts whole, which no switch brings back.
         reference: Params = {path: leaf for path, leaf in params.items() if not path.endswith(TRAINED)}
@@ -267,6 +280,7 @@ def evaluate(run: Run, stage: str, log: RunLog) -> None:
         raise ConfigError(
             "there are no test records: check data.held_out and data.test_fraction, or raise data.num_test"
         )
+    check_text(run, log, stage)
     num_records = run.config.evaluate.num_records or len(records)
     shown = ChosenRecords(records, range(len(records))[:num_records])
     for name in trained:
@@ -299,6 +313,8 @@ def inspect(run: Run, stage: str, log: RunLog) -> None:
         raise run.not_trained(name, wanted_by=stage)
     if config.images:
         images = UserImages(config, run.vocabulary)
+        if unmatched := images.unmatched():
+            log.line(unmatched)
     else:
         images = SampleImages(adpl.open_split(run.prepared, "test"), config.max_images)
     examination = run.examination(name, run.answering_params(name, wanted_by=stage))

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from sage_jax.config import ConfigError
 from sage_jax.data.facts import Vocabulary
-from sage_jax.data.images import SUFFIXES, ImageFault, decode_rgb
+from sage_jax.data.images import SUFFIXES, decode_rgb
 from sage_jax.data.records import PAIR_TYPES, Record
 from sage_jax.run_config import InspectConfig
 
@@ -63,6 +63,17 @@ class UserImages:
     def __len__(self) -> int:
         return len(self._paths)
 
+    def unmatched(self) -> str:
+        """Which images are compared with a reference that is not their own, as a sentence; "" where none is."""
+        own = sum(self._references.has_own(path) for path in self._paths)
+        first = self._references.path_of(Path())
+        if first is None or own == len(self._paths):
+            return ""
+        return (
+            f"{len(self._paths) - own} of {len(self._paths)} images have no reference of their own name, so they are "
+            f"compared with the folder's first: {first.name}"
+        )
+
     def key(self, index: int) -> str:
         return _hashed(os.fsencode(self._paths[index]))
 
@@ -74,15 +85,17 @@ class UserImages:
 
     def read(self, index: int) -> Subject:
         path = self._paths[index]
-        name = os.fsencode(path).decode("utf-8", "replace")  # a file name need not be text; the report must be
+        # A file name need not be text; the report must be.
+        name = os.fsencode(path).decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
         folder = path.parent.name
         category = self._category or (folder if folder.replace("_", " ") in self._vocabulary.objects else "part")
         try:
             test_image = path.read_bytes()
             decode_rgb(test_image, name=name)
             reference = self._references.of(path)
-        except (OSError, ImageFault) as error:
+        except (OSError, ValueError) as error:  # ImageFault is one, and so is a path with a NUL byte
             reason = f"{name}: cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+            reason = reason if name in reason else f"{name}: {reason}"
             return Subject(name, category, None, reason)
         record = Record(
             record_id=name,
@@ -141,7 +154,7 @@ def find_images(images: str) -> list[Path]:
         found = _images_under(path)
     elif path.suffix.lower() in _LIST_SUFFIXES and path.is_file():
         try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+            lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"inspect.images = {images!r}: no list of paths in UTF-8 ({error})") from None
         found = [path.parent / line for line in lines if line and not line.startswith("#")]
@@ -179,6 +192,10 @@ class References:
         self._files = {each.name: each for each in reversed(files)}
         self._first = files[0]
 
+    def has_own(self, image: Path) -> bool:
+        """Whether an image's reference was meant for it: the file of its name, or the only one that there is."""
+        return image.name in self._files or len(self._files) == 1
+
     def path_of(self, image: Path) -> Path | None:
         """Path of an image's reference; None = zero-shot."""
         return self._files.get(image.name, self._first)
@@ -201,16 +218,17 @@ def _read_reference(path: Path, stamp: str) -> bytes:
 
 
 def _images_under(folder: Path) -> list[Path]:
-    """Image files of a folder and its subfolders; hidden ones (as macOS leaves beside real ones) do not count."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
-    return sorted(path for path in found if path.is_file())
+    """Image files of a folder and its subfolders; hidden ones, and those in hidden folders, do not count."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    shown = (path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    return sorted(path for path in shown if path.is_file())
 
 
 def _file_stamp(path: Path) -> str:
     """Size and time of change of a file; of one that may not be read, that."""
     try:
         state = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL byte, which no path has
         return "absent"
     return f"{state.st_size} {state.st_mtime_ns}" if os.access(path, os.R_OK) else "locked"
 

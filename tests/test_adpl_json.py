@@ -50,7 +50,7 @@ def _write(root: Path, items: list[Any]) -> DataConfig:
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 (root / name).write_bytes(encode_png(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)))
     (root / "adpl.json").write_text(json.dumps(items, indent=1), encoding="utf-8")
-    return DataConfig(source="adpl", root=str(root / "adpl.json"), num_train=0, num_test=0, held_out=("nothing",))
+    return DataConfig(source="adpl", root=str(root / "adpl.json"), num_train=0, num_test=0, test_fraction=1e-9)
 
 
 def _read(data: DataConfig, split: Split = "train", seed: int = 0) -> tuple[list[Record], list[Fault]]:
@@ -129,6 +129,13 @@ _BREAKS = {
     "score is out of range": lambda item: _with(10**400, item, _QA, 0, "answer_options", 0, "score"),
     "score is True": lambda item: _with(True, item, _QA, 0, "answer_options", 0, "score"),
     "anomalous is 1": lambda item: _with(1, item, "anomalous"),
+    "category is a int": lambda item: _with(3, item, "category"),
+    "category is empty": lambda item: _with(" ", item, "category"),
+    "key 'kategorie' is unknown": lambda item: _with("nut", item, "kategorie"),
+    "question 2: key 'answers' is unknown": lambda item: _with([], item, _QA, 1, "answers"),
+    "question 1, answer 2: key 'scores' is unknown": lambda item: _with(
+        3.0, item, _QA, 0, "answer_options", 1, "scores"
+    ),
     "a sentence of facts is empty": lambda item: _with([""], item, "facts"),
     "half a character": lambda item: _with("Yes \ud800", item, _QA, 0, "answer_options", 0, "answer_en"),
     "outside": lambda item: _with("../../etc/passwd", item, "test_image"),
@@ -168,6 +175,34 @@ def test_an_item_told_twice_is_a_fault_with_both_lines(tmp_path: Path) -> None:
     records, faults = _read(_write(tmp_path, items))
     assert len(records) == 2 and len(faults) == 1
     assert "line 2" in faults[0].problem and faults[0].line is not None and faults[0].line > 60
+
+
+def test_items_of_one_line_are_told_apart_by_their_number(tmp_path: Path) -> None:
+    items = [_item(0), _item(1), _item(2), _item(0)]
+    data = _write(tmp_path, items)
+    del items[1]["pair_type"]
+    (tmp_path / "adpl.json").write_text(json.dumps(items))
+    records, faults = _read(data)
+    assert len(records) == 2
+    assert [(fault.file, fault.line) for fault in faults] == [(data.root, 1)] * 2
+    assert faults[0].problem == "item 2: pair_type is missing"
+    assert faults[1].problem.startswith("item 4: has the same id as item 1: ")
+
+
+def test_an_unknown_key_names_the_nearest_and_published_ones_and_notes_are_left(tmp_path: Path) -> None:
+    items = [_item(index) for index in range(2)]
+    items[0] |= {"domain": "mechanics", "conclusion_en": "It is dented.", "_seen by": "me"}
+    items[1] |= {"categori": "nut"}
+    records, faults = _read(_write(tmp_path, items))
+    assert len(records) == 1 and len(faults) == 1
+    assert faults[0].cure.startswith("did you mean 'category'; else remove it")
+
+
+def test_a_held_out_category_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    data = dataclasses.replace(_write(tmp_path, [_item(0), _item(1)]), held_out=("nope",))
+    for split in ("train", "test"):
+        with pytest.raises(FormatError, match=r"data\.held_out: .*no category 'nope'; it has washer"):
+            _read(data, split)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +295,7 @@ def test_items_of_an_image_stay_in_one_split_whatever_the_seed(tmp_path: Path) -
     for item in items[30:]:
         item["test_image"] = items[int(item["test_image"][-7:-4]) - 30]["test_image"]
         item["reference_image"] = None
-    data = dataclasses.replace(_write(tmp_path, items), held_out=(), test_fraction=0.3)
+    data = dataclasses.replace(_write(tmp_path, items), test_fraction=0.3)
     train, test = _read(data, "train")[0], _read(data, "test", seed=5)[0]
     assert len(train) + len(test) == 60
     assert not {record.image_id for record in train} & {record.image_id for record in test}

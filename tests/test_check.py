@@ -99,3 +99,14 @@ def test_an_unusable_data_set_is_an_error(tmp_path: Path) -> None:
     data = dataclasses.replace(_DATA, source="mvtec", root=str(tmp_path / "none"))
     with pytest.raises(ReaderError, match="none"):
         check(data, 0)
+
+
+def test_faults_of_what_is_not_drawn_are_told_too_and_counts_are_of_what_is(tmp_path: Path) -> None:
+    data = _adpl(tmp_path)
+    (tmp_path / "1.png").write_bytes(b"")
+    every = set(check(data, 0).faults)
+    assert len(every) == 4, "the broken item, the end that is lost with it, four questions, and the empty image"
+    for seed in range(3):
+        report = check(dataclasses.replace(data, num_test=1), seed)
+        assert set(report.faults) == every
+        assert report.splits["test"].images <= 1

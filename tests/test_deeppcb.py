@@ -12,8 +12,9 @@ import pytest
 
 from sage_jax.config import DataConfig
 from sage_jax.data import deeppcb
-from sage_jax.data.deeppcb import DEFECT_TYPES, read_boards, read_images, turn, turn_box
+from sage_jax.data.deeppcb import DEFECT_TYPES, DrawError, read_boards, read_images, turn, turn_box
 from sage_jax.data.images import decode_mask, decode_rgb, encode_png
+from sage_jax.data.readers import read_records
 from sage_jax.data.records import AnnotatedImage, Box, Fault
 
 Split = Literal["train", "test"]
@@ -175,9 +176,22 @@ def test_boxes_turn_with_their_pixels() -> None:
     assert len({turn(square, symmetry).tobytes() for symmetry in range(8)}) == 8
 
 
+def test_boards_of_one_number_in_two_groups_are_two_images(tree: Path) -> None:
+    (tree / "h").symlink_to(tree / "g")
+    line = "h/g/train000.jpg h/g_not/train000.txt\n"
+    (tree / "trainval.txt").write_text((tree / "trainval.txt").read_text() + line)
+    records = list(read_records(_config(tree, image_px=0, num_train=0), "train", 0))
+    assert len(records) == 4 and not [record for record in records if isinstance(record, Fault)]
+
+
+def test_a_held_out_category_is_refused_with_the_way_out(tree: Path) -> None:
+    with pytest.raises(DrawError, match=r"data\.held_out = \('nut',\): .*test\.txt are for testing"):
+        _images(_config(tree, held_out=("nut",)), "train")
+
+
 def test_whole_boards_keep_every_defect(tree: Path) -> None:
     images = _images(_config(tree, image_px=0, num_train=0), "train")
-    assert sorted(image.image_id for image in images) == ["train000", "train001", "train002"]
+    assert sorted(image.image_id for image in images) == ["g/g/train000", "g/g/train001", "g/g/train002"]
     for image in images:
         assert [DEFECT_TYPES.index(defect.type) + 1 for defect in image.defects] == [1, 2, 3, 6]
         assert image.mask is not None

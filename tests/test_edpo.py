@@ -49,6 +49,31 @@ def exact_hard_pair(entropy: np.ndarray, size: int) -> int | None:
     return chosen
 
 
+def test_without_the_reference_ratio_the_reward_is_the_policys_own_log_probability() -> None:
+    scores, mask = random_groups(seed=4)
+    rng = np.random.default_rng(4)
+    policy, reference = (rng.normal(-6.0, 3.0, scores.shape) for _ in range(2))
+    config = PreferenceConfig(beta=0.7, eta=0.3, lambda_hard=0.4, lambda_easy=1.3, reference="none")
+
+    def terms(reference: np.ndarray, config: PreferenceConfig) -> Any:
+        logps, reference_logps, judged = (jnp.asarray(x, jnp.float32) for x in (policy, reference, scores))
+        return preference_terms(logps, reference_logps, judged, jnp.asarray(mask), config=config)
+
+    found = terms(reference, config)
+    assert found.group_mask.sum() > 20
+    for group, size in enumerate(mask.sum(axis=1)):
+        entropy = exact_entropy(scores[group], size, config.tau, config.entropy)
+        loss, rewards = 0.0, 0.7 * policy[group]
+        for pair, weight in ((exact_hard_pair(entropy, size), 0.4), (0 if size > 1 else None, 1.3)):
+            loser = size - 1 if weight == 1.3 else (pair or 0) + 1
+            if pair is not None and (gap := abs(entropy[pair] - entropy[loser])) > 1e-9:
+                loss += weight * np.log1p(np.exp(0.3 * gap - rewards[pair] + rewards[loser]))
+        np.testing.assert_allclose(found.pair_loss[group], loss, rtol=2e-5, atol=1e-6)
+    ratio = dataclasses.replace(config, reference="ratio")
+    np.testing.assert_array_equal(found.pair_loss, terms(np.zeros_like(reference), ratio).pair_loss)
+    assert np.abs(found.pair_loss - terms(reference, ratio).pair_loss).max() > 0.1
+
+
 @pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 7.0])
 def test_entropies_and_hard_selection_equal_a_float64_reference(reading: str, temperature: float) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -127,13 +129,15 @@ def test_a_model_made_here_is_exported_to_either_layout(tmp_path: Path) -> None:
         export_checkpoint(params, checkpoint.model, tmp_path / "no_token")
 
 
-def test_the_fusion_comes_back_and_the_fact_encoder_where_it_is_its_own(tmp_path: Path) -> None:
-    checkpoint = open_checkpoint(save_internvl(torch_internvl(), tmp_path / "source"), MODEL)
+@pytest.mark.parametrize("head", ["comparison", "all"])
+def test_the_fusion_comes_back_and_the_fact_encoder_where_it_is_its_own(tmp_path: Path, head: Any) -> None:
+    model = dataclasses.replace(MODEL, fusion=dataclasses.replace(MODEL.fusion, head=head))
+    checkpoint = open_checkpoint(save_internvl(torch_internvl(), tmp_path / "source"), model)
     params = whole_sage(checkpoint, imported(checkpoint))
     trained = {**params, "decoder/embedding/embedding": params["decoder/embedding/embedding"] + 1.0}
     for name, sage in (("copied", params), ("own", trained)):
         export_checkpoint(sage, checkpoint.model, tmp_path / name, dtype="float32", base=checkpoint.config.values)
-        again = open_checkpoint(tmp_path / name, MODEL)
+        again = open_checkpoint(tmp_path / name, model)
         assert again.has_fusion and again.has_fact_encoder == (name == "own")
         found = imported(again)
         assert {path for path in sage if path.startswith("fusion/")} < found.keys()

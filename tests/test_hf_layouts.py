@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections import Counter
@@ -194,6 +195,14 @@ def test_own_parameters_are_called_as_torch_calls_modules() -> None:
         "fusion.norm.weight",
         "fact_encoder.decoder.blocks.{layer}.mlp.up.weight",
     ]
+    all_heads = dataclasses.replace(MODEL, fusion=dataclasses.replace(MODEL.fusion, head="all"))
+    shapes = {path: shape for path, shape in param_shapes(all_heads, 16).items() if path.startswith("fusion/")}
+    keys = {tensor.keys[0]: tensor.shape for tensor in tensors(own_rows(shapes), shapes)}
+    assert len(keys) == len(shapes)
+    width = all_heads.decoder.embed_dim
+    for part in ("image", "question"):
+        assert keys[f"fusion.{part}_head.norm.weight"] == keys[f"fusion.{part}_head.linear.bias"] == (width,)
+        assert keys[f"fusion.{part}_head.linear.weight"] == (width, width)
 
 
 def test_a_parameter_without_a_row_is_an_error() -> None:

@@ -22,14 +22,26 @@ from tiny_run import CONFIG, TinyRun, read_jsonl, run_main, start_main
 from sage_jax.command_line import read_config
 from sage_jax.config import ConfigError
 from sage_jax.data.records import Record
-from sage_jax.inspection import inspect
+from sage_jax.inspection import _short_stem, inspect
 from sage_jax.run import Run
 from sage_jax.run_log import RunLog
 from sage_jax.stages import run_stages
 from sage_jax.subjects import Subject, UserImages
 from sage_jax.summary import load_summary
 
-FIELDS = {"image", "category", "verdict", "score", "reason", "follow_ups", "boxes", "overlay", "truth", "error"}
+FIELDS = {
+    "image",
+    "category",
+    "verdict",
+    "score",
+    "reason",
+    "follow_ups",
+    "boxes",
+    "overlay",
+    "truth",
+    "error",
+    "reference",
+}
 
 
 QUESTIONS = ("Where is it?", "How bad is it?")
@@ -83,6 +95,27 @@ def test_further_questions_are_answered_for_every_readable_image(inspected: Path
         assert asked == (() if row["verdict"] == "unreadable" else QUESTIONS)
         assert all(isinstance(turn["answer"], str) for turn in row["follow_ups"])
     assert page.count(f"<dt>{QUESTIONS[1]}</dt>") == 3
+
+
+def test_every_row_names_the_reference_it_was_compared_with(inspected: Path, photographs: Path) -> None:
+    rows = read_jsonl(inspected / "run" / "inspect" / "inspection.jsonl")
+    first = str(photographs / "references" / "a.png")
+    assert {Path(row["image"]).name: row["reference"] for row in rows} == {
+        "a.png": first,
+        "b.PNG": first,  # none of its own name: the folder's first
+        SCRIPT: first,
+        "broken.jpg": None,
+    }
+    log = (inspected / "run" / "log.txt").read_text(encoding="utf-8")
+    assert "3 of 4 images have no reference of their own name" in log and "the folder's first: a.png" in log
+    page = (inspected / "run" / "inspect" / "report.html").read_text(encoding="utf-8")
+    assert page.count("reference: a.png") == 3
+
+
+def test_a_long_name_of_wide_characters_is_cut_to_a_file_name() -> None:
+    stem = _short_stem("x/" + "検" * 80 + ".png")
+    assert len(stem.encode()) <= 80 and stem == "検" * 26
+    assert _short_stem("y/" + "a" * 90 + ".b.png") == "a" * 80
 
 
 def test_a_broken_image_gets_a_row_that_says_so(inspected: Path) -> None:

@@ -87,6 +87,39 @@ def test_logic_follows_the_agreement_of_verdict_and_reason(answer: str, referenc
     assert marks(answer, reference).logic == mark
 
 
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "The part is good. scratch upper left",
+        "The part is good, scratch upper left.",
+        "There is a scratch at the upper left. It matches the good part.",
+        "There is a scratch at the upper left. There is no defect.",
+        "There is a scratch at the upper left and it is intact.",
+    ],
+)
+def test_a_reason_that_calls_the_part_good_and_defective_contradicts_itself(reason: str):
+    assert marks(f"Yes. {reason}", SCRATCH) == MleScore(3.0, 1.0, 2.0)
+    assert marks(f"No. {reason}", SCRATCH) == MleScore(1.0, 1.0, 1.0)
+    assert marks(f"Yes. {reason}", SCRATCH).average < marks("Yes.", SCRATCH).average
+    assert marks(f"Yes. {reason}", f"Yes. {reason}") == MleScore(5.0, 5.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "There is a scratch at the upper left. The rest is good.",
+        "It is otherwise intact. A scratch is at the upper left.",
+        "It looks fine, but there is a scratch at the upper left.",
+        "A fine scratch at the upper left, unlike the good part.",
+        "The defect is a scratch at the upper left, not a flaw of the print.",
+        "It matches the good part except for a scratch at the upper left.",
+        "There is a scratch at the upper left. There is no other defect.",
+    ],
+)
+def test_a_limited_remark_takes_nothing_back(reason: str):
+    assert marks(f"Yes. {reason}", SCRATCH) == MleScore(5.0, 5.0, 5.0)
+
+
 @pytest.mark.parametrize("answer", ["", "  ", "...", "A scratch at the upper left.", "Maybe. A scratch.", "Yesterday."])
 def test_an_answer_without_a_verdict_gets_one(answer: str):
     assert marks(answer, SCRATCH) == MleScore(1.0, 1.0, 1.0)

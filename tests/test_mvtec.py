@@ -217,6 +217,44 @@ def test_a_link_out_of_the_root_is_a_fault(tmp_path: Path) -> None:
     assert len(faults) == 1 and "outside" in faults[0].problem
 
 
+def test_what_lies_in_a_hidden_folder_is_no_record(tmp_path: Path) -> None:
+    _category(tmp_path / "a", num=2)
+    _picture(tmp_path / "a/test/good/.ipynb_checkpoints/000-checkpoint.png")
+    _picture(tmp_path / "a/train/.thumbs/good/000.png")
+    _category(tmp_path / ".trash" / "b", num=1)
+    _category(tmp_path / ".old", num=1)
+    images = [image for split in ("train", "test") for image in _read(_config(tmp_path), split)[0]]
+    assert len(images) == 8 and not any("/." in f"/{image.image_id}" for image in images)
+    assert not any("/." in f"/{name}" for name in files(tmp_path))
+
+
+def test_an_image_outside_the_folders_of_labels_is_a_fault(tmp_path: Path) -> None:
+    _category(tmp_path / "a", num=2)
+    _picture(tmp_path / "a/test/loose.png")
+    _picture(tmp_path / "a/train/new.png")
+    images, faults = _read(_config(tmp_path), "test")
+    assert {fault.file: fault.cure for fault in faults} == {
+        str(tmp_path / "a/train/new.png"): "move it to train/good",
+        str(tmp_path / "a/test/loose.png"): "move it to test/good or test/<defect>",
+    }
+    assert not any("loose" in image.test_path for image in images)
+
+
+def test_a_file_name_that_is_no_text_is_a_fault(tmp_path: Path) -> None:
+    _category(tmp_path / "a", num=3)
+    for folder in ("train/good", "test/good", "train/odd", "test"):
+        _picture(tmp_path / "a" / folder / "x\udcff.png")
+    found = [_read(_config(tmp_path), split) for split in ("train", "test")]
+    faults = {str(fault) for _, faults in found for fault in faults}
+    assert all(fault.encode() and "xff.png" in fault.replace("udcff", "xff") for fault in faults)
+    assert {fault.split("/a/")[1].split(":")[0].rsplit("/", 1)[0] for fault in faults if "/a/" in fault} >= {
+        "train/odd",
+        "test",
+    }
+    assert sum("is no path" in fault for fault in faults) == 2
+    assert sum(len(images) for images, _ in found) >= 6
+
+
 def test_what_is_no_tree_is_an_error_with_its_path(tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "none"):
         with pytest.raises(TreeError, match=str(root)):

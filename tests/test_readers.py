@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import shutil
@@ -26,7 +27,6 @@ from sage_jax.data.records import (
     Question,
     Record,
     validate,
-    verdict_of,
 )
 
 _RNG = np.random.default_rng(3)
@@ -50,6 +50,37 @@ def _mvtec(root: Path) -> DataConfig:
         _put(root / f"pill/test/crack/{index}.png", _noise())
         _put(root / f"pill/ground_truth/crack/{index}_mask.png", encode_png(mask))
     return DataConfig(source="mvtec", root=str(root), num_train=0, num_test=0, held_out=("pill",))
+
+
+def _visa(root: Path) -> DataConfig:
+    mask = np.zeros((24, 32), np.uint8)
+    mask[3:9, 4:12] = 2
+    rows = ["object,split,label,image,mask"]
+    for index in range(8):
+        name = f"pill/Data/Images/Normal/{index}.JPG"
+        _put(root / name, _noise())
+        rows.append(f"pill,{'train' if index < 4 else 'test'},normal,{name},")
+    for index in range(4):
+        name, masked = f"pill/Data/Images/Anomaly/{index}.JPG", f"pill/Data/Masks/Anomaly/{index}.png"
+        _put(root / name, _noise())
+        _put(root / masked, encode_png(mask))
+        rows.append(f"pill,test,anomaly,{name},{masked}")
+    _put(root / "split_csv/1cls.csv", "\n".join(rows).encode())
+    return DataConfig(source="visa", root=str(root), num_train=0, num_test=0, held_out=("pill",))
+
+
+def _meta(root: Path) -> DataConfig:
+    data = _visa(root)
+    with (root / "split_csv/1cls.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    content: dict[str, dict[str, list[dict[str, Any]]]] = {"train": {"pill": []}, "test": {"pill": []}}
+    for row in rows:
+        bad = row["label"] == "anomaly"
+        item = {"img_path": row["image"], "mask_path": row["mask"], "specie_name": "crack" if bad else "good"}
+        content[row["split"]]["pill"].append(item | {"cls_name": "pill", "anomaly": int(bad)})
+    (root / "split_csv/1cls.csv").unlink()
+    _put(root / "meta.json", json.dumps(content, indent=1).encode())
+    return dataclasses.replace(data, source="meta", root=str(root / "meta.json"))
 
 
 def _deeppcb(root: Path) -> DataConfig:
@@ -81,9 +112,11 @@ _SOURCES: dict[str, Callable[[Path], DataConfig]] = {
     "generator": _generator,
     "deeppcb": _deeppcb,
     "mvtec": _mvtec,
+    "visa": _visa,
+    "meta": _meta,
     "adpl": _adpl,
 }
-_ON_DISK = ("deeppcb", "mvtec", "adpl")
+_ON_DISK = ("deeppcb", "mvtec", "visa", "meta", "adpl")
 
 
 @pytest.mark.parametrize("source", _SOURCES)
@@ -253,19 +286,3 @@ def test_validate_counts_as_asked() -> None:
     assert [fault.problem for fault in validate(_record(), num_questions=4)] == ["has 5 questions"]
     assert len(validate(_record(), num_answers=4)) == 5
     assert validate(_record(questions=_record().questions[:1])) == []
-
-
-@pytest.mark.parametrize(
-    ("answer", "verdict"),
-    [
-        ("Yes.", True),
-        ("TRUE, it is", True),
-        (" no", False),
-        ('"False." it', False),
-        ("Nope", None),
-        ("It is true", None),
-        ("", None),
-    ],
-)
-def test_verdict_is_the_opening_word(answer: str, verdict: bool | None) -> None:
-    assert verdict_of(answer) is verdict

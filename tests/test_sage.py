@@ -243,6 +243,47 @@ def test_an_untrained_fusion_leaves_answers_independent_of_facts_and_reference()
     assert np.abs(after - before).max() > 1e-3
 
 
+ALL_HEADS = dataclasses.replace(TINY, fusion=dataclasses.replace(TINY.fusion, head="all"))
+
+
+def test_heads_on_all_parts_keep_the_base_model_at_the_start() -> None:
+    fresh = split(Sage(ALL_HEADS, VOCAB_SIZE, PLACEHOLDERS, nnx.Rngs(0)))[1]
+    added = {path: leaf for path, leaf in fresh.items() if path not in structure()[1]}
+    assert {path.split("/")[1] for path in added} == {"image_head", "question_head"} and len(added) == 8
+    params = random_params(structure()[1])
+    batch = on_device(random_batch(6))
+    found = logits_of(make_sage(ALL_HEADS, params | added), batch)
+    np.testing.assert_array_equal(found, logits_of(make_sage(params=params), batch))
+
+
+def test_heads_read_image_tokens_and_questions_and_nothing_else() -> None:
+    params = random_params(structure(ALL_HEADS)[1])
+    batch = random_batch(6)
+
+    def embedded(config: ModelConfig, params: Params) -> np.ndarray:
+        sage = make_sage(config, params)
+        return np.asarray(sage.embed_tokens(jnp.asarray(batch.token_ids), sage.embed_images(on_device(batch))))
+
+    def head(x: np.ndarray, name: str) -> np.ndarray:
+        scale, bias, kernel, offset = (
+            np.asarray(params[f"fusion/{name}_head/{path}"], np.float64)
+            for path in ("norm/scale", "norm/bias", "linear/kernel", "linear/bias")
+        )
+        x = x.astype(np.float64)
+        normed = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        return x + (normed * scale + bias) @ kernel + offset
+
+    plain = embedded(TINY, {path: leaf for path, leaf in params.items() if path in structure()[1]})
+    found = embedded(ALL_HEADS, params)
+    image = batch.token_mask & (batch.token_ids == PLACEHOLDERS.image)
+    asked = batch.token_mask & (batch.question_index >= 0) & (batch.answer_index < 0)
+    assert image.any() and asked.any() and not (image & asked).any()
+    np.testing.assert_allclose(found[image], head(plain[image], "image"), atol=1e-5)
+    np.testing.assert_allclose(found[asked], head(plain[asked], "question"), atol=1e-5)
+    rest = batch.token_mask & ~image & ~asked
+    np.testing.assert_array_equal(found[rest], plain[rest])
+
+
 def test_tree_mask_is_the_drawn_one() -> None:
     question = jnp.array([[-1, -1, 0, 0, 0, 1, 1]])
     answer = jnp.array([[-1, -1, -1, 0, 1, -1, 2]])

@@ -47,6 +47,7 @@ def options() -> dict[str, ModelConfig]:
     internvit_6b = changed("vit", norm="rms", qk_norm=True, qkv_bias=False)
     qwen3 = dataclasses.replace(TINY.decoder, qk_norm=True, qkv_bias=True, head_dim=6)
     hidden = dataclasses.replace(TINY.fusion, fact_encoder="hidden_mean", difference="none", difference_places=False)
+    hidden = dataclasses.replace(hidden, head="all")
     return {
         "tiny": TINY,
         "similarity_tied": dataclasses.replace(

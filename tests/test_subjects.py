@@ -82,6 +82,18 @@ def test_a_reference_is_the_file_of_the_same_name_else_the_first_else_none(photo
     assert chosen("", "x/a.png") is None
 
 
+def test_images_without_a_reference_of_their_own_are_counted(photographs: Path) -> None:
+    images = str(photographs / "images")
+
+    def unmatched(references: str) -> str:
+        return UserImages(InspectConfig(images=images, references=references), load_vocabulary()).unmatched()
+
+    found = unmatched(str(photographs / "references"))
+    assert found.startswith("3 of 4 images have no reference of their own name") and found.endswith("first: a.png")
+    assert unmatched("") == unmatched(str(photographs / "references" / "a.png")) == ""
+    assert unmatched(images) == ""
+
+
 def test_a_reference_that_serves_many_images_is_read_once(photographs: Path) -> None:
     references = References(str(photographs / "references" / "a.png"))
     contents = [found[1] for name in ("x.png", "y.png") if (found := references.of(Path(name)))]
@@ -105,6 +117,29 @@ def test_a_file_name_that_is_no_text_is_shown_all_the_same(tmp_path: Path) -> No
     (subject,) = subjects(InspectConfig(images=str(tmp_path)))
     assert subject.record is not None
     assert subject.path.encode() and subject.path.endswith("\ufffd.png")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16-le"])
+def test_a_list_with_a_mark_or_nul_bytes_costs_no_more_than_its_own_lines(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.png").write_bytes(drawn()[0].test_image)
+    (tmp_path / "list.txt").write_bytes("a.png\n".encode(encoding) + b"\na.png\n")
+    config = InspectConfig(images=str(tmp_path / "list.txt"), references=str(tmp_path / "a.png"))
+    images = UserImages(config, load_vocabulary())
+    assert len({images.key(index) + images.stamp(index) for index in range(len(images))}) == len(set(images._paths))
+    found = [images.read(index) for index in range(len(images))]
+    assert found[-1].record is not None
+    if encoding == "utf-8-sig":
+        assert [subject.error for subject in found] == ["", ""]
+    else:
+        assert found[0].record is None and found[0].path in found[0].error and "null byte" in found[0].error
+        assert "\0" not in found[0].path
+
+
+def test_what_lies_in_a_hidden_folder_is_no_image(tmp_path: Path) -> None:
+    for name in ("a.png", ".ipynb_checkpoints/a-checkpoint.png", "b/.cache/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(drawn()[0].test_image)
+    assert find_images(str(tmp_path)) == [tmp_path / "a.png"]
 
 
 def test_the_category_is_the_configs_or_a_known_folder(photographs: Path) -> None:

@@ -13,7 +13,6 @@ from sage_jax.metrics.verdicts import (
     accuracy_by_kind,
     count_unparsable,
     group_accuracy,
-    parse_verdict,
     verdict_accuracy,
     write_predictions,
 )
@@ -25,37 +24,6 @@ def predictions_of(rows: list[tuple[str, str, str, str, bool]]) -> list[Predicti
         Prediction(record, image, f"{image}.png", kind, "", "Is it good?", "Yes.", answer, truth)
         for record, image, kind, answer, truth in rows
     ]
-
-
-@pytest.mark.parametrize(
-    "wrap", ["{}", "**{}**", "  {}.", '"{}",', "- {}!", "({})", "`{}`", "__{}__", "# {}\n", "\n{}:"]
-)
-@pytest.mark.parametrize("word", ["yes", "Yes", "YES", "true", "True", "no", "No", "FALSE", "false"])
-def test_verdict_is_read_through_case_punctuation_and_markdown(wrap: str, word: str):
-    expected = word.lower() in ("yes", "true")
-    assert parse_verdict(wrap.format(word)) is expected
-    assert parse_verdict(wrap.format(word) + " there is a hole at the top, no doubt, yes.") is expected
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "",
-        " ",
-        "...",
-        "Nothing is wrong.",
-        "Not sure.",
-        "None.",
-        "Yesterday",
-        "Falsely",
-        "Truer",
-        "nope",
-        "The answer is yes",
-    ]
-    + ["Yes or no? Yes.", "true/false", "Yes / No", "There is no defect.", "1", "否"],
-)
-def test_answer_that_begins_with_no_verdict_has_none(answer: str):
-    assert parse_verdict(answer) is None
 
 
 def test_unparsable_answer_is_wrong_for_either_truth_and_counted():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import collections
 import dataclasses
 import hashlib
 import json
@@ -13,7 +14,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from sage_jax.config import DataConfig
+from sage_jax.config import DataConfig, nearest
 from sage_jax.data.facts import Vocabulary
 from sage_jax.data.images import ImageFault, decode_rgb, read_inside
 from sage_jax.data.records import Answer, Fault, Question, Record, validate
@@ -21,6 +22,12 @@ from sage_jax.data.records import Answer, Fault, Question, Record, validate
 VERSION: Final = 1
 NUM_QUESTIONS: Final = 5
 NUM_ANSWERS: Final = 4
+_ITEM_KEYS: Final = (
+    *("test_image", "reference_image", "pair_type", "question_answer", "category", "facts", "anomalous", "id"),
+    *("domain", "conclusion_en", "conclusion_cn"),
+)
+_QUESTION_KEYS: Final = ("question_en", "answer_options", "question_cn", "conclusion_en", "conclusion_cn")
+_OPTION_KEYS: Final = ("answer_en", "score", "answer_cn")
 _GAP: Final = re.compile(r"[\s,]*")
 _NEXT_ITEM: Final = re.compile(r"\{")
 
@@ -31,10 +38,16 @@ class FormatError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """An item of the list as it stands in the file, and the line that it begins on."""
+    """An item of the list as it stands in the file, the line that it begins on, and its number, from 1.
+
+    Attributes:
+      where: What a fault adds to the line where several items begin on it: "item 3: "; else "".
+    """
 
     line: int
+    number: int
     fields: dict[str, Any]
+    where: str = ""
 
 
 class _BadItem(ValueError):
@@ -58,20 +71,22 @@ def read_items(path: Path) -> list[Item | Fault]:
     newlines = [match.start() for match in re.finditer("\n", text)]
     items: list[Item | Fault] = []
     decoder = json.JSONDecoder()
+    number = 0
     position = _skip(text, text.index("[") + 1)
     while position < len(text) and text[position] != "]":
         line = bisect.bisect_left(newlines, position) + 1
+        number += 1
         try:
             value, end = decoder.raw_decode(text, position)
             if isinstance(value, dict):
-                items.append(Item(line, value))
+                items.append(Item(line, number, value))
             else:
-                items.append(Fault(str(path), line, f"an item is a {type(value).__name__}", "make it an object"))
+                items.append(Fault(str(path), line, f"item {number} is a {type(value).__name__}", "make it an object"))
         except (ValueError, RecursionError) as error:
             problem = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             if isinstance(error, json.JSONDecodeError):
                 line = error.lineno
-            items.append(Fault(str(path), line, f"cannot be parsed: {problem}", "correct the JSON there"))
+            items.append(Fault(str(path), line, f"item {number} cannot be parsed: {problem}", "correct the JSON"))
             end = _next_item(text, position + 1, decoder)
         position = _skip(text, end)
     if position >= len(text):
@@ -79,7 +94,13 @@ def read_items(path: Path) -> list[Item | Fault]:
     elif text[position + 1 :].strip():
         line = bisect.bisect_left(newlines, position) + 1
         items.append(Fault(str(path), line, "goes on after the list's end", "remove the ']' there, or what follows it"))
-    return items
+    begun = collections.Counter(item.line for item in items if isinstance(item, Item))
+    return [
+        dataclasses.replace(item, where=f"item {item.number}: ")
+        if isinstance(item, Item) and begun[item.line] > 1
+        else item
+        for item in items
+    ]
 
 
 def read_records(
@@ -96,11 +117,15 @@ def read_records(
     image's path that names an object of the vocabulary, else its first folder; facts are those of the vocabulary; and
     whether the part is anomalous stays unknown: no part of a path says so reliably.
 
+    Any other key is a fault, so that a misspelt one is not passed over, except those of AD-PL and of MANTA's questions
+    that nothing here reads (Chinese texts, `domain`, `conclusion_en`) and keys that begin with `_`.
+
     Raises:
-      FormatError: The file is no AD-PL JSON.
+      FormatError: The file is no AD-PL JSON, or has none of the held-out categories.
     """
     path = Path(data.root).expanduser()
     items: list[tuple[Item, str]] = []
+    categories: set[str] = set()
     for item in read_items(path):
         if isinstance(item, Fault):
             yield item
@@ -108,10 +133,17 @@ def read_records(
         try:
             name = _clean(_text(item.fields, "test_image"))
         except _BadItem as error:
-            yield Fault(str(path), item.line, error.args[0], error.args[1])
+            yield Fault(str(path), item.line, item.where + error.args[0], error.args[1])
             continue
-        if _split_of(name, _category(item.fields, name, vocabulary), data) == split:
+        category = _category(item.fields, name, vocabulary)
+        categories.add(_plain(category))
+        if _split_of(name, category, data) == split:
             items.append((item, name))
+    for held_out in data.held_out:
+        if categories and _plain(held_out) not in categories:
+            raise FormatError(
+                f"data.held_out: {path} has no category {held_out!r}; it has {', '.join(sorted(categories))}"
+            )
     chosen = _drawn([name for _, name in items], data.num_train if split == "train" else data.num_test, seed)
     build = _Builder(path, images_root(data), vocabulary)
     for item, name in items:
@@ -140,28 +172,35 @@ class _Builder:
         self.root = root
         self.vocabulary = vocabulary
         self.whole_images: set[str] = set()
-        self.record_lines: dict[str, int] = {}
+        self.taken: dict[str, Item] = {}
 
     def __call__(self, item: Item) -> Iterator[Record | Fault]:
         """The record of an item, or everything wrong with it, at its line."""
         try:
-            record = self._record(item.fields)
+            record = self._record(item.fields, item.line)
         except ImageFault as error:
-            yield Fault(str(self.path), item.line, f"{error.name} {error.problem}", error.cure)
+            yield self._fault(item, f"{error.name} {error.problem}", error.cure)
             return
         except _BadItem as error:
-            yield Fault(str(self.path), item.line, error.args[0], error.args[1])
+            yield self._fault(item, error.args[0], error.args[1])
             return
         faults = validate(record, num_questions=NUM_QUESTIONS, num_answers=NUM_ANSWERS)
-        yield from (dataclasses.replace(fault, file=str(self.path), line=item.line) for fault in faults)
-        first_line = self.record_lines.setdefault(record.record_id, item.line)
-        if first_line != item.line:
-            problem = f"has the same id as the item of line {first_line}: {record.record_id}"
-            yield Fault(str(self.path), item.line, problem, "remove one, or give each its own id")
+        yield from (self._fault(item, fault.problem, fault.cure) for fault in faults)
+        first = self.taken.setdefault(record.record_id, item)
+        if first is not item:
+            place = f"item {first.number}" if item.where else f"the item of line {first.line}"
+            problem = f"has the same id as {place}: {record.record_id}"
+            yield self._fault(item, problem, "remove one, or give each its own id")
         elif not faults:
             yield record
 
-    def _record(self, fields: dict[str, Any]) -> Record:
+    def _fault(self, item: Item, problem: str, cure: str) -> Fault:
+        return Fault(str(self.path), item.line, item.where + problem, cure)
+
+    def _record(self, fields: dict[str, Any], line: int) -> Record:
+        _check_keys(fields, _ITEM_KEYS)
+        if fields.get("category") is not None:
+            _text(fields, "category")
         name = _clean(_text(fields, "test_image"))
         reference = _clean(_text(fields, "reference_image")) if fields.get("reference_image") is not None else ""
         pair_type = _text(fields, "pair_type")
@@ -186,6 +225,7 @@ class _Builder:
             mask=None,
             test_path=name,
             reference_path=reference,
+            line=line,
         )
 
     def _image(self, name: str) -> bytes:
@@ -199,11 +239,13 @@ class _Builder:
 def _question(number: int, value: Any) -> Question:
     if not isinstance(value, dict):
         raise _BadItem(f"question {number} is a {type(value).__name__}", "make it an object with question_en")
+    _check_keys(value, _QUESTION_KEYS, f"question {number}: ")
     answers = []
     for rank, option in enumerate(_list(value, "answer_options", f"question {number}: "), start=1):
         where = f"question {number}, answer {rank}: "
         if not isinstance(option, dict):
             raise _BadItem(f"{where}is a {type(option).__name__}", "make it an object with answer_en")
+        _check_keys(option, _OPTION_KEYS, where)
         score = option.get("score")
         if score is not None and (isinstance(score, bool) or not isinstance(score, (int, float))):
             raise _BadItem(f"{where}score is {score!r}", "give a number from 1 to 5, or leave it out")
@@ -211,6 +253,16 @@ def _question(number: int, value: Any) -> Question:
             raise _BadItem(f"{where}score is out of range", "give a score from 1 to 5")
         answers.append(Answer(_text(option, "answer_en", where), None if score is None else float(score)))
     return Question(_text(value, "question_en", f"question {number}: "), tuple(answers))
+
+
+def _check_keys(fields: dict[str, Any], known: tuple[str, ...], where: str = "") -> None:
+    """Refuses a key that nothing reads: it may be a misspelt one."""
+    for key in fields:
+        if key not in known and not key.startswith("_"):
+            like = nearest(key, known).removeprefix("; ").removesuffix("?")
+            raise _BadItem(
+                f"{where}key {key[:40]!a} is unknown", f"{like}; else remove it, or begin it with _ to have it left"
+            )
 
 
 def _facts(fields: dict[str, Any]) -> tuple[str, ...]:
@@ -256,10 +308,13 @@ def _category(fields: dict[str, Any], name: str, vocabulary: Vocabulary) -> str:
 
 def _split_of(name: str, category: str, data: DataConfig) -> Literal["train", "test"]:
     if data.held_out:
-        held_out = {other.replace("_", " ").lower() for other in data.held_out}
-        return "test" if category.replace("_", " ").lower() in held_out else "train"
+        return "test" if _plain(category) in {_plain(other) for other in data.held_out} else "train"
     share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64
     return "test" if share < data.test_fraction else "train"
+
+
+def _plain(category: str) -> str:
+    return category.replace("_", " ").strip().lower()
 
 
 def _drawn(names: list[str], num: int, seed: int) -> set[str]:

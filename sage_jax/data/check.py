@@ -13,7 +13,8 @@ import rich.table
 
 from sage_jax.config import DataConfig
 from sage_jax.data import readers
-from sage_jax.data.records import Fault, Record, verdict_of
+from sage_jax.data.records import Fault, Record
+from sage_jax.verdict import parse_verdict
 
 SPLITS: Final[tuple[Literal["train", "test"], ...]] = ("train", "test")
 
@@ -59,6 +60,8 @@ class CheckReport:
 def check(config: DataConfig, seed: int) -> CheckReport:
     """Reads both splits of a data set to the end and counts, with a progress bar on the standard error.
 
+    Counts are of what the config draws; faults of all that the data set holds.
+
     Raises:
       ReaderError: The data set as a whole cannot be used.
     """
@@ -88,6 +91,11 @@ def check(config: DataConfig, seed: int) -> CheckReport:
                 speed = progress.tasks[task].speed
                 progress.update(task, advance=1, rate=f"{speed:.0f}/s" if speed else "")
             splits[split] = tally.counts()
+            task = progress.add_task(f"check all of {split}", total=None, rate="")
+            for fault in readers.undrawn_faults(config, split, seed):
+                if fault is not None:
+                    faults.setdefault(fault)
+                progress.update(task, advance=1)
     return CheckReport(readers.source_revision(config, seed), dict(questions), splits, tuple(faults))
 
 
@@ -143,5 +151,5 @@ class _Tally:
 
 def _verdicts(split: str, record: Record) -> list[tuple[str, str, str, str]]:
     """Where each question of a record counts."""
-    verdicts = (verdict_of(question.answers[0].text) for question in record.questions)
+    verdicts = (parse_verdict(question.answers[0].text) for question in record.questions)
     return [(split, record.pair_type, record.category, "yes" if verdict else "no") for verdict in verdicts]

@@ -98,9 +98,14 @@ def read_images(data: DataConfig, split: Literal["train", "test"], seed: int) ->
     mirrored at random. A crop is determined by `seed`, split and its number.
 
     Raises:
-      DrawError: No crop of this size can be drawn.
+      DrawError: No crop of this size can be drawn, or a category is held out.
       OSError: The list cannot be read.
     """
+    if data.held_out:
+        raise DrawError(
+            f"data.held_out = {data.held_out}: DeepPCB has one category, {CATEGORY!r}; leave it empty: the boards of "
+            f"{LISTS['test']} are for testing"
+        )
     root = Path(data.root).expanduser()
     boards: list[Board] = []
     for board in read_boards(root, split):
@@ -231,7 +236,7 @@ def _whole_boards(root: Path, boards: list[Board], num: int, seed: int) -> Itera
             yield pair
             continue
         yield AnnotatedImage(
-            image_id=board.name,
+            image_id=board.test_path.removesuffix("_test.jpg"),  # two groups may have boards of one number
             test_image=encode_png(pair.test),
             reference_image=encode_png(pair.reference),
             category=CATEGORY,

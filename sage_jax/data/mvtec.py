@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
@@ -80,9 +81,9 @@ def read_images(data: DataConfig, split: Literal["train", "test"], seed: int) ->
         yield from _folder_faults(root, folder, train, test)
         if not good[folder]:
             continue
-        chosen += [entry for entry in good[folder] + test if _split_of(entry, data) == split]
+        chosen += [entry for entry in good[folder] + test if split_of(entry, data) == split]
     num = data.num_train if split == "train" else data.num_test
-    for entry in _draw(chosen, num or len(chosen), np.random.default_rng([VERSION, seed])):
+    for entry in draw(chosen, num or len(chosen), np.random.default_rng([VERSION, seed])):
         yield _read(root, entry, good[entry.folder])
 
 
@@ -117,7 +118,7 @@ def _categories(root: Path) -> list[str]:
         raise TreeError(f"{root} is no folder: set data.root to a category's folder, or to a folder of categories")
     if _is_category(root):
         return ["."]
-    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and _is_category(path))
+    folders = sorted(path.name for path in root.iterdir() if not path.name.startswith(".") and _is_category(path))
     if not folders:
         raise TreeError(f"{root} holds no <category>/train and <category>/test: set data.root to an MVTec-style tree")
     return folders
@@ -128,23 +129,28 @@ def _is_category(path: Path) -> bool:
 
 
 def _held_out_checked(data: DataConfig, folders: Sequence[str]) -> Sequence[str]:
-    names = {_words(Path(data.root).expanduser().resolve().name if folder == "." else folder) for folder in folders}
+    names = {words(Path(data.root).expanduser().resolve().name if folder == "." else folder) for folder in folders}
     for name in data.held_out:
-        if _words(name) not in names:
+        if words(name) not in names:
             raise TreeError(f"data.held_out: {data.root} has no category {name!r}; it has {', '.join(sorted(names))}")
     return folders
 
 
-def _words(name: str) -> str:
+def words(name: str) -> str:
+    """A folder's name as words."""
     return name.replace("_", " ").strip()
 
 
 def _images(folder: Path) -> list[Path]:
-    """Every image file under a folder, sorted; hidden files (as macOS leaves beside real ones) do not count."""
+    """Every image file under a folder, sorted; hidden files and what lies in hidden folders do not count.
+
+    Programs leave such copies beside the real images (macOS, `.ipynb_checkpoints`).
+    """
     if not folder.is_dir():
         return []
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
-    return sorted(path for path in found if not path.is_dir())
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    shown = (path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    return sorted(path for path in shown if not path.is_dir())
 
 
 def _entries(root: Path, folder: str, names: Sequence[str]) -> list[Entry]:
@@ -156,7 +162,7 @@ def _entries(root: Path, folder: str, names: Sequence[str]) -> list[Entry]:
             below = path.relative_to(root / folder)
             if len(below.parts) >= 3:
                 key = f"{category}/{below.as_posix()}"
-                entries.append(Entry(folder, _words(category), below.parts[1], path.relative_to(root).as_posix(), key))
+                entries.append(Entry(folder, words(category), below.parts[1], path.relative_to(root).as_posix(), key))
     return entries
 
 
@@ -173,14 +179,25 @@ def _folder_faults(root: Path, folder: str, train: Sequence[Entry], test: Sequen
     for entry in train:
         if not entry.good:
             cure = f"move it to test/{entry.label}, or name the folder good"
-            yield Fault(str(root / entry.path), None, f"is in {entry.label!r}, but training images are good ones", cure)
+            problem = f"is in {entry.label!r}, but training images are good ones"
+            yield Fault(_shown(root / entry.path), None, problem, cure)
+    for name in (*_TRAIN_FOLDERS, "test"):
+        for path in _images(place / name):
+            if path.parent == place / name:
+                cure = f"move it to {name}/good" + (" or test/<defect>" if name == "test" else "")
+                yield Fault(_shown(path), None, "lies in no folder that says what it shows", cure)
 
 
-def _split_of(entry: Entry, data: DataConfig) -> Literal["train", "test", "neither"]:
+def _shown(path: Path) -> str:
+    """A path as text: a name that is none gets its bytes escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def split_of(entry: Entry, data: DataConfig) -> Literal["train", "test", "neither"]:
     """Where an image belongs; training images of held-out categories are references only."""
     training = entry.key.split("/")[1] in _TRAIN_FOLDERS
     if data.held_out:
-        held_out = entry.category in {_words(name) for name in data.held_out}
+        held_out = entry.category in {words(name) for name in data.held_out}
         if held_out:
             return "neither" if training else "test"
         return "train"
@@ -191,10 +208,10 @@ def _split_of(entry: Entry, data: DataConfig) -> Literal["train", "test", "neith
 
 def _share(key: str) -> float:
     """A number in [0, 1) that depends on the key alone."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
+    return int.from_bytes(hashlib.sha256(os.fsencode(key)).digest()[:8]) / 2**64  # a file name need not be text
 
 
-def _draw(entries: Sequence[Entry], num: int, rng: np.random.Generator) -> list[Entry]:
+def draw(entries: Sequence[Entry], num: int, rng: np.random.Generator) -> list[Entry]:
     """`num` of the images, good and defective by turns, each in turn from every category and type."""
     sides: list[list[Entry]] = []
     for good in (True, False):
@@ -217,7 +234,7 @@ def _by_turns(groups: Sequence[Sequence[Entry]]) -> list[Entry]:
 
 def _read(root: Path, entry: Entry, good: Sequence[Entry]) -> AnnotatedImage | Fault:
     """The annotated image of an entry, or why there is none."""
-    reference = _reference(entry, good)
+    reference = reference_of(entry, good)
     try:
         test_image = read_inside(root, entry.path)
         reference_image = None if reference is None else read_inside(root, reference.path)
@@ -227,7 +244,7 @@ def _read(root: Path, entry: Entry, good: Sequence[Entry]) -> AnnotatedImage | F
             mask = _read_mask(root, entry)
     except ImageFault as error:
         return Fault(str(root / error.name), None, error.problem, error.cure)
-    defects = defects_of(mask, _words(entry.label))
+    defects = defects_of(mask, words(entry.label))
     if not entry.good and not defects:
         cure = "mark the defect, or move the image to test/good"
         return Fault(str(root / entry.path), None, f"is in {entry.label!r}, but its mask is empty", cure)
@@ -243,7 +260,7 @@ def _read(root: Path, entry: Entry, good: Sequence[Entry]) -> AnnotatedImage | F
     )
 
 
-def _reference(entry: Entry, good: Sequence[Entry]) -> Entry | None:
+def reference_of(entry: Entry, good: Sequence[Entry]) -> Entry | None:
     """A good training image other than the entry itself; None where there is no other."""
     others = [other for other in good if other.path != entry.path]
     return others[int(_share(f"reference of {entry.key}") * len(others))] if others else None

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from sage_jax.config import DataConfig
-from sage_jax.data import adpl_json, deeppcb, generator, mvtec, preferences
+from sage_jax.data import adpl_json, deeppcb, generator, listed, mvtec, preferences
 from sage_jax.data.facts import load_vocabulary
 from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, read_inside
 from sage_jax.data.records import AnnotatedImage, Fault, Record, validate
 
-VERSION: Final = 1
+VERSION: Final = 2
 # Where a data set lies and how it is read changes nothing in it; the vocabulary counts by its content.
 _NOT_CONTENT: Final = ("root", "images_root", "cache_dir", "vocabulary", "on_bad_record", "num_workers", "prefetch")
 
@@ -29,7 +29,8 @@ def read_records(data: DataConfig, split: Literal["train", "test"], seed: int) -
     """Records of a split, and everything that is wrong with the data set, each fault once.
 
     Every record has passed `validate`, its images and its mask decode, its boxes lie in its image, and its id, like
-    the id of an annotated image, occurs once. What fails comes as a Fault in its place, never as an exception.
+    the id of an annotated image, occurs once. A record, image or line that fails comes as a Fault in its place; only
+    what makes the data set as a whole unusable is raised.
 
     Args:
       data: The data set.
@@ -52,6 +53,23 @@ def read_records(data: DataConfig, split: Literal["train", "test"], seed: int) -
                     yield result
 
 
+def undrawn_faults(data: DataConfig, split: Literal["train", "test"], seed: int) -> Iterator[Fault | None]:
+    """The faults of all images of a split, of those too that the config does not draw; None for each good one.
+
+    A generator has no others, and where all are read anyway there is nothing to add: then nothing comes.
+
+    Raises:
+      ReaderError: As `read_records`.
+    """
+    num_drawn = data.num_train if split == "train" else data.num_test
+    if data.source == "generator" or num_drawn == 0:
+        return
+    image_px = 0 if data.source == "deeppcb" else data.image_px  # whole boards instead of crops
+    whole = dataclasses.replace(data, num_train=0, num_test=0, image_px=image_px, records_per_image=1)
+    for item in read_records(whole, split, seed):
+        yield item if isinstance(item, Fault) else None
+
+
 def source_revision(data: DataConfig, seed: int) -> str:
     """SHA-256 of all that decides the records: files, vocabulary, config, seed, and the versions of the makers.
 
@@ -64,7 +82,7 @@ def source_revision(data: DataConfig, seed: int) -> str:
       ReaderError: As `read_records`.
     """
     fields = {name: value for name, value in dataclasses.asdict(data).items() if name not in _NOT_CONTENT}
-    modules = (adpl_json, deeppcb, generator, mvtec, preferences)
+    modules = (adpl_json, deeppcb, generator, listed, mvtec, preferences)
     versions = {"readers": VERSION} | {module.__name__: module.VERSION for module in modules}
     digest = hashlib.sha256(json.dumps([fields, versions, seed], sort_keys=True).encode())
     digest.update(repr(load_vocabulary(data.vocabulary)).encode())
@@ -74,6 +92,9 @@ def source_revision(data: DataConfig, seed: int) -> str:
             _digest_files(digest, adpl_json.images_root(data), adpl_json.files(data))
         elif data.source == "mvtec":
             _digest_files(digest, Path(data.root).expanduser(), mvtec.files(Path(data.root).expanduser()))
+        elif data.source in ("visa", "meta"):
+            digest.update(hashlib.sha256(listed.list_path(data).read_bytes()).digest())
+            _digest_files(digest, listed.images_root(data), listed.files(data))
         elif data.source == "deeppcb":
             _digest_files(digest, Path(data.root).expanduser(), deeppcb.files(Path(data.root).expanduser()))
     return digest.hexdigest()
@@ -91,7 +112,7 @@ def _unusable(data: DataConfig) -> Iterator[None]:
     except OSError as error:
         place, cure = error.filename or data.root, f"set data.root to the {data.source} data set"
         raise ReaderError(f"{place}: {error.strerror or error}; {cure}") from error
-    except (adpl_json.FormatError, deeppcb.DrawError, mvtec.TreeError) as error:
+    except (adpl_json.FormatError, deeppcb.DrawError, listed.ListError, mvtec.TreeError) as error:
         raise ReaderError(str(error)) from error
 
 
@@ -118,13 +139,22 @@ def _images(data: DataConfig, split: Literal["train", "test"], seed: int) -> Ite
             return deeppcb.read_images(data, split, seed)
         case "mvtec":
             return mvtec.read_images(data, split, seed)
+        case "visa" | "meta":
+            return listed.read_images(data, split, seed)
         case _:
             return generator.draw(data, split, seed)
 
 
+def place_of(record: Record, data: DataConfig) -> tuple[str, int | None]:
+    """File and line at which a user finds a record: in the JSON of `adpl`, else its test image."""
+    return (data.root if data.source == "adpl" else _place(data, record.test_path)), record.line
+
+
 def _place(data: DataConfig, path: str) -> str:
     """A path as a user finds it: below the data set's root, where there is one."""
-    return path if data.source in ("generator", "adpl") else str(Path(data.root) / path)
+    if data.source in ("generator", "adpl"):
+        return path
+    return str((listed.images_root(data) if data.source == "meta" else Path(data.root)) / path)
 
 
 class _ImageCheck:

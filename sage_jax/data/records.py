@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable
 from typing import Final
 
+from sage_jax.verdict import parse_verdict
+
 PAIR_TYPES: Final = ("standard comparison", "defect identification", "defect diagnosis")
-_VERDICT: Final = re.compile(r"[\s\"'*]*(yes|true|no|false)\b", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +103,7 @@ class Record:
       mask: PNG, one channel, the test image's size, 0 = good; None where no pixel label is known.
       test_path: Where the test image came from.
       reference_path: The same for the reference, "" without one.
+      line: Line of the file that the record stands in, where the source is one file; else None.
     """
 
     record_id: str
@@ -119,12 +120,7 @@ class Record:
     mask: bytes | None
     test_path: str
     reference_path: str
-
-
-def verdict_of(answer: str) -> bool | None:
-    """The verdict that an answer opens with: True for yes or true, False for no or false, None for none."""
-    match = _VERDICT.match(answer)
-    return None if match is None else match[1].lower() in ("yes", "true")
+    line: int | None = None
 
 
 def validate(record: Record, *, num_questions: int | None = None, num_answers: int | None = None) -> list[Fault]:
@@ -150,7 +146,7 @@ def validate(record: Record, *, num_questions: int | None = None, num_answers: i
         fault("a fact is empty", "write a sentence, or take it out")
     for index, question in enumerate(record.questions, start=1):
         _validate_question(f"question {index}", question, num_answers, fault)
-        if question.answers and question.answers[0].text.strip() and verdict_of(question.answers[0].text) is None:
+        if question.answers and question.answers[0].text.strip() and parse_verdict(question.answers[0].text) is None:
             fault(
                 f"question {index}: the best answer {question.answers[0].text[:40]!r} opens with no verdict",
                 "begin it with Yes, No, True or False",

@@ -122,7 +122,7 @@ class PreferenceTerms:
       bco_loss: The same pairs under BCO: -log sigmoid(r_w - delta) - log sigmoid(-(r_l - delta)), without `delta`'s
         moving average: delta is the mean reward of the group's answers, which carries no gradient.
       group_mask: True where the group trains a pair.
-      rewards: beta * (policy - reference) of each answer.
+      rewards: beta * (policy - reference) of each answer, or beta * policy under `reference = "none"`.
       margin: Reward of the first answer less that of the last.
       pairs: What was selected.
     """
@@ -150,12 +150,13 @@ def preference_terms(
 
     Args:
       policy_logps: Summed log-probabilities under the policy, best answer first.
-      reference_logps: The same under the frozen reference.
+      reference_logps: The same under the frozen reference; not read under `reference = "none"`.
       scores: Judge scores, 1 to 5.
       answer_mask: True where the group has an answer, without holes.
     """
     pairs = _pairs(scores, answer_mask, config)
-    rewards = config.beta * jnp.where(answer_mask, policy_logps - reference_logps, 0.0)
+    ratio = policy_logps - reference_logps if config.reference == "ratio" else policy_logps
+    rewards = config.beta * jnp.where(answer_mask, ratio, 0.0)
     worst = jnp.take_along_axis(rewards, pairs.last[:, None], axis=-1)[:, 0]
 
     def reduce(adjacent: Array, extreme: Array) -> Array:

@@ -8,11 +8,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
-State = Literal["defective", "good", ""]
+from sage_jax.verdict import split_verdict
+
+State = Literal["defective", "good", "both", ""]
 GRID_CELLS: Final = 9
 
 _NO_SYNONYMS: Final[Mapping[str, str]] = {}
-_VERDICTS: Final = {"yes": True, "true": True, "no": False, "false": False}
 # "unlike the good part" calls the reference good, not the part that is looked at.
 _REFERENCE: Final = re.compile(
     r"\b(the |(?:from|to|than|with|unlike|like|match|matches) a )good (?:part|one|reference|sample|product)\b"
@@ -25,6 +26,12 @@ _NEGATION: Final = re.compile(
     r"\b(?:no|not|never|nor|neither|none|nothing|without|cannot|isn't|doesn't|free of|free from|absence of|rather than"
     r"|other than)\b"
 )
+# "The rest is good" and "it looks good, but ..." take nothing back.
+_LIMITED: Final = re.compile(
+    r"\b(?:rest|remaining|remainder|other|others|otherwise|else|elsewhere|but|except|apart|although|though|however|only"
+    r"|while|first)\b"
+)
+_SENTENCE_END: Final = re.compile(r"[.;!?]")
 _CLAUSE_END: Final = re.compile(r"[.,;:!?]|\b(?:but|and|instead)\b")
 
 
@@ -47,7 +54,7 @@ class Reading:
 
     Attributes:
       verdict: Yes or true, no or false; None where the answer begins with neither.
-      state: Whether the reason calls the part defective or good; "" where it does neither.
+      state: Whether the reason calls the part defective, good, or both, which is a contradiction; "" where neither.
       terms: Defects that the reason affirms.
       places: Places that the reason names and does not deny.
     """
@@ -75,7 +82,8 @@ def judge(
     |---|---|
     | 5 | right; the same defects, or none on either side and the same state |
     | 4 | right; some of the defects in common; or none on either side, and one side leaves the state open |
-    | 3 | right; no defect where the reference names one; or none on either side, and opposite states |
+    | 3 | right; no defect where the reference names one; or none on either side, and opposite states; never more than
+    this for a reason that calls the part both good and defective |
     | 2 | right; none of the defects in common, or a defect where the reference names none |
     | 1 | the other verdict |
 
@@ -85,7 +93,7 @@ def judge(
     | 4 | both: cells that share a side |
     | 2 | both: cells two steps apart; or other places, where `places` are not nine |
     | 1 | both: cells three or four steps apart |
-    | 1 | both name a place, and one calls the part good, the other does not |
+    | 1 | both name a place, and one calls the part good, the other does not, or the answer calls it both |
     | 3 | only the reference names a place; or neither does and the verdict is the other |
     | 5 | neither names a place, right |
     | 3 | only the answer names a place, right, and the state is the same |
@@ -99,8 +107,9 @@ def judge(
     | 5 | right, and the reason calls the part what the reference calls it |
     | 3 | right, and only one of them says whether the part is good |
     | 2 | right, but the reason says the opposite of the reference's: it contradicts its own verdict |
+    | 2 | right, but the reason calls the part both good and defective |
     | 2 | the other verdict, for a reason of its own |
-    | 1 | the other verdict, for the reference's reason: it contradicts itself |
+    | 1 | the other verdict, for the reference's reason, or for one that says both: it contradicts itself |
 
     Whether "no" goes with a defect depends on the question ("Is it free of defects?"), which is why verdict and reason
     are compared with the reference's pair instead of with each other.
@@ -121,6 +130,11 @@ def judge(
     found = read(answer, defect_terms=defect_terms, places=places, synonyms=synonyms)
     if found.verdict is None:
         return MleScore(1.0, 1.0, 1.0)
+    if truth.state == "both":  # an expert's answer is the measure: beside it, to say both contradicts nothing
+        truth, found = (
+            dataclasses.replace(each, state="defective" if each.state == "both" else each.state)
+            for each in (truth, found)
+        )
     return MleScore(_accuracy(found, truth), _localization(found, truth, places), _logic(found, truth))
 
 
@@ -134,37 +148,64 @@ def read(
     as its term. What follows a negation ("no", "not", "without", "free of" ...) up to the end of its clause is denied.
     An affirmed defect, a word such as "defect" or "damaged", or a denied word such as "matches" makes the part
     defective; else an affirmed "matches", "good", "intact" ..., or a denied "defect", makes it good; denying one
-    named defect says nothing about the part.
+    named defect says nothing about the part. A reason that does the first, and elsewhere calls the part good without
+    a limit (a place, "the rest", "but" ...), says both.
 
     Example: "No. The defect is a dent at the top, not a scratch." -> False, defective, {dent}, {top}
     """
     text = answer.lower().replace("’", "'")
-    first = re.match(r"\W*(\w+)", text)
-    verdict = _VERDICTS.get(first.group(1)) if first else None
-    if first is None or verdict is None:
+    verdict, reason = split_verdict(text)
+    if verdict is None:
         return Reading(None, "", frozenset(), frozenset())
-    reason = _REFERENCE.sub(r"\1", text[first.end() :].replace("-", " "))
+    reason = _REFERENCE.sub(r"\1", reason.replace("-", " "))
     pattern, names = _finder(tuple(defect_terms), tuple(places), tuple(sorted(synonyms.items())))
     terms: set[str] = set()
     where: set[str] = set()
     signs: set[State] = set()
-    for clause in _CLAUSE_END.split(reason):
-        negation = _NEGATION.search(clause)
-        denied_from = negation.end() if negation else len(clause)
-        for match in pattern.finditer(clause) if pattern else ():
-            if match.start() < denied_from:
-                kind, name = names[match.group(1)]
-                (terms if kind == "term" else where).add(name)
-        # Words inside a name ("print fault") belong to the name.
-        rest = pattern.sub(lambda match: " " * len(match.group()), clause) if pattern else clause
-        for word in _DEFECTIVE_WORD.finditer(rest):
-            signs.add("defective" if word.start() < denied_from else "good")
-        for word in _GOOD_WORD.finditer(rest):
-            signs.add("good" if word.start() < denied_from else "defective")
-        if negation and negation.group() == "nothing" and _DEFECTIVE_WORD.search(rest, denied_from) is None:
-            signs.add("good")
+    called_good = False
+    for sentence in _SENTENCE_END.split(reason):
+        clauses = [_read_clause(clause, pattern, names) for clause in _CLAUSE_END.split(sentence)]
+        for clause in clauses:
+            terms |= clause.terms
+            where |= clause.places
+            signs |= clause.signs
+        whole = [clause for clause in clauses if not (clause.terms or clause.places or "defective" in clause.signs)]
+        if _LIMITED.search(sentence) is None:
+            called_good |= any(clause.affirmed_good for clause in whole)
+            called_good |= len(whole) == len(clauses) and any("good" in clause.signs for clause in whole)
     state: State = "defective" if terms or "defective" in signs else "good" if signs else ""
+    if state == "defective" and called_good:
+        state = "both"
     return Reading(verdict, state, frozenset(terms), frozenset(where))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Clause:
+    """What one clause says: names it affirms, what it calls the part, and whether by a word such as "intact"."""
+
+    terms: set[str]
+    places: set[str]
+    signs: set[State]
+    affirmed_good: bool
+
+
+def _read_clause(clause: str, pattern: re.Pattern[str] | None, names: Mapping[str, tuple[str, str]]) -> _Clause:
+    found = _Clause(set(), set(), set(), False)
+    negation = _NEGATION.search(clause)
+    denied_from = negation.end() if negation else len(clause)
+    for match in pattern.finditer(clause) if pattern else ():
+        if match.start() < denied_from:
+            kind, name = names[match.group(1)]
+            (found.terms if kind == "term" else found.places).add(name)
+    # Words inside a name ("print fault") belong to the name.
+    rest = pattern.sub(lambda match: " " * len(match.group()), clause) if pattern else clause
+    for word in _DEFECTIVE_WORD.finditer(rest):
+        found.signs.add("defective" if word.start() < denied_from else "good")
+    good = [word.start() < denied_from for word in _GOOD_WORD.finditer(rest)]
+    found.signs.update("good" if affirmed else "defective" for affirmed in good)
+    if negation and negation.group() == "nothing" and _DEFECTIVE_WORD.search(rest, denied_from) is None:
+        found.signs.add("good")
+    return dataclasses.replace(found, affirmed_good=any(good))
 
 
 @functools.lru_cache(maxsize=16)
@@ -188,6 +229,8 @@ def _finder(
 def _accuracy(found: Reading, truth: Reading) -> float:
     if found.verdict != truth.verdict:
         return 1.0
+    if found.state == "both":
+        return min(3.0, _accuracy(dataclasses.replace(found, state="defective"), truth))
     if not found.terms and not truth.terms:
         return 5.0 if found.state == truth.state else 4.0 if "" in (found.state, truth.state) else 3.0
     if found.terms == truth.terms:
@@ -221,7 +264,8 @@ def _near(place: str, other: str, places: Sequence[str]) -> float:
 
 def _logic(found: Reading, truth: Reading) -> float:
     if found.verdict != truth.verdict:
-        return 1.0 if found.state == truth.state and found.terms == truth.terms else 2.0
+        same_reason = found.state == truth.state and found.terms == truth.terms
+        return 1.0 if same_reason or found.state == "both" else 2.0
     if found.state == truth.state:
         return 5.0
     return 3.0 if "" in (found.state, truth.state) else 2.0

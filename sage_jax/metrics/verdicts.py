@@ -4,32 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from sage_jax.files import replace_file
 from sage_jax.metrics.intervals import Metric, bootstrap_mean
-
-_VERDICT = re.compile(
-    r"""[\W_]*                                  # markdown, quotes, brackets, blanks
-        (?P<verdict>yes|true|no|false)(?![a-z0-9])
-        (?!\s*(?:/|\bor\b)\s*(?:yes|true|no|false)) # the choices repeated ("Yes or no?") are no verdict
-    """,
-    re.IGNORECASE | re.VERBOSE,
-)
-
-
-def parse_verdict(answer: str) -> bool | None:
-    """The verdict that an answer begins with: True for yes or true, False for no or false, None where there is none.
-
-    "Yes, there is a crack."  True      "**False.** All pins are there."  False
-    "No defect is visible."   False     "Nothing is wrong."               None
-    "Yes or no? Yes."         None      ""                                None
-    """
-    match = _VERDICT.match(answer)
-    return None if match is None else match["verdict"].lower() in ("yes", "true")
+from sage_jax.verdict import parse_verdict
 
 
 @dataclasses.dataclass(frozen=True)

@@ -131,10 +131,23 @@ class FusionAttention(nnx.Module):
         return self.out(out.reshape(facts.shape))
 
 
+class AddedHead(nnx.Module):
+    """x + linear(norm(x)): the paper's head, added to what it reads, with a linear layer that starts at zero."""
+
+    def __init__(self, width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.norm = LayerNorm(width, eps=1e-5, rngs=rngs)
+        self.linear = nnx.Linear(width, width, dtype=dtype, kernel_init=nnx.initializers.zeros, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        """The embeddings with the head's output added; unchanged until it is trained."""
+        return x + self.linear(self.norm(x)).astype(x.dtype)
+
+
 class FactFusion(nnx.Module):
     """Comparison embeddings of an image: each fact's reading of the distinct patches.
 
-    An untrained fusion gives zeros whatever the images and facts are.
+    An untrained fusion gives zeros whatever the images and facts are. With `head = "all"` it also holds the heads of
+    the two other parts that the decoder reads, `image_head` and `question_head`.
     """
 
     def __init__(self, config: FusionConfig, width: int, *, num_places: int, dtype: jnp.dtype, rngs: nnx.Rngs):
@@ -150,6 +163,9 @@ class FactFusion(nnx.Module):
         if config.difference == "residual":
             init = nnx.initializers.normal(width**-0.5)
             self.residual = nnx.Linear(width, width, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
+        if config.head == "all":
+            self.image_head = AddedHead(width, dtype=dtype, rngs=rngs)
+            self.question_head = AddedHead(width, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,

@@ -44,11 +44,13 @@ class ImageEmbeddings:
         prompt twice as many, the test image's real ones with the reference's right behind them.
       comparison: Comparison embeddings, one a fact.
       compared: Similarities and distinct patches.
+      question_mask: True at the tokens of questions, which pass the question head; None where there is none.
     """
 
     image: Float[Array, "B M D"]
     comparison: Float[Array, "B F D"]
     compared: Comparison
+    question_mask: Bool[Array, "B S"] | None = None
 
 
 def tree_mask(
@@ -145,15 +147,24 @@ class Sage(nnx.Module):
         )
         facts = jax.lax.stop_gradient(self.fact_encoder(batch.fact_ids, batch.fact_mask))
         comparison = self.fusion(facts, test, reference, compared, reference_mask.any(axis=1))
+        asked = None
+        if self.config.fusion.head == "all":
+            asked = (batch.question_index >= 0) & (batch.answer_index < 0) & batch.token_mask
+        image = test
         if self.placeholders.reference:
-            return ImageEmbeddings(_one_after_the_other(test, reference, test_mask), comparison, compared)
-        return ImageEmbeddings(image=test, comparison=comparison, compared=compared)
+            image = _one_after_the_other(test, reference, test_mask)
+        return ImageEmbeddings(image=image, comparison=comparison, compared=compared, question_mask=asked)
 
     def embed_tokens(self, token_ids: Int[Array, "B S"], images: ImageEmbeddings) -> Float[Array, "B S D"]:
         """Token embeddings with image and comparison embeddings in place of their placeholders, in order."""
         embeddings = self.decoder.embedding(token_ids)
+        image = images.image
+        if images.question_mask is not None:
+            image = self.fusion.image_head(image)
+            asked = self.fusion.question_head(embeddings)
+            embeddings = jnp.where(images.question_mask[..., None], asked, embeddings)
         for token, values in (
-            (self.placeholders.image, images.image),
+            (self.placeholders.image, image),
             (self.placeholders.comparison, images.comparison),
         ):
             here = token_ids == token
