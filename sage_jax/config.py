@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Iterable
 from typing import Literal
@@ -29,15 +30,21 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_above_zero(config: object, *names: str) -> None:
-    """Checks that fields are above 0; NaN is not."""
+    """Checks that fields are above 0 and finite; NaN is neither."""
     for name in names:
-        require(getattr(config, name) > 0, f"{name} = {getattr(config, name)}: must be above 0")
+        value = getattr(config, name)
+        require(0 < value < math.inf, f"{name} = {value}: must be above 0{_and_finite(value)}")
 
 
 def require_not_negative(config: object, *names: str) -> None:
-    """Checks that fields are 0 or more."""
+    """Checks that fields are 0 or more and finite; NaN is neither."""
     for name in names:
-        require(getattr(config, name) >= 0, f"{name} = {getattr(config, name)}: must be 0 or more")
+        value = getattr(config, name)
+        require(0 <= value < math.inf, f"{name} = {value}: must be 0 or more{_and_finite(value)}")
+
+
+def _and_finite(value: float) -> str:
+    return "" if isinstance(value, int) or math.isfinite(value) else ", and finite"
 
 
 def require_share(config: object, *names: str) -> None:
@@ -169,7 +176,8 @@ class VitConfig:
     layer_scale: float = 0.1
 
     def __post_init__(self) -> None:
-        require_above_zero(self, "num_layers", "embed_dim", "mlp_dim", "norm_eps")
+        require_above_zero(self, "tile_px", "patch_px", "num_layers", "embed_dim", "mlp_dim", "norm_eps")
+        require_not_negative(self, "layer_scale")
         require_divides("patch_px", self.patch_px, "tile_px", self.tile_px)
         require_divides("num_heads", self.num_heads, "embed_dim", self.embed_dim)
 
@@ -377,7 +385,11 @@ class TrainConfig:
         require_above_zero(self, "steps", "batch_size", "peak_learning_rate", "clip_norm", "log_every", "keep_last")
         counts = ("warmup_steps", "questions_per_image", "eval_every", "checkpoint_every")
         require_not_negative(self, *counts, "end_ratio", "weight_decay", "similarity_weight")
-        require_share(self, "reference_drop_rate", "b1", "b2")
+        require_share(self, "reference_drop_rate")
+        for name in ("b1", "b2"):
+            decay = getattr(self, name)
+            # At 1 a moment never moves, and Adam's bias correction divides by zero.
+            require(0.0 <= decay < 1.0, f"{name} = {decay}: give a decay rate from 0 to below 1")
         require_divides("accumulate", self.accumulate, "batch_size", self.batch_size)
         require(
             self.warmup_steps <= self.steps, f"warmup_steps = {self.warmup_steps} is more than steps = {self.steps}"

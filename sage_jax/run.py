@@ -125,6 +125,11 @@ class Run:
         vocab_size = max(self.chat.vocab_size, stored)
         return Sage(self.config.model, vocab_size, placeholders, nnx.Rngs(self.config.seed))
 
+    def parameter_shapes(self) -> Params:
+        """Every parameter's path and shape, for checks before there is a tokenizer: the size of its table stands in."""
+        placeholders = Placeholders(0, 1)
+        return split(nnx.eval_shape(lambda: Sage(self.config.model, 2, placeholders, nnx.Rngs(0))))[1]
+
     def _create_params(self) -> Params:
         return split(self._create())[1]
 

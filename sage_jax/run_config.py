@@ -26,7 +26,29 @@ from sage_jax.config import (
 )
 
 TRAINING_STAGES: Final = ("base", "plain", "sfe", "dpo", "edpo")
+PREFERENCE_STAGES: Final = ("dpo", "edpo")
 STAGES: Final = ("check", "prepare", *TRAINING_STAGES, "evaluate", "inspect", "ablate")
+
+
+def _require_seed(field: str, seed: int) -> None:
+    """Checks that a seed is one of 32 bits, as the order of the records takes it."""
+    require(0 <= seed < 2**32, f"{field} = {seed}: give a seed from 0 to {2**32 - 1}")
+
+
+def _require_preferences(stage: str, train: TrainConfig) -> None:
+    """Checks that a stage that learns preferences has pairs to learn from, as its reference policy sees them."""
+    for name, needed in (("answers", "ranked"), ("questions", "inspection"), ("facts", "fusion")):
+        given = getattr(train, name)
+        require(given == needed, f"{stage}.{name} = {given!r}: preferences are learnt from {needed!r}")
+    weights = train.preference
+    require(
+        weights.lambda_hard + weights.lambda_easy > 0,
+        f"{stage}.preference.lambda_hard and lambda_easy are 0: no pair would train; give one of them a weight",
+    )
+    require(
+        weights.sigmoid_weight + weights.bco_weight + weights.sft_weight > 0,
+        f"{stage}.preference.sigmoid_weight, bco_weight and sft_weight are 0: nothing would train; give one a weight",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +119,8 @@ class AblateConfig:
     def __post_init__(self) -> None:
         require(bool(self.seeds), "seeds is empty: give one or more, such as (0, 1, 2)")
         require(len(set(self.seeds)) == len(self.seeds), f"seeds = {self.seeds}: give each seed once")
+        for seed in self.seeds:
+            _require_seed("seeds", seed)
         require(bool(self.stages), f"stages is empty: name some of {', '.join(TRAINING_STAGES)}")
         require_known("stages", self.stages, TRAINING_STAGES, "training stage")
 
@@ -134,8 +158,10 @@ class Config:
     def __post_init__(self) -> None:
         require(bool(self.stage_names), f"stages is empty: name some of {', '.join(STAGES)}")
         require_known("stages", self.stage_names, STAGES, "stage")
-        require_not_negative(self, "seed")
+        _require_seed("seed", self.seed)
         require(bool(self.run_dir), "run_dir is empty: name the folder that the run writes")
+        for stage in PREFERENCE_STAGES:
+            _require_preferences(stage, self.training(stage))
 
     @property
     def stage_names(self) -> tuple[str, ...]:

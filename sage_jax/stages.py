@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 import platform
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +32,7 @@ from sage_jax.models.sage import copy_text_encoder
 from sage_jax.objectives import PreferenceObjective, SftObjective
 from sage_jax.parameters import digest, merge
 from sage_jax.plots import plot_losses
+from sage_jax.preflight import check_stages, seed_run
 from sage_jax.reference_policy import ReferenceKey, attach_reference, reference_logps
 from sage_jax.run import STARTS_FROM, Run, barrier
 from sage_jax.run_config import Config
@@ -69,7 +70,7 @@ def run_stages(config: Config) -> None:
       USER_ERRORS: What the user can mend.
     """
     run = Run(config)
-    _check_stages(run, config.stage_names)
+    check_stages(run, config.stage_names)
     try:
         run.write_json("config.json", dataclasses.asdict(config))
     except OSError as error:
@@ -80,23 +81,6 @@ def run_stages(config: Config) -> None:
         _run_stage(run, stage)
     if jax.process_index() == 0:
         print_summary(run.summary_path)
-
-
-def _check_stages(run: Run, stages: Sequence[str]) -> None:
-    """Checks, before any work, that each stage finds the model that it needs.
-
-    Raises:
-      ConfigError: One does not; the message says which stages to run.
-    """
-    trained = {name for name in STARTS_FROM if run.is_trained(name)}
-    for stage in stages:
-        start = STARTS_FROM.get(stage)
-        if start is not None and start not in trained and stage not in trained:
-            raise run.not_trained(start, wanted_by=stage)
-        if stage in ("evaluate", "inspect") and not trained:
-            raise run.not_trained("base", wanted_by=stage)
-        if stage in STARTS_FROM:
-            trained.add(stage)
 
 
 def _run_stage(run: Run, stage: str) -> None:
@@ -256,15 +240,9 @@ def ablate(run: Run, stage: str, log: RunLog) -> None:
     config = run.config
     summaries = {}
     for seed in config.ablate.seeds:
-        inner = dataclasses.replace(
-            config,
-            run_dir=str(run.run_dir / f"seed_{seed}"),
-            seed=seed,
-            evaluate=dataclasses.replace(config.evaluate, stages=config.ablate.stages),
-        )
-        one = Run(inner)
+        one = seed_run(run, seed)
         log.line(f"seed {seed}")
-        one.write_json("config.json", dataclasses.asdict(inner))
+        one.write_json("config.json", dataclasses.asdict(one.config))
         for name in ("prepare", *config.ablate.stages, "evaluate"):
             _run_stage(one, name)
         summaries[seed] = load_summary(one.summary_path)

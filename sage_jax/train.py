@@ -182,7 +182,7 @@ def fit(
       ConfigError, CheckpointError: Freeze patterns, batch size or newest checkpoint do not fit the model or the mesh.
       TrainingDiverged: Ten steps in a row were not finite.
     """
-    _check_batch_size(stage, train, mesh)
+    check_batch_size(stage, train, mesh)
     started = time.monotonic()
     graphdef, params = split(model)
     trainable, frozen = partition(params, train.freeze)
@@ -347,7 +347,12 @@ def _batches_ahead(
     yield from ahead
 
 
-def _check_batch_size(stage: str, train: TrainConfig, mesh: Mesh) -> None:
+def check_batch_size(stage: str, train: TrainConfig, mesh: Mesh) -> None:
+    """Checks that the devices of a mesh share a stage's micro-batches evenly.
+
+    Raises:
+      ConfigError: They do not; the message has a batch size that they do.
+    """
     parts = int(np.prod([mesh.shape[axis] for axis in ("data", "fsdp")]))
     if train.batch_size // train.accumulate % parts:
         raise ConfigError(

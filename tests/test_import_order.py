@@ -45,8 +45,9 @@ LAYERS = {
     "subjects": 4,
     "inspection": 5,
     "run": 5,
-    "stages": 6,
-    "main": 7,
+    "preflight": 6,
+    "stages": 7,
+    "main": 8,
 }
 ACCELERATOR_PACKAGES = {"jax", "flax", "optax", "numpy", "jaxtyping"}
 EXTRA_PACKAGES = {"run_config": {"ml_collections"}, "metrics": {"sklearn", "scipy"}}
