@@ -13,7 +13,7 @@ from sage_jax.train import check_batch_size
 
 
 def check_stages(run: Run, stages: Sequence[str]) -> None:
-    """Checks, before any work, that each stage finds the model and the images that it needs and can train as configured.
+    """Checks, before any work, that each stage finds the model and images that it needs and can train as configured.
 
     Raises:
       ConfigError: One does not; the message names the field, or the stages to run.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -32,6 +33,8 @@ from sage_jax.models.sage import Placeholders, Sage, copy_text_encoder
 from sage_jax.parameters import Params, digest, split
 from sage_jax.run_config import Config
 from sage_jax.sharding import make_mesh, param_shardings
+from sage_jax.signals import Interrupted
+from sage_jax.stop_request import stop_if_asked
 
 # Stage -> the stage whose model it starts from; None = fresh weights.
 STARTS_FROM: Final[dict[str, str | None]] = {"base": None, "plain": "base", "sfe": "base", "dpo": "sfe", "edpo": "sfe"}
@@ -68,12 +71,19 @@ class Run:
 
     @functools.cached_property
     def prepared(self) -> PreparedData:
-        """The stored data set, built by the first process if no one has built it; the others wait, then find it."""
+        """The stored data set, built by the first process if no one has built it; the others wait, then find it.
+
+        Raises:
+          Interrupted: A signal has come.
+        """
         build = functools.partial(
             adpl.prepare, self.config.data, self.config.text, seed=self.config.seed, run_dir=self.run_dir
         )
-        first = build() if jax.process_index() == 0 else None
+        first = None
+        with contextlib.suppress(Interrupted):  # told below, by all processes together
+            first = build() if jax.process_index() == 0 else None
         barrier("data prepared")
+        stop_if_asked("stopped while the data set was prepared; a build is whole or not kept")
         prepared = first or build()
         counts = {"train": prepared.num_train, "test": prepared.num_test}
         self.write_json("data.json", {"revision": prepared.revision, **counts})

@@ -37,6 +37,8 @@ from sage_jax.reference_policy import ReferenceKey, attach_reference, reference_
 from sage_jax.run import STARTS_FROM, Run, barrier
 from sage_jax.run_config import Config
 from sage_jax.run_log import RunLog, TrainingDiverged
+from sage_jax.signals import Interrupted
+from sage_jax.stop_request import stop_if_asked
 from sage_jax.subjects import SampleImages, UserImages
 from sage_jax.summary import ablation_table, load_summary, print_summary, stage_cost, write_ablation
 from sage_jax.train import fit
@@ -58,15 +60,11 @@ USER_ERRORS: Final = (
 PACKAGES: Final = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers", "numpy")
 
 
-class Interrupted(Exception):
-    """A stage was stopped by a signal, after what it had done was saved."""
-
-
 def run_stages(config: Config) -> None:
     """Runs the config's stages in order and prints the summary.
 
     Raises:
-      Interrupted: A signal stopped a training stage or an inspection; the same command goes on where it stopped.
+      Interrupted: A signal stopped a stage, or came before one; the same command goes on where it stopped.
       USER_ERRORS: What the user can mend.
     """
     run = Run(config)
@@ -78,6 +76,7 @@ def run_stages(config: Config) -> None:
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     run.write_json("versions.json", {"python": platform.python_version(), "sage_jax": _own_version(), **versions})
     for stage in config.stage_names:
+        stop_if_asked(f"stopped before stage {stage}")
         _run_stage(run, stage)
     if jax.process_index() == 0:
         print_summary(run.summary_path)
@@ -138,6 +137,7 @@ def train(run: Run, stage: str, log: RunLog) -> None:
             batch_size=run.config.evaluate.batch_size,
             folder=run.run_dir / "reference_logps",
             run=log,
+            mesh=run.mesh,
         )
         attach = attach_reference(table)
     loader = make_train_loader(
@@ -195,7 +195,7 @@ def evaluate(run: Run, stage: str, log: RunLog) -> None:
     shown = ChosenRecords(records, range(len(records))[:num_records])
     for name in trained:
         examination = run.examination(name, run.trained_params(name, wanted_by=stage))
-        evaluate_stage(name, examination, shown, log, data_revision=run.prepared.revision)
+        evaluate_stage(name, examination, shown, log, data_revision=run.prepared.revision, mesh=run.mesh)
 
 
 def check(run: Run, stage: str, log: RunLog) -> None:
@@ -244,6 +244,7 @@ def ablate(run: Run, stage: str, log: RunLog) -> None:
         log.line(f"seed {seed}")
         one.write_json("config.json", dataclasses.asdict(one.config))
         for name in ("prepare", *config.ablate.stages, "evaluate"):
+            stop_if_asked(f"stopped before stage {name} of seed {seed}")
             _run_stage(one, name)
         summaries[seed] = load_summary(one.summary_path)
     if jax.process_index() == 0:

@@ -18,6 +18,7 @@ ARCHITECTURE = Path(__file__).parents[1] / "docs" / "architecture.md"
 LAYERS = {
     "axes": 0,
     "config": 0,
+    "signals": 0,
     "sharding": 1,
     "batch": 1,
     "parameters": 1,

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import PreTrainedTokenizerFast
 
+from sage_jax import signals
 from sage_jax.config import ConfigError, DataConfig, TextConfig
 from sage_jax.data import readers
 from sage_jax.data import tokenizer as tokens
@@ -28,6 +29,7 @@ from sage_jax.data.chat import chat_template
 from sage_jax.data.encode import RecordCounts
 from sage_jax.data.records import Answer, Box, Defect, Fault, Question, Record
 from sage_jax.files import replace_file
+from sage_jax.signals import Interrupted
 
 Split = Literal["train", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "test")
@@ -177,6 +179,7 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, run_dir: Path) -> 
     Raises:
       DataFaultError: The source has a fault, and `on_bad_record` is `fail`.
       ConfigError: The source has no training record.
+      Interrupted: A signal has come; no part of a data set stays.
     """
     revision = readers.source_revision(data, seed)
     key = hashlib.sha256(f"{revision} adpl {Adpl.VERSION}".encode()).hexdigest()[:24]
@@ -207,6 +210,8 @@ def _build(data: DataConfig, seed: int, path: Path) -> None:
             splits = {name: stream for name, stream in streams.items() if stream is not None}
             if splits:
                 Adpl(splits, data_dir=str(partial / "tfds")).download_and_prepare()
+        if signals.requested():
+            raise Interrupted("stopped while the data set was built; nothing of it is kept")
         counts = {
             name: {"records": intake.num_records, **dataclasses.asdict(intake.counts)}
             for name, intake in intakes.items()
@@ -240,6 +245,8 @@ class _Intake(Iterable[Record]):
         task = self._progress.add_task(f"{self._split} records", total=most)
         for found in readers.read_records(self._data, self._split, self._seed):
             self._progress.advance(task)
+            if signals.requested():
+                return  # what TFDS is in the middle of ends in order; _build tells
             if isinstance(found, Fault):
                 self.faults.append(found)
                 continue
