@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from sage_jax.config import ConfigError
 from sage_jax.optim import partition
+from sage_jax.provenance import changes_since_training, require_current
 from sage_jax.run import STARTS_FROM, Run
 from sage_jax.subjects import References, find_images
 from sage_jax.train import check_batch_size
@@ -25,12 +26,50 @@ def check_stages(run: Run, stages: Sequence[str]) -> None:
             _check_starts(seed_run(run, seed), ablated)
         except ConfigError as error:
             raise ConfigError(f"ablate.stages = {ablated}, seed {seed}: {error}") from None
+    _check_finished(run, stages)
     training = [stage for stage in stages if stage in STARTS_FROM and not run.is_trained(stage)]
     _check_training(run, [*training, *(stage for stage in ablated if not run.is_given(stage))])
     if "inspect" in stages:
         References(run.config.inspect.references)
         if run.config.inspect.images:
             find_images(run.config.inspect.images)
+
+
+def check_finished(run: Run, stage: str, *, wanted_by: str) -> list[str]:
+    """Checks that a finished stage is still what the run takes it for; gives what has changed and may, a line each.
+
+    Raises:
+      ConfigError: The config makes another model of it, or its own start has been trained anew since.
+    """
+    if run.is_given(stage):
+        return []
+    _require_current(run, stage)
+    return changes_since_training(stage, run.stage_dir(stage), run.config, wanted_by=wanted_by)
+
+
+def _require_current(run: Run, stage: str) -> None:
+    start = STARTS_FROM[stage]
+    if start is not None and not run.is_given(start) and run.is_trained(start):
+        require_current(stage, run.stage_dir(stage), start, run.stage_dir(start))
+
+
+def _check_finished(run: Run, stages: Sequence[str]) -> None:
+    """Checks the finished stages that this run leaves as they are, starts from, scores or asks."""
+    finished = {name for name in STARTS_FROM if run.is_trained(name) and not run.is_given(name)}
+    anew = {*stages} & {*STARTS_FROM} - finished
+    for stage in stages:
+        used = {"evaluate": run.config.evaluate.stages, "inspect": (run.config.inspect.stage,)}.get(stage, ())
+        if stage in anew:
+            used = (STARTS_FROM[stage],)
+        for name in (each for each in used if each in finished):
+            check_finished(run, name, wanted_by=stage)
+        for name in {stage, *used} & finished:
+            _require_current(run, name)
+            if STARTS_FROM[name] in anew:
+                raise ConfigError(
+                    f"stage {name!r} was trained from a {STARTS_FROM[name]!r} that this run trains anew: "
+                    f"delete {run.stage_dir(name)} to train it again too"
+                )
 
 
 def seed_run(run: Run, seed: int) -> Run:

@@ -16,7 +16,7 @@ import jax
 import rich.console
 
 from sage_jax import inspection
-from sage_jax.checkpoint import CheckpointError, StageCheckpoints, config_changes, final_config
+from sage_jax.checkpoint import CheckpointError, StageCheckpoints, config_changes, final_config, final_weights
 from sage_jax.config import ConfigError
 from sage_jax.data import adpl
 from sage_jax.data import check as data_check
@@ -30,9 +30,9 @@ from sage_jax.evaluate import evaluate_stage
 from sage_jax.hf.faults import WeightsError
 from sage_jax.models.sage import copy_text_encoder
 from sage_jax.objectives import PreferenceObjective, SftObjective
-from sage_jax.parameters import digest, merge
+from sage_jax.parameters import Params, digest, merge
 from sage_jax.plots import plot_losses
-from sage_jax.preflight import check_stages, seed_run
+from sage_jax.preflight import check_finished, check_stages, seed_run
 from sage_jax.reference_policy import ReferenceKey, attach_reference, reference_logps
 from sage_jax.run import STARTS_FROM, Run, barrier
 from sage_jax.run_config import Config
@@ -121,7 +121,8 @@ def train(run: Run, stage: str, log: RunLog) -> None:
     """Trains one stage from the stage it starts from."""
     config = run.config.training(stage)
     start = STARTS_FROM[stage]
-    params = run.fresh_params() if start is None else run.trained_params(start, wanted_by=stage)
+    params = run.fresh_params() if start is None else _params_of(run, start, stage, log)
+    starts_from = "" if start is None or run.is_given(start) else final_weights(run.stage_dir(start))
     if start == "base" and not run.is_given("base"):  # weights bring their own, or the copy, with them
         params = copy_text_encoder(params)
     records = adpl.open_split(run.prepared, "train")
@@ -151,8 +152,12 @@ def train(run: Run, stage: str, log: RunLog) -> None:
         prefetch=run.config.data.prefetch,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        revision=run.prepared.revision,
     )
-    with contextlib.closing(loader), StageCheckpoints(run.stage_dir(stage), keep_last=config.keep_last) as checkpoints:
+    with (
+        contextlib.closing(loader),
+        StageCheckpoints(run.stage_dir(stage), keep_last=config.keep_last, starts_from=starts_from) as checkpoints,
+    ):
         result = fit(
             stage=stage,
             run=log,
@@ -172,6 +177,18 @@ def train(run: Run, stage: str, log: RunLog) -> None:
         raise Interrupted(f"stage {stage} stopped after {done}; its checkpoint is saved")
     if jax.process_index() == 0:
         plot_losses(log.metrics_path, run.run_dir / "loss.png")
+
+
+def _params_of(run: Run, name: str, stage: str, log: RunLog) -> Params:
+    """Parameters of a finished stage for another one; the log says what has changed since.
+
+    Raises:
+      ConfigError: It is not finished, or not what the run takes it for.
+    """
+    changes = check_finished(run, name, wanted_by=stage) if run.is_trained(name) else []
+    if changes:
+        log.line(f"the config has changed since {name} was trained:\n  " + "\n  ".join(changes))
+    return run.trained_params(name, wanted_by=stage)
 
 
 def evaluate(run: Run, stage: str, log: RunLog) -> None:
@@ -194,7 +211,7 @@ def evaluate(run: Run, stage: str, log: RunLog) -> None:
     num_records = run.config.evaluate.num_records or len(records)
     shown = ChosenRecords(records, range(len(records))[:num_records])
     for name in trained:
-        examination = run.examination(name, run.trained_params(name, wanted_by=stage))
+        examination = run.examination(name, _params_of(run, name, stage, log))
         evaluate_stage(name, examination, shown, log, data_revision=run.prepared.revision, mesh=run.mesh)
 
 
@@ -225,7 +242,7 @@ def inspect(run: Run, stage: str, log: RunLog) -> None:
         images = UserImages(config, run.vocabulary)
     else:
         images = SampleImages(adpl.open_split(run.prepared, "test"), config.max_images)
-    examination = run.examination(name, run.trained_params(name, wanted_by=stage))
+    examination = run.examination(name, _params_of(run, name, stage, log))
     output = Path(config.output) if config.output else run.run_dir / "inspect"
     result = inspection.inspect(images, examination, stage=name, output=output, log=log, mesh=run.mesh)
     if result.done < len(images):

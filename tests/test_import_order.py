@@ -41,6 +41,7 @@ LAYERS = {
     "command_line": 3,
     "train": 4,
     "evaluate": 4,
+    "provenance": 4,
     "reference_policy": 4,
     "row_journal": 4,
     "subjects": 4,

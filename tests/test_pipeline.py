@@ -230,3 +230,10 @@ def test_impossible_streams_are_refused_with_the_way_out(records: list[Record], 
     bare = [dataclasses.replace(record, descriptions=()) for record in records]
     with pytest.raises(TreeError, match=r"record r\d+ has no descriptions"):
         next(loader(bare, chat, train_config(questions="description")))
+
+
+def test_a_position_in_other_data_of_the_same_size_is_refused(records: list[Record], chat: Chat) -> None:
+    state = loader(records, chat, revision="before").get_state()
+    loader(records, chat, revision="before").set_state(state)
+    with pytest.raises(StreamError, match="revision = before, this one after"):
+        loader(records, chat, revision="after").set_state(state)
