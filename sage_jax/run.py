@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Final
@@ -44,7 +45,7 @@ class Run:
     """A run directory and what its stages share, each part made when it is first asked for.
 
     Attributes:
-      config: The run; with `model.weights`, the model has the checkpoint's sizes.
+      config: The run, its own folders resolved; with `model.weights`, the model has the checkpoint's sizes.
       checkpoint: The checked checkpoint of `model.weights`, or None. Its model stands in for the one of stage `base`.
       run_dir: Folder of everything that the run writes.
       summary_path: Costs and metrics of its stages.
@@ -60,8 +61,9 @@ class Run:
             self.checkpoint = open_checkpoint(config.model.weights, config.model)
             config = dataclasses.replace(config, model=self.checkpoint.model)
             _check_positions(config, self.checkpoint.config.max_positions)
-        self.config = config
-        self.run_dir = Path(config.run_dir)
+        inspect = dataclasses.replace(config.inspect, output=os.path.expanduser(config.inspect.output))
+        self.config = dataclasses.replace(config, run_dir=os.path.expanduser(config.run_dir), inspect=inspect)
+        self.run_dir = Path(self.config.run_dir)
         self.summary_path = self.run_dir / "summary.json"
 
     @functools.cached_property
