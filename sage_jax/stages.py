@@ -241,7 +241,10 @@ def inspect(run: Run, stage: str, log: RunLog) -> None:
     if config.images:
         images = UserImages(config, run.vocabulary)
     else:
-        images = SampleImages(adpl.open_split(run.prepared, "test"), config.max_images)
+        records = adpl.open_split(run.prepared, "test")
+        if not len(records):
+            raise ConfigError("there are no test records to inspect: name images with --config.inspect.images=PATH")
+        images = SampleImages(records, config.max_images)
     examination = run.examination(name, _params_of(run, name, stage, log))
     output = Path(config.output) if config.output else run.run_dir / "inspect"
     result = inspection.inspect(images, examination, stage=name, output=output, log=log, mesh=run.mesh)
