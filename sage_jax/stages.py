@@ -27,6 +27,7 @@ from sage_jax.data.facts import VocabularyError
 from sage_jax.data.pipeline import StreamError, make_train_loader, visited_records
 from sage_jax.data.readers import ReaderError
 from sage_jax.evaluate import evaluate_stage
+from sage_jax.files import locked
 from sage_jax.hf.faults import WeightsError
 from sage_jax.models.sage import copy_text_encoder
 from sage_jax.objectives import PreferenceObjective, SftObjective
@@ -69,13 +70,24 @@ def run_stages(config: Config) -> None:
     """
     run = Run(config)
     check_stages(run, config.stage_names)
-    try:
-        run.write_json("config.json", dataclasses.asdict(config))
-    except OSError as error:
-        raise ConfigError(f"run_dir = {config.run_dir!r} cannot be written: {error.strerror or error}") from None
+    with contextlib.ExitStack() as held:
+        try:
+            if jax.process_index() == 0:
+                held.enter_context(locked(run.run_dir))
+            run.write_json("config.json", dataclasses.asdict(run.config))
+        except BlockingIOError:
+            raise ConfigError(
+                f"run_dir = {config.run_dir!r}: another process works in it; wait for it, or give another run_dir"
+            ) from None
+        except OSError as error:
+            raise ConfigError(f"run_dir = {config.run_dir!r} cannot be written: {error.strerror or error}") from None
+        _run_stages(run)
+
+
+def _run_stages(run: Run) -> None:
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     run.write_json("versions.json", {"python": platform.python_version(), "sage_jax": _own_version(), **versions})
-    for stage in config.stage_names:
+    for stage in run.config.stage_names:
         stop_if_asked(f"stopped before stage {stage}")
         _run_stage(run, stage)
     if jax.process_index() == 0:
