@@ -178,7 +178,7 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, run_dir: Path) -> 
 
     Raises:
       DataFaultError: The source has a fault, and `on_bad_record` is `fail`.
-      ConfigError: The source has no training record.
+      ConfigError: The source has no training record, or `data.cache_dir` cannot be written.
       Interrupted: A signal has come; no part of a data set stays.
     """
     revision = readers.source_revision(data, seed)
@@ -199,8 +199,13 @@ def open_split(prepared: PreparedData, split: Split) -> StoredRecords:
 
 
 def _build(data: DataConfig, seed: int, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise ConfigError(
+            f"data.cache_dir = {data.cache_dir!r} cannot be written: {error.strerror or error}; name another folder"
+        ) from None
     try:
         tfds.disable_progress_bar()
         # TFDS announces a download; there is none.
