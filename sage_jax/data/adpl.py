@@ -277,6 +277,7 @@ def _progress() -> Progress:
 def _report_faults(path: Path, data: DataConfig, run_dir: Path) -> None:
     lines = (path / _FAULTS_FILE).read_text().splitlines()
     if not lines:
+        (run_dir / "skipped_records.jsonl").unlink(missing_ok=True)  # of an earlier run, on other data
         return
     if data.on_bad_record == "fail":
         raise DataFaultError(Fault(**json.loads(lines[0])), len(lines))
