@@ -18,7 +18,17 @@ from typing import Any, Final, Literal, overload
 import numpy as np
 import tensorflow_datasets as tfds
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 from transformers import PreTrainedTokenizerFast
 
 from sage_jax import signals
@@ -270,8 +280,15 @@ def _unless_empty(records: Iterable[Record]) -> Iterable[Record] | None:
 
 
 def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _RateColumn(), TimeElapsedColumn())
     return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+
+
+class _RateColumn(ProgressColumn):
+    """Records a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.3g}/s" if task.speed else "")
 
 
 def _report_faults(path: Path, data: DataConfig, run_dir: Path) -> None:
