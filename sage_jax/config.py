@@ -80,6 +80,8 @@ class DataConfig:
       image_px: Side of a generated image or a DeepPCB crop; 0 = whole images.
       held_out: Categories kept for testing. Empty: the source's own split, or `test_fraction` by hash.
       test_fraction: Share of images kept for testing where the source has no split and nothing is held out.
+      validation_fraction: Share of training images, taken by the hash of their id, that no stage trains on and that
+        stages with `eval_every` validate on; 0 = none.
       defect_rate: Share of defective images drawn by `generator` and `deeppcb`.
       pair_types: Kinds of question that preferences are made for.
       records_per_image: Kinds made of each annotated image, taken in turn from `pair_types`.
@@ -98,6 +100,7 @@ class DataConfig:
     image_px: int = 64
     held_out: tuple[str, ...] = ()
     test_fraction: float = 0.2
+    validation_fraction: float = 0.0
     defect_rate: float = 0.5
     pair_types: tuple[str, ...] = ("standard comparison", "defect identification", "defect diagnosis")
     records_per_image: int = 1
@@ -107,6 +110,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         require_share(self, "defect_rate")
         require(0.0 < self.test_fraction < 1.0, f"test_fraction = {self.test_fraction}: give a share between 0 and 1")
+        require(
+            0.0 <= self.validation_fraction < 1.0,
+            f"validation_fraction = {self.validation_fraction}: give a share from 0 to below 1",
+        )
         require_not_negative(self, "num_train", "num_test", "image_px", "num_workers", "prefetch")
         require_known("pair_types", self.pair_types, typing.get_args(PairType), "kind")
         kinds = len(self.pair_types)
@@ -353,8 +360,12 @@ class TrainConfig:
       facts: `fusion` as comparison embeddings; `text` as plain text in the prompt (ablation).
       similarity_weight: Weight of the dense similarity loss on labelled pairs (from-scratch base models only).
       preference: Used by stages `dpo` and `edpo`.
-      log_every, eval_every, checkpoint_every: Steps between; 0 = only at the end.
-      keep_last: Checkpoints kept besides the best.
+      log_every: Steps between rows of metrics.
+      eval_every: Steps between losses on the images of `data.validation_fraction`, one more at the end; each comes with
+        a checkpoint, of which the best is kept. The stage ends with the parameters of its last step all the same.
+        0 = no validation.
+      checkpoint_every: Steps between checkpoints; 0 = only at the end.
+      keep_last: Newest checkpoints kept; the one of the lowest validation loss is kept as well.
     """
 
     steps: int = 200

@@ -160,6 +160,13 @@ class Config:
         require_known("stages", self.stage_names, STAGES, "stage")
         _require_seed("seed", self.seed)
         require(bool(self.run_dir), "run_dir is empty: name the folder that the run writes")
+        for stage in TRAINING_STAGES:
+            every = self.training(stage).eval_every
+            require(
+                not every or self.data.validation_fraction > 0,
+                f"{stage}.eval_every = {every}, but data.validation_fraction is 0: give the share of training images "
+                "to validate on, such as 0.05, or set eval_every to 0",
+            )
         for stage in PREFERENCE_STAGES:
             _require_preferences(stage, self.training(stage))
 

@@ -43,6 +43,7 @@ from sage_jax.stop_request import stop_if_asked
 from sage_jax.subjects import SampleImages, UserImages
 from sage_jax.summary import ablation_table, load_summary, print_summary, stage_cost, write_ablation
 from sage_jax.train import fit
+from sage_jax.validation import Validation, split_by_image
 
 USER_ERRORS: Final = (
     ConfigError,
@@ -137,14 +138,20 @@ def train(run: Run, stage: str, log: RunLog) -> None:
     starts_from = "" if start is None or run.is_given(start) else final_weights(run.stage_dir(start))
     if start == "base" and not run.is_given("base"):  # weights bring their own, or the copy, with them
         params = copy_text_encoder(params)
-    records = adpl.open_split(run.prepared, "train")
-    attach = None
+    stored = records = adpl.open_split(run.prepared, "train")
+    kept, held_out = range(len(stored)), []
+    if run.config.data.validation_fraction:
+        kept, held_out = split_by_image(stored, run.config.data.validation_fraction)
+        records = ChosenRecords(stored, kept)
+    attach = attach_held_out = None
     objective = SftObjective(config.similarity_weight)
     if stage in ("dpo", "edpo"):
         objective = PreferenceObjective(config.preference)
+        drawn = visited_records(len(records), train=config, seed=run.config.seed)
+        scored = held_out if config.eval_every else []
         table = reference_logps(
-            records,
-            visited_records(len(records), train=config, seed=run.config.seed),
+            stored,
+            ([*(kept[i] for i in drawn[0]), *scored], [*(kept[i] for i in drawn[1]), *scored]),
             responder=run.responder(params),
             key=ReferenceKey(digest(params), run.prepared.revision, run.chat, run.config.model, run.config.text),
             batch_size=run.config.evaluate.batch_size,
@@ -152,7 +159,20 @@ def train(run: Run, stage: str, log: RunLog) -> None:
             run=log,
             mesh=run.mesh,
         )
-        attach = attach_reference(table)
+        attach, attach_held_out = attach_reference(table[list(kept)]), attach_reference(table[held_out])
+    validation = None
+    if config.eval_every:
+        validation = Validation(
+            ChosenRecords(stored, held_out),
+            objective=objective,
+            train=config,
+            graphdef=run.graphdef,
+            chat=run.chat,
+            model=run.config.model,
+            text=run.config.text,
+            mesh=run.mesh,
+            attach=attach_held_out,
+        )
     loader = make_train_loader(
         records,
         chat=run.chat,
@@ -183,6 +203,7 @@ def train(run: Run, stage: str, log: RunLog) -> None:
             config_json=json.dumps(dataclasses.asdict(run.config)),
             record_ids=lambda rows: [records[int(row)].record_id for row in rows if row >= 0],
             attach=attach,
+            evaluate=validation,
         )
     if result.interrupted:
         done = f"{result.steps} of {config.steps} steps"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -200,13 +201,18 @@ def fit(
             checkpoints.save(step, state, loader_state=loader_state, **about)
 
         def score(step: int, state: TrainState) -> float | None:
-            return None if evaluate is None else log.evaluation(step, evaluate({**frozen, **state.trainable}))
+            if evaluate is None:
+                return None
+            found = log.evaluation(step, evaluate({**frozen, **state.trainable}))
+            return found if math.isfinite(found) else None  # a loss that is not finite is no candidate for the best
 
         with run.progress(train.steps, done=first) as advance:
             log = StepLog(run, train, make_schedule(train), record_ids, advance)
             log.resume(first, int(state.num_skipped), int(state.num_skipped_in_row))
             batches = _batches_ahead(stage, loader, batch_sharding(mesh), attach, train.steps - first)
             steps, state = _train(state, first, step_fn, batches, train, stop, log, score, save)
+        if checkpoints.best_step is not None:
+            run.line(f"lowest validation loss at step {checkpoints.best_step}; its checkpoint is kept")
         params = {**frozen, **state.trainable}
         interrupted = steps < train.steps
         checkpoints.wait() if interrupted else checkpoints.save_final(params, config_json=config_json)

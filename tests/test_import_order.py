@@ -44,6 +44,7 @@ LAYERS = {
     "provenance": 4,
     "reference_policy": 4,
     "row_journal": 4,
+    "validation": 5,
     "subjects": 4,
     "inspection": 5,
     "run": 5,

@@ -55,6 +55,7 @@ def test_config_dicts_are_locked() -> None:
         ("ablate.seeds", (1, 1), "config.ablate.seeds = (1, 1): give each seed once"),
         ("ablate.seeds", (0, 2**32), "config.ablate.seeds = 4294967296: give a seed from 0 to 4294967295"),
         ("seed", 10**20, "config.seed = 100000000000000000000: give a seed from 0 to 4294967295"),
+        ("sfe.eval_every", 5, "config.sfe.eval_every = 5, but data.validation_fraction is 0"),
         ("seed", -1, "config.seed = -1: give a seed from 0"),
         ("edpo.answers", "best", "config.edpo.answers = 'best': preferences are learnt from 'ranked'"),
         ("dpo.questions", "description", "config.dpo.questions = 'description': preferences are learnt from"),
