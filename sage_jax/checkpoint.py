@@ -19,7 +19,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from sage_jax.config import ConfigError
 from sage_jax.files import replace_file
-from sage_jax.parameters import Params
+from sage_jax.parameters import Params, digest
 
 _FINAL: Final = "final"
 _DONE: Final = "DONE.json"
@@ -58,12 +58,14 @@ class StageCheckpoints:
     Args:
       directory: Folder of the stage.
       keep_last: Newest checkpoints kept. The one of the highest score is kept as well.
+      starts_from: Hash of the weights that the stage starts from; "" = fresh or given ones.
 
     Raises:
       ConfigError: `keep_last` is below 1: the checkpoint just written would be deleted.
     """
 
-    def __init__(self, directory: Path | str, *, keep_last: int) -> None:
+    def __init__(self, directory: Path | str, *, keep_last: int, starts_from: str = "") -> None:
+        self._starts_from = starts_from
         if keep_last < 1:
             raise ConfigError(f"keep_last = {keep_last}: give 1 or more, or a stopped run cannot resume")
         self.directory = Path(directory).absolute()
@@ -115,6 +117,7 @@ class StageCheckpoints:
             "config": json.loads(config_json),
             "seconds": seconds,
             "score": score,
+            "starts_from": self._starts_from,
             "arrays": _shapes(state),
         }
         self._best.scores[step] = score
@@ -131,13 +134,19 @@ class StageCheckpoints:
           abstract_state: Pytree of `jax.ShapeDtypeStruct` with shardings; the mesh may differ from the saved one.
 
         Raises:
-          CheckpointError: Its arrays are not those of `abstract_state`, or another number of processes wrote it.
+          CheckpointError: Its arrays are not those of `abstract_state`, its stage started from other weights, or
+            another number of processes wrote it.
         """
         step = self._manager.latest_step()
         if step is None:
             return None
         about = self._about(step)
         self._check_arrays(step, about["arrays"], _shapes(abstract_state))
+        if about.get("starts_from", self._starts_from) != self._starts_from:
+            raise CheckpointError(
+                f"{self._manager.directory}/{step}: the stage that this one starts from has been trained anew since; "
+                f"delete {self.directory} to train this one anew too"
+            )
         if len(about["loaders"]) != jax.process_count():
             raise CheckpointError(
                 f"{self._manager.directory}/{step}: written by {len(about['loaders'])} processes, each with its "
@@ -155,6 +164,7 @@ class StageCheckpoints:
     def save_final(self, params: Params, *, config_json: str) -> None:
         """Writes all parameters of the finished stage, then the marker that says so; waits for both."""
         self.wait()
+        weights = digest(params)
         marker = self.directory / _DONE
         if jax.process_index() == 0:
             marker.unlink(missing_ok=True)
@@ -162,7 +172,8 @@ class StageCheckpoints:
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(self.directory / _FINAL, params, force=True)
         if jax.process_index() == 0:
-            replace_file(marker, json.dumps({"config": json.loads(config_json)}, indent=2))
+            about = {"weights": weights, "starts_from": self._starts_from, "config": json.loads(config_json)}
+            replace_file(marker, json.dumps(about, indent=2))
         _barrier("final_marked")
 
     def wait(self) -> None:
@@ -208,6 +219,18 @@ def final_shapes(stage_dir: Path | str) -> dict[str, jax.ShapeDtypeStruct]:
     with ocp.StandardCheckpointer() as checkpointer:
         names = _stored(checkpointer, Path(stage_dir).absolute() / _FINAL)
     return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in names.items()}
+
+
+def final_weights(stage_dir: Path | str) -> str:
+    """Hash of a finished stage's parameters; "" of one that was written without."""
+    _require_finished(stage_dir)
+    return json.loads((Path(stage_dir) / _DONE).read_text()).get("weights", "")
+
+
+def final_start(stage_dir: Path | str) -> str:
+    """Hash of the parameters that a finished stage started from; "" where there are none."""
+    _require_finished(stage_dir)
+    return json.loads((Path(stage_dir) / _DONE).read_text()).get("starts_from", "")
 
 
 def load_final(stage_dir: Path | str, shardings: Mapping[str, Sharding] | None = None) -> Params:

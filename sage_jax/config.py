@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Iterable
 from typing import Literal
@@ -29,15 +30,21 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_above_zero(config: object, *names: str) -> None:
-    """Checks that fields are above 0; NaN is not."""
+    """Checks that fields are above 0 and finite; NaN is neither."""
     for name in names:
-        require(getattr(config, name) > 0, f"{name} = {getattr(config, name)}: must be above 0")
+        value = getattr(config, name)
+        require(0 < value < math.inf, f"{name} = {value}: must be above 0{_and_finite(value)}")
 
 
 def require_not_negative(config: object, *names: str) -> None:
-    """Checks that fields are 0 or more."""
+    """Checks that fields are 0 or more and finite; NaN is neither."""
     for name in names:
-        require(getattr(config, name) >= 0, f"{name} = {getattr(config, name)}: must be 0 or more")
+        value = getattr(config, name)
+        require(0 <= value < math.inf, f"{name} = {value}: must be 0 or more{_and_finite(value)}")
+
+
+def _and_finite(value: float) -> str:
+    return "" if isinstance(value, int) or math.isfinite(value) else ", and finite"
 
 
 def require_share(config: object, *names: str) -> None:
@@ -74,6 +81,8 @@ class DataConfig:
       image_px: Side of a generated image or a DeepPCB crop; 0 = whole images.
       held_out: Categories kept for testing. Empty: the source's own split, or `test_fraction` by hash.
       test_fraction: Share of images kept for testing where the source has no split and nothing is held out.
+      validation_fraction: Share of training images, taken by the hash of their id, that no stage trains on and that
+        stages with `eval_every` validate on; 0 = none.
       defect_rate: Share of defective images drawn by `generator` and `deeppcb`.
       pair_types: Kinds of question that preferences are made for.
       records_per_image: Kinds made of each annotated image, taken in turn from `pair_types`.
@@ -92,6 +101,7 @@ class DataConfig:
     image_px: int = 64
     held_out: tuple[str, ...] = ()
     test_fraction: float = 0.2
+    validation_fraction: float = 0.0
     defect_rate: float = 0.5
     pair_types: tuple[str, ...] = ("standard comparison", "defect identification", "defect diagnosis")
     records_per_image: int = 1
@@ -101,6 +111,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         require_share(self, "defect_rate")
         require(0.0 < self.test_fraction < 1.0, f"test_fraction = {self.test_fraction}: give a share between 0 and 1")
+        require(
+            0.0 <= self.validation_fraction < 1.0,
+            f"validation_fraction = {self.validation_fraction}: give a share from 0 to below 1",
+        )
         require_not_negative(self, "num_train", "num_test", "image_px", "num_workers", "prefetch")
         require_known("pair_types", self.pair_types, typing.get_args(PairType), "kind")
         kinds = len(self.pair_types)
@@ -173,7 +187,8 @@ class VitConfig:
     layer_scale: float = 0.1
 
     def __post_init__(self) -> None:
-        require_above_zero(self, "num_layers", "embed_dim", "mlp_dim", "norm_eps")
+        require_above_zero(self, "tile_px", "patch_px", "num_layers", "embed_dim", "mlp_dim", "norm_eps")
+        require_not_negative(self, "layer_scale")
         require_divides("patch_px", self.patch_px, "tile_px", self.tile_px)
         require_divides("num_heads", self.num_heads, "embed_dim", self.embed_dim)
 
@@ -391,8 +406,12 @@ class TrainConfig:
       facts: `fusion` as comparison embeddings; `text` as plain text in the prompt (ablation).
       similarity_weight: Weight of the dense similarity loss on labelled pairs (from-scratch base models only).
       preference: Used by stages `dpo` and `edpo`.
-      log_every, eval_every, checkpoint_every: Steps between; 0 = only at the end.
-      keep_last: Checkpoints kept besides the best.
+      log_every: Steps between rows of metrics.
+      eval_every: Steps between losses on the images of `data.validation_fraction`, one more at the end; each comes with
+        a checkpoint, of which the best is kept. The stage ends with the parameters of its last step all the same.
+        0 = no validation.
+      checkpoint_every: Steps between checkpoints; 0 = only at the end.
+      keep_last: Newest checkpoints kept; the one of the lowest validation loss is kept as well.
     """
 
     steps: int = 200
@@ -424,7 +443,11 @@ class TrainConfig:
         require_above_zero(self, "steps", "batch_size", "peak_learning_rate", "clip_norm", "log_every", "keep_last")
         counts = ("warmup_steps", "questions_per_image", "eval_every", "checkpoint_every")
         require_not_negative(self, *counts, "end_ratio", "weight_decay", "similarity_weight")
-        require_share(self, "reference_drop_rate", "b1", "b2")
+        require_share(self, "reference_drop_rate")
+        for name in ("b1", "b2"):
+            decay = getattr(self, name)
+            # At 1 a moment never moves, and Adam's bias correction divides by zero.
+            require(0.0 <= decay < 1.0, f"{name} = {decay}: give a decay rate from 0 to below 1")
         require_divides("accumulate", self.accumulate, "batch_size", self.batch_size)
         require(
             self.warmup_steps <= self.steps, f"warmup_steps = {self.warmup_steps} is more than steps = {self.steps}"

@@ -6,13 +6,14 @@ import dataclasses
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from sage_jax.axes import Float, Int
 from sage_jax.batch import TreeBatch
@@ -40,7 +41,8 @@ from sage_jax.metrics.verdicts import (
     write_predictions,
 )
 from sage_jax.run_config import Config
-from sage_jax.run_log import Advance, RunLog
+from sage_jax.run_log import RunLog
+from sage_jax.stop_request import StopRequest, Watch
 from sage_jax.summary import load_summary, record_metrics
 from sage_jax.verdict import parse_verdict
 
@@ -81,7 +83,7 @@ class Examination:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
     def answers(
-        self, records: Sequence[Record], *, with_reference: bool, advance: Advance | None = None
+        self, records: Sequence[Record], *, with_reference: bool, advance: Callable[[int], None] | None = None
     ) -> Iterator[tuple[Record, Answers]]:
         """Each record and its answers, the batch axis taken off."""
         batches = self.batches(records, with_reference=with_reference, answers="none")
@@ -99,7 +101,7 @@ class Examination:
                 yield record, Answers(found.token_ids[row], found.verdict_score[row], found.similarity[row])
 
     def rankings(
-        self, records: Sequence[Record], *, with_reference: bool, advance: Advance | None = None
+        self, records: Sequence[Record], *, with_reference: bool, advance: Callable[[int], None] | None = None
     ) -> Iterator[tuple[Record, np.ndarray]]:
         """Each record and the summed log-probabilities of its questions' answers [Q, N]."""
         batches = self.batches(records, with_reference=with_reference, answers="ranked")
@@ -160,11 +162,14 @@ def anomaly_map(
 
 
 def evaluate_stage(
-    stage: str, examination: Examination, records: Sequence[Record], run: RunLog, *, data_revision: str
+    stage: str, examination: Examination, records: Sequence[Record], run: RunLog, *, data_revision: str, mesh: Mesh
 ) -> None:
     """Scores a stage in both modes; writes predictions and the stage's entries of `summary.json`.
 
     A mode that an earlier run scored with the same model, data and config is left as it is.
+
+    Raises:
+      Interrupted: A signal has come; modes that were done stay, that under way is done anew by the next run.
     """
     path = Path(examination.config.run_dir) / "summary.json"
     scored = scored_of(examination, data_revision)
@@ -181,9 +186,11 @@ def evaluate_stage(
         if not len(shown):
             run.line(f"{name}: no test record has a reference image; nothing to score")
             continue
-        predictions, metrics = _answer_metrics(stage, mode, examination, shown, run)
-        metrics |= _detection(name, examination, shown, run, with_reference=one_shot)
-        metrics |= _rankings(name, examination, shown, run, with_reference=one_shot)
+        with StopRequest(run.line, mesh, after="this batch; the mode under way is scored anew") as stop:
+            watch = Watch(f"{name} was scored; finished modes stay", run.progress, stop)
+            predictions, metrics = _answer_metrics(stage, mode, examination, shown, watch)
+            metrics |= _detection(name, examination, shown, watch, with_reference=one_shot)
+            metrics |= _rankings(name, examination, shown, watch, with_reference=one_shot)
         samples = {"samples": examination.config.evaluate.bootstrap_samples, "seed": examination.config.seed}
         by_kind = accuracy_by_kind(predictions, **samples)
         if jax.process_index() == 0:
@@ -213,7 +220,7 @@ def _is_scored(path: Path, stage: str, mode: str, wanted: str) -> bool:
 
 
 def _answer_metrics(
-    stage: str, mode: str, examination: Examination, records: Sequence[Record], run: RunLog
+    stage: str, mode: str, examination: Examination, records: Sequence[Record], watch: Watch
 ) -> tuple[list[Prediction], dict[str, Metric]]:
     """Accuracy, Acc-G and MLE of generated answers; writes the predictions."""
     config, vocabulary = examination.config, examination.vocabulary
@@ -221,7 +228,7 @@ def _answer_metrics(
     predictions: list[Prediction] = []
     scores: list[dict[str, object]] = []
     marks: list[float] = []
-    with run.progress(
+    with watch.progress(
         -(-len(records) // examination.rows(len(records))), unit=f"{stage} {mode.replace('_', '-')} batch"
     ) as advance:
         for record, answers in examination.answers(records, with_reference=mode == "one_shot", advance=advance):
@@ -270,7 +277,7 @@ def _prediction(record: Record, question: Question, said: str) -> Prediction:
 
 
 def _detection(
-    name: str, examination: Examination, records: Sequence[Record], run: RunLog, *, with_reference: bool
+    name: str, examination: Examination, records: Sequence[Record], watch: Watch, *, with_reference: bool
 ) -> dict[str, Metric]:
     """AUROC, average precision and F1 of the anomaly score, and pixel AUROC of the map, over distinct images."""
     config = examination.config
@@ -285,13 +292,13 @@ def _detection(
     scores: list[float] = []
     similarities: list[np.ndarray] = []
     batches = -(-len(asked) // examination.rows(len(asked))) if images else 0
-    with run.progress(batches, unit=f"{name} detection batch") as advance:
+    with watch.progress(batches, unit=f"{name} detection batch") as advance:
         for _, answers in examination.answers(asked, with_reference=with_reference, advance=advance) if images else ():
             scores.append(float(answers.verdict_score[0]))
             similarities.append(np.array(answers.similarity))
     metrics = detection_metrics(scores, [anomalous for _, anomalous in known.values()], images, **samples)
     if with_reference:
-        with run.progress(2 * len(asked), unit=f"{name} map") as advance:
+        with watch.progress(2 * len(asked), unit=f"{name} map") as advance:
             maps = _Maps(asked, similarities, config.model, advance)
             metrics["pixel_auroc"] = pixel_auroc(maps, _Masks(asked), images, **samples)
     return metrics
@@ -324,7 +331,11 @@ class _Maps(Sequence[np.ndarray]):
     """Anomaly maps made from the image tokens when asked for: memory holds a number a token, not a pixel."""
 
     def __init__(
-        self, records: Sequence[Record], similarities: Sequence[np.ndarray], model: ModelConfig, advance: Advance
+        self,
+        records: Sequence[Record],
+        similarities: Sequence[np.ndarray],
+        model: ModelConfig,
+        advance: Callable[[int], None],
     ) -> None:
         self._records, self._similarities, self._model, self._advance = records, similarities, model, advance
         self._num_made = 0
@@ -359,7 +370,7 @@ class _Masks(Sequence[np.ndarray | None]):
 
 
 def _rankings(
-    name: str, examination: Examination, records: Sequence[Record], run: RunLog, *, with_reference: bool
+    name: str, examination: Examination, records: Sequence[Record], watch: Watch, *, with_reference: bool
 ) -> dict[str, Metric]:
     """Ranking accuracy by summed log-probability: best over worst, and adjacent answers."""
     config = examination.config
@@ -370,7 +381,7 @@ def _rankings(
     adjacent: list[float] = []
     images: list[str] = []
     batches = -(-len(ranked) // examination.rows(len(ranked))) if indices else 0
-    with run.progress(batches, unit=f"{name} ranking batch") as advance:
+    with watch.progress(batches, unit=f"{name} ranking batch") as advance:
         for record, logps in (
             examination.rankings(ranked, with_reference=with_reference, advance=advance) if indices else ()
         ):

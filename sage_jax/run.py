@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -35,13 +37,15 @@ from sage_jax.models.sampling import Sampling
 from sage_jax.parameters import Params, digest, split
 from sage_jax.run_config import STARTS_FROM, Config
 from sage_jax.sharding import make_mesh, param_shardings
+from sage_jax.signals import Interrupted
+from sage_jax.stop_request import stop_if_asked
 
 
 class Run:
     """A run directory and what its stages share, each part made when it is first asked for.
 
     Attributes:
-      config: The run; with `model.weights`, the model has the checkpoint's sizes.
+      config: The run, its own folders resolved; with `model.weights`, the model has the checkpoint's sizes.
       checkpoint: The checked checkpoint of `model.weights`, or None. Its model stands in for the one of stage `base`.
       run_dir: Folder of everything that the run writes.
       summary_path: Costs and metrics of its stages.
@@ -57,9 +61,10 @@ class Run:
             self.checkpoint = open_checkpoint(config.model.weights, config.model)
             config = dataclasses.replace(config, model=self.checkpoint.model)
             _check_positions(config, self.checkpoint.config.max_positions)
-        self.config = config
+        inspect = dataclasses.replace(config.inspect, output=os.path.expanduser(config.inspect.output))
+        self.config = dataclasses.replace(config, run_dir=os.path.expanduser(config.run_dir), inspect=inspect)
         self._structures: dict[Any, nnx.GraphDef[Sage]] = {}
-        self.run_dir = Path(config.run_dir)
+        self.run_dir = Path(self.config.run_dir)
         self.summary_path = self.run_dir / "summary.json"
 
     @functools.cached_property
@@ -69,12 +74,19 @@ class Run:
 
     @functools.cached_property
     def prepared(self) -> PreparedData:
-        """The stored data set, built by the first process if no one has built it; the others wait, then find it."""
+        """The stored data set, built by the first process if no one has built it; the others wait, then find it.
+
+        Raises:
+          Interrupted: A signal has come.
+        """
         build = functools.partial(
             adpl.prepare, self.config.data, self.config.text, seed=self.config.seed, run_dir=self.run_dir
         )
-        first = build() if jax.process_index() == 0 else None
+        first = None
+        with contextlib.suppress(Interrupted):  # told below, by all processes together
+            first = build() if jax.process_index() == 0 else None
         barrier("data prepared")
+        stop_if_asked("stopped while the data set was prepared; a build is whole or not kept")
         prepared = first or build()
         self.write_json("data.json", prepared_counts(prepared))
         return prepared
@@ -139,6 +151,11 @@ class Run:
         stored = self.checkpoint.config.vocab_size if self.checkpoint else 0
         vocab_size = max(self.chat.vocab_size, stored)
         return Sage(self.config.model, vocab_size, placeholders, nnx.Rngs(self.config.seed))
+
+    def parameter_shapes(self) -> Params:
+        """Every parameter's path and shape, for checks before there is a tokenizer: the size of its table stands in."""
+        placeholders = Placeholders(0, 1)
+        return split(nnx.eval_shape(lambda: Sage(self.config.model, 2, placeholders, nnx.Rngs(0))))[1]
 
     def _create_params(self) -> Params:
         return split(self._create())[1]
@@ -264,8 +281,8 @@ class Run:
         if given.method == "greedy":
             return Sampling(repetition_penalty=given.repetition_penalty, seed=given.seed)
         drawn, found = True, given
-        if given.method == "checkpoint" and self._weights:
-            found = read_generation_config(*self._weights)
+        if given.method == "checkpoint" and self.weights:
+            found = read_generation_config(*self.weights)
             drawn = found.do_sample
         if not drawn:  # transformers leaves these out then
             return Sampling(repetition_penalty=found.repetition_penalty, seed=given.seed)

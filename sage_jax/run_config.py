@@ -31,6 +31,7 @@ TRAINING_STAGES: Final = ("base", "plain", "sfe", "dpo", "edpo")
 # Training stage -> the stage whose model it starts from; None = fresh weights.
 STARTS_FROM: Final[dict[str, str | None]] = {"base": None, "plain": "base", "sfe": "base", "dpo": "sfe", "edpo": "sfe"}
 
+PREFERENCE_STAGES: Final = ("dpo", "edpo")
 STAGES: Final = ("plan", "check", "prepare", *TRAINING_STAGES, "evaluate", "inspect", "export", "ablate")
 
 
@@ -67,6 +68,27 @@ class DecodingConfig:
             neutral = 0 if name == "top_k" else 1.0
             unread = self.method != "sample" and name not in of_method[self.method] and given != neutral
             require(not unread, f"{name} = {given} has no effect with method = {self.method!r}: set method = 'sample'")
+
+
+def _require_seed(field: str, seed: int) -> None:
+    """Checks that a seed is one of 32 bits, as the order of the records takes it."""
+    require(0 <= seed < 2**32, f"{field} = {seed}: give a seed from 0 to {2**32 - 1}")
+
+
+def _require_preferences(stage: str, train: TrainConfig) -> None:
+    """Checks that a stage that learns preferences has pairs to learn from, as its reference policy sees them."""
+    for name, needed in (("answers", "ranked"), ("questions", "inspection"), ("facts", "fusion")):
+        given = getattr(train, name)
+        require(given == needed, f"{stage}.{name} = {given!r}: preferences are learnt from {needed!r}")
+    weights = train.preference
+    require(
+        weights.lambda_hard + weights.lambda_easy > 0,
+        f"{stage}.preference.lambda_hard and lambda_easy are 0: no pair would train; give one of them a weight",
+    )
+    require(
+        weights.sigmoid_weight + weights.bco_weight + weights.sft_weight > 0,
+        f"{stage}.preference.sigmoid_weight, bco_weight and sft_weight are 0: nothing would train; give one a weight",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,6 +204,8 @@ class AblateConfig:
     def __post_init__(self) -> None:
         require(bool(self.seeds), "seeds is empty: give one or more, such as (0, 1, 2)")
         require(len(set(self.seeds)) == len(self.seeds), f"seeds = {self.seeds}: give each seed once")
+        for seed in self.seeds:
+            _require_seed("seeds", seed)
         require(bool(self.stages), f"stages is empty: name some of {', '.join(TRAINING_STAGES)}")
         require_known("stages", self.stages, TRAINING_STAGES, "training stage")
 
@@ -260,19 +284,28 @@ class Config:
     def __post_init__(self) -> None:
         require(bool(self.stage_names), f"stages is empty: name some of {', '.join(STAGES)}")
         require_known("stages", self.stage_names, STAGES, "stage")
-        require_not_negative(self, "seed")
+        _require_seed("seed", self.seed)
         require(
             self.evaluate.decoding.method != "checkpoint" or bool(self.model.weights),
             "evaluate.decoding.method = 'checkpoint' needs one: name it in model.weights, or set greedy or sample",
         )
         require(
             self.model.fusion.head == "comparison" or not self.inspect.questions,
-            "inspect.questions: further questions do not pass the question head of model.fusion.head = 'all'; leave them "
-            "out, or train with 'comparison'",
+            "inspect.questions: further questions do not pass the question head of model.fusion.head = 'all'; leave "
+            "them out, or train with 'comparison'",
         )
         require(bool(self.run_dir), "run_dir is empty: name the folder that the run writes")
         rank = self.base.lora.rank
         require(rank == 0, f"base.lora.rank = {rank}: base models are trained from scratch; set it for a later stage")
+        for stage in TRAINING_STAGES:
+            every = self.training(stage).eval_every
+            require(
+                not every or self.data.validation_fraction > 0,
+                f"{stage}.eval_every = {every}, but data.validation_fraction is 0: give the share of training images "
+                "to validate on, such as 0.05, or set eval_every to 0",
+            )
+        for stage in PREFERENCE_STAGES:
+            _require_preferences(stage, self.training(stage))
 
     @property
     def stage_names(self) -> tuple[str, ...]:

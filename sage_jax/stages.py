@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import importlib.metadata
 import json
 import platform
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +16,7 @@ import jax
 import rich.console
 
 from sage_jax import inspection
-from sage_jax.checkpoint import CheckpointError, StageCheckpoints, config_changes, final_config
+from sage_jax.checkpoint import CheckpointError, config_changes, final_config
 from sage_jax.config import ConfigError
 from sage_jax.data import adpl
 from sage_jax.data import check as data_check
@@ -25,28 +24,25 @@ from sage_jax.data.adpl import DataFaultError
 from sage_jax.data.chat import ChatError
 from sage_jax.data.encode import ChosenRecords, TreeError
 from sage_jax.data.facts import VocabularyError
-from sage_jax.data.pipeline import StreamError, make_train_loader, visited_records
+from sage_jax.data.pipeline import StreamError
 from sage_jax.data.readers import ReaderError
 from sage_jax.evaluate import evaluate_stage
-from sage_jax.export import Exported, check_export
+from sage_jax.export import Exported
 from sage_jax.export import export as export_model
+from sage_jax.files import locked
 from sage_jax.hf.faults import WeightsError
-from sage_jax.hf.peft import export_peft_adapter, save_adapters
 from sage_jax.hf.upload import UploadError
-from sage_jax.models.lora import TRAINED
-from sage_jax.objectives import PreferenceObjective, stage_objective
-from sage_jax.parameters import Params, digest, merge
 from sage_jax.plan.report import plans_json, print_plans
 from sage_jax.plan.stage_plan import plan_stages
-from sage_jax.plots import plot_losses
-from sage_jax.reference_policy import ReferenceKey, attach_reference, reference_logps
-from sage_jax.run import Run, barrier, prepared_counts
+from sage_jax.preflight import check_stages, seed_run
+from sage_jax.run import Run, barrier
 from sage_jax.run_config import STARTS_FROM, Config
 from sage_jax.run_log import RunLog, TrainingDiverged
+from sage_jax.signals import Interrupted
+from sage_jax.stop_request import stop_if_asked
 from sage_jax.subjects import SampleImages, UserImages
 from sage_jax.summary import ablation_table, load_summary, print_summary, stage_cost, write_ablation
-from sage_jax.text_check import require_text_fits
-from sage_jax.train import fit
+from sage_jax.training import check_text, log_changes, train
 
 USER_ERRORS: Final = (
     ConfigError,
@@ -66,53 +62,38 @@ USER_ERRORS: Final = (
 PACKAGES: Final = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers", "numpy")
 
 
-class Interrupted(Exception):
-    """A stage was stopped by a signal, after what it had done was saved."""
-
-
 def run_stages(config: Config) -> None:
     """Runs the config's stages in order and prints the summary.
 
     Raises:
-      Interrupted: A signal stopped a training stage or an inspection; the same command goes on where it stopped.
+      Interrupted: A signal stopped a stage, or came before one; the same command goes on where it stopped.
       USER_ERRORS: What the user can mend.
     """
     alone = set(config.stage_names) == {"plan"}  # needs no weights: the config says all sizes
     run = Run(dataclasses.replace(config, model=dataclasses.replace(config.model, weights="")) if alone else config)
-    _check_stages(run, config.stage_names)
-    try:
-        run.write_json("config.json", dataclasses.asdict(config))
-    except OSError as error:
-        raise ConfigError(f"run_dir = {config.run_dir!r} cannot be written: {error.strerror or error}") from None
+    check_stages(run, config.stage_names)
+    with contextlib.ExitStack() as held:
+        try:
+            if jax.process_index() == 0:
+                held.enter_context(locked(run.run_dir))
+            run.write_json("config.json", dataclasses.asdict(run.config))
+        except BlockingIOError:
+            raise ConfigError(
+                f"run_dir = {config.run_dir!r}: another process works in it; wait for it, or give another run_dir"
+            ) from None
+        except OSError as error:
+            raise ConfigError(f"run_dir = {config.run_dir!r} cannot be written: {error.strerror or error}") from None
+        _run_stages(run)
+
+
+def _run_stages(run: Run) -> None:
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     run.write_json("versions.json", {"python": platform.python_version(), "sage_jax": _own_version(), **versions})
-    for stage in config.stage_names:
+    for stage in run.config.stage_names:
+        stop_if_asked(f"stopped before stage {stage}")
         _run_stage(run, stage)
     if jax.process_index() == 0:
         print_summary(run.summary_path)
-
-
-def _check_stages(run: Run, stages: Sequence[str]) -> None:
-    """Checks, before any work, that each stage finds the model that it needs, and an export its place.
-
-    Raises:
-      ConfigError: One does not; the message says which stages to run.
-      WeightsError: The model cannot be exported.
-      UploadError: There is no way to the hub.
-    """
-    trained = {name for name in STARTS_FROM if run.is_trained(name)}
-    for stage in stages:
-        start = STARTS_FROM.get(stage)
-        if start is not None and start not in trained and stage not in trained:
-            raise run.not_trained(start, wanted_by=stage)
-        if stage in ("evaluate", "inspect", "export") and not trained:
-            raise run.not_trained("base", wanted_by=stage)
-        if stage == "export":
-            if run.config.export.stage not in ("", *trained):
-                raise run.not_trained(run.config.export.stage, wanted_by=stage)
-            check_export(run.config)
-        if stage in STARTS_FROM:
-            trained.add(stage)
 
 
 def _run_stage(run: Run, stage: str) -> None:
@@ -163,106 +144,6 @@ def prepare(run: Run, stage: str, log: RunLog) -> None:
     check_text(run, log)
 
 
-def check_text(run: Run, log: RunLog, *stages: str) -> None:
-    """Checks that all text fits, for these stages and for all that the run will come to, before any of them works.
-
-    Raises:
-      TreeError: Some does not.
-    """
-    wanted = [name for name in dict.fromkeys((*stages, *run.config.stage_names)) if not run.is_trained(name)]
-    require_text_fits(wanted, config=run.config, prepared=run.prepared, chat=run.chat, log=log)
-
-
-def train(run: Run, stage: str, log: RunLog) -> None:
-    """Trains one stage from the stage it starts from."""
-    config = run.config.training(stage)
-    check_text(run, log, stage)
-    params = run.start_params(stage)
-    records = adpl.open_split(run.prepared, "train")
-    attach = None
-    objective = stage_objective(stage, config)
-    if isinstance(objective, PreferenceObjective) and config.preference.reference == "ratio":
-        # With LoRA: the same arrays with the new adapters switched off. Computed once, before a step, because the stage
-        # may train other parts whole, which no switch brings back.
-        reference: Params = {path: leaf for path, leaf in params.items() if not path.endswith(TRAINED)}
-        table = reference_logps(
-            records,
-            visited_records(len(records), train=config, seed=run.config.seed),
-            responder=run.responder(reference),
-            key=ReferenceKey(digest(reference), run.prepared.revision, run.chat, run.config.model, run.config.text),
-            batch_size=run.config.evaluate.batch_size,
-            folder=run.run_dir / "reference_logps",
-            run=log,
-        )
-        attach = attach_reference(table)
-        reference.clear()
-    loader = make_train_loader(
-        records,
-        chat=run.chat,
-        model=run.config.model,
-        text=run.config.text,
-        train=config,
-        seed=run.config.seed,
-        num_workers=run.config.data.num_workers,
-        prefetch=run.config.data.prefetch,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    run.write_json(f"stages/{stage}/data.json", prepared_counts(run.prepared))
-    with contextlib.closing(loader), StageCheckpoints(run.stage_dir(stage), keep_last=config.keep_last) as checkpoints:
-        result = fit(
-            stage=stage,
-            run=log,
-            train=config,
-            # Nothing else may keep the start on the devices: the stage copies what it trains.
-            model=merge(run.structure_of(params, scale=config.lora.scale), _taken(params)),
-            objective=objective,
-            loader=loader,
-            mesh=run.mesh,
-            seed=run.config.seed,
-            checkpoints=checkpoints,
-            config_json=json.dumps(dataclasses.asdict(run.config)),
-            record_ids=lambda rows: [records[int(row)].record_id for row in rows if row >= 0],
-            attach=attach,
-            finish=functools.partial(write_adapters, run, stage) if config.lora.rank else None,
-        )
-    if result.interrupted:
-        done = f"{result.steps} of {config.steps} steps"
-        raise Interrupted(f"stage {stage} stopped after {done}; its checkpoint is saved")
-    if jax.process_index() == 0:
-        plot_losses(log.metrics_path, run.run_dir / "loss.png")
-
-
-def _taken(params: Params) -> Params:
-    """The parameters, which the dictionary no longer holds."""
-    taken = dict(params)
-    params.clear()
-    return taken
-
-
-def write_adapters(run: Run, stage: str, params: Params) -> None:
-    """Writes a stage's adapters beside its parameters: `lora.safetensors` by our paths, `peft/` for PEFT.
-
-    PEFT's go onto the plain model that the first of the stages with LoRA started from: `model.weights`, or else an
-    export of that stage.
-    """
-    config, chain = run.config, [stage]
-    lora = before = config.training(stage).lora
-    while (start := STARTS_FROM[chain[-1]]) is not None and run.keeps_adapters(start, before):
-        chain.append(start)
-        before = run.lora_of(start)
-
-    def is_trained(path: str) -> bool:
-        return any(not any(re.match(pattern, path) for pattern in config.training(name).freeze) for name in chain)
-
-    adapted = {path.split("/", 1)[0] for path in params if path.endswith(TRAINED)}
-    trained = {path.split("/", 1)[0] for path in params if is_trained(path)} & {"vit", "adapter"}
-    base = config.model.weights if STARTS_FROM[chain[-1]] == "base" else ""
-    save_adapters(params, run.stage_dir(stage) / "lora.safetensors")
-    folder = run.stage_dir(stage) / "peft"
-    export_peft_adapter(params, lora, config.model, folder, base_model=base, whole=sorted(trained - adapted))
-
-
 def evaluate(run: Run, stage: str, log: RunLog) -> None:
     """Scores the config's stages, as far as they are trained, on the test records.
 
@@ -284,8 +165,9 @@ def evaluate(run: Run, stage: str, log: RunLog) -> None:
     num_records = run.config.evaluate.num_records or len(records)
     shown = ChosenRecords(records, range(len(records))[:num_records])
     for name in trained:
+        log_changes(run, name, stage, log)
         examination = run.examination(name, run.answering_params(name, wanted_by=stage))
-        evaluate_stage(name, examination, shown, log, data_revision=run.prepared.revision)
+        evaluate_stage(name, examination, shown, log, data_revision=run.prepared.revision, mesh=run.mesh)
 
 
 def check(run: Run, stage: str, log: RunLog) -> None:
@@ -316,7 +198,11 @@ def inspect(run: Run, stage: str, log: RunLog) -> None:
         if unmatched := images.unmatched():
             log.line(unmatched)
     else:
-        images = SampleImages(adpl.open_split(run.prepared, "test"), config.max_images)
+        records = adpl.open_split(run.prepared, "test")
+        if not len(records):
+            raise ConfigError("there are no test records to inspect: name images with --config.inspect.images=PATH")
+        images = SampleImages(records, config.max_images)
+    log_changes(run, name, stage, log)
     examination = run.examination(name, run.answering_params(name, wanted_by=stage))
     output = Path(config.output) if config.output else run.run_dir / "inspect"
     result = inspection.inspect(images, examination, stage=name, output=output, log=log, mesh=run.mesh)
@@ -331,6 +217,7 @@ def export(run: Run, stage: str, log: RunLog) -> None:
     """Writes a trained stage as a folder that transformers loads, with a model card."""
     trained = [name for name in STARTS_FROM if run.is_trained(name)]
     name = run.config.export.stage or trained[-1]
+    log_changes(run, name, stage, log)
     params = run.trained_params(name, wanted_by=stage)
     chain = [name]
     while (start := STARTS_FROM[chain[0]]) is not None:
@@ -350,16 +237,11 @@ def ablate(run: Run, stage: str, log: RunLog) -> None:
     config = run.config
     summaries = {}
     for seed in config.ablate.seeds:
-        inner = dataclasses.replace(
-            config,
-            run_dir=str(run.run_dir / f"seed_{seed}"),
-            seed=seed,
-            evaluate=dataclasses.replace(config.evaluate, stages=config.ablate.stages),
-        )
-        one = Run(inner)
+        one = seed_run(run, seed)
         log.line(f"seed {seed}")
-        one.write_json("config.json", dataclasses.asdict(inner))
+        one.write_json("config.json", dataclasses.asdict(one.config))
         for name in ("prepare", *config.ablate.stages, "evaluate"):
+            stop_if_asked(f"stopped before stage {name} of seed {seed}")
             _run_stage(one, name)
         summaries[seed] = load_summary(one.summary_path)
     if jax.process_index() == 0:

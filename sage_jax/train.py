@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -184,7 +185,7 @@ def fit(
       ConfigError, CheckpointError: Freeze patterns, batch size or newest checkpoint do not fit the model or the mesh.
       TrainingDiverged: Ten steps in a row were not finite.
     """
-    _check_batch_size(stage, train, mesh)
+    check_batch_size(stage, train, mesh)
     started = time.monotonic()
     graphdef, params = split(model)
     trainable, frozen = partition(params, train.freeze)
@@ -207,13 +208,18 @@ def fit(
             checkpoints.save(step, state, loader_state=loader_state, **about)
 
         def score(step: int, state: TrainState) -> float | None:
-            return None if evaluate is None else log.evaluation(step, evaluate({**frozen, **state.trainable}))
+            if evaluate is None:
+                return None
+            found = log.evaluation(step, evaluate({**frozen, **state.trainable}))
+            return found if math.isfinite(found) else None  # a loss that is not finite is no candidate for the best
 
         with run.progress(train.steps, done=first) as advance:
             log = StepLog(run, train, make_schedule(train), record_ids, advance)
             log.resume(first, int(state.num_skipped), int(state.num_skipped_in_row))
             batches = _batches_ahead(stage, loader, batch_sharding(mesh), attach, train.steps - first)
             steps, state = _train(state, first, step_fn, batches, train, stop, log, score, save)
+        if checkpoints.best_step is not None:
+            run.line(f"lowest validation loss at step {checkpoints.best_step}; its checkpoint is kept")
         params = {**frozen, **state.trainable}
         interrupted = steps < train.steps
         if interrupted:
@@ -361,7 +367,12 @@ def _batches_ahead(
     yield from ahead
 
 
-def _check_batch_size(stage: str, train: TrainConfig, mesh: Mesh) -> None:
+def check_batch_size(stage: str, train: TrainConfig, mesh: Mesh) -> None:
+    """Checks that the devices of a mesh share a stage's micro-batches evenly.
+
+    Raises:
+      ConfigError: They do not; the message has a batch size that they do.
+    """
     parts = int(np.prod([mesh.shape[axis] for axis in ("data", "fsdp")]))
     if train.batch_size // train.accumulate % parts:
         raise ConfigError(

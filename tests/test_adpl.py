@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from sage_jax.config import DataConfig, TextConfig
-from sage_jax.data import readers
+from sage_jax.config import ConfigError, DataConfig, TextConfig
+from sage_jax.data import adpl, readers
 from sage_jax.data.adpl import DataFaultError, PreparedData, decode_record, encode_record, open_split, prepare
 from sage_jax.data.chat import Chat, chat_template
 from sage_jax.data.encode import count_records
@@ -165,3 +166,27 @@ def test_a_split_left_without_records_is_empty_not_broken(inspection_folder: Pat
         path.write_bytes(b"")
     with pytest.raises(ValueError, match="mvtec gives no training record"):
         prepare(skip, TEXT, seed=0, run_dir=tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data.cache_dir = '/dev/null/x' cannot be written: Not a directory"):
+        prepare(config(Path("/dev/null/x")), TEXT, seed=0, run_dir=tmp_path)
+
+
+def test_the_list_of_skipped_records_goes_with_the_faults(cache: Path, prepared: PreparedData, tmp_path: Path) -> None:
+    (tmp_path / "skipped_records.jsonl").write_text("of an earlier run")
+    prepare(config(cache), TEXT, seed=3, run_dir=tmp_path)
+    assert not (tmp_path / "skipped_records.jsonl").exists()
+
+
+def test_the_bar_shows_records_a_second() -> None:
+    now = iter(range(100))
+    with adpl._progress() as bar:
+        bar.get_time = lambda: float(next(now))
+        task = bar.add_task("train records", total=100)
+        for _ in range(4):
+            bar.advance(task, 50 / 4)
+        console = Console(width=120)
+        with console.capture() as shown:
+            console.print(bar.get_renderable())
+    assert "12.5/s" in shown.get() and "50/100" in shown.get()

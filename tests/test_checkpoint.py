@@ -21,11 +21,14 @@ from sage_jax.checkpoint import (
     StageCheckpoints,
     config_changes,
     final_config,
+    final_start,
+    final_weights,
     is_finished,
     load_final,
 )
 from sage_jax.config import ConfigError, MeshConfig
 from sage_jax.optim import TrainConfig, make_optimizer
+from sage_jax.parameters import digest
 from sage_jax.sharding import make_mesh, param_shardings
 
 SHAPES = {"adapter/linear_1/kernel": (8, 16), "adapter/linear_1/bias": (16,), "adapter/linear_2/kernel": (16, 8)}
@@ -222,6 +225,26 @@ def test_config_changes_name_each_field_once_with_old_and_new():
 
 def large_state(seed: int) -> dict[str, jax.Array]:
     return {"params": jax.random.normal(jax.random.key(seed), (8_000_000,))}
+
+
+def test_a_stage_is_marked_with_its_weights_and_those_it_started_from(tmp_path: Path):
+    params = random_params(0)
+    with StageCheckpoints(tmp_path, keep_last=1, starts_from="base weights") as checkpoints:
+        checkpoints.save_final(params, config_json="{}")
+    assert (final_weights(tmp_path), final_start(tmp_path)) == (digest(params), "base weights")
+
+
+def test_a_checkpoint_of_another_start_is_refused(tmp_path: Path):
+    state = random_state(0)
+    with StageCheckpoints(tmp_path, keep_last=1, starts_from="first") as checkpoints:
+        save(checkpoints, 1, state)
+    with StageCheckpoints(tmp_path, keep_last=1, starts_from="first") as checkpoints:
+        assert checkpoints.restore_latest(abstract(state)) is not None
+    with (
+        StageCheckpoints(tmp_path, keep_last=1, starts_from="second") as checkpoints,
+        pytest.raises(CheckpointError, match="has been trained anew since; delete"),
+    ):
+        checkpoints.restore_latest(abstract(state))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from sage_jax.command_line import read_config
 from sage_jax.config import ConfigError
 
 CONFIG = str(Path(__file__).parent / "tiny_config.py")
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def test_fields_of_every_kind_are_overridden() -> None:
@@ -98,3 +99,9 @@ def test_a_config_file_that_fails_is_named_with_its_line(tmp_path: Path, text: s
 def test_a_config_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nope\.py: there is no such file"):
         read_config(["--config", str(tmp_path / "nope.py")])
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.name)
+def test_every_config_of_the_project_is_read_as_the_program_reads_it(path: Path) -> None:
+    config = read_config(["--config", str(path), "--config.seed=3"])
+    assert config.seed == 3 and config.stage_names

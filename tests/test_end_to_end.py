@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -54,3 +55,52 @@ def test_sigterm_saves_and_the_printed_command_ends_bitwise_as_without_it(tiny_r
     assert rows == uninterrupted
     cost = json.loads((tmp_path / "run" / "summary.json").read_text())["stages"]["base"]["seconds"]
     assert cost > 0
+
+
+def test_killed_twice_stage_2_ends_bitwise_as_without_it(tiny_run: TinyRun, tmp_path: Path) -> None:
+    for name in ("cache", "compiled"):
+        shutil.copytree(tiny_run.folder / name, tmp_path / name)
+    for name in ("stages/sfe", "tokenizer"):
+        shutil.copytree(tiny_run.run_dir / name, tmp_path / "run" / name)
+    # Batches of the evaluation cut the reference table; a worker process reads the records.
+    only = ("--config.stages=edpo", "--config.edpo.checkpoint_every=1", "--config.data.num_workers=1")
+
+    def killed_when(reached: Callable[[], bool]) -> None:
+        process = start_main(tmp_path, *only)
+        deadline = time.monotonic() + 300
+        while not reached():
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+            time.sleep(0.005)
+        process.kill()
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL
+
+    run = tmp_path / "run"
+    killed_when(lambda: any((run / "reference_logps").glob("*.partial")))
+    killed_when(lambda: any(path.name.isdigit() for path in (run / "stages" / "edpo" / "checkpoints").glob("*")))
+    ended = run_main(tmp_path, *only)
+    assert "edpo: resumed from step " in ended.stderr
+    resumed, whole = (load_final(folder / "run" / "stages" / "edpo") for folder in (tmp_path, tiny_run.folder))
+    assert resumed.keys() == whole.keys()
+    for path in whole:
+        np.testing.assert_array_equal(np.asarray(resumed[path]), np.asarray(whole[path]), err_msg=path)
+
+
+def test_validation_is_scored_at_its_steps_and_the_best_checkpoint_is_kept(tiny_run: TinyRun, tmp_path: Path) -> None:
+    for name in ("cache", "compiled"):
+        shutil.copytree(tiny_run.folder / name, tmp_path / name)
+    for name in ("stages/sfe", "tokenizer"):
+        shutil.copytree(tiny_run.run_dir / name, tmp_path / "run" / name)
+    ended = run_main(
+        tmp_path, "--config.stages=edpo", "--config.edpo.eval_every=2", "--config.data.validation_fraction=0.3"
+    )
+    rows = [row for row in read_jsonl(tmp_path / "run" / "metrics.jsonl") if "eval/loss" in row]
+    assert [row["step"] for row in rows] == [2, 4]
+    for row in rows:
+        parts = [0.2 * row["eval/loss_zero_shot"], 0.8 * row["eval/loss_one_shot"]]
+        np.testing.assert_allclose(row["eval/loss"], sum(parts), rtol=1e-6)
+        assert row["eval/score"] == -row["eval/loss"]
+    best = min(rows, key=lambda row: row["eval/loss"])["step"]
+    assert f"lowest validation loss at step {best}; its checkpoint is kept" in ended.stderr
+    kept = {path.name for path in (tmp_path / "run" / "stages" / "edpo" / "checkpoints").glob("[0-9]*")}
+    assert kept == {str(best), "4"}

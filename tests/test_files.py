@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sage_jax.files import new_folder, replace_file
+from sage_jax.files import locked, new_folder, replace_file
 
 
 def test_file_is_replaced_whole_and_its_folder_made(tmp_path: Path):
@@ -60,3 +60,10 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         with new_folder(tmp_path / "raced"):
             (tmp_path / "raced").mkdir()
+
+
+def test_a_folder_is_held_by_one_and_let_go_at_the_end(tmp_path: Path):
+    with locked(tmp_path / "run"), pytest.raises(BlockingIOError), locked(tmp_path / "run"):
+        pass
+    with locked(tmp_path / "run"):
+        pass

@@ -20,6 +20,7 @@ ARCHITECTURE = Path(__file__).parents[1] / "docs" / "architecture.md"
 LAYERS = {
     "axes": 0,
     "config": 0,
+    "signals": 0,
     "sharding": 1,
     "batch": 1,
     "parameters": 1,
@@ -45,16 +46,20 @@ LAYERS = {
     "train": 4,
     "evaluate": 4,
     "dialogue": 4,
+    "provenance": 4,
     "reference_policy": 4,
     "text_check": 4,
     "row_journal": 4,
+    "validation": 5,
     "subjects": 4,
     "export": 5,
     "inspection": 5,
     "plan": 5,
     "run": 5,
-    "stages": 6,
-    "main": 7,
+    "preflight": 6,
+    "training": 7,
+    "stages": 8,
+    "main": 9,
 }
 ACCELERATOR_PACKAGES = {"jax", "flax", "optax", "numpy", "jaxtyping"}
 EXTRA_PACKAGES = {"run_config": {"ml_collections"}, "metrics": {"sklearn", "scipy"}}

@@ -87,7 +87,7 @@ def test_a_fault_of_the_data_is_one_line(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("--config.model.vit.qk_norm", "its parameters are not this model's"),
+        ("--config.model.vit.qk_norm", "was trained with another config: model.vit.qk_norm: False -> True"),
         ("--config.text.buckets=(16,)", "text.buckets"),
         ("--config.text.max_fact_tokens=2", "raise text.max_fact_tokens"),
     ],

@@ -246,3 +246,10 @@ def test_rows_that_lose_their_reference_lose_its_place_in_the_prompt(records: li
     plain = take(loader(some, chat), 9)
     assert {bool(each) for batch in plain for each in batch.reference_tile_mask.any(axis=1)} == {True, False}
     assert {int(each) for batch in plain for each in (batch.token_ids == chat.image_id).sum(axis=1)} == {per_image}
+
+
+def test_a_position_in_other_data_of_the_same_size_is_refused(records: list[Record], chat: Chat) -> None:
+    state = loader(records, chat, revision="before").get_state()
+    loader(records, chat, revision="before").set_state(state)
+    with pytest.raises(StreamError, match="revision = before, this one after"):
+        loader(records, chat, revision="after").set_state(state)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from sage_jax.parameters import digest, split
 from sage_jax.reference_policy import ReferenceKey, attach_reference, reference_logps
 from sage_jax.run_log import RunLog
 from sage_jax.sharding import make_mesh
+from sage_jax.signals import Interrupted
 
 
 class CountingResponder(Responder):
@@ -68,7 +71,14 @@ def table_of(
 ) -> np.ndarray:
     with RunLog(folder / "run", "edpo") as run:
         return reference_logps(
-            records, wanted, responder=responder, key=key, batch_size=4, folder=folder / "kept", run=run
+            records,
+            wanted,
+            responder=responder,
+            key=key,
+            batch_size=4,
+            folder=folder / "kept",
+            run=run,
+            mesh=make_mesh(MeshConfig(data=4, fsdp=1, tensor=2)),
         )
 
 
@@ -126,6 +136,46 @@ def test_only_what_is_wanted_and_missing_is_computed(
     np.testing.assert_array_equal(table[[0, 2], 0], first[[0, 2], 0])
     assert np.isnan(table[[3, 4]]).all() and np.isnan(table[1, 0]).all()
     np.testing.assert_array_equal(table[5, 0], table[5, 1])  # record 5 has no reference image
+
+
+def test_a_stop_keeps_the_batches_done_and_the_next_call_goes_on_to_the_same_bits(
+    tmp_path: Path,
+    records: list[Record],
+    chat: Chat,
+    responder: CountingResponder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    everything, key = (list(range(6)), list(range(6))), make_key(chat)
+    whole = table_of(tmp_path / "whole", records, everything, responder, key)
+    before, answer = responder.scored, responder.answer_logps
+
+    def signalled(batch: TreeBatch) -> np.ndarray:
+        if responder.scored == before + 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return answer(batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(responder, "answer_logps", signalled)
+        with pytest.raises(Interrupted, match="stopped after 3 of 4 batches"):
+            table_of(tmp_path, records, everything, responder, key)
+    (partial,) = (tmp_path / "kept").iterdir()
+    with partial.open("ab") as file:
+        file.write(b"cut short by a kill")
+    before = responder.scored
+    table = table_of(tmp_path, records, everything, responder, key)
+    assert responder.scored == before + 1
+    np.testing.assert_array_equal(table, whole)
+    assert [path.suffix for path in (tmp_path / "kept").iterdir()] == [".npy"]
+
+
+def test_batches_of_another_size_are_not_gone_on_with(
+    tmp_path: Path, records: list[Record], chat: Chat, responder: CountingResponder, direct: np.ndarray
+) -> None:
+    everything, key = (list(range(6)), list(range(6))), make_key(chat)
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    (folder / f"{key.digest()}.partial").write_bytes(np.array([6, 8, 2, 3], "<i4").tobytes() + b"0" * 500)
+    np.testing.assert_allclose(table_of(tmp_path, records, everything, responder, key), direct, atol=1e-5)
 
 
 def test_a_record_without_a_reference_image_is_known_zero_shot_whatever_was_drawn(

@@ -71,6 +71,15 @@ def test_config_dicts_are_locked() -> None:
         ("evaluate.decoding.seed", 2**32, "must be below 2^32"),
         ("text.reference", "both", "config.text.reference = 'both' is none of fusion, prompt"),
         ("ablate.seeds", (1, 1), "config.ablate.seeds = (1, 1): give each seed once"),
+        ("ablate.seeds", (0, 2**32), "config.ablate.seeds = 4294967296: give a seed from 0 to 4294967295"),
+        ("seed", 10**20, "config.seed = 100000000000000000000: give a seed from 0 to 4294967295"),
+        ("sfe.eval_every", 5, "config.sfe.eval_every = 5, but data.validation_fraction is 0"),
+        ("seed", -1, "config.seed = -1: give a seed from 0"),
+        ("edpo.answers", "best", "config.edpo.answers = 'best': preferences are learnt from 'ranked'"),
+        ("dpo.questions", "description", "config.dpo.questions = 'description': preferences are learnt from"),
+        ("edpo.facts", "text", "config.edpo.facts = 'text': preferences are learnt from 'fusion'"),
+        ("dpo.preference.lambda_easy", 0.0, "config.dpo.preference.lambda_hard and lambda_easy are 0"),
+        ("edpo.preference.sigmoid_weight", 0.0, "bco_weight and sft_weight are 0: nothing would train"),
     ],
 )
 def test_wrong_fields_are_named_with_their_path_and_the_way_out(path: str, value: Any, message: str) -> None:

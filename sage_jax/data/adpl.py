@@ -18,9 +18,20 @@ from typing import Any, Final, Literal, overload
 import numpy as np
 import tensorflow_datasets as tfds
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 from transformers import PreTrainedTokenizerFast
 
+from sage_jax import signals
 from sage_jax.config import ConfigError, DataConfig, TextConfig
 from sage_jax.data import readers
 from sage_jax.data import tokenizer as tokens
@@ -28,6 +39,7 @@ from sage_jax.data.chat import chat_template
 from sage_jax.data.encode import RecordCounts
 from sage_jax.data.records import Answer, Box, Defect, Fault, Question, Record
 from sage_jax.files import replace_file
+from sage_jax.signals import Interrupted
 
 Split = Literal["train", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "test")
@@ -176,7 +188,8 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, run_dir: Path) -> 
 
     Raises:
       DataFaultError: The source has a fault, and `on_bad_record` is `fail`.
-      ConfigError: The source has no training record.
+      ConfigError: The source has no training record, or `data.cache_dir` cannot be written.
+      Interrupted: A signal has come; no part of a data set stays.
     """
     revision = readers.source_revision(data, seed)
     key = hashlib.sha256(f"{revision} adpl {Adpl.VERSION}".encode()).hexdigest()[:24]
@@ -196,8 +209,13 @@ def open_split(prepared: PreparedData, split: Split) -> StoredRecords:
 
 
 def _build(data: DataConfig, seed: int, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise ConfigError(
+            f"data.cache_dir = {data.cache_dir!r} cannot be written: {error.strerror or error}; name another folder"
+        ) from None
     try:
         tfds.disable_progress_bar()
         # TFDS announces a download; there is none.
@@ -207,6 +225,8 @@ def _build(data: DataConfig, seed: int, path: Path) -> None:
             splits = {name: stream for name, stream in streams.items() if stream is not None}
             if splits:
                 Adpl(splits, data_dir=str(partial / "tfds")).download_and_prepare()
+        if signals.requested():
+            raise Interrupted("stopped while the data set was built; nothing of it is kept")
         counts = {
             name: {"records": intake.num_records, **dataclasses.asdict(intake.counts)}
             for name, intake in intakes.items()
@@ -240,6 +260,8 @@ class _Intake(Iterable[Record]):
         task = self._progress.add_task(f"{self._split} records", total=most)
         for found in readers.read_records(self._data, self._split, self._seed):
             self._progress.advance(task)
+            if signals.requested():
+                return  # what TFDS is in the middle of ends in order; _build tells
             if isinstance(found, Fault):
                 self.faults.append(found)
                 continue
@@ -258,13 +280,21 @@ def _unless_empty(records: Iterable[Record]) -> Iterable[Record] | None:
 
 
 def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _RateColumn(), TimeElapsedColumn())
     return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+
+
+class _RateColumn(ProgressColumn):
+    """Records a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.3g}/s" if task.speed else "")
 
 
 def _report_faults(path: Path, data: DataConfig, run_dir: Path) -> None:
     lines = (path / _FAULTS_FILE).read_text().splitlines()
     if not lines:
+        (run_dir / "skipped_records.jsonl").unlink(missing_ok=True)  # of an earlier run, on other data
         return
     if data.on_bad_record == "fail":
         raise DataFaultError(Fault(**json.loads(lines[0])), len(lines))

@@ -11,9 +11,11 @@ import rich.markup
 import rich.progress
 import rich.table
 
+from sage_jax import signals
 from sage_jax.config import DataConfig
 from sage_jax.data import readers
 from sage_jax.data.records import Fault, Record
+from sage_jax.signals import Interrupted
 from sage_jax.verdict import parse_verdict
 
 SPLITS: Final[tuple[Literal["train", "test"], ...]] = ("train", "test")
@@ -64,6 +66,7 @@ def check(config: DataConfig, seed: int) -> CheckReport:
 
     Raises:
       ReaderError: The data set as a whole cannot be used.
+      Interrupted: A signal has come.
     """
     questions: collections.Counter[tuple[str, str, str, str]] = collections.Counter()
     splits: dict[str, SplitCounts] = {}
@@ -83,6 +86,8 @@ def check(config: DataConfig, seed: int) -> CheckReport:
             task = progress.add_task(f"check {split}", total=total, rate="")
             tally = _Tally()
             for item in readers.read_records(config, split, seed):
+                if signals.requested():
+                    raise Interrupted("stopped while the data set was checked")
                 if isinstance(item, Fault):
                     faults.setdefault(item)
                 else:

@@ -158,7 +158,9 @@ class TrainLoader(Iterator[TreeBatch]):
     other worker or process counts.
     """
 
-    def __init__(self, batches: grain.MapDataset, *, num_workers: int, prefetch: int, identity: dict[str, int]) -> None:
+    def __init__(
+        self, batches: grain.MapDataset, *, num_workers: int, prefetch: int, identity: dict[str, int | str]
+    ) -> None:
         self._batches, self._num_workers, self._prefetch = batches, num_workers, prefetch
         self._identity = identity
         self._next_batch = 0
@@ -171,11 +173,11 @@ class TrainLoader(Iterator[TreeBatch]):
         self._next_batch += 1
         return batch
 
-    def get_state(self) -> dict[str, int]:
+    def get_state(self) -> dict[str, Any]:
         """Where the stream stands, ready for JSON."""
         return {**self._identity, "next_batch": self._next_batch}
 
-    def set_state(self, state: dict[str, int]) -> None:
+    def set_state(self, state: dict[str, Any]) -> None:
         """Continues where `get_state` was taken.
 
         Raises:
@@ -218,6 +220,7 @@ def make_train_loader(
     prefetch: int,
     process_index: int = 0,
     process_count: int = 1,
+    revision: str = "",
 ) -> TrainLoader:
     """The training stream of one process.
 
@@ -235,6 +238,7 @@ def make_train_loader(
       prefetch: Batches kept ready; 0 = none.
       process_index: This process.
       process_count: Processes that share the global batch.
+      revision: Of the data set; a state of another one is refused.
 
     Raises:
       StreamError: There are no records, or the batch size does not divide among processes.
@@ -265,6 +269,7 @@ def make_train_loader(
         "seed": seed,
         "num_records": len(records),
         "batch_size": train.batch_size,
+        "revision": revision,
     }
     return TrainLoader(batches, num_workers=num_workers, prefetch=prefetch, identity=identity)
 

@@ -18,7 +18,16 @@ from sage_jax.data.records import AnnotatedImage, Fault, Record, validate
 
 VERSION: Final = 2
 # Where a data set lies and how it is read changes nothing in it; the vocabulary counts by its content.
-_NOT_CONTENT: Final = ("root", "images_root", "cache_dir", "vocabulary", "on_bad_record", "num_workers", "prefetch")
+_NOT_CONTENT: Final = (
+    "root",
+    "images_root",
+    "cache_dir",
+    "vocabulary",
+    "on_bad_record",
+    "num_workers",
+    "prefetch",
+    "validation_fraction",
+)
 
 
 class ReaderError(ValueError):

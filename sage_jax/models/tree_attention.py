@@ -126,7 +126,7 @@ def attend_tree(
     question = cut(keys, layout.question_slots), cut(values, layout.question_slots)
     answer = cut(keys, layout.answer_slots), cut(values, layout.answer_slots)
     num_answers = layout.answer_slots.shape[2]
-    per_answer = tuple(jnp.repeat(x, num_answers, axis=2) for x in question)
+    question_keys, question_values = (jnp.repeat(x, num_answers, axis=2) for x in question)
     question_seen = jnp.repeat(layout.question_mask, num_answers, axis=1)[:, None, :, None]  # B 1 Q*N 1 U
     whole = (*prefix, seen)
     outputs = [
@@ -134,7 +134,7 @@ def attend_tree(
         _merge(cut(scaled, layout.question_slots), [whole, own(*question, layout.question_mask)]),
         _merge(
             cut(scaled, layout.answer_slots),
-            [whole, (*per_answer, question_seen), own(*answer, layout.answer_mask)],
+            [whole, (question_keys, question_values, question_seen), own(*answer, layout.answer_mask)],
         ),
     ]
     lengths = (num_prefix, layout.question_slots.shape[-1], layout.answer_slots.shape[-1])

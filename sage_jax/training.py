@@ -1,0 +1,227 @@
+"""The training stages of a run: what each starts from, its data, its reference policy, what it leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import re
+from collections.abc import Callable, Sequence
+
+import jax
+
+from sage_jax.batch import TreeBatch
+from sage_jax.checkpoint import StageCheckpoints, final_weights
+from sage_jax.data import adpl
+from sage_jax.data.encode import ChosenRecords
+from sage_jax.data.pipeline import make_train_loader, visited_records
+from sage_jax.data.records import Record
+from sage_jax.hf.peft import export_peft_adapter, save_adapters
+from sage_jax.models.lora import TRAINED
+from sage_jax.objectives import PreferenceObjective, stage_objective
+from sage_jax.parameters import Params, digest, merge
+from sage_jax.plots import plot_losses
+from sage_jax.preflight import check_finished
+from sage_jax.reference_policy import ReferenceKey, attach_reference, reference_logps
+from sage_jax.run import Run, prepared_counts
+from sage_jax.run_config import STARTS_FROM
+from sage_jax.run_log import RunLog
+from sage_jax.signals import Interrupted
+from sage_jax.text_check import require_text_fits
+from sage_jax.train import FitResult, fit
+from sage_jax.validation import Validation, split_by_image
+
+Attach = Callable[[TreeBatch], TreeBatch]
+
+
+@dataclasses.dataclass(frozen=True)
+class StageRecords:
+    """The training records of a data set as a stage takes them.
+
+    Attributes:
+      stored: All of them.
+      kept: Indices of those that train.
+      held_out: Indices of those that validate.
+    """
+
+    stored: Sequence[Record]
+    kept: Sequence[int]
+    held_out: Sequence[int]
+
+    @property
+    def trained(self) -> Sequence[Record]:
+        """Those that train."""
+        return self.stored if len(self.kept) == len(self.stored) else ChosenRecords(self.stored, self.kept)
+
+    @property
+    def validated(self) -> Sequence[Record]:
+        """Those that validate."""
+        return ChosenRecords(self.stored, self.held_out)
+
+
+def train(run: Run, stage: str, log: RunLog) -> None:
+    """Trains one stage from the stage it starts from.
+
+    Raises:
+      Interrupted: A signal stopped it; the next run goes on where it stopped.
+      ConfigError: What it starts from is not finished, or not what the run takes it for.
+    """
+    check_text(run, log, stage)
+    start = STARTS_FROM[stage]
+    if start is not None:
+        log_changes(run, start, stage, log)
+    params = run.start_params(stage)
+    records = _records_of(run)
+    attach, attach_held_out = _reference_of(run, stage, params, records, log)
+    result = _fit(run, stage, params, records, attach, attach_held_out, log)
+    if result.interrupted:
+        done = f"{result.steps} of {run.config.training(stage).steps} steps"
+        raise Interrupted(f"stage {stage} stopped after {done}; its checkpoint is saved")
+    if jax.process_index() == 0:
+        plot_losses(log.metrics_path, run.run_dir / "loss.png")
+
+
+def check_text(run: Run, log: RunLog, *stages: str) -> None:
+    """Checks that all text fits, for these stages and for all that the run will come to, before any of them works.
+
+    Raises:
+      TreeError: Some does not.
+    """
+    wanted = [name for name in dict.fromkeys((*stages, *run.config.stage_names)) if not run.is_trained(name)]
+    require_text_fits(wanted, config=run.config, prepared=run.prepared, chat=run.chat, log=log)
+
+
+def log_changes(run: Run, name: str, stage: str, log: RunLog) -> None:
+    """Logs what has changed in the config since a finished stage was trained, that another one takes.
+
+    Raises:
+      ConfigError: It is not what the run takes it for.
+    """
+    changes = check_finished(run, name, wanted_by=stage) if run.is_trained(name) else []
+    if changes:
+        log.line(f"the config has changed since {name} was trained:\n  " + "\n  ".join(changes))
+
+
+def _records_of(run: Run) -> StageRecords:
+    stored = adpl.open_split(run.prepared, "train")
+    if not run.config.data.validation_fraction:
+        return StageRecords(stored, range(len(stored)), [])
+    return StageRecords(stored, *split_by_image(stored, run.config.data.validation_fraction))
+
+
+def _reference_of(
+    run: Run, stage: str, params: Params, records: StageRecords, log: RunLog
+) -> tuple[Attach | None, Attach | None]:
+    """What gives batches of training and of validation their reference log-probabilities; None where none are read."""
+    config = run.config.training(stage)
+    objective = stage_objective(stage, config)
+    if not isinstance(objective, PreferenceObjective) or config.preference.reference == "none":
+        return None, None
+    # With LoRA: the same arrays with the new adapters switched off. Computed once, before a step, because the stage
+    # may train other parts whole, which no switch brings back.
+    reference = {path: leaf for path, leaf in params.items() if not path.endswith(TRAINED)}
+    drawn = visited_records(len(records.kept), train=config, seed=run.config.seed)
+    scored = records.held_out if config.eval_every else []
+    table = reference_logps(
+        records.stored,
+        ([*(records.kept[i] for i in drawn[0]), *scored], [*(records.kept[i] for i in drawn[1]), *scored]),
+        responder=run.responder(reference),
+        key=ReferenceKey(digest(reference), run.prepared.revision, run.chat, run.config.model, run.config.text),
+        batch_size=run.config.evaluate.batch_size,
+        folder=run.run_dir / "reference_logps",
+        run=log,
+        mesh=run.mesh,
+    )
+    return attach_reference(table[list(records.kept)]), attach_reference(table[list(records.held_out)])
+
+
+def _fit(
+    run: Run,
+    stage: str,
+    params: Params,
+    records: StageRecords,
+    attach: Attach | None,
+    attach_held_out: Attach | None,
+    log: RunLog,
+) -> FitResult:
+    """Trains from the parameters, which are used up."""
+    config, trained = run.config.training(stage), records.trained
+    shapes = {"chat": run.chat, "model": run.config.model, "text": run.config.text}
+    objective, structure = stage_objective(stage, config), run.structure_of(params, scale=config.lora.scale)
+    validation = None
+    if config.eval_every:
+        validation = Validation(
+            records.validated,
+            objective=objective,
+            train=config,
+            graphdef=structure,
+            mesh=run.mesh,
+            attach=attach_held_out,
+            **shapes,
+        )
+    loader = make_train_loader(
+        trained,
+        train=config,
+        seed=run.config.seed,
+        num_workers=run.config.data.num_workers,
+        prefetch=run.config.data.prefetch,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        revision=run.prepared.revision,
+        **shapes,
+    )
+    start = STARTS_FROM[stage]
+    starts_from = "" if start is None or run.is_given(start) else final_weights(run.stage_dir(start))
+    run.write_json(f"stages/{stage}/data.json", prepared_counts(run.prepared))
+    with (
+        contextlib.closing(loader),
+        StageCheckpoints(run.stage_dir(stage), keep_last=config.keep_last, starts_from=starts_from) as checkpoints,
+    ):
+        return fit(
+            stage=stage,
+            run=log,
+            train=config,
+            # Nothing else may keep the start on the devices: the stage copies what it trains.
+            model=merge(structure, _taken(params)),
+            objective=objective,
+            loader=loader,
+            mesh=run.mesh,
+            seed=run.config.seed,
+            checkpoints=checkpoints,
+            config_json=json.dumps(dataclasses.asdict(run.config)),
+            record_ids=lambda rows: [trained[int(row)].record_id for row in rows if row >= 0],
+            attach=attach,
+            evaluate=validation,
+            finish=functools.partial(write_adapters, run, stage) if config.lora.rank else None,
+        )
+
+
+def _taken(params: Params) -> Params:
+    """The parameters, which the dictionary no longer holds."""
+    taken = dict(params)
+    params.clear()
+    return taken
+
+
+def write_adapters(run: Run, stage: str, params: Params) -> None:
+    """Writes a stage's adapters beside its parameters: `lora.safetensors` by our paths, `peft/` for PEFT.
+
+    PEFT's go onto the plain model that the first of the stages with LoRA started from: `model.weights`, or else an
+    export of that stage.
+    """
+    config, chain = run.config, [stage]
+    lora = before = config.training(stage).lora
+    while (start := STARTS_FROM[chain[-1]]) is not None and run.keeps_adapters(start, before):
+        chain.append(start)
+        before = run.lora_of(start)
+
+    def is_trained(path: str) -> bool:
+        return any(not any(re.match(pattern, path) for pattern in config.training(name).freeze) for name in chain)
+
+    adapted = {path.split("/", 1)[0] for path in params if path.endswith(TRAINED)}
+    trained = {path.split("/", 1)[0] for path in params if is_trained(path)} & {"vit", "adapter"}
+    base = config.model.weights if STARTS_FROM[chain[-1]] == "base" else ""
+    save_adapters(params, run.stage_dir(stage) / "lora.safetensors")
+    folder = run.stage_dir(stage) / "peft"
+    export_peft_adapter(params, lora, config.model, folder, base_model=base, whole=sorted(trained - adapted))
