@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import multiprocessing
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Protocol, TypeVar
@@ -205,7 +207,19 @@ class TrainLoader(Iterator[TreeBatch]):
         options = grain.MultiprocessingOptions(
             num_workers=self._num_workers, per_worker_buffer_size=max(1, self._prefetch // self._num_workers)
         )
-        return batches.to_iter_dataset(_read_options(1)).mp_prefetch(options)
+        return batches.to_iter_dataset(_read_options(1)).mp_prefetch(options, worker_init_fn=_end_with_parent)
+
+
+def _end_with_parent(worker: int, num_workers: int) -> None:
+    """Lets a worker process end when the one that reads from it is killed; Grain's would wait for it for ever."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, name="end-with-parent", daemon=True).start()
 
 
 def make_train_loader(
