@@ -18,10 +18,9 @@ import numpy as np
 import qwix
 
 from sage_jax.config import ConfigError, LoraConfig, nearest
-from sage_jax.models.lora import ADDED, LAYERS, layers_of, merged_layer, pack
+from sage_jax.models.lora import LAYERS, is_plain, layers_of, merge_adapters, pack
 from sage_jax.parameters import Params
 
-_WIDE: Final = "float32"
 GROUP_ROWS: Final = 64
 """Rows of a 4-bit kernel that share their scales; fewer where the number of rows is no multiple."""
 
@@ -85,7 +84,7 @@ def keep(path: str, leaf: jax.Array, base: str, parts: Iterable[str]) -> Params:
     return {path: leaf}
 
 
-def start_params(found: Params, lora: LoraConfig, seed: int) -> Params:
+def start_params(params: Params, lora: LoraConfig, seed: int) -> Params:
     """The parameters that a stage starts from; plain ones without LoRA.
 
     Where the stage before kept its layers as this one does (`keeps_adapters`), they stay as they are, its adapters
@@ -93,26 +92,17 @@ def start_params(found: Params, lora: LoraConfig, seed: int) -> Params:
     New adapters change nothing: B is zero.
 
     Args:
-      found: Folded parameters (models/lora.py) of the stage before, or plain ones; emptied, so that no kernel is held
-        in two forms longer than it takes to make one of the other.
+      params: Folded parameters (models/lora.py) of the stage before, or plain ones; changed in place, so that no two
+        layers are held in two forms.
       seed: Of the adapters' A, uniform in +-1 / sqrt(in).
     """
-    layers, parts = adapted_layers(found, lora), adapted_parts(found, lora)
-    groups = layers_of(found)
-    added = {
-        layer: leaves for layer, leaves in groups.items() if leaves.keys() & set(ADDED) or _base_of(leaves) != _WIDE
-    }
-    stay = all(_part(layer) in parts and _base_of(leaves) == lora.base for layer, leaves in added.items())
-    params = {path: leaf for path, leaf in found.items() if path.rpartition("/")[0] not in groups}
-    found.clear()
-    for layer in list(groups):
-        leaves = groups.pop(layer)
-        if layer in added:
-            del added[layer]
-            leaves = leaves if stay else merged_layer(leaves)
-        if _part(layer) in parts and _base_of(leaves) != lora.base:
-            params.update(kept_kernel(layer, leaves.pop("kernel"), lora.base))
-        params.update({f"{layer}/{name}": leaf for name, leaf in leaves.items()})
+    layers, parts = adapted_layers(params, lora), adapted_parts(params, lora)
+    kept = {layer: _base_of(leaves["kernel"]) for layer, leaves in layers_of(params).items() if not is_plain(leaves)}
+    if not all(_part(layer) in parts and base == lora.base for layer, base in kept.items()):
+        params = merge_adapters(params)
+    for layer in list(layers_of(params)):
+        if _part(layer) in parts and _base_of(params[f"{layer}/kernel"]) != lora.base:
+            params.update(kept_kernel(layer, params.pop(f"{layer}/kernel"), lora.base))
     for layer in layers:
         params.update(_new_adapter(layer, params, lora, seed))
     return params
@@ -125,25 +115,24 @@ def keeps_adapters(paths: Iterable[str], before: LoraConfig, lora: LoraConfig) -
     return same and adapted_parts(paths, before) <= adapted_parts(paths, lora)
 
 
-def start_shapes(found: Mapping[str, Any], lora: LoraConfig) -> dict[str, jax.ShapeDtypeStruct]:
+def start_shapes(shapes: Mapping[str, Any], lora: LoraConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of `start_params`; nothing is computed."""
-    return jax.eval_shape(lambda: start_params({p: jnp.zeros(s.shape, s.dtype) for p, s in found.items()}, lora, 0))
+    return jax.eval_shape(lambda: start_params({p: jnp.zeros(s.shape, s.dtype) for p, s in shapes.items()}, lora, 0))
 
 
 def _part(layer: str) -> str:
     return layer.split("/", 1)[0]
 
 
-def _base_of(leaves: Mapping[str, Any]) -> str:
+def _base_of(kernel: Any) -> str:
     """How a layer's kernel is kept, as `LoraConfig.base` calls it."""
-    dtype = jnp.dtype(leaves["kernel"].dtype).name
+    dtype = jnp.dtype(kernel.dtype).name
     return "int4" if dtype == "uint8" else dtype
 
 
 def _new_adapter(layer: str, params: Mapping[str, Any], lora: LoraConfig, seed: int) -> Params:
-    kernel, scales = params[f"{layer}/kernel"], params.get(f"{layer}/kernel_scale")
-    *lead, rows, columns = kernel.shape
-    rows *= 2 if scales is not None and kernel.dtype == jnp.uint8 else 1
+    *lead, rows, columns = params[f"{layer}/kernel"].shape
+    rows *= 2 if lora.base == "int4" else 1
     # Each layer draws from its own name, so that its numbers do not depend on which other layers have adapters.
     name = int.from_bytes(hashlib.sha256(layer.encode()).digest()[:4], "little")
     key = jax.random.fold_in(jax.random.key(seed), np.uint32(name))

@@ -29,7 +29,7 @@ from sage_jax.hf.generation_config import read_generation_config
 from sage_jax.hf.importing import Checkpoint, import_params, open_checkpoint
 from sage_jax.hf.tokenizer import find_conversation, read_tokenizer
 from sage_jax.lora_params import adapted_parts, keep, keeps_adapters, start_params
-from sage_jax.models.lora import ADDED, fold, merge_adapters, structure_of
+from sage_jax.models.lora import ADDED, fold, is_plain, layers_of, merge_adapters, structure_of
 from sage_jax.models.sage import Placeholders, Sage, copy_text_encoder
 from sage_jax.parameters import Params, digest, split
 from sage_jax.run_config import STARTS_FROM, Config
@@ -120,6 +120,8 @@ class Run:
 
     def structure_of(self, params: Params, *, scale: float = 1.0) -> nnx.GraphDef[Sage]:
         """Structure for parameters that may have adapters or quantised kernels; the same object for the same kind."""
+        if all(map(is_plain, layers_of(params).values())):
+            return self.graphdef
         kind = tuple((path, params[path].dtype) for path in sorted(params)), scale
         if kind not in self._structures:
             self._structures[kind] = structure_of(nnx.eval_shape(self._create), params, scale=scale)

@@ -13,6 +13,7 @@ from sage_jax.config import (
     DataConfig,
     DecoderConfig,
     FusionConfig,
+    LoraConfig,
     MeshConfig,
     ModelConfig,
     PreferenceConfig,
@@ -50,6 +51,10 @@ from sage_jax.config import (
         (TrainConfig, {"warmup_steps": 201}, "warmup_steps = 201 is more than steps = 200"),
         (TrainConfig, {"peak_learning_rate": math.nan}, "peak_learning_rate = nan: must be above 0"),
         (TrainConfig, {"keep_last": 0}, "keep_last = 0"),
+        (LoraConfig, {"rank": -1}, "rank = -1: must be 0 or more"),
+        (LoraConfig, {"rank": 8, "alpha": 0.0}, "alpha = 0.0: must be above 0"),
+        (LoraConfig, {"rank": 8, "targets": ()}, "targets is empty: name layers, such as ('decoder/',)"),
+        (LoraConfig, {"base": "int4"}, "base = int4 goes with LoRA: set rank, such as 16"),
     ],
 )
 def test_impossible_values_name_field_and_cure(cls: Any, fields: dict[str, Any], message: str) -> None:

@@ -36,6 +36,7 @@ LAYERS = {
     "plots": 3,
     "report": 3,
     "summary": 3,
+    "lora_params": 3,
     "objectives": 3,
     "command_line": 3,
     "train": 4,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from tiny_tokenizers import qwen_tokenizer
 
 from sage_jax.checkpoint import load_final
 from sage_jax.command_line import read_config
-from sage_jax.config import ConfigError, DecoderConfig, ModelConfig, TextConfig
+from sage_jax.config import ConfigError, DecoderConfig, LoraConfig, ModelConfig, TextConfig
 from sage_jax.hf.faults import WeightsError
 from sage_jax.hf.importing import open_checkpoint
+from sage_jax.lora_params import start_params
 from sage_jax.run import Run
 from sage_jax.run_config import Config
 
@@ -112,6 +114,24 @@ def test_a_run_talks_as_its_checkpoint_does(checkpoint_folder: Path, tmp_path: P
             (tmp_path / path.name).symlink_to(path)
     with pytest.raises(WeightsError, match="there is no tokenizer.json"):
         _ = Run(dataclasses.replace(with_weights(tmp_path), run_dir=str(tmp_path / "other"))).chat
+
+
+@pytest.mark.parametrize("fact_encoder", ["embedding_mean", "hidden_mean"])
+def test_stage_1_on_quantised_weights_starts_from_those_of_the_checkpoint(
+    checkpoint_folder: Path, tmp_path: Path, fact_encoder: Literal["embedding_mean", "hidden_mean"]
+) -> None:
+    lora = LoraConfig(rank=2, base="int8")
+    fusion = dataclasses.replace(TINY.model.fusion, fact_encoder=fact_encoder)
+    config = with_weights(checkpoint_folder, fusion=fusion)
+    sfe = dataclasses.replace(config.sfe, lora=lora)
+    run = Run(dataclasses.replace(config, run_dir=str(tmp_path / "run"), sfe=sfe))
+    plain = run.trained_params("base", wanted_by="sfe")
+    expected = start_params(dict(plain), lora, seed=run.config.seed)
+    found = run.start_params("sfe")
+    assert found["decoder/blocks/mlp/up/kernel"].dtype == np.int8
+    assert found.keys() == expected.keys()
+    for path, leaf in expected.items():
+        np.testing.assert_array_equal(found[path], leaf, err_msg=path)
 
 
 def test_a_checkpoint_with_faults_or_a_contradicting_config_stops_the_run(

@@ -34,8 +34,8 @@ ADDED: Final = ("kernel_scale", *LOW_RANK)
 class LoraLinear(nnx.Module):
     """x (W + base_a base_b + scale * lora_a lora_b) + bias, of which the layer has what it is given."""
 
-    def __init__(self, leaves: Mapping[str, Any], *, scale: float, dtype: jnp.dtype):
-        """`leaves`: arrays or shapes by name, as the module's docstring lists them."""
+    def __init__(self, leaves: Mapping[str, Any], *, scale: float, dtype: jnp.dtype | None):
+        """`leaves`: arrays or shapes by name, as the module's docstring lists them; `dtype` None = the input's."""
         for name, leaf in leaves.items():
             setattr(self, name, nnx.Param(leaf))
         self.names, self.scale, self.dtype = tuple(leaves), scale, dtype
@@ -43,7 +43,7 @@ class LoraLinear(nnx.Module):
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... E"]:
         """The layer's output, in the compute dtype."""
         leaves = {name: getattr(self, name)[...] for name in self.names}
-        x = x.astype(self.dtype)
+        x = x.astype(self.dtype or x.dtype)
         y = _frozen_product(x, leaves["kernel"], leaves.get("kernel_scale"))
         for a, b in _low_rank(leaves, self.scale):
             y = y + (x @ a.astype(x.dtype)) @ b.astype(x.dtype)
@@ -94,6 +94,11 @@ def layers_of(params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def is_plain(leaves: Mapping[str, Any]) -> bool:
+    """Whether a layer is that of a plain model."""
+    return not leaves.keys() & set(ADDED) and leaves["kernel"].dtype == jnp.float32
+
+
 def structure_of(model: Module, params: Mapping[str, Any], *, scale: float = 1.0) -> nnx.GraphDef[Module]:
     """The structure for parameters that have adapters or quantised kernels.
 
@@ -103,7 +108,7 @@ def structure_of(model: Module, params: Mapping[str, Any], *, scale: float = 1.0
       scale: Factor of lora_a lora_b.
     """
     for layer, leaves in layers_of(params).items():
-        if leaves.keys() & set(ADDED) or leaves["kernel"].dtype != jnp.float32:
+        if not is_plain(leaves):
             *parents, name = layer.split("/")
             parent = functools.reduce(getattr, parents, model)
             setattr(parent, name, LoraLinear(leaves, scale=scale, dtype=getattr(parent, name).dtype))
@@ -121,20 +126,21 @@ def fold(params: Params, *, scale: float) -> Params:
     return folded
 
 
-def merged_layer(leaves: Mapping[str, Array]) -> dict[str, Array]:
+def merge_adapters(params: Params) -> Params:
+    """Makes folded parameters those of a plain model, layer by layer in place, so that no two layers are held twice."""
+    groups = layers_of(params)
+    for layer in list(groups):
+        leaves = groups.pop(layer)
+        if not is_plain(leaves):
+            for name in leaves:
+                del params[f"{layer}/{name}"]
+            params.update({f"{layer}/{name}": leaf for name, leaf in _merged(leaves).items()})
+    return params
+
+
+def _merged(leaves: Mapping[str, Array]) -> dict[str, Array]:
     """A folded layer as a plain one: its float32 kernel with the adapters added, and its bias."""
     kernel = wide_kernel(leaves["kernel"], leaves.get("kernel_scale")).astype(jnp.float32)
     for a, b in _low_rank(leaves, 1.0):
         kernel = kernel + jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
     return {**{name: leaf for name, leaf in leaves.items() if name not in ADDED}, "kernel": kernel}
-
-
-def merge_adapters(params: Params, *, scale: float = 1.0) -> Params:
-    """The plain model of parameters with adapters; layers that are plain stay the arrays they are."""
-    merged = fold(params, scale=scale)
-    for layer, leaves in layers_of(merged).items():
-        if leaves.keys() & set(ADDED) or leaves["kernel"].dtype != jnp.float32:
-            for name in leaves:
-                del merged[f"{layer}/{name}"]
-            merged.update({f"{layer}/{name}": leaf for name, leaf in merged_layer(leaves).items()})
-    return merged
