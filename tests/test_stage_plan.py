@@ -81,11 +81,11 @@ def test_a_tree_that_fits_no_bucket_names_the_cure() -> None:
 
 def test_communication_of_a_fully_sharded_step_is_the_theorys() -> None:
     """Fully sharded: each kernel is gathered for each pass that needs it, each gradient scattered once."""
-    config = planned(CONFIG, stages=("sfe",))
+    config = planned(CONFIG, stages=("edpo",))
     lines: list[str] = []
-    found = compile_on_simulated_devices(config, lines.append)["sfe"]
-    assert lines == ["compiling sfe for 8 simulated devices"]
-    shapes = start_shapes_of(config, "sfe")
+    found = compile_on_simulated_devices(config, lines.append)["edpo"]
+    assert lines == ["compiling edpo for 8 simulated devices"]
+    shapes = start_shapes_of(config, "edpo")
     kernels = {path: 4 * math.prod(leaf.shape) for path, leaf in shapes.items() if path.endswith("/kernel")}
 
     def size(*parts: str) -> int:
@@ -96,6 +96,10 @@ def test_communication_of_a_fully_sharded_step_is_the_theorys() -> None:
     assert found.moved_bytes["reduce-scatter"] == pytest.approx(others * scattered, rel=0.1)
     gathered = 2 * size("decoder/blocks/") + size("vit/blocks/")
     assert others * gathered < found.moved_bytes["all-gather"] < 1.5 * others * (gathered + 2 * size("decoder/output"))
+    tree = tree_size(config, "edpo")
+    answers = config.edpo.batch_size * tree.num_questions * tree.num_answers * config.text.max_answer_tokens
+    hidden = 4 * answers * config.model.decoder.embed_dim  # of all devices' answers, which no device needs
+    assert found.moved_bytes["all-reduce"] < others * hidden
     assert set(found.moved_bytes) <= set(COLLECTIVES)
 
 

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import jax
 
-import sage_jax
 from sage_jax.config import ConfigError
 from sage_jax.plan.abstract_step import abstract_step
 from sage_jax.plan.hlo import collectives, moved_by_kind
@@ -53,7 +52,7 @@ def compile_on_simulated_devices(config: Config, say: Callable[[str], None]) -> 
     Raises:
       ConfigError: The process that compiles failed; the message has its last line.
     """
-    source = str(Path(sage_jax.__file__ or ".").parents[1])
+    source = str(Path(__file__).parents[2])
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={config.plan.num_devices}",
