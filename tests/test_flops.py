@@ -43,16 +43,23 @@ def step_flops(config: Config, stage: str) -> int:
 
 
 @pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize("attention", ["tree", "masked"])
 @pytest.mark.parametrize("stage", ["sfe", "edpo"])
-def test_a_step_has_the_flops_of_the_closed_form(stage: str, remat: str) -> None:
+def test_a_step_has_the_flops_of_the_closed_form(stage: str, attention: str, remat: str) -> None:
     """2 x parameters x tokens a pass and attention: one pass forward, two backward, and what is computed again."""
-    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, remat=remat))
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, attention=attention, remat=remat))
     decoder, vit, train = config.model.decoder, config.model.vit, config.training(stage)
     tree, rows = tree_size(config, stage), train.batch_size
     width = decoder.embed_dim
     heads = decoder.num_heads * decoder.width_of_head
     by_layer = width * (2 * heads + 2 * decoder.num_kv_heads * decoder.width_of_head + 3 * decoder.mlp_dim)
-    layers = 2 * rows * tree.bucket * decoder.num_layers * (by_layer + 2 * tree.bucket * heads)
+    shape, answer = tree.shape, config.text.max_answer_tokens
+    pairs = shape.length**2
+    if attention == "tree":
+        seen = shape.prefix_slots + shape.question_slots
+        of_answers = tree.num_answers * answer * (seen + answer)
+        pairs = shape.prefix_slots**2 + tree.num_questions * (shape.question_slots * seen + of_answers)
+    layers = 2 * rows * decoder.num_layers * (shape.length * by_layer + 2 * pairs * heads)
     answers = rows * tree.num_questions * tree.num_answers * config.text.max_answer_tokens
     logits = 2 * answers * width * config.plan.vocab_size
     patches, tiles = (vit.tile_px // vit.patch_px) ** 2 + 1, 2 * rows
@@ -60,7 +67,7 @@ def test_a_step_has_the_flops_of_the_closed_form(stage: str, remat: str) -> None
     adapter = config.model.tokens_per_tile * width * (4 * vit.embed_dim + width)
     vision = 2 * tiles * (patches * of_vit + 3 * adapter)
     # Of a layer computed again its last product is left out: no gradient needs it.
-    again = layers - 2 * rows * tree.bucket * decoder.num_layers * width * decoder.mlp_dim
+    again = layers - 2 * rows * tree.shape.length * decoder.num_layers * width * decoder.mlp_dim
     expected = 3 * layers + (again if remat == "full" else 0) + 3 * logits + vision
     assert math.isclose(step_flops(config, stage), expected, rel_tol=0.02)
 

@@ -138,13 +138,18 @@ def choose_shape(tokens: Sequence[RecordTokens], asked: Sequence[Sequence[int]],
     """
     lengths = [tree_length(one, ids) for one, ids in zip(tokens, asked, strict=True)]
     bucket = choose_bucket(lengths, [one.record_id for one in tokens], text)
-    step = -(-bucket // PREFIX_STEPS)
-    prefix = -(-max(len(one.prefix_ids) for one in tokens) // step) * step
     questions = [len(one.questions[index].ids) for one, ids in zip(tokens, asked, strict=True) for index in ids]
+    prefixes = [len(one.prefix_ids) for one in tokens]
+    return shape_of(bucket, longest_prefix=max(prefixes), longest_question=max(questions, default=0))
+
+
+def shape_of(bucket: int, *, longest_prefix: int, longest_question: int) -> TreeShape:
+    """The shape of a bucket with room for a prefix and a question of so many tokens."""
+    step = -(-bucket // PREFIX_STEPS)
     slots = SHORTEST_QUESTION
-    while slots < max(questions, default=0):
+    while slots < longest_question:
         slots *= 2
-    return TreeShape(bucket, min(prefix, bucket), slots)
+    return TreeShape(bucket, min(-(-longest_prefix // step) * step, bucket), slots)
 
 
 def choose_bucket(lengths: Sequence[int], record_ids: Sequence[str], text: TextConfig) -> int:

@@ -15,7 +15,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 from sage_jax.batch import TreeBatch
 from sage_jax.config import ConfigError, LoraConfig, ModelConfig, TrainConfig
 from sage_jax.data.encode import tiles_per_image
-from sage_jax.data.tree import TreeShape, empty_batch
+from sage_jax.data.tree import TreeShape, empty_batch, shape_of
 from sage_jax.lora_params import start_shapes
 from sage_jax.models.lora import fold, structure_of
 from sage_jax.models.sage import Placeholders, Sage
@@ -37,13 +37,13 @@ class TreeSize:
     Attributes:
       num_questions, num_answers: Slots of a batch (Q, N).
       num_tokens: Tokens of a tree with all of its tiles and its longest answers.
-      bucket: Length that it is padded to (S).
+      shape: Length that it is padded to (S), and the room of its blocks.
     """
 
     num_questions: int
     num_answers: int
     num_tokens: int
-    bucket: int
+    shape: TreeShape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,9 @@ def tree_size(config: Config, stage: str) -> TreeSize:
     tokens = image + facts + plan.prompt_tokens + num_questions * question
     for bucket in text.buckets:
         if tokens <= bucket:
-            return TreeSize(num_questions, num_answers, tokens, bucket)
+            prefix = image + facts + plan.prompt_tokens
+            shape = shape_of(bucket, longest_prefix=prefix, longest_question=plan.question_tokens)
+            return TreeSize(num_questions, num_answers, tokens, shape)
     raise ConfigError(
         f"{stage}: a tree of {image} image tokens and {num_questions} questions of {num_answers} answers has {tokens} "
         f"tokens: add a bucket of {tokens} or more to text.buckets (now {text.buckets}), or lower "
@@ -124,7 +126,7 @@ def abstract_step(config: Config, stage: str) -> AbstractStep:
     graphdef = structure_of(plain, params, scale=train.lora.scale)
     state, frozen = state_shapes(config, stage)
     optimizer, tree = make_optimizer(train), tree_size(config, stage)
-    row = empty_batch(1, TreeShape(tree.bucket), tree.num_questions, tree.num_answers, 0, model, config.text)
+    row = empty_batch(1, tree.shape, tree.num_questions, tree.num_answers, 0, model, config.text)
     batch = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((train.batch_size, *np.shape(leaf)[1:]), leaf.dtype),
         row,

@@ -7,6 +7,7 @@ from typing import Final
 
 from sage_jax.config import ModelConfig
 from sage_jax.data.encode import tiles_per_image
+from sage_jax.losses.log_probs import CHUNK_LOGITS
 from sage_jax.plan.abstract_step import TreeSize
 
 MOMENT_COPIES: Final = 1.5
@@ -73,7 +74,7 @@ def kept_bytes(local: LocalSizes) -> int:
     in float32 and once as they are multiplied, norms in float32 and the parts of SwiGLU.
     """
     decoder, c = local.model.decoder, local.dtype_bytes
-    tokens = local.rows * local.tree.bucket
+    tokens = local.rows * local.tree.shape.length
     width, hidden = decoder.embed_dim, local.split(decoder.mlp_dim)
     projected = local.split((decoder.num_heads + 2 * decoder.num_kv_heads) * decoder.width_of_head)
     by_layer = tokens * width * c
@@ -87,7 +88,7 @@ def kept_bytes(local: LocalSizes) -> int:
 def layer_bytes(local: LocalSizes) -> int:
     """Working set of the backward pass of one decoder layer, computed again where it was not kept."""
     decoder, c = local.model.decoder, local.dtype_bytes
-    tokens = local.rows * local.tree.bucket
+    tokens = local.rows * local.tree.shape.length
     width, hidden = decoder.embed_dim, local.split(decoder.mlp_dim)
     attention = (2 * c + 8) * _scores(local)
     mlp = (4 + c) * _scores(local) + 6 * c * tokens * hidden
@@ -109,10 +110,10 @@ def output_bytes(local: LocalSizes) -> int:
 
 
 def logit_bytes(local: LocalSizes) -> int:
-    """Logits at answer tokens, in float32 and as computed, with their gradient."""
-    tree = local.tree
-    answers = local.rows * tree.num_questions * tree.num_answers
-    return (8 + local.dtype_bytes) * answers * local.answer_tokens * local.split(local.vocab_size)
+    """Logits at the answer tokens of one chunk, in float32 and as computed, with their gradient."""
+    tokens = local.tree.num_questions * local.tree.num_answers * local.answer_tokens
+    at_once = -(-tokens // max(1, -(-tokens * local.vocab_size // CHUNK_LOGITS)))
+    return (8 + local.dtype_bytes) * local.rows * at_once * local.split(local.vocab_size)
 
 
 def vision_bytes(local: LocalSizes) -> int:
@@ -126,7 +127,13 @@ def vision_bytes(local: LocalSizes) -> int:
 
 
 def _scores(local: LocalSizes) -> int:
-    """Attention scores of one decoder layer: every token with every token, whether it is seen or not."""
+    """Attention scores of one decoder layer: of each block with what it sees; masked, of all tokens with all."""
     decoder = local.model.decoder
     heads = local.split(decoder.num_heads, over=decoder.num_kv_heads)
-    return local.rows * heads * local.tree.bucket**2
+    shape, answer = local.tree.shape, local.answer_tokens
+    pairs = shape.length**2
+    if local.model.attention == "tree":
+        own = shape.question_slots * (shape.prefix_slots + shape.question_slots)
+        answers = local.tree.num_answers * answer * (shape.prefix_slots + shape.question_slots + answer)
+        pairs = shape.prefix_slots**2 + local.tree.num_questions * (own + answers)
+    return local.rows * heads * pairs

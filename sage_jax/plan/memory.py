@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import AbstractMesh
 
 from sage_jax.config import ConfigError
-from sage_jax.data.tree import TreeShape, empty_batch
+from sage_jax.data.tree import empty_batch
 from sage_jax.plan.abstract_step import (
     accelerator_model,
     planned_mesh,
@@ -104,7 +104,7 @@ def predict_memory(config: Config, stage: str) -> MemoryPlan:
     largest = max(phases, key=lambda name: phases[name])
     held = {"vision": 0, "loss": 0, "backward": 1, "update": 1}[largest]
     held += train.accumulate > 1 and largest != "update"
-    row = empty_batch(1, TreeShape(tree.bucket), tree.num_questions, tree.num_answers, 0, model, config.text)
+    row = empty_batch(1, tree.shape, tree.num_questions, tree.num_answers, 0, model, config.text)
     batch = rows * train.accumulate * sum(leaf.nbytes for leaf in jax.tree.leaves(row))
     return MemoryPlan(state, BATCHES_ON_DEVICE * batch, phases, held * state.gradients)
 

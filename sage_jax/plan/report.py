@@ -50,11 +50,11 @@ def _memory_table(config: Config, plans: dict[str, StagePlan]) -> Table:
     for stage, one in plans.items():
         memory = one.memory
         if memory is None:
-            table.add_row(stage, str(one.tree.bucket), *["–"] * 6, _gb(one.usable), "no")
+            table.add_row(stage, str(one.tree.shape.length), *["–"] * 6, _gb(one.usable), "no")
             continue
         parts = (memory.parameters, memory.state.optimizer, memory.gradients, memory.batches, memory.activations)
         cells = (*map(_gb, parts), _gb(memory.peak), _gb(one.usable), "yes" if one.fits else "no")
-        table.add_row(stage, str(one.tree.bucket), *cells)
+        table.add_row(stage, str(one.tree.shape.length), *cells)
     return table
 
 
