@@ -29,7 +29,7 @@ from sage_jax.run_config import Config, EvaluateConfig, to_config_dict
 def preference_stage(preference: PreferenceConfig) -> TrainConfig:
     """Stage 2: DPO and E-DPO differ in their objective alone."""
     return TrainConfig(
-        steps=120,
+        steps=190,
         batch_size=12,
         peak_learning_rate=1e-3,
         reference_drop_rate=0.1,
@@ -73,11 +73,13 @@ def get_config() -> ml_collections.ConfigDict:
                 reference_drop_rate=0.0,
                 similarity_weight=1.0,
             ),
-            plain=TrainConfig(steps=1200, batch_size=12, peak_learning_rate=2e-3, questions_per_image=3, facts="text"),
-            sfe=TrainConfig(steps=1200, batch_size=12, peak_learning_rate=2e-3, questions_per_image=3),
-            dpo=preference_stage(PreferenceConfig(eta=0.0, lambda_hard=0.0, sft_weight=2.0)),
+            plain=TrainConfig(steps=1050, batch_size=12, peak_learning_rate=2e-3, questions_per_image=3, facts="text"),
+            sfe=TrainConfig(steps=1050, batch_size=12, peak_learning_rate=2e-3, questions_per_image=3),
+            dpo=preference_stage(PreferenceConfig(eta=0.0, lambda_hard=0.0, lambda_easy=2.0, sft_weight=8.0)),
             edpo=preference_stage(
-                PreferenceConfig(lambda_hard=4.0, selection="soft", soft_temperature=1.0, sft_weight=2.0)
+                PreferenceConfig(
+                    lambda_hard=4.0, lambda_easy=2.0, selection="soft", soft_temperature=1.0, sft_weight=8.0
+                )
             ),
             evaluate=EvaluateConfig(max_new_tokens=32),
         )

@@ -38,6 +38,7 @@ def loaded(
     folder: Path, layout: str, text_model: str, *, livelier: float = 1.0, **options: Any
 ) -> tuple[Checkpoint, Any]:
     """A checkpoint of random weights, those of its decoder's layers scaled, and transformers' model of the same."""
+    torch.manual_seed(1)  # whatever other tests have drawn
     peer = torch_internvl("llama" if text_model == "internlm2" else text_model, **options)
     with torch.no_grad():
         for name, parameter in peer.named_parameters():
@@ -73,7 +74,8 @@ def batch() -> TreeBatch:
         for mask, number in zip((found.tile_mask, found.reference_tile_mask), tiles, strict=True):
             mask[row, :number] = True
     found.question_ids[:], found.record_index[:] = 0, np.arange(len(TILES))
-    return found
+    longest = int((found.question_index == -1).sum(axis=1, where=found.token_mask).max())
+    return dataclasses.replace(found, prefix_slots=longest, question_slots=3 + len(TILES))
 
 
 def torch_inputs(batch: TreeBatch, rows: list[int], padding: str = "left") -> dict[str, torch.Tensor]:

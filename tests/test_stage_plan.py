@@ -62,7 +62,7 @@ def test_the_stage_plans_without_weights_data_or_devices(tmp_path: Path, capsys:
 
 
 def test_what_to_change_stands_below_the_tables() -> None:
-    config = planned(CONFIG, compile=False, device_memory_gb=0.012, stages=("edpo",), usable_share=1.0)
+    config = planned(CONFIG, compile=False, device_memory_gb=0.009, stages=("edpo",), usable_share=1.0)
     plans = plan_stages(config, lambda line: None)
     out = io.StringIO()
     print_plans(config, plans, Console(file=out, width=110))

@@ -183,7 +183,7 @@ def test_a_stage_without_the_model_it_needs_says_how_to_train_it(tmp_path: Path,
 
 def test_a_run_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
-    config = read_config(["--config", str(CONFIG), f"--config.run_dir={tmp_path / 'run'}"])
+    config = read_config(["--config", str(CONFIG), "--config.stages=prepare", f"--config.run_dir={tmp_path / 'run'}"])
     with pytest.raises(ConfigError, match=r"run_dir = .*run' cannot be written"):
         run_stages(config)
 

@@ -15,6 +15,11 @@ MOMENT_COPIES: Final = 1.5
 A compiler that fuses the update needs none."""
 
 
+PART_COPIES: Final = 2
+"""How often the scores of questions and answers count in the backward pass of tree attention: their parts under one
+softmax are alive side by side, as measured on CPU."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LocalSizes:
     """What one device computes of a micro-batch.
@@ -90,10 +95,24 @@ def layer_bytes(local: LocalSizes) -> int:
     decoder, c = local.model.decoder, local.dtype_bytes
     tokens = local.rows * local.tree.shape.length
     width, hidden = decoder.embed_dim, local.split(decoder.mlp_dim)
-    attention = (2 * c + 8) * _scores(local)
+    attention = (2 * c + 8) * _scores(local, part_copies=PART_COPIES) + 2 * c * _block_values(local)
     mlp = (4 + c) * _scores(local) + 6 * c * tokens * hidden
     copies = (c if local.gathered or c < 4 else 0) + (c if local.trains_decoder else 0)
     return max(attention, mlp) + 6 * c * tokens * width + copies * layer_parameters(local)
+
+
+def _block_values(local: LocalSizes) -> int:
+    """Queries, keys and values of the blocks of tree attention, and their outputs; the copies of a question's keys and
+    values for each of its answers. Masked attention makes no such copies.
+    """
+    decoder, shape, tree = local.model.decoder, local.tree.shape, local.tree
+    if local.model.attention != "tree":
+        return 0
+    heads, pairs = local.split(decoder.num_heads, over=decoder.num_kv_heads), local.split(decoder.num_kv_heads)
+    by_question = shape.question_slots + tree.num_answers * local.answer_tokens
+    slots = shape.prefix_slots + tree.num_questions * by_question
+    copied = tree.num_questions * tree.num_answers * shape.question_slots
+    return local.rows * decoder.width_of_head * (2 * slots * (heads + pairs) + 2 * copied * pairs)
 
 
 def layer_parameters(local: LocalSizes) -> int:
@@ -126,7 +145,7 @@ def vision_bytes(local: LocalSizes) -> int:
     return max((4 + c) * scores, mlp) + 4 * c * tiles * patches * vit.embed_dim
 
 
-def _scores(local: LocalSizes) -> int:
+def _scores(local: LocalSizes, part_copies: int = 1) -> int:
     """Attention scores of one decoder layer: of each block with what it sees; masked, of all tokens with all."""
     decoder = local.model.decoder
     heads = local.split(decoder.num_heads, over=decoder.num_kv_heads)
@@ -135,5 +154,5 @@ def _scores(local: LocalSizes) -> int:
     if local.model.attention == "tree":
         own = shape.question_slots * (shape.prefix_slots + shape.question_slots)
         answers = local.tree.num_answers * answer * (shape.prefix_slots + shape.question_slots + answer)
-        pairs = shape.prefix_slots**2 + local.tree.num_questions * (own + answers)
+        pairs = shape.prefix_slots**2 + part_copies * local.tree.num_questions * (own + answers)
     return local.rows * heads * pairs
