@@ -64,8 +64,8 @@ def test_gradients_equal_those_of_masked_attention_in_float64() -> None:
 def test_more_room_for_prefix_and_questions_changes_nothing() -> None:
     batch = on_device(random_batch(5, rows=3, **SIZES))
     wider = dataclasses.replace(batch, prefix_slots=batch.prefix_slots + 9, question_slots=batch.question_slots + 5)
-    given = inputs(batch, (4, 2), jnp.float32)
-    found, expected = (np.asarray(blocked(*given, each)) for each in (wider, batch))
+    queries, keys, values = inputs(batch, (4, 2), jnp.float32)
+    found, expected = (np.asarray(blocked(queries, keys, values, each)) for each in (wider, batch))
     real = np.asarray(batch.token_mask)
     np.testing.assert_allclose(found[real], expected[real], atol=1e-5)
 
