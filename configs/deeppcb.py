@@ -64,7 +64,7 @@ def get_config() -> ml_collections.ConfigDict:
             text=TextConfig(
                 vocab_size=640,
                 max_answer_tokens=32,
-                buckets=(160, 224, 448, 608),
+                buckets=(176, 224, 248, 544, 608),
                 assist_position="prefix",
             ),
             model=ModelConfig(
@@ -78,6 +78,7 @@ def get_config() -> ml_collections.ConfigDict:
                     difference_places=True,
                 ),
                 downsample=1,
+                scan_unroll=4,
             ),
             base=TrainConfig(
                 steps=1200,

@@ -48,7 +48,7 @@ def get_config() -> ml_collections.ConfigDict:
             text=TextConfig(
                 vocab_size=768,
                 max_answer_tokens=32,
-                buckets=(160, 224, 448, 608),
+                buckets=(176, 224, 248, 528, 608),
                 assist_position="prefix",
             ),
             model=ModelConfig(
@@ -62,6 +62,7 @@ def get_config() -> ml_collections.ConfigDict:
                     difference_places=True,
                 ),
                 downsample=1,
+                scan_unroll=4,
             ),
             base=TrainConfig(
                 steps=290,
