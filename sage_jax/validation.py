@@ -21,7 +21,7 @@ from sage_jax.data.records import Record
 from sage_jax.models.sage import Sage
 from sage_jax.parameters import Params, merge
 from sage_jax.sharding import batch_sharding
-from sage_jax.train import Objective
+from sage_jax.step import Objective
 
 _MODES: Final = ("zero_shot", "one_shot")
 

@@ -14,7 +14,7 @@ from tiny_plan import CONFIG
 from sage_jax.plan.abstract_step import abstract_step, tree_size
 from sage_jax.plan.flops import matmul_flops
 from sage_jax.run_config import Config
-from sage_jax.train import train_step
+from sage_jax.step import train_step
 
 
 def test_a_product_counts_twice_its_size_times_what_is_summed_over() -> None:

@@ -29,7 +29,7 @@ from sage_jax.parameters import Params, merge, split
 from sage_jax.run import Run
 from sage_jax.run_config import from_config_dict
 from sage_jax.sharding import logical_axes, make_mesh, opt_state_shardings, param_shardings
-from sage_jax.train import init_state
+from sage_jax.step import init_state
 
 ON_ADAPTER = LoraConfig(rank=2, alpha=8.0, targets=("adapter/",))
 """LoRA of the small model of test_train, which has an adapter and one layer of a ViT."""

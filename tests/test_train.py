@@ -29,7 +29,8 @@ from sage_jax.optim import make_optimizer, partition
 from sage_jax.parameters import Params, merge, split
 from sage_jax.run_log import RunLog, TrainingDiverged
 from sage_jax.sharding import MESH_AXES, make_mesh
-from sage_jax.train import FitResult, Metrics, fit, init_state, train_step
+from sage_jax.step import Metrics, init_state, train_step
+from sage_jax.train import FitResult, fit
 
 TRAIN = TrainConfig(
     steps=12, batch_size=16, peak_learning_rate=0.02, warmup_steps=2, freeze=("vit/",), log_every=1, keep_last=2

@@ -24,7 +24,7 @@ from sage_jax.optim import make_optimizer, partition
 from sage_jax.parameters import split
 from sage_jax.run_config import STARTS_FROM, Config
 from sage_jax.sharding import MESH_AXES, batch_sharding, mesh_sizes, param_shardings
-from sage_jax.train import TrainState, init_state, state_shardings
+from sage_jax.step import TrainState, init_state, state_shardings
 
 Shapes = dict[str, Any]
 """Parameters by path, each a `jax.ShapeDtypeStruct`."""

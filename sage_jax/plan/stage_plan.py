@@ -16,7 +16,7 @@ from sage_jax.plan.memory import MemoryPlan, predict_memory
 from sage_jax.plan.search import Change, find_changes, usable_bytes
 from sage_jax.plan.simulated import Compiled, compile_on_simulated_devices
 from sage_jax.run_config import Config
-from sage_jax.train import train_step
+from sage_jax.step import train_step
 
 
 @dataclasses.dataclass(frozen=True)
