@@ -45,6 +45,8 @@ class TreeBatch:
       record_index: Row of the data set that the image came from; -1 for padding rows.
       prefix_slots, question_slots: Room for the longest prefix and the longest question, part of the batch's shape:
         what tree attention makes its blocks of; 0 = not known, and attention computes every pair of tokens.
+      answer_slots: Room for the longest answer in a block of tree attention; 0 = L.
+      target_slots: Room for the answer tokens of any row, whose logits are computed; 0 = for all that there could be.
     """
 
     tiles: UInt8[AnyArray, "B T H W 3"]
@@ -69,3 +71,5 @@ class TreeBatch:
     record_index: Int[AnyArray, " B"]
     prefix_slots: int = dataclasses.field(default=0, metadata={"static": True})
     question_slots: int = dataclasses.field(default=0, metadata={"static": True})
+    answer_slots: int = dataclasses.field(default=0, metadata={"static": True})
+    target_slots: int = dataclasses.field(default=0, metadata={"static": True})

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sage_jax.axes import Array, Bool, Float, Int
 from sage_jax.batch import AnyArray, TreeBatch
-from sage_jax.losses.log_probs import answer_logps, chunked_token_logps
+from sage_jax.losses.log_probs import answer_logps, answer_token_logps
 from sage_jax.models.decoder import KvCache
 from sage_jax.models.sage import Sage, tree_mask
 from sage_jax.models.sampling import Sampling, choose, draw_keys
@@ -216,8 +216,16 @@ def _compiled(graphdef: nnx.GraphDef[Sage], mesh: Mesh, decoding: Decoding, num_
 
 def _score(params: Params, batch: TreeBatch, *, graphdef: nnx.GraphDef[Sage]) -> Array:
     model = merge(graphdef, params)
-    hidden, _ = model.answer_hidden(batch)
-    each, _ = chunked_token_logps(hidden, batch.target_ids, model.decoder.logits, vocab_size=model.decoder.vocab_size)
+    hidden, _ = model(batch)
+    each, _ = answer_token_logps(
+        hidden,
+        batch.source_index,
+        batch.target_ids,
+        batch.target_mask,
+        model.decoder.logits,
+        vocab_size=model.decoder.vocab_size,
+        target_slots=batch.target_slots,
+    )
     return answer_logps(each, batch.target_mask)
 
 

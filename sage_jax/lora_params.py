@@ -15,7 +15,6 @@ from typing import Any, Final
 import jax
 import jax.numpy as jnp
 import numpy as np
-import qwix
 
 from sage_jax.config import ConfigError, LoraConfig, nearest
 from sage_jax.models.lora import LAYERS, is_plain, layers_of, merge_adapters, pack
@@ -64,6 +63,8 @@ def kept_kernel(layer: str, kernel: jax.Array, base: str) -> Params:
     """
     if base in ("float32", "bfloat16"):
         return {f"{layer}/kernel": kernel.astype(base)}
+    import qwix  # here, so that LoRA over float kernels runs where it is not installed
+
     rows = kernel.ndim - 2
     each = [axis for axis in range(kernel.ndim) if axis != rows]
     if base == "int8":

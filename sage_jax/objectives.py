@@ -7,11 +7,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from sage_jax.axes import Array, Float
+from sage_jax.axes import Array, Bool, Float
 from sage_jax.batch import TreeBatch
 from sage_jax.config import PreferenceConfig, TrainConfig
 from sage_jax.losses.edpo import answer_entropy, preference_terms, trained_groups
-from sage_jax.losses.log_probs import answer_logps, chunked_token_logps
+from sage_jax.losses.log_probs import answer_logps, answer_token_logps
 from sage_jax.losses.sft import hardest_tokens, next_token_loss, similarity_loss
 from sage_jax.models.sage import Sage
 
@@ -19,6 +19,21 @@ NUM_HARDEST = 2
 """Good tokens of each row that the dense similarity loss counts once more."""
 
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
+
+
+def token_logps_of(
+    model: Sage, batch: TreeBatch, hidden: Float[Array, "B S D"]
+) -> tuple[Float[Array, "B Q N L"], Bool[Array, "B Q N L"]]:
+    """Log-probability of each answer token, and whether it is the likeliest, from a tree's hidden states."""
+    return answer_token_logps(
+        hidden,
+        batch.source_index,
+        batch.target_ids,
+        batch.target_mask,
+        model.decoder.logits,
+        vocab_size=model.decoder.vocab_size,
+        target_slots=batch.target_slots,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +52,8 @@ class SftObjective:
 
     def __call__(self, model: Sage, batch: TreeBatch, normalizers: dict[str, jax.Array]) -> tuple[jax.Array, Metrics]:
         """The micro-batch's summand, and `next_token_loss` and `token_accuracy` per token."""
-        hidden, images = model.answer_hidden(batch)
-        each, is_top = chunked_token_logps(
-            hidden, batch.target_ids, model.decoder.logits, vocab_size=model.decoder.vocab_size
-        )
+        hidden, images = model(batch)
+        each, is_top = token_logps_of(model, batch, hidden)
         summed = jnp.sum(next_token_loss(each, batch.target_mask))
         right = jnp.sum(is_top & batch.target_mask)
         tokens = jnp.sum(batch.target_mask).astype(jnp.float32)
@@ -77,10 +90,8 @@ class PreferenceObjective:
 
     def __call__(self, model: Sage, batch: TreeBatch, normalizers: dict[str, jax.Array]) -> tuple[jax.Array, Metrics]:
         """The micro-batch's summand, and the statistics that tell whether preferences are learnt."""
-        hidden, _ = model.answer_hidden(batch)
-        each, _ = chunked_token_logps(
-            hidden, batch.target_ids, model.decoder.logits, vocab_size=model.decoder.vocab_size
-        )
+        hidden, _ = model(batch)
+        each, _ = token_logps_of(model, batch, hidden)
         policy = self._groups(answer_logps(each, batch.target_mask))
         reference, mask = self._groups(batch.reference_logps), self._groups(batch.answer_mask)
         scores = self._groups(batch.scores)

@@ -1,4 +1,4 @@
-"""Norms against torch, and the layer scan against a plain loop."""
+"""Linear layers and norms against torch, and the layer scan against a plain loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from flax import nnx
 
-from sage_jax.models.layers import LayerNorm, RmsNorm, scan_layers, stack_layers
+from sage_jax.models.layers import LayerNorm, Linear, RmsNorm, scan_layers, stack_layers
 from sage_jax.parameters import merge, split
 
 
@@ -19,6 +19,26 @@ def filled(norm: Any, rng: np.random.Generator) -> tuple[Any, dict[str, np.ndarr
     graphdef, params = split(norm)
     values = {path: rng.normal(size=leaf.shape).astype(np.float32) for path, leaf in params.items()}
     return merge(graphdef, values), values
+
+
+@pytest.mark.parametrize(("wide", "narrow"), [(5, 11), (11, 5)])
+def test_linear_layers_and_their_gradients_equal_torch(wide: int, narrow: int) -> None:
+    rng = np.random.default_rng(7)
+    x, weights = rng.normal(size=(2, 3, wide)), rng.normal(size=(2, 3, narrow))
+    kernel, bias = rng.normal(size=(wide, narrow)), rng.normal(size=narrow)
+    graphdef, _ = split(Linear(wide, narrow, param_dtype=jnp.float32, rngs=nnx.Rngs(0)))
+    given = tuple(jnp.asarray(value, jnp.float32) for value in (x, kernel, bias))
+
+    def loss(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.asarray(weights, jnp.float32) * merge(graphdef, {"kernel": kernel, "bias": bias})(x))
+
+    theirs = [torch.tensor(value, requires_grad=True) for value in (x, kernel, bias)]
+    expected = torch.sum(torch.tensor(weights) * (theirs[0] @ theirs[1] + theirs[2]))
+    expected.backward()
+    np.testing.assert_allclose(loss(*given), expected.item(), rtol=1e-5)
+    for found, leaf in zip(jax.grad(loss, argnums=(0, 1, 2))(*given), theirs, strict=True):
+        assert leaf.grad is not None
+        np.testing.assert_allclose(found, leaf.grad.numpy(), atol=1e-5)
 
 
 def test_norms_equal_torch_also_with_a_large_mean() -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sage_jax.losses.log_probs import answer_logps, chunked_token_logps, token_logps
+from sage_jax.losses.log_probs import answer_logps, answer_token_logps, chunked_token_logps, token_logps
 
 
 def test_token_logps_are_those_of_a_float64_softmax() -> None:
@@ -24,8 +24,8 @@ def test_token_logps_are_those_of_a_float64_softmax() -> None:
 
 def hidden_and_targets(seed: int, dtype: type = np.float32) -> tuple[jax.Array, jax.Array, jax.Array]:
     rng = np.random.default_rng(seed)
-    hidden, kernel = rng.normal(size=(2, 3, 2, 5, 8)).astype(dtype), rng.normal(size=(8, 23)).astype(dtype)
-    return jnp.asarray(hidden), jnp.asarray(kernel), jnp.asarray(rng.integers(0, 23, (2, 3, 2, 5)))
+    hidden, kernel = rng.normal(size=(2, 30, 8)).astype(dtype), rng.normal(size=(8, 23)).astype(dtype)
+    return jnp.asarray(hidden), jnp.asarray(kernel), jnp.asarray(rng.integers(0, 23, (2, 30)))
 
 
 @pytest.mark.parametrize("chunk_logits", [1, 23 * 4, 23 * 7, 23 * 30, 1 << 25])
@@ -46,6 +46,41 @@ def test_chunks_give_what_all_logits_at_once_give_gradients_too(chunk_logits: in
 
     found, expected = (jax.grad(of, argnums=(0, 1), has_aux=True)(hidden, kernel) for of in (chunked, whole))
     jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=1e-5), found, expected)
+
+
+@pytest.mark.parametrize("target_slots", [0, 19, 25])
+@pytest.mark.parametrize("chunk_logits", [23 * 4, 1 << 25])
+def test_real_answer_tokens_are_scored_whatever_room_there_is(target_slots: int, chunk_logits: int) -> None:
+    rng = np.random.default_rng(6)
+    hidden, kernel = rng.normal(size=(2, 9, 8)).astype(np.float32), rng.normal(size=(8, 23)).astype(np.float32)
+    sources, targets = rng.integers(0, 9, (2, 3, 2, 5)), rng.integers(0, 23, (2, 3, 2, 5))
+    mask = np.zeros((2, 30), bool)
+    mask[0, rng.permutation(30)[:19]] = True  # as many as the least room
+    mask[1, rng.permutation(30)[:7]] = True
+    mask = mask.reshape(sources.shape)
+    weights = rng.normal(size=sources.shape).astype(np.float32)
+
+    def found(hidden: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        each, is_top = answer_token_logps(
+            hidden,
+            jnp.asarray(sources),
+            jnp.asarray(targets),
+            jnp.asarray(mask),
+            lambda states: states @ kernel,
+            vocab_size=23,
+            target_slots=target_slots,
+            chunk_logits=chunk_logits,
+        )
+        return jnp.sum(weights * each), (each, is_top)
+
+    def expected(hidden: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        logits = hidden[np.arange(2)[:, None, None, None], sources] @ kernel
+        each = jnp.where(mask, token_logps(logits, jnp.asarray(targets)), 0.0)
+        return jnp.sum(weights * each), (each, mask & (jnp.argmax(logits, axis=-1) == targets))
+
+    given = jnp.asarray(hidden), jnp.asarray(kernel)
+    ours, theirs = (jax.grad(of, argnums=(0, 1), has_aux=True)(*given) for of in (found, expected))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, theirs)
 
 
 def test_backward_pass_keeps_no_array_of_tokens_times_vocabulary() -> None:

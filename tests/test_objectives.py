@@ -69,8 +69,9 @@ def answer_token_logps(params: Params, batch: TreeBatch) -> tuple[np.ndarray, np
     @jax.jit
     def compute(params: Params, batch: TreeBatch) -> tuple[jax.Array, jax.Array]:
         model = merge(graphdef, params)
-        hidden, images = model.answer_hidden(batch)
-        return token_logps(model.decoder.logits(hidden), batch.target_ids), images.compared.similarity
+        hidden, images = model(batch)
+        states = hidden[jnp.arange(len(hidden))[:, None, None, None], batch.source_index]
+        return token_logps(model.decoder.logits(states), batch.target_ids), images.compared.similarity
 
     logps, similarity = compute(params, batch)
     return np.asarray(logps), np.asarray(similarity)

@@ -34,9 +34,10 @@ from transformers_weights import adapter_params, decoder_params, randomise, vit_
 
 from sage_jax.batch import TreeBatch
 from sage_jax.config import DecoderConfig, ModelConfig
-from sage_jax.losses.log_probs import answer_logps, token_logps
+from sage_jax.losses.log_probs import answer_logps
 from sage_jax.models.fact_fusion import Comparison, FactFusion
 from sage_jax.models.sage import ImageEmbeddings, Sage, copy_text_encoder, tree_mask
+from sage_jax.objectives import token_logps_of
 from sage_jax.parameters import Params, merge, split
 
 
@@ -53,8 +54,8 @@ def logits_of(sage: Sage, batch: TreeBatch) -> jax.Array:
 
 @jax.jit
 def logps_of(sage: Sage, batch: TreeBatch) -> jax.Array:
-    hidden, _ = sage.answer_hidden(batch)
-    return answer_logps(token_logps(sage.decoder.logits(hidden), batch.target_ids), batch.target_mask)
+    hidden, _ = sage(batch)
+    return answer_logps(token_logps_of(sage, batch, hidden)[0], batch.target_mask)
 
 
 @jax.jit

@@ -245,6 +245,16 @@ def test_bucket_is_the_smallest_that_fits() -> None:
         choose_bucket([5, 801], ["a", "b"], TEXT)
 
 
+def test_shape_holds_every_answer_and_all_answer_tokens(chat: Chat) -> None:
+    rows = [row_of(make_record(seed=seed), chat) for seed in range(3)]
+    tokens = [row.tokens for row in rows]
+    shape = choose_shape(tokens, [row.question_ids for row in rows], TEXT)
+    answers = [[len(answer) for question in one.questions for answer in question.answers] for one in tokens]
+    longest = max(length for tree in answers for length in tree)
+    assert shape.answer_slots % 8 == 0 and longest <= shape.answer_slots < longest + 8
+    assert shape.target_slots % 50 == 0 and 0 <= shape.target_slots - max(map(sum, answers)) < 50
+
+
 def test_shape_holds_every_prefix_and_question_and_is_one_of_few(chat: Chat) -> None:
     rows = [row_of(make_record(facts=facts, seed=facts), chat) for facts in (0, 2, 3)]
     tokens = [row.tokens for row in rows]

@@ -61,13 +61,17 @@ def test_gradients_equal_those_of_masked_attention_in_float64() -> None:
         np.testing.assert_allclose(ours, theirs, atol=1e-12)
 
 
-def test_more_room_for_prefix_and_questions_changes_nothing() -> None:
+def test_more_room_for_prefix_questions_and_answers_changes_nothing() -> None:
     batch = on_device(random_batch(5, rows=3, **SIZES))
     wider = dataclasses.replace(batch, prefix_slots=batch.prefix_slots + 9, question_slots=batch.question_slots + 5)
     queries, keys, values = inputs(batch, (4, 2), jnp.float32)
-    found, expected = (np.asarray(blocked(queries, keys, values, each)) for each in (wider, batch))
+    longest = int(np.asarray(batch.target_mask).sum(axis=-1).max())
+    roomy = dataclasses.replace(batch, answer_slots=longest + 3)
+    assert batch.answer_slots == 0
+    expected = np.asarray(blocked(queries, keys, values, batch))
     real = np.asarray(batch.token_mask)
-    np.testing.assert_allclose(found[real], expected[real], atol=1e-5)
+    for each in (wider, roomy):
+        np.testing.assert_allclose(np.asarray(blocked(queries, keys, values, each))[real], expected[real], atol=1e-5)
 
 
 def test_no_product_is_as_large_as_the_square_of_the_sequence() -> None:

@@ -111,15 +111,26 @@ def _reference_tokens(pixels: RecordPixels, with_reference: bool, model: ModelCo
 
 @dataclasses.dataclass(frozen=True)
 class TreeShape:
-    """Static sizes of a batch of trees: all tokens, and room for the longest prefix and the longest question."""
+    """Static sizes of a batch of trees, see `TreeBatch`.
+
+    Attributes:
+      length: All tokens of a tree.
+      prefix_slots, question_slots, answer_slots: The longest prefix, question and answer.
+      target_slots: Answer tokens of a tree.
+    """
 
     length: int
     prefix_slots: int = 0
     question_slots: int = 0
+    answer_slots: int = 0
+    target_slots: int = 0
 
 
-PREFIX_STEPS: Final = 8
-"""Prefixes are padded to eighths of the bucket, so that a bucket has few shapes."""
+BUCKET_STEPS: Final = 8
+"""Prefixes and answer tokens are padded to eighths of the bucket, so that a bucket has few shapes."""
+
+ANSWER_STEP: Final = 8
+"""Answers are padded to multiples of this number."""
 
 SHORTEST_QUESTION: Final = 16
 """Question slots come in this number and its doubles."""
@@ -138,18 +149,32 @@ def choose_shape(tokens: Sequence[RecordTokens], asked: Sequence[Sequence[int]],
     """
     lengths = [tree_length(one, ids) for one, ids in zip(tokens, asked, strict=True)]
     bucket = choose_bucket(lengths, [one.record_id for one in tokens], text)
-    questions = [len(one.questions[index].ids) for one, ids in zip(tokens, asked, strict=True) for index in ids]
-    prefixes = [len(one.prefix_ids) for one in tokens]
-    return shape_of(bucket, longest_prefix=max(prefixes), longest_question=max(questions, default=0))
+    trees = [[one.questions[index] for index in ids] for one, ids in zip(tokens, asked, strict=True)]
+    answers = [[len(answer) for question in tree for answer in question.answers] for tree in trees]
+    return shape_of(
+        bucket,
+        longest_prefix=max(len(one.prefix_ids) for one in tokens),
+        longest_question=max((len(question.ids) for tree in trees for question in tree), default=0),
+        longest_answer=max((length for tree in answers for length in tree), default=0),
+        answer_tokens=max(map(sum, answers)),
+    )
 
 
-def shape_of(bucket: int, *, longest_prefix: int, longest_question: int) -> TreeShape:
-    """The shape of a bucket with room for a prefix and a question of so many tokens."""
-    step = -(-bucket // PREFIX_STEPS)
+def shape_of(
+    bucket: int, *, longest_prefix: int, longest_question: int, longest_answer: int, answer_tokens: int
+) -> TreeShape:
+    """The shape of a bucket with room for a prefix, a question, an answer and all answers of so many tokens."""
+    step = -(-bucket // BUCKET_STEPS)
     slots = SHORTEST_QUESTION
     while slots < longest_question:
         slots *= 2
-    return TreeShape(bucket, min(-(-longest_prefix // step) * step, bucket), slots)
+    return TreeShape(
+        bucket,
+        prefix_slots=min(-(-longest_prefix // step) * step, bucket),
+        question_slots=slots,
+        answer_slots=max(-(-longest_answer // ANSWER_STEP), 1) * ANSWER_STEP,
+        target_slots=max(-(-answer_tokens // step), 1) * step,
+    )
 
 
 def choose_bucket(lengths: Sequence[int], record_ids: Sequence[str], text: TextConfig) -> int:
@@ -253,6 +278,8 @@ def empty_batch(
         record_index=np.full(rows, -1, np.int32),
         prefix_slots=shape.prefix_slots,
         question_slots=shape.question_slots,
+        answer_slots=min(shape.answer_slots, length),
+        target_slots=min(shape.target_slots, questions * answers * length),
     )
 
 

@@ -18,18 +18,62 @@ def token_logps(logits: Float[Array, "... V"], target_ids: Int[Array, "..."]) ->
     return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
-CHUNK_LOGITS: Final = 1 << 25
-"""Most logits of one row that are in memory at once: 128 MiB in float32."""
+CHUNK_LOGITS: Final = 1 << 26
+"""Most logits of one row that are in memory at once: 256 MiB in float32."""
+
+
+def answer_token_logps(
+    hidden: Float[Array, "B S D"],
+    source_index: Int[Array, "B Q N L"],
+    target_ids: Int[Array, "B Q N L"],
+    target_mask: Bool[Array, "B Q N L"],
+    logits_of: Callable[[Array], Array],
+    *,
+    vocab_size: int,
+    target_slots: int = 0,
+    chunk_logits: int = CHUNK_LOGITS,
+) -> tuple[Float[Array, "B Q N L"], Bool[Array, "B Q N L"]]:
+    """Log-probability of each token of all answers of a tree, in nats, and whether it is the likeliest token.
+
+    Logits are computed for real answer tokens alone, put together in `target_slots` a row. Masked tokens get 0 and
+    False.
+
+    Args:
+      hidden: Hidden states of the whole sequence.
+      source_index: Index into S of the token whose logits predict the answer token.
+      logits_of: Output layer: hidden states to logits.
+      vocab_size: Number of logits of a token.
+      target_slots: Room for the answer tokens of any row; 0 = for all that there could be.
+      chunk_logits: Most logits of one row at once.
+    """
+    rows = len(hidden)
+    real, sources, targets = (x.reshape(rows, -1) for x in (target_mask, source_index, target_ids))
+    slots = target_slots or real.shape[1]
+    # Real tokens first, in their order; where there are fewer than slots, masked ones fill up.
+    chosen = jnp.argsort(~real, axis=1, stable=True)[:, :slots]
+    # Row by row: indexed by row numbers instead, each device would hold the answers of all devices' rows.
+    states = jax.vmap(lambda states, index: states[index])(hidden, jnp.take_along_axis(sources, chosen, axis=1))
+    each, is_top = chunked_token_logps(
+        states,
+        jnp.take_along_axis(targets, chosen, axis=1),
+        logits_of,
+        vocab_size=vocab_size,
+        chunk_logits=chunk_logits,
+    )
+    place = jnp.clip(jnp.cumsum(real, axis=1) - 1, 0, slots - 1)
+    logps = jnp.where(real, jnp.take_along_axis(each, place, axis=1), 0.0)
+    top = real & jnp.take_along_axis(is_top, place, axis=1)
+    return logps.reshape(target_mask.shape), top.reshape(target_mask.shape)
 
 
 def chunked_token_logps(
-    hidden: Float[Array, "B Q N L D"],
-    target_ids: Int[Array, "B Q N L"],
+    hidden: Float[Array, "B J D"],
+    target_ids: Int[Array, "B J"],
     logits_of: Callable[[Array], Array],
     *,
     vocab_size: int,
     chunk_logits: int = CHUNK_LOGITS,
-) -> tuple[Float[Array, "B Q N L"], Bool[Array, "B Q N L"]]:
+) -> tuple[Float[Array, "B J"], Bool[Array, "B J"]]:
     """`token_logps` of hidden states, and whether each target is the likeliest token.
 
     No array of all tokens times the vocabulary is ever made: logits come chunk by chunk, each of some tokens of every
@@ -40,9 +84,7 @@ def chunked_token_logps(
       vocab_size: Number of logits of a token.
       chunk_logits: Most logits of one row at once.
     """
-    rows, shape = len(hidden), target_ids.shape
-    flat, targets = hidden.reshape(rows, -1, hidden.shape[-1]), target_ids.reshape(rows, -1)
-    length = targets.shape[1]
+    rows, length = target_ids.shape
     num_chunks = -(-length * vocab_size // chunk_logits)
 
     def score(hidden: Array, targets: Array) -> tuple[Array, Array]:
@@ -51,8 +93,7 @@ def chunked_token_logps(
         return chosen - jax.nn.logsumexp(logits, axis=-1), chosen >= jnp.max(logits, axis=-1)
 
     if num_chunks <= 1:
-        logps, is_top = score(flat, targets)
-        return logps.reshape(shape), is_top.reshape(shape)
+        return score(hidden, target_ids)
     size = -(-length // num_chunks)
 
     def cut(x: Array) -> Array:
@@ -63,8 +104,8 @@ def chunked_token_logps(
     def step(_: None, chunk: tuple[Array, Array]) -> tuple[None, tuple[Array, Array]]:
         return None, jax.checkpoint(score)(*chunk)
 
-    _, chunks = jax.lax.scan(step, None, (cut(flat), cut(targets)))
-    logps, is_top = (jnp.moveaxis(x, 0, 1).reshape(rows, -1)[:, :length].reshape(shape) for x in chunks)
+    _, chunks = jax.lax.scan(step, None, (cut(hidden), cut(target_ids)))
+    logps, is_top = (jnp.moveaxis(x, 0, 1).reshape(rows, -1)[:, :length] for x in chunks)
     return logps, is_top
 
 

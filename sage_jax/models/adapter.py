@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sage_jax.axes import Array, Float
-from sage_jax.models.layers import LayerNorm
+from sage_jax.models.layers import LayerNorm, Linear
 
 
 def pixel_shuffle(patches: Float[Array, "A P D"], *, rows: int, columns: int, fold: int) -> Float[Array, "A M E"]:
@@ -28,9 +28,9 @@ class Adapter(nnx.Module):
     def __init__(self, width_in: int, width_out: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.norm = LayerNorm(width_in, eps=1e-5, rngs=rngs)
         init = nnx.initializers.normal(width_in**-0.5)
-        self.linear_1 = nnx.Linear(width_in, width_out, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.linear_1 = Linear(width_in, width_out, dtype=dtype, kernel_init=init, rngs=rngs)
         init = nnx.initializers.normal(width_out**-0.5)
-        self.linear_2 = nnx.Linear(width_out, width_out, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.linear_2 = Linear(width_out, width_out, dtype=dtype, kernel_init=init, rngs=rngs)
 
     def __call__(self, tokens: Float[Array, "A M E"]) -> Float[Array, "A M D"]:
         """Decoder embeddings of image tokens."""

@@ -11,7 +11,7 @@ from flax import nnx
 from sage_jax.axes import Array, Bool, Float, Int
 from sage_jax.config import DecoderConfig
 from sage_jax.models.attention import attend, split_qkv
-from sage_jax.models.layers import Remat, RmsNorm, scan_layers, stack_layers
+from sage_jax.models.layers import Linear, Remat, RmsNorm, scan_layers, stack_layers
 from sage_jax.models.tree_attention import TreeLayout, attend_tree
 from sage_jax.sharding import constrain
 
@@ -49,10 +49,10 @@ class DecoderAttention(nnx.Module):
         columns = (config.num_heads + 2 * config.num_kv_heads) * head_dim
         self.config = config
         init = nnx.initializers.normal(width**-0.5)
-        self.qkv = nnx.Linear(width, columns, use_bias=config.qkv_bias, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.qkv = Linear(width, columns, use_bias=config.qkv_bias, dtype=dtype, kernel_init=init, rngs=rngs)
         inner = config.num_heads * head_dim
         init = nnx.initializers.normal(inner**-0.5)
-        self.out = nnx.Linear(inner, width, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.out = Linear(inner, width, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
         if config.qk_norm:
             self.query_norm = RmsNorm(head_dim, eps=config.norm_eps, rngs=rngs)
             self.key_norm = RmsNorm(head_dim, eps=config.norm_eps, rngs=rngs)
@@ -90,10 +90,10 @@ class DecoderMlp(nnx.Module):
     def __init__(self, config: DecoderConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         width, hidden = config.embed_dim, config.mlp_dim
         init = nnx.initializers.normal(width**-0.5)
-        self.gate = nnx.Linear(width, hidden, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
-        self.up = nnx.Linear(width, hidden, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.gate = Linear(width, hidden, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.up = Linear(width, hidden, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
         init = nnx.initializers.normal(hidden**-0.5)
-        self.down = nnx.Linear(hidden, width, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.down = Linear(hidden, width, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         """MLP output."""
@@ -127,7 +127,7 @@ class Decoder(nnx.Module):
         self.blocks = stack_layers(lambda rngs: DecoderBlock(config, dtype=dtype, rngs=rngs), config.num_layers, rngs)
         self.norm = RmsNorm(width, eps=config.norm_eps, rngs=rngs)
         if not config.tie_embeddings:
-            self.output = nnx.Linear(width, vocab_size, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
+            self.output = Linear(width, vocab_size, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
 
     def __call__(
         self,

@@ -13,7 +13,7 @@ from sage_jax.axes import Array, Bool, Float, Int
 from sage_jax.config import DecoderConfig, FusionConfig
 from sage_jax.models.attention import attend
 from sage_jax.models.decoder import Decoder
-from sage_jax.models.layers import LayerNorm
+from sage_jax.models.layers import LayerNorm, Linear
 
 PLACE_SCALE: Final = 4.0
 """Deviation of new place vectors: at 1, a small model trained briefly never comes to name a place."""
@@ -113,10 +113,10 @@ class FusionAttention(nnx.Module):
     def __init__(self, width: int, num_heads: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.num_heads = num_heads
         init = nnx.initializers.normal(width**-0.5)
-        self.query = nnx.Linear(width, width, dtype=dtype, kernel_init=init, rngs=rngs)
-        self.key = nnx.Linear(width, width, dtype=dtype, kernel_init=init, rngs=rngs)
-        self.value = nnx.Linear(width, width, dtype=dtype, kernel_init=init, rngs=rngs)
-        self.out = nnx.Linear(width, width, dtype=dtype, kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.query = Linear(width, width, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.key = Linear(width, width, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.value = Linear(width, width, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.out = Linear(width, width, dtype=dtype, kernel_init=nnx.initializers.zeros, rngs=rngs)
 
     def __call__(
         self, facts: Float[Array, "B F D"], patches: Float[Array, "B M D"], mask: Bool[Array, "B M"]
@@ -136,7 +136,7 @@ class AddedHead(nnx.Module):
 
     def __init__(self, width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.norm = LayerNorm(width, eps=1e-5, rngs=rngs)
-        self.linear = nnx.Linear(width, width, dtype=dtype, kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.linear = Linear(width, width, dtype=dtype, kernel_init=nnx.initializers.zeros, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         """The embeddings with the head's output added; unchanged until it is trained."""
@@ -155,14 +155,14 @@ class FactFusion(nnx.Module):
         self.config = config
         self.attention = FusionAttention(width, config.num_heads, dtype=dtype, rngs=rngs)
         self.norm = LayerNorm(width, eps=1e-5, rngs=rngs)
-        self.head = nnx.Linear(width, width, dtype=dtype, kernel_init=nnx.initializers.normal(width**-0.5), rngs=rngs)
+        self.head = Linear(width, width, dtype=dtype, kernel_init=nnx.initializers.normal(width**-0.5), rngs=rngs)
         if config.difference != "none":
             self.difference = nnx.Param(jax.random.normal(rngs.params(), (width,)))
         if config.difference_places:
             self.places = nnx.Param(PLACE_SCALE * jax.random.normal(rngs.params(), (num_places, width)))
         if config.difference == "residual":
             init = nnx.initializers.normal(width**-0.5)
-            self.residual = nnx.Linear(width, width, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
+            self.residual = Linear(width, width, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
         if config.head == "all":
             self.image_head = AddedHead(width, dtype=dtype, rngs=rngs)
             self.question_head = AddedHead(width, dtype=dtype, rngs=rngs)

@@ -1,4 +1,4 @@
-"""Layers that several parts share: norms in float32, and a stack of equal layers run by one scan."""
+"""Layers that several parts share: linear layers, norms in float32, and a stack of equal layers run by one scan."""
 
 from __future__ import annotations
 
@@ -12,6 +12,44 @@ from flax import nnx
 from sage_jax.axes import Array, Float
 
 Remat = Literal["none", "dots", "full"]
+
+
+@jax.custom_vjp
+def project(x: Float[Array, "... E"], kernel: Float[Array, "E O"]) -> Float[Array, "... O"]:
+    """x kernel, with a kernel gradient that transposes the narrower of its two factors.
+
+    JAX's own rule always transposes the outputs' gradient. On a CPU, XLA then computes all that makes up that gradient,
+    such as the derivative of an activation function, column by column.
+    """
+    return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+
+
+def _project_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return project(x, kernel), (x, kernel)
+
+
+def _project_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = kept
+    of_x = jax.lax.dot_general(gradient, kernel, (((gradient.ndim - 1,), (1,)), ((), ())))
+    rows = tuple(range(x.ndim - 1))
+    if kernel.shape[0] <= kernel.shape[1]:
+        return of_x, jax.lax.dot_general(x, gradient, ((rows, rows), ((), ())))
+    return of_x, jax.lax.dot_general(gradient, x, ((rows, rows), ((), ()))).T
+
+
+project.defvjp(_project_forward, _project_backward)
+
+
+class Linear(nnx.Linear):
+    """nnx.Linear by `project`."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, dot_general=_project_as_dot, **kwargs)
+
+
+def _project_as_dot(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
+    """`project` in the place of a dot_general of inputs' last and kernels' first axis, which is all nnx.Linear asks."""
+    return project(x, kernel)
 
 
 class RmsNorm(nnx.Module):

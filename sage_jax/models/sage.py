@@ -186,9 +186,3 @@ class Sage(nnx.Module):
         if self.config.attention == "tree" and batch.prefix_slots:
             return tree_layout(batch)
         return tree_mask(batch.token_mask, batch.question_index, batch.answer_index)
-
-    def answer_hidden(self, batch: TreeBatch) -> tuple[Float[Array, "B Q N L D"], ImageEmbeddings]:
-        """Hidden states whose logits predict the answers' tokens, and the image embeddings."""
-        hidden, images = self(batch)
-        # Row by row: indexed by row numbers instead, each device would hold the answers of all devices' rows.
-        return jax.vmap(lambda states, source: states[source])(hidden, batch.source_index), images

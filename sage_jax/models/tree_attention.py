@@ -57,6 +57,7 @@ def tree_layout(batch: TreeBatch) -> TreeLayout:
     """
     rows, length = batch.token_ids.shape
     num_questions, num_answers, answer_length = batch.target_ids.shape[1:]
+    answer_length = batch.answer_slots or answer_length
     num_prefix, question_length = batch.prefix_slots, batch.question_slots
     questions = jnp.where(batch.token_mask & (batch.answer_index == -1), batch.question_index, -1)
     question_start, question_mask, question_slots = _runs(questions, num_questions, question_length)

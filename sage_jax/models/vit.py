@@ -10,7 +10,7 @@ from flax import nnx
 from sage_jax.axes import Array, Float, UInt8
 from sage_jax.config import VitConfig
 from sage_jax.models.attention import attend, split_qkv
-from sage_jax.models.layers import LayerNorm, Remat, RmsNorm, scan_layers, stack_layers
+from sage_jax.models.layers import LayerNorm, Linear, Remat, RmsNorm, scan_layers, stack_layers
 from sage_jax.sharding import constrain
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -54,8 +54,8 @@ class VitAttention(nnx.Module):
         width = config.embed_dim
         init = nnx.initializers.normal(width**-0.5)
         self.num_heads = config.num_heads
-        self.qkv = nnx.Linear(width, 3 * width, use_bias=config.qkv_bias, dtype=dtype, kernel_init=init, rngs=rngs)
-        self.out = nnx.Linear(width, width, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.qkv = Linear(width, 3 * width, use_bias=config.qkv_bias, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.out = Linear(width, width, dtype=dtype, kernel_init=init, rngs=rngs)
         if config.qk_norm:
             self.query_norm = RmsNorm(width, eps=config.norm_eps, rngs=rngs)
             self.key_norm = RmsNorm(width, eps=config.norm_eps, rngs=rngs)
@@ -75,8 +75,8 @@ class VitMlp(nnx.Module):
 
     def __init__(self, config: VitConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         width, hidden = config.embed_dim, config.mlp_dim
-        self.up = nnx.Linear(width, hidden, dtype=dtype, kernel_init=nnx.initializers.normal(width**-0.5), rngs=rngs)
-        self.down = nnx.Linear(hidden, width, dtype=dtype, kernel_init=nnx.initializers.normal(hidden**-0.5), rngs=rngs)
+        self.up = Linear(width, hidden, dtype=dtype, kernel_init=nnx.initializers.normal(width**-0.5), rngs=rngs)
+        self.down = Linear(hidden, width, dtype=dtype, kernel_init=nnx.initializers.normal(hidden**-0.5), rngs=rngs)
 
     def __call__(self, x: Float[Array, "A S D"]) -> Float[Array, "A S D"]:
         """MLP output."""
@@ -109,7 +109,7 @@ class Vit(nnx.Module):
         self.remat: Remat = remat
         self.side = config.tile_px // patch
         init = nnx.initializers.normal((3 * patch * patch) ** -0.5)
-        self.patch_embed = nnx.Linear(3 * patch * patch, width, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.patch_embed = Linear(3 * patch * patch, width, dtype=dtype, kernel_init=init, rngs=rngs)
         self.class_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, width)))
         self.position_embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1 + self.side**2, width)))
         self.blocks = stack_layers(lambda rngs: VitBlock(config, dtype=dtype, rngs=rngs), config.num_layers, rngs)

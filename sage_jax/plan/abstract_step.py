@@ -109,7 +109,13 @@ def tree_size(config: Config, stage: str) -> TreeSize:
     for bucket in text.buckets:
         if tokens <= bucket:
             prefix = image + facts + plan.prompt_tokens
-            shape = shape_of(bucket, longest_prefix=prefix, longest_question=plan.question_tokens)
+            shape = shape_of(
+                bucket,
+                longest_prefix=prefix,
+                longest_question=plan.question_tokens,
+                longest_answer=text.max_answer_tokens,
+                answer_tokens=num_questions * num_answers * text.max_answer_tokens,
+            )
             return TreeSize(num_questions, num_answers, tokens, shape)
     raise ConfigError(
         f"{stage}: a tree of {image} image tokens and {num_questions} questions of {num_answers} answers has {tokens} "
