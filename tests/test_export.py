@@ -152,6 +152,35 @@ def test_torch_gives_the_text_and_score_of_jax_with_and_without_reference(case: 
     assert len(different) > 5 and not any(number % 4 == 0 for number in different)  # without facts nothing is compared
 
 
+@pytest.mark.parametrize("reference", ["fusion", "prompt"])
+def test_torch_has_the_heads_of_image_and_question_and_the_second_image(reference: Any, tmp_path: Path) -> None:
+    fusion = dataclasses.replace(TRAINED_HERE.model.fusion, head="all")
+    model = dataclasses.replace(TRAINED_HERE.model, fusion=fusion)
+    text = dataclasses.replace(TRAINED_HERE.text, reference=reference)
+    config = dataclasses.replace(TRAINED_HERE, run_dir=str(tmp_path / "run"), model=model, text=text)
+    case = exported_case(config, "sfe")
+    for with_reference in (True, False):
+        ours, theirs = answers(case, with_reference=with_reference)
+        assert [answer.text for answer in theirs] == [text for text, _, _ in ours]
+        np.testing.assert_allclose(
+            [answer.verdict_score for answer in theirs], [score for _, score, _ in ours], atol=1e-5
+        )
+    module = __import__(type(case.sage).__module__, fromlist=["SageExample"])
+    examples = [
+        module.SageExample(picture(1), "Is there a defect?", FACTS[:1], picture(5)),
+        module.SageExample(picture(0), "Where?"),
+    ]
+    options = {"max_new_tokens": 6, "do_sample": False}
+    batch = case.sage.processor(examples)
+    together = case.sage.generate(batch, **options)
+    for row, example in enumerate(examples):
+        alone = case.sage.generate(case.sage.processor(example), **options)[0].tolist()
+        assert together[row, : len(alone)].tolist() == alone
+    with pytest.raises(ValueError, match="give question_mask, as the processor makes it"):
+        case.sage(**{name: values for name, values in batch.items() if name != "question_mask"})
+    assert case.sage(**batch).logits[:, -1].argmax(dim=-1).tolist() == together[:, 0].tolist()
+
+
 @pytest.mark.parametrize("kind", ["embedding_mean", "hidden_mean"])
 def test_facts_are_read_by_the_plain_decoder_where_the_encoder_is_its_copy(kind: Any, tmp_path: Path) -> None:
     fusion = dataclasses.replace(TRAINED_HERE.model.fusion, fact_encoder=kind)
