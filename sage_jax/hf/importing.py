@@ -91,6 +91,8 @@ def open_checkpoint(folder: Path | str, model: ModelConfig) -> Checkpoint:
     folder = Path(folder).expanduser()
     config = read_config(folder)
     opened = open_folder(folder)
+    if not opened.named:  # nothing could be read, so that every tensor would be missing
+        raise_any(folder, opened.faults)
     faults = list(opened.faults)
     stored: dict[str, StoredTensor] = {}
     for key, tensor in opened.tensors.items():
