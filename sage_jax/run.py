@@ -288,10 +288,14 @@ class Run:
             return Sampling(repetition_penalty=found.repetition_penalty, seed=given.seed)
         return Sampling(found.temperature, found.top_k, found.top_p, found.repetition_penalty, given.seed)
 
-    def examination(self, stage: str, params: Params) -> Examination:
-        """A stage's model with what evaluation and inspection need beside it."""
-        facts_as = self.config.training(stage).facts
-        return Examination(self.responder(params), self.chat, self.config, self.vocabulary, digest(params), facts_as)
+    def examination(self, stage: str, params: Params, *, scored_as: str = "") -> Examination:
+        """A stage's model with what evaluation and inspection need beside it.
+
+        Args:
+          scored_as: Hash of the parameters that results are under, where these are another form of them.
+        """
+        facts_as, weights = self.config.training(stage).facts, scored_as or digest(params)
+        return Examination(self.responder(params), self.chat, self.config, self.vocabulary, weights, facts_as)
 
     def write_json(self, name: str, content: object) -> None:
         """Writes a file of the run directory, from the first process."""

@@ -33,6 +33,8 @@ from sage_jax.files import locked
 from sage_jax.hf.config import read_config
 from sage_jax.hf.faults import WeightsError
 from sage_jax.hf.upload import UploadError
+from sage_jax.models.lora import merge_adapters
+from sage_jax.parameters import digest
 from sage_jax.plan.report import plans_json, print_plans
 from sage_jax.plan.stage_plan import plan_stages
 from sage_jax.preflight import check_stages, seed_run
@@ -241,12 +243,14 @@ def export(run: Run, stage: str, log: RunLog) -> None:
     trained = [name for name in STARTS_FROM if run.is_trained(name)]
     name = run.config.export.stage or trained[-1]
     log_changes(run, name, stage, log)
-    params = run.trained_params(name, wanted_by=stage)
+    params = run.answering_params(name, wanted_by=stage)
+    scored_as = digest(params)  # the scores are under the hash of the weights as evaluation keeps them
+    params = merge_adapters(params)
     chain = [name]
     while (start := STARTS_FROM[chain[0]]) is not None:
         chain.insert(0, start)
     exported = Exported(
-        run.examination(name, params),
+        run.examination(name, params, scored_as=scored_as),
         name,
         tokenizer=run.tokenizer_dir,
         base=run.weights,
