@@ -16,7 +16,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from sage_jax.checkpoint import final_config, final_shapes, is_finished, load_final
+from sage_jax.checkpoint import final_config, final_shapes, final_weights, is_finished, load_final
 from sage_jax.config import ConfigError, LoraConfig
 from sage_jax.data import adpl
 from sage_jax.data.adpl import PreparedData
@@ -185,6 +185,15 @@ class Run:
         if not checkpoint.has_fact_encoder:
             params = copy_text_encoder({**params, **{p: s for p, s in shapes.items() if p.startswith("fact_encoder/")}})
         return params
+
+    def start_hash(self, stage: str) -> str:
+        """Hash of the weights that a training stage starts from; "" = fresh ones."""
+        start = STARTS_FROM[stage]
+        if start is None:
+            return ""
+        if self.checkpoint and self.is_given(start):
+            return self.checkpoint.fingerprint()
+        return final_weights(self.stage_dir(start))
 
     def stage_dir(self, stage: str) -> Path:
         """Folder of a training stage's checkpoints and final parameters."""

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -326,6 +327,20 @@ def test_a_checkpoint_that_went_through_the_stage_is_the_same_bit_for_bit(weight
     assert (written / "base" / "LICENSE").read_text() == "terms of the base"
     generation = json.loads((written / "generation_config.json").read_text())
     assert generation["temperature"] == 0.7 and generation["eos_token_id"] == list(Run(config).chat.stop_ids)
+
+
+def test_a_stage_knows_the_weights_that_it_started_from(weights: Path, tmp_path: Path) -> None:
+    """By content: a checkpoint of its training holds what trains alone, which means nothing over others."""
+    moved, other = (tmp_path / name for name in ("moved", "other"))
+    for folder in (moved, other):
+        shutil.copytree(weights, folder)
+    path = sorted(other.glob("*.safetensors"))[-1]
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1  # of one number of the last tensor
+    path.write_bytes(content)
+    first, second, third = (Run(from_weights(f, tmp_path / "run")).start_hash("sfe") for f in (weights, moved, other))
+    assert first == second != third and first
+    assert Run(dataclasses.replace(TRAINED_HERE, run_dir=str(tmp_path / "run"))).start_hash("base") == ""
 
 
 def test_the_folder_names_no_path_of_the_machine(case: Case) -> None:
