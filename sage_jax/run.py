@@ -27,6 +27,7 @@ from sage_jax.evaluate import Examination
 from sage_jax.files import replace_file
 from sage_jax.generate import Decoding, Responder
 from sage_jax.hf.config import CheckpointConfig
+from sage_jax.hf.faults import WeightsError
 from sage_jax.hf.generation_config import read_generation_config
 from sage_jax.hf.importing import Checkpoint, import_params, open_checkpoint
 from sage_jax.hf.tokenizer import find_conversation, read_tokenizer
@@ -61,6 +62,7 @@ class Run:
             self.checkpoint = open_checkpoint(config.model.weights, config.model)
             config = dataclasses.replace(config, model=self.checkpoint.model)
             _check_positions(config, self.checkpoint.config.max_positions)
+            _check_decoding(config, self.checkpoint.config)
         inspect = dataclasses.replace(config.inspect, output=os.path.expanduser(config.inspect.output))
         self.config = dataclasses.replace(config, run_dir=os.path.expanduser(config.run_dir), inspect=inspect)
         self._structures: dict[Any, nnx.GraphDef[Sage]] = {}
@@ -315,6 +317,23 @@ class Run:
 def prepared_counts(prepared: PreparedData) -> dict[str, object]:
     """Revision and numbers of records of a data set, as `data.json` holds them."""
     return {"revision": prepared.revision, "train": prepared.num_train, "test": prepared.num_test}
+
+
+def _check_decoding(config: Config, checkpoint: CheckpointConfig) -> None:
+    """Checks that a checkpoint that is asked for its way to choose tokens has one that is computed here.
+
+    Raises:
+      WeightsError: It has not, or its generation_config.json has faults.
+    """
+    if config.evaluate.decoding.method == "checkpoint":
+        folder = Path(config.model.weights).expanduser()
+        others = read_generation_config(folder, checkpoint).others
+        if others:
+            raise WeightsError(
+                f"{folder / 'generation_config.json'}: {', '.join(others)} is not supported; supported are "
+                "temperature, top_k, top_p and repetition_penalty: set --config.evaluate.decoding.method=greedy, or "
+                "sample with these"
+            )
 
 
 def _check_positions(config: Config, max_positions: int) -> None:

@@ -41,7 +41,7 @@ from sage_jax.models.sage import Sage
 from sage_jax.models.vit import IMAGENET_DEVIATION, IMAGENET_MEAN
 from sage_jax.parameters import merge
 from sage_jax.run import Run
-from sage_jax.run_config import Config, ExportConfig
+from sage_jax.run_config import Config, DecodingConfig, ExportConfig
 from sage_jax.run_log import RunLog
 from sage_jax.stages import run_stages
 
@@ -210,6 +210,19 @@ def test_a_bfloat16_export_loads_as_it_is_and_answers(trained_here: Case, tmp_pa
     assert {values.dtype for values in wide.state_dict().values()} == {torch.float32}
 
 
+def test_answers_do_not_hang_on_the_bases_generation_config(trained_here: Case, tmp_path: Path) -> None:
+    """A base may search beams or forbid repetition where it is asked as itself; answers are greedy, as sage_jax's."""
+    folder = tmp_path / "out"
+    shutil.copytree(trained_here.folder, folder)
+    path = folder / "generation_config.json"
+    other = {"num_beams": 3, "no_repeat_ngram_size": 1, "repetition_penalty": 1.5, "min_new_tokens": 9}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **other}))
+    asked = (picture(1), QUESTIONS[0], FACTS, picture(5))
+    sage = load_sage(folder)
+    assert sage.answer(*asked).text == trained_here.sage.answer(*asked).text
+    assert sage.plain.generation_config.num_beams == 3
+
+
 def test_the_anomaly_map_is_that_of_jax(trained_here: Case) -> None:
     ours, theirs = answers(trained_here, with_reference=True)
     for number, ((_, _, similarity), answer) in enumerate(zip(ours, theirs, strict=True)):
@@ -327,6 +340,15 @@ def test_a_checkpoint_that_went_through_the_stage_is_the_same_bit_for_bit(weight
     assert (written / "base" / "LICENSE").read_text() == "terms of the base"
     generation = json.loads((written / "generation_config.json").read_text())
     assert generation["temperature"] == 0.7 and generation["eos_token_id"] == list(Run(config).chat.stop_ids)
+
+
+def test_a_checkpoints_way_to_choose_tokens_is_refused_where_it_is_not_computed(weights: Path, tmp_path: Path) -> None:
+    shutil.copytree(weights, tmp_path / "beams")
+    (tmp_path / "beams" / "generation_config.json").write_text('{"num_beams": 4}')
+    evaluate = dataclasses.replace(TRAINED_HERE.evaluate, decoding=DecodingConfig(method="checkpoint"))
+    assert Run(from_weights(weights, tmp_path / "run", evaluate=evaluate)).checkpoint
+    with pytest.raises(WeightsError, match="num_beams is not supported; .*decoding.method=greedy"):
+        Run(from_weights(tmp_path / "beams", tmp_path / "run", evaluate=evaluate))
 
 
 def test_a_stage_knows_the_weights_that_it_started_from(weights: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import GenerationMixin, InternVLConfig, InternVLForConditionalGeneration
+from transformers import GenerationConfig, GenerationMixin, InternVLConfig, InternVLForConditionalGeneration
 from transformers.models.internvl.modeling_internvl import InternVLPreTrainedModel
 from transformers.utils import cached_file
 
@@ -253,17 +253,23 @@ class SageModel(InternVLPreTrainedModel, GenerationMixin):
         inputs = {name: values.to(self.device) for name, values in self.processor(example).items()}
         attention_mask = inputs.pop("attention_mask")
         embeddings, compared = self.embed(**inputs)
-        generated = self.plain.generate(
-            inputs_embeds=embeddings,
-            attention_mask=attention_mask,
+        of_base = self.plain.generation_config
+        # transformers fills up from this one what a call leaves open: the base's may search beams or forbid repetition
+        self.plain.generation_config = GenerationConfig(
             max_new_tokens=max_new_tokens or settings["max_new_tokens"],
             do_sample=False,
-            repetition_penalty=1.0,  # a base's generation config may have another
             eos_token_id=settings["stop_ids"],
             pad_token_id=settings["pad_id"],
-            output_logits=True,
-            return_dict_in_generate=True,
         )
+        try:
+            generated = self.plain.generate(
+                inputs_embeds=embeddings,
+                attention_mask=attention_mask,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        finally:
+            self.plain.generation_config = of_base
         score = self.verdict_score(generated.logits[0])[0].item()
         text = self.processor.decode(generated.sequences[0].tolist())
         if reference is None:
