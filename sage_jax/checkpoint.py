@@ -58,7 +58,7 @@ class StageCheckpoints:
     Args:
       directory: Folder of the stage.
       keep_last: Newest checkpoints kept. The one of the highest score is kept as well.
-      starts_from: Hash of the weights that the stage starts from; "" = fresh or given ones.
+      starts_from: Hash of the weights that the stage starts from; "" = fresh ones.
 
     Raises:
       ConfigError: `keep_last` is below 1: the checkpoint just written would be deleted.
@@ -142,9 +142,12 @@ class StageCheckpoints:
             return None
         about = self._about(step)
         self._check_arrays(step, about["arrays"], _shapes(abstract_state))
-        if about.get("starts_from", self._starts_from) != self._starts_from:
+        if (
+            about.get("starts_from") or self._starts_from
+        ) != self._starts_from:  # older ones have none of given weights
             raise CheckpointError(
-                f"{self._manager.directory}/{step}: the stage that this one starts from has been trained anew since; "
+                f"{self._manager.directory}/{step}: the weights that this stage starts from are others now: the stage "
+                "before has been trained anew since, or model.weights has other content; "
                 f"delete {self.directory} to train this one anew too"
             )
         if len(about["loaders"]) != jax.process_count():

@@ -16,7 +16,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from sage_jax.checkpoint import final_config, final_shapes, is_finished, load_final
+from sage_jax.checkpoint import final_config, final_shapes, final_weights, is_finished, load_final
 from sage_jax.config import ConfigError, LoraConfig
 from sage_jax.data import adpl
 from sage_jax.data.adpl import PreparedData
@@ -27,6 +27,7 @@ from sage_jax.evaluate import Examination
 from sage_jax.files import replace_file
 from sage_jax.generate import Decoding, Responder
 from sage_jax.hf.config import CheckpointConfig
+from sage_jax.hf.faults import WeightsError
 from sage_jax.hf.generation_config import read_generation_config
 from sage_jax.hf.importing import Checkpoint, import_params, open_checkpoint
 from sage_jax.hf.tokenizer import find_conversation, read_tokenizer
@@ -61,6 +62,7 @@ class Run:
             self.checkpoint = open_checkpoint(config.model.weights, config.model)
             config = dataclasses.replace(config, model=self.checkpoint.model)
             _check_positions(config, self.checkpoint.config.max_positions)
+            _check_decoding(config, self.checkpoint.config)
         inspect = dataclasses.replace(config.inspect, output=os.path.expanduser(config.inspect.output))
         self.config = dataclasses.replace(config, run_dir=os.path.expanduser(config.run_dir), inspect=inspect)
         self._structures: dict[Any, nnx.GraphDef[Sage]] = {}
@@ -186,6 +188,15 @@ class Run:
             params = copy_text_encoder({**params, **{p: s for p, s in shapes.items() if p.startswith("fact_encoder/")}})
         return params
 
+    def start_hash(self, stage: str) -> str:
+        """Hash of the weights that a training stage starts from; "" = fresh ones."""
+        start = STARTS_FROM[stage]
+        if start is None:
+            return ""
+        if self.checkpoint and self.is_given(start):
+            return self.checkpoint.fingerprint()
+        return final_weights(self.stage_dir(start))
+
     def stage_dir(self, stage: str) -> Path:
         """Folder of a training stage's checkpoints and final parameters."""
         return self.run_dir / "stages" / stage
@@ -288,10 +299,14 @@ class Run:
             return Sampling(repetition_penalty=found.repetition_penalty, seed=given.seed)
         return Sampling(found.temperature, found.top_k, found.top_p, found.repetition_penalty, given.seed)
 
-    def examination(self, stage: str, params: Params) -> Examination:
-        """A stage's model with what evaluation and inspection need beside it."""
-        facts_as = self.config.training(stage).facts
-        return Examination(self.responder(params), self.chat, self.config, self.vocabulary, digest(params), facts_as)
+    def examination(self, stage: str, params: Params, *, scored_as: str = "") -> Examination:
+        """A stage's model with what evaluation and inspection need beside it.
+
+        Args:
+          scored_as: Hash of the parameters that results are under, where these are another form of them.
+        """
+        facts_as, weights = self.config.training(stage).facts, scored_as or digest(params)
+        return Examination(self.responder(params), self.chat, self.config, self.vocabulary, weights, facts_as)
 
     def write_json(self, name: str, content: object) -> None:
         """Writes a file of the run directory, from the first process."""
@@ -302,6 +317,23 @@ class Run:
 def prepared_counts(prepared: PreparedData) -> dict[str, object]:
     """Revision and numbers of records of a data set, as `data.json` holds them."""
     return {"revision": prepared.revision, "train": prepared.num_train, "test": prepared.num_test}
+
+
+def _check_decoding(config: Config, checkpoint: CheckpointConfig) -> None:
+    """Checks that a checkpoint that is asked for its way to choose tokens has one that is computed here.
+
+    Raises:
+      WeightsError: It has not, or its generation_config.json has faults.
+    """
+    if config.evaluate.decoding.method == "checkpoint":
+        folder = Path(config.model.weights).expanduser()
+        others = read_generation_config(folder, checkpoint).others
+        if others:
+            raise WeightsError(
+                f"{folder / 'generation_config.json'}: {', '.join(others)} is not supported; supported are "
+                "temperature, top_k, top_p and repetition_penalty: set --config.evaluate.decoding.method=greedy, or "
+                "sample with these"
+            )
 
 
 def _check_positions(config: Config, max_positions: int) -> None:

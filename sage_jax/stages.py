@@ -17,7 +17,7 @@ import rich.console
 
 from sage_jax import inspection
 from sage_jax.checkpoint import CheckpointError, config_changes, final_config
-from sage_jax.config import ConfigError
+from sage_jax.config import ConfigError, DecoderConfig
 from sage_jax.data import adpl
 from sage_jax.data import check as data_check
 from sage_jax.data.adpl import DataFaultError
@@ -30,13 +30,16 @@ from sage_jax.evaluate import evaluate_stage
 from sage_jax.export import Exported
 from sage_jax.export import export as export_model
 from sage_jax.files import locked
+from sage_jax.hf.config import read_config
 from sage_jax.hf.faults import WeightsError
 from sage_jax.hf.upload import UploadError
+from sage_jax.models.lora import merge_adapters
+from sage_jax.parameters import digest
 from sage_jax.plan.report import plans_json, print_plans
 from sage_jax.plan.stage_plan import plan_stages
 from sage_jax.preflight import check_stages, seed_run
 from sage_jax.run import Run, barrier
-from sage_jax.run_config import STARTS_FROM, Config
+from sage_jax.run_config import STARTS_FROM, Config, DecodingConfig
 from sage_jax.run_log import RunLog, TrainingDiverged
 from sage_jax.signals import Interrupted
 from sage_jax.stop_request import stop_if_asked
@@ -69,8 +72,7 @@ def run_stages(config: Config) -> None:
       Interrupted: A signal stopped a stage, or came before one; the same command goes on where it stopped.
       USER_ERRORS: What the user can mend.
     """
-    alone = set(config.stage_names) == {"plan"}  # needs no weights: the config says all sizes
-    run = Run(dataclasses.replace(config, model=dataclasses.replace(config.model, weights="")) if alone else config)
+    run = Run(_without_weights(config) if set(config.stage_names) == {"plan"} else config)
     check_stages(run, config.stage_names)
     with contextlib.ExitStack() as held:
         try:
@@ -84,6 +86,29 @@ def run_stages(config: Config) -> None:
         except OSError as error:
             raise ConfigError(f"run_dir = {config.run_dir!r} cannot be written: {error.strerror or error}") from None
         _run_stages(run)
+
+
+def _without_weights(config: Config) -> Config:
+    """The config for a plan alone, which needs no weights: the sizes are its own, or those of their config.json.
+
+    Raises:
+      ConfigError: Neither has them, or they contradict each other.
+      WeightsError: config.json cannot be read, or is not supported.
+    """
+    model, plan, folder = config.model, config.plan, Path(config.model.weights).expanduser()
+    if not model.weights:
+        return config
+    if (folder / "config.json").is_file():
+        found = read_config(folder)
+        model = found.applied_to(model)
+        plan = dataclasses.replace(plan, vocab_size=plan.vocab_size or found.vocab_size)
+    elif model.decoder == DecoderConfig():
+        raise ConfigError(
+            f"config.model.weights: {folder} has no config.json, and without it the sizes of the model are not known: "
+            "download that file, which is enough for a plan, or give the sizes in model.vit and model.decoder"
+        )
+    evaluate = dataclasses.replace(config.evaluate, decoding=DecodingConfig())  # `checkpoint` asks for weights
+    return dataclasses.replace(config, model=dataclasses.replace(model, weights=""), plan=plan, evaluate=evaluate)
 
 
 def _run_stages(run: Run) -> None:
@@ -218,12 +243,14 @@ def export(run: Run, stage: str, log: RunLog) -> None:
     trained = [name for name in STARTS_FROM if run.is_trained(name)]
     name = run.config.export.stage or trained[-1]
     log_changes(run, name, stage, log)
-    params = run.trained_params(name, wanted_by=stage)
+    params = run.answering_params(name, wanted_by=stage)
+    scored_as = digest(params)  # the scores are under the hash of the weights as evaluation keeps them
+    params = merge_adapters(params)
     chain = [name]
     while (start := STARTS_FROM[chain[0]]) is not None:
         chain.insert(0, start)
     exported = Exported(
-        run.examination(name, params),
+        run.examination(name, params, scored_as=scored_as),
         name,
         tokenizer=run.tokenizer_dir,
         base=run.weights,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import jax
 
 from sage_jax.batch import TreeBatch
-from sage_jax.checkpoint import StageCheckpoints, final_weights
+from sage_jax.checkpoint import StageCheckpoints
 from sage_jax.data import adpl
 from sage_jax.data.encode import ChosenRecords
 from sage_jax.data.pipeline import make_train_loader, visited_records
@@ -171,12 +171,12 @@ def _fit(
         revision=run.prepared.revision,
         **shapes,
     )
-    start = STARTS_FROM[stage]
-    starts_from = "" if start is None or run.is_given(start) else final_weights(run.stage_dir(start))
     run.write_json(f"stages/{stage}/data.json", prepared_counts(run.prepared))
     with (
         contextlib.closing(loader),
-        StageCheckpoints(run.stage_dir(stage), keep_last=config.keep_last, starts_from=starts_from) as checkpoints,
+        StageCheckpoints(
+            run.stage_dir(stage), keep_last=config.keep_last, starts_from=run.start_hash(stage)
+        ) as checkpoints,
     ):
         return fit(
             stage=stage,

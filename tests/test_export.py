@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from sage_jax.models.sage import Sage
 from sage_jax.models.vit import IMAGENET_DEVIATION, IMAGENET_MEAN
 from sage_jax.parameters import merge
 from sage_jax.run import Run
-from sage_jax.run_config import Config, ExportConfig
+from sage_jax.run_config import Config, DecodingConfig, ExportConfig
 from sage_jax.run_log import RunLog
 from sage_jax.stages import run_stages
 
@@ -152,6 +153,35 @@ def test_torch_gives_the_text_and_score_of_jax_with_and_without_reference(case: 
     assert len(different) > 5 and not any(number % 4 == 0 for number in different)  # without facts nothing is compared
 
 
+@pytest.mark.parametrize("reference", ["fusion", "prompt"])
+def test_torch_has_the_heads_of_image_and_question_and_the_second_image(reference: Any, tmp_path: Path) -> None:
+    fusion = dataclasses.replace(TRAINED_HERE.model.fusion, head="all")
+    model = dataclasses.replace(TRAINED_HERE.model, fusion=fusion)
+    text = dataclasses.replace(TRAINED_HERE.text, reference=reference)
+    config = dataclasses.replace(TRAINED_HERE, run_dir=str(tmp_path / "run"), model=model, text=text)
+    case = exported_case(config, "sfe")
+    for with_reference in (True, False):
+        ours, theirs = answers(case, with_reference=with_reference)
+        assert [answer.text for answer in theirs] == [text for text, _, _ in ours]
+        np.testing.assert_allclose(
+            [answer.verdict_score for answer in theirs], [score for _, score, _ in ours], atol=1e-5
+        )
+    module = __import__(type(case.sage).__module__, fromlist=["SageExample"])
+    examples = [
+        module.SageExample(picture(1), "Is there a defect?", FACTS[:1], picture(5)),
+        module.SageExample(picture(0), "Where?"),
+    ]
+    options = {"max_new_tokens": 6, "do_sample": False}
+    batch = case.sage.processor(examples)
+    together = case.sage.generate(batch, **options)
+    for row, example in enumerate(examples):
+        alone = case.sage.generate(case.sage.processor(example), **options)[0].tolist()
+        assert together[row, : len(alone)].tolist() == alone
+    with pytest.raises(ValueError, match="give question_mask, as the processor makes it"):
+        case.sage(**{name: values for name, values in batch.items() if name != "question_mask"})
+    assert case.sage(**batch).logits[:, -1].argmax(dim=-1).tolist() == together[:, 0].tolist()
+
+
 @pytest.mark.parametrize("kind", ["embedding_mean", "hidden_mean"])
 def test_facts_are_read_by_the_plain_decoder_where_the_encoder_is_its_copy(kind: Any, tmp_path: Path) -> None:
     fusion = dataclasses.replace(TRAINED_HERE.model.fusion, fact_encoder=kind)
@@ -178,6 +208,19 @@ def test_a_bfloat16_export_loads_as_it_is_and_answers(trained_here: Case, tmp_pa
     assert half.verdict_score == pytest.approx(full.verdict_score, abs=0.05) and half.text
     wide = AutoModel.from_pretrained(tmp_path / "half", trust_remote_code=True, dtype=torch.float32)
     assert {values.dtype for values in wide.state_dict().values()} == {torch.float32}
+
+
+def test_answers_do_not_hang_on_the_bases_generation_config(trained_here: Case, tmp_path: Path) -> None:
+    """A base may search beams or forbid repetition where it is asked as itself; answers are greedy, as sage_jax's."""
+    folder = tmp_path / "out"
+    shutil.copytree(trained_here.folder, folder)
+    path = folder / "generation_config.json"
+    other = {"num_beams": 3, "no_repeat_ngram_size": 1, "repetition_penalty": 1.5, "min_new_tokens": 9}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **other}))
+    asked = (picture(1), QUESTIONS[0], FACTS, picture(5))
+    sage = load_sage(folder)
+    assert sage.answer(*asked).text == trained_here.sage.answer(*asked).text
+    assert sage.plain.generation_config.num_beams == 3
 
 
 def test_the_anomaly_map_is_that_of_jax(trained_here: Case) -> None:
@@ -297,6 +340,29 @@ def test_a_checkpoint_that_went_through_the_stage_is_the_same_bit_for_bit(weight
     assert (written / "base" / "LICENSE").read_text() == "terms of the base"
     generation = json.loads((written / "generation_config.json").read_text())
     assert generation["temperature"] == 0.7 and generation["eos_token_id"] == list(Run(config).chat.stop_ids)
+
+
+def test_a_checkpoints_way_to_choose_tokens_is_refused_where_it_is_not_computed(weights: Path, tmp_path: Path) -> None:
+    shutil.copytree(weights, tmp_path / "beams")
+    (tmp_path / "beams" / "generation_config.json").write_text('{"num_beams": 4}')
+    evaluate = dataclasses.replace(TRAINED_HERE.evaluate, decoding=DecodingConfig(method="checkpoint"))
+    assert Run(from_weights(weights, tmp_path / "run", evaluate=evaluate)).checkpoint
+    with pytest.raises(WeightsError, match="num_beams is not supported; .*decoding.method=greedy"):
+        Run(from_weights(tmp_path / "beams", tmp_path / "run", evaluate=evaluate))
+
+
+def test_a_stage_knows_the_weights_that_it_started_from(weights: Path, tmp_path: Path) -> None:
+    """By content: a checkpoint of its training holds what trains alone, which means nothing over others."""
+    moved, other = (tmp_path / name for name in ("moved", "other"))
+    for folder in (moved, other):
+        shutil.copytree(weights, folder)
+    path = sorted(other.glob("*.safetensors"))[-1]
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1  # of one number of the last tensor
+    path.write_bytes(content)
+    first, second, third = (Run(from_weights(f, tmp_path / "run")).start_hash("sfe") for f in (weights, moved, other))
+    assert first == second != third and first
+    assert Run(dataclasses.replace(TRAINED_HERE, run_dir=str(tmp_path / "run"))).start_hash("base") == ""
 
 
 def test_the_folder_names_no_path_of_the_machine(case: Case) -> None:

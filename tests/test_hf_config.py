@@ -98,6 +98,10 @@ def test_rope_is_read_in_each_spelling(tmp_path: Path, rope: dict[str, Any], the
         (chat("llm_config", architectures=["Phi3ForCausalLM"]), "'Phi3ForCausalLM' is not supported; supported are"),
         (chat("llm_config", rope_scaling={"type": "linear", "factor": 2.0}), "RoPE scaling 'linear' is not supported"),
         (chat("llm_config", rope_parameters={"rope_type": "yarn"}), "RoPE scaling 'yarn'.*; supported are none"),
+        (
+            chat("llm_config", rope_scaling={"type": "dynamic"}),
+            "RoPE scaling 'dynamic': factor = None: expected a number",
+        ),
         (chat("llm_config", rope_parameters={"partial_rotary_factor": 0.5}), "a partial RoPE is not supported"),
         (chat("llm_config", bias=True), "llm_config.bias = True is not supported; supported is False"),
         (chat("llm_config", hidden_act="gelu"), "llm_config.hidden_act = 'gelu'"),

@@ -235,6 +235,17 @@ def test_a_damaged_checkpoint_gives_one_clear_error_and_nothing_is_loaded(
     assert len(jax.live_arrays()) == arrays
 
 
+@pytest.mark.parametrize("damage", [pickled, no_index])
+def test_where_no_file_can_be_read_its_tensors_are_not_said_to_be_missing(
+    sound: Path, tmp_path: Path, damage: Damage
+) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(sound, folder)
+    damage(folder, random.Random(0))
+    with pytest.raises(WeightsError, match="1 fault, nothing was loaded"):
+        open_checkpoint(folder, MODEL)
+
+
 def test_all_faults_are_in_one_message(sound: Path, tmp_path: Path) -> None:
     folder = tmp_path / "damaged"
     shutil.copytree(sound, folder)

@@ -34,6 +34,18 @@ def test_a_missing_file_leaves_the_stop_tokens_to_config_json(tmp_path: Path) ->
     assert read_generation_config(tmp_path, checkpoint_config()) == GenerationConfig()
 
 
+def test_fields_that_choose_tokens_in_other_ways_are_named(tmp_path: Path) -> None:
+    """Neutral values of them are no fault, and what only a draw reads is none without one."""
+    neutral = {"num_beams": 1, "no_repeat_ngram_size": 0, "min_p": None, "bad_words_ids": None, "typical_p": 1.0}
+    other = {"num_beams": 4, "no_repeat_ngram_size": 3, "min_p": 0.1, "max_new_tokens": 9, "use_cache": True}
+    for values, named in (
+        (neutral, ()),
+        (other, ("no_repeat_ngram_size", "num_beams")),
+        ({**other, "do_sample": True}, ("min_p", "no_repeat_ngram_size", "num_beams")),
+    ):
+        assert written(tmp_path, values).others == named
+
+
 @pytest.mark.parametrize(
     ("values", "fault"),
     [

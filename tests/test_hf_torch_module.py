@@ -191,6 +191,10 @@ def test_prompts_are_those_of_the_package(facts_as: FactsAs, assist_position: An
                 expected = [*np.delete(prefix, missing), *chat.question_ids(question, facts_as=facts_as)]
                 example = PROCESSING.SageExample(Image.new("RGB", (4, 4)), question, facts)
                 assert processor.prompt_ids(example, 8) == expected
+                prefix = chat.prefix_ids(8, facts=given, facts_as=facts_as, num_reference_tokens=12)
+                missing = np.flatnonzero(prefix == chat.comparison_id)[len(given) :]
+                expected = [*np.delete(prefix, missing), *chat.question_ids(question, facts_as=facts_as)]
+                assert processor.prompt_ids(example, 8, 12) == expected
         inputs = processor(PROCESSING.SageExample(Image.new("RGB", (40, 20)), "Whole?", FACTS))
         assert ("fact_ids" in inputs) == (facts_as == "fusion")
         if facts_as == "fusion":

@@ -189,7 +189,7 @@ def lora_run(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> tup
         shutil.copytree(tiny_run.folder / name, folder / name)
     run = run_main(
         folder,
-        "--config.stages=sfe,edpo,evaluate",
+        "--config.stages=sfe,edpo,evaluate,export",
         "--config.sfe.steps=4",
         "--config.sfe.lora.rank=4",
         "--config.sfe.lora.base=int8",
@@ -244,3 +244,12 @@ def test_a_stage_with_lora_leaves_its_adapters_beside(lora_run: tuple[TinyRun, d
             stored["base_model.model.model.multi_modal_projector.linear_1.weight"],
             np.asarray(final["adapter/linear_1/kernel"]).T,
         )
+
+
+def test_the_card_of_an_export_has_the_scores_of_adapters_on_quantised_kernels(
+    lora_run: tuple[TinyRun, dict[str, Any]],
+) -> None:
+    """They were scored as they are kept, and are exported merged: the same model."""
+    run, _ = lora_run
+    card = (run.run_dir / "export" / "README.md").read_text()
+    assert "No scores" not in card and "| Verdict accuracy | one-shot |" in card

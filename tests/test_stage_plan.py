@@ -16,7 +16,7 @@ from test_hf_layouts import INTERNVL2_8B, internvl2_8b_keys
 from tiny_plan import CONFIG
 
 from sage_jax.command_line import read_config
-from sage_jax.config import ConfigError
+from sage_jax.config import ConfigError, FusionConfig, ModelConfig
 from sage_jax.hf.config import read_config as read_checkpoint_config
 from sage_jax.hf.config_writer import config_json, text_model_of
 from sage_jax.hf.importing import stored_shapes
@@ -28,7 +28,7 @@ from sage_jax.plan.report import plans_json, print_plans
 from sage_jax.plan.search import usable_bytes
 from sage_jax.plan.simulated import compile_on_simulated_devices
 from sage_jax.plan.stage_plan import plan_stages
-from sage_jax.run_config import Config
+from sage_jax.run_config import Config, DecodingConfig, EvaluateConfig
 from sage_jax.stages import run_stages
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +59,28 @@ def test_the_stage_plans_without_weights_data_or_devices(tmp_path: Path, capsys:
         )
     said = capsys.readouterr().out
     assert "Memory of each of 8 x NVIDIA H100 SXM (data 1, fsdp 8, tensor 1), GB" in said
+
+
+def test_sizes_are_those_of_the_weights_config_json_where_the_config_leaves_them_out(tmp_path: Path) -> None:
+    """A model that was downloaded, or of which only config.json was: never one of our default sizes."""
+    weights = tmp_path / "InternVL2-8B"
+    model = ModelConfig(weights=str(weights), fusion=FusionConfig(num_heads=32))
+    config = dataclasses.replace(
+        planned(CONFIG, compile=False, stages=("sfe",), vocab_size=0),
+        run_dir=str(tmp_path / "run"),
+        stages="plan",
+        model=model,
+        text=dataclasses.replace(CONFIG.text, buckets=(4096,)),
+        evaluate=EvaluateConfig(decoding=DecodingConfig(method="checkpoint")),
+    )
+    with pytest.raises(ConfigError, match=r"config.model.weights: .*InternVL2-8B has no config.json.*give the sizes"):
+        run_stages(config)
+    weights.mkdir()
+    (weights / "config.json").write_text(json.dumps(INTERNVL2_8B))
+    run_stages(config)
+    kept = json.loads((tmp_path / "run" / "plan.json").read_text())["stages"]["sfe"]
+    published_size = sum(map(math.prod, dict(internvl2_8b_keys()).values()))
+    assert kept["num_trained"] + kept["num_frozen"] > published_size
 
 
 def test_what_to_change_stands_below_the_tables() -> None:
@@ -137,6 +159,18 @@ def test_export_of_8b_writes_every_published_key_once_by_shapes_alone(tmp_path: 
         ("sage_8b", "h100", 8, ("--config.edpo.accumulate=2",)),
         ("sage_8b", "v5e", 64, ()),
         ("sage_8b_lora", "h200", 1, ()),
+        ("sage_8b_lora", "h100", 8, ("--config.sfe.accumulate=2", "--config.edpo.accumulate=2")),
+        (
+            "sage_8b_lora",
+            "v5e",
+            64,
+            (
+                "--config.mesh.fsdp=16",
+                "--config.mesh.tensor=4",
+                "--config.sfe.accumulate=1",
+                "--config.edpo.accumulate=1",
+            ),
+        ),
         ("sage_1b", "rtx4090", 1, ()),
     ],
 )
@@ -149,9 +183,10 @@ def test_what_the_configs_say_that_they_fit_into(
         assert predict_memory(config, stage).peak <= usable_bytes(config)
 
 
-def test_8b_in_full_is_too_large_for_one_gpu_of_141_gb_however_it_is_cut() -> None:
-    on = ("--config.plan.device=h200", "--config.plan.num_devices=1", "--config.sfe.accumulate=128")
+@pytest.mark.parametrize(("stage", "rows"), [("sfe", 128), ("edpo", 64)])
+def test_8b_in_full_is_too_large_for_one_gpu_of_141_gb_however_it_is_cut(stage: str, rows: int) -> None:
+    on = ("--config.plan.device=h200", "--config.plan.num_devices=1", f"--config.{stage}.accumulate={rows}")
     config = published("sage_8b", *on)
-    memory = predict_memory(config, "sfe")
+    memory = predict_memory(config, stage)
     assert memory.parameters + memory.state.optimizer + memory.state.gradients > usable_bytes(config) * 0.95
     assert memory.peak > usable_bytes(config)

@@ -250,7 +250,10 @@ class _Reader:
                 f"{section}: RoPE scaling {kind!r} is not supported; supported are none, and dynamic within "
                 "max_position_embeddings"
             )
-        limit = self._whole(f"{section}.", text, "max_position_embeddings") if kind == "dynamic" else 0
+        limit = 0
+        if kind == "dynamic":
+            limit = self._whole(f"{section}.", text, "max_position_embeddings")
+            self._real(f"{section}: RoPE scaling 'dynamic': ", {"factor": scaling.get("factor")}, "factor")
         return self._real(f"{section}.", {"rope_theta": theta}, "rope_theta"), limit
 
     def _built(self, cls: Any, prefix: str, fields: dict[str, Any]) -> Any:

@@ -16,6 +16,17 @@ _SAMPLED_TOP_K: Final = 50
 """What transformers takes for `top_k` where a model samples and does not say."""
 
 
+_OTHERS: Final[dict[str, Any]] = {
+    **{"num_beams": 1, "num_beam_groups": 1, "penalty_alpha": 0, "guidance_scale": 1, "assistant_early_exit": None},
+    **{"no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1},
+    **{"min_length": 0, "min_new_tokens": 0, "bad_words_ids": None, "sequence_bias": None, "force_words_ids": None},
+    **{"suppress_tokens": None, "begin_suppress_tokens": None, "forced_bos_token_id": None},
+    **{"forced_eos_token_id": None, "exponential_decay_length_penalty": None, "watermarking_config": None},
+}
+_OTHERS_OF_DRAWS: Final = {"min_p": 0, "top_h": None, "typical_p": 1, "epsilon_cutoff": 0, "eta_cutoff": 0}
+"""Fields by which transformers chooses other tokens, with the value at which it does not."""
+
+
 @dataclasses.dataclass(frozen=True)
 class GenerationConfig:
     """What generation_config.json says, neutral values where it says nothing.
@@ -25,6 +36,7 @@ class GenerationConfig:
       top_k: 0 = no effect.
       stop_ids: Ids at which an answer ends; where the file has none, those of config.json.
       do_sample: Whether tokens are drawn; else temperature, top_p and top_k are not used, as in transformers.
+      others: Fields that choose tokens in ways that are not computed here.
     """
 
     temperature: float = 1.0
@@ -33,6 +45,7 @@ class GenerationConfig:
     repetition_penalty: float = 1.0
     stop_ids: tuple[int, ...] = ()
     do_sample: bool = False
+    others: tuple[str, ...] = ()
 
 
 def read_generation_config(folder: Path, config: CheckpointConfig) -> GenerationConfig:
@@ -66,7 +79,9 @@ def read_generation_config(folder: Path, config: CheckpointConfig) -> Generation
     if faults:
         raise listed(path, faults)
     numbers: dict[str, Any] = {name: value if name == "top_k" else float(value) for name, value in found.items()}
-    return GenerationConfig(**numbers, stop_ids=tuple(stops), do_sample=bool(sampled))
+    read = {**_OTHERS, **(_OTHERS_OF_DRAWS if sampled else {})}
+    others = sorted(name for name, value in read.items() if values.get(name) not in (None, value))
+    return GenerationConfig(**numbers, stop_ids=tuple(stops), do_sample=bool(sampled), others=tuple(others))
 
 
 def _fits(name: str, value: Any) -> bool:

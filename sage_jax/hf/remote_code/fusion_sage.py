@@ -230,8 +230,24 @@ class FusionAttention(nn.Module):
         return self.out(attend(queries, keys, values, seen, self.num_heads))
 
 
+class AddedHead(nn.Module):
+    """x + linear(norm(x)), on image or question embeddings."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-5)
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The embeddings [..., D] with the head's output added."""
+        return x + self.linear(self.norm(x))
+
+
 class FactFusion(nn.Module):
-    """Comparison embeddings of an image: each fact's reading of the distinct patches."""
+    """Comparison embeddings of an image: each fact's reading of the distinct patches.
+
+    With the option `head` at `all` it also holds the heads of images and questions, `image_head` and `question_head`.
+    """
 
     def __init__(self, options: dict[str, Any], width: int, num_places: int) -> None:
         """`options`: fields of the fusion's config; `num_places`: image tokens of a tile."""
@@ -246,6 +262,8 @@ class FactFusion(nn.Module):
             self.places = nn.Parameter(torch.zeros(num_places, width))
         if options["difference"] == "residual":
             self.residual = nn.Linear(width, width, bias=False)
+        if options["head"] == "all":
+            self.image_head, self.question_head = AddedHead(width), AddedHead(width)
 
     def forward(
         self,

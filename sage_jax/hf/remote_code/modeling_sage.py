@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import GenerationMixin, InternVLConfig, InternVLForConditionalGeneration
+from transformers import GenerationConfig, GenerationMixin, InternVLConfig, InternVLForConditionalGeneration
 from transformers.models.internvl.modeling_internvl import InternVLPreTrainedModel
 from transformers.utils import cached_file
 
@@ -146,6 +146,7 @@ class SageModel(InternVLPreTrainedModel, GenerationMixin):
         num_reference_tiles: torch.Tensor | None = None,
         fact_ids: torch.Tensor | None = None,
         fact_mask: torch.Tensor | None = None,
+        question_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, Comparison]:
         """Decoder inputs [B, S, D], embeddings in place of their placeholders, and how the images compare.
 
@@ -155,9 +156,10 @@ class SageModel(InternVLPreTrainedModel, GenerationMixin):
           num_tiles: Tiles of each row [B].
           reference_pixel_values, num_reference_tiles: The same for the references; 0 tiles = none.
           fact_ids, fact_mask: Token ids of the facts [B, F, J], and True at real tokens.
+          question_mask: True at the tokens of the question [B, S]; needed where the fusion has a head for them.
 
         Raises:
-          ValueError: Placeholders and embeddings differ in number.
+          ValueError: Placeholders and embeddings differ in number, or the question's mask is missing.
         """
         embeddings = self.get_input_embeddings()(input_ids)
         test, test_mask = self.image_tokens(pixel_values, num_tiles)
@@ -176,7 +178,16 @@ class SageModel(InternVLPreTrainedModel, GenerationMixin):
             num_distinct=options["num_distinct"],
             kind=options["similarity"],
         )
-        embeddings = _placed(embeddings, input_ids == self.config.image_token_id, test[test_mask], "image")
+        image, image_mask = test, test_mask
+        if self.config.sage["reference"] == "prompt":
+            image, image_mask = torch.cat([test, reference], dim=1), torch.cat([test_mask, reference_mask], dim=1)
+        if options["head"] == "all":
+            if question_mask is None:
+                raise ValueError("the model has a head for questions: give question_mask, as the processor makes it")
+            image = self.fusion.image_head(image)
+            asked = self.fusion.question_head(embeddings)
+            embeddings = torch.where(question_mask[..., None], asked, embeddings)
+        embeddings = _placed(embeddings, input_ids == self.config.image_token_id, image[image_mask], "image")
         comparison = test.new_zeros((0, test.shape[2]))
         if fact_ids is not None and fact_mask is not None:
             facts = self.encode_facts(fact_ids, fact_mask)
@@ -195,6 +206,7 @@ class SageModel(InternVLPreTrainedModel, GenerationMixin):
         fact_ids: torch.Tensor | None = None,
         fact_mask: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        question_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """What transformers' InternVL gives for the prompt: `logits`, with `labels` also `loss`.
@@ -209,6 +221,7 @@ class SageModel(InternVLPreTrainedModel, GenerationMixin):
             num_reference_tiles,
             fact_ids,
             fact_mask,
+            question_mask,
         )
         if attention_mask is not None and "position_ids" not in kwargs:
             kwargs["position_ids"] = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
@@ -219,7 +232,7 @@ class SageModel(InternVLPreTrainedModel, GenerationMixin):
         """The new tokens, as transformers generates them; `inputs` as the processor makes them, or by name."""
         given = {**(inputs or {}), **kwargs}
         names = ("input_ids", "pixel_values", "num_tiles", "reference_pixel_values", "num_reference_tiles")
-        prompt = {name: given.pop(name, None) for name in (*names, "fact_ids", "fact_mask")}
+        prompt = {name: given.pop(name, None) for name in (*names, "fact_ids", "fact_mask", "question_mask")}
         embeddings, _ = self.embed(**prompt)
         return self.plain.generate(inputs_embeds=embeddings, **given)
 
@@ -240,17 +253,23 @@ class SageModel(InternVLPreTrainedModel, GenerationMixin):
         inputs = {name: values.to(self.device) for name, values in self.processor(example).items()}
         attention_mask = inputs.pop("attention_mask")
         embeddings, compared = self.embed(**inputs)
-        generated = self.plain.generate(
-            inputs_embeds=embeddings,
-            attention_mask=attention_mask,
+        of_base = self.plain.generation_config
+        # transformers fills up from this one what a call leaves open: the base's may search beams or forbid repetition
+        self.plain.generation_config = GenerationConfig(
             max_new_tokens=max_new_tokens or settings["max_new_tokens"],
             do_sample=False,
-            repetition_penalty=1.0,  # a base's generation config may have another
             eos_token_id=settings["stop_ids"],
             pad_token_id=settings["pad_id"],
-            output_logits=True,
-            return_dict_in_generate=True,
         )
+        try:
+            generated = self.plain.generate(
+                inputs_embeds=embeddings,
+                attention_mask=attention_mask,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        finally:
+            self.plain.generation_config = of_base
         score = self.verdict_score(generated.logits[0])[0].item()
         text = self.processor.decode(generated.sequences[0].tolist())
         if reference is None:

@@ -104,18 +104,24 @@ class SageProcessor:
         tiles = [self.tiles(example.image)[0] for example in examples]
         references = [None if e.reference is None else self.tiles(e.reference)[0] for e in examples]
         per_tile = self.settings["tokens_per_side"] ** 2
-        prompts = [self.prompt_ids(e, len(t) * per_tile) for e, t in zip(examples, tiles, strict=True)]
+        shown = [0 if r is None or self.settings["reference"] != "prompt" else len(r) for r in references]
+        prompts = [
+            self.prompt_ids(example, len(part) * per_tile, number * per_tile)
+            for example, part, number in zip(examples, tiles, shown, strict=True)
+        ]
+        asked = [len(self._asked(example)) for example in examples]
         facts = [self._facts(example) if self._fuses else [] for example in examples]
         longest = max(map(len, prompts))
         inputs = {
             "input_ids": torch.tensor([[self.settings["pad_id"]] * (longest - len(ids)) + ids for ids in prompts]),
             "attention_mask": torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts]),
+            "question_mask": torch.arange(longest) >= longest - torch.tensor(asked)[:, None],
             "pixel_values": pixel_values(np.concatenate(tiles)),
             "num_tiles": torch.tensor([len(part) for part in tiles]),
         }
         if any(reference is not None for reference in references):
-            shown = [reference for reference in references if reference is not None]
-            inputs["reference_pixel_values"] = pixel_values(np.concatenate(shown))
+            given = [reference for reference in references if reference is not None]
+            inputs["reference_pixel_values"] = pixel_values(np.concatenate(given))
             inputs["num_reference_tiles"] = torch.tensor([0 if r is None else len(r) for r in references])
         if any(facts):
             inputs |= self._padded_facts(facts)
@@ -132,26 +138,31 @@ class SageProcessor:
         side = self.settings["tokens_per_side"]
         return lay_back(1.0 - similarity, grid, tokens_per_side=side, width=upright.width, height=upright.height)
 
-    def prompt_ids(self, example: SageExample, num_image_tokens: int) -> list[int]:
-        """Token ids up to where the answer begins."""
+    def prompt_ids(self, example: SageExample, num_image_tokens: int, num_reference_tokens: int = 0) -> list[int]:
+        """Token ids up to where the answer begins.
+
+        Args:
+          num_image_tokens: Of all tiles.
+          num_reference_tokens: Of the reference, where it stands in the prompt too.
+        """
         settings, ids = self.settings, list(self.settings["opening_ids"])
-        between, assist = self._encode(settings["between"]), settings["assist_prompt"].strip()
         if settings["system"]:
+            between = self._encode(settings["between"])
             ids += [*self._turn("system", settings["system"]), settings["end_id"], *between]
-        start, image, end = settings["image_ids"]
-        ids += [*self._turn("user", ""), start, *[image] * num_image_tokens, end]
-        question = example.question.strip()
+        if num_reference_tokens:
+            ids += [*self._turn("user", "Image-1: "), *self._image(num_image_tokens)]
+            ids += [*self._encode("\nImage-2: "), *self._image(num_reference_tokens)]
+        else:
+            ids += [*self._turn("user", ""), *self._image(num_image_tokens)]
         facts = self._sentences(example)
         if self._fuses:
             ids += [*self._encode("\n"), *[settings["comparison_id"]] * len(facts)]
-            at_prefix = assist if settings["assist_position"] == "prefix" else ""
+            at_prefix = settings["assist_position"] == "prefix" and settings["assist_prompt"].strip()
             ids += self._encode(f"\n{at_prefix}\n" if at_prefix else "\n")
-            if settings["assist_position"] == "question":
-                question = f"{question} {assist}".strip()
         else:
             sentences = " ".join(facts)
             ids += self._encode(f"\n{sentences}\n" if sentences else "\n")
-        return [*ids, *self._encode(question, after="\n"), settings["end_id"], *between, *self._turn("assistant", "")]
+        return [*ids, *self._asked(example)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of generated ids, up to the token that closes the turn."""
@@ -185,6 +196,18 @@ class SageProcessor:
                 ids[row, place, : len(sentence)] = torch.tensor(sentence)
                 mask[row, place, : len(sentence)] = True
         return {"fact_ids": ids, "fact_mask": mask}
+
+    def _asked(self, example: SageExample) -> list[int]:
+        """The question, up to where the answer begins."""
+        settings, question = self.settings, example.question.strip()
+        if self._fuses and settings["assist_position"] == "question":
+            question = f"{question} {settings['assist_prompt'].strip()}".strip()
+        between = self._encode(settings["between"])
+        return [*self._encode(question, after="\n"), settings["end_id"], *between, *self._turn("assistant", "")]
+
+    def _image(self, num_tokens: int) -> list[int]:
+        start, image, end = self.settings["image_ids"]
+        return [start, *[image] * num_tokens, end]
 
     def _turn(self, role: str, content: str) -> list[int]:
         return [self.settings["start_id"], *self._encode(f"{role}\n{content}")]
