@@ -57,7 +57,15 @@ def load_summary(path: Path) -> dict[str, Any]:
     return summary
 
 
-def record_cost(path: Path, stage: str, *, seconds: float, peak_memory_gb: float, resumed: bool = False) -> None:
+def record_cost(
+    path: Path,
+    stage: str,
+    *,
+    seconds: float,
+    peak_memory_gb: float,
+    shares: Mapping[str, float] | None = None,
+    resumed: bool = False,
+) -> None:
     """Writes a stage's wall-clock seconds and peak memory (GB, 10^9 bytes) into the summary, all else kept.
 
     Args:
@@ -65,19 +73,32 @@ def record_cost(path: Path, stage: str, *, seconds: float, peak_memory_gb: float
       stage: Any stage of a run.
       seconds: Wall-clock time of the stage.
       peak_memory_gb: See `PeakMemory`.
-      resumed: The stage went on from earlier work: its seconds are added, the larger peak stands.
+      shares: What the stage measured of its own work, such as `input_wait` and `padding` of a training stage.
+      resumed: The stage went on from earlier work: its seconds are added, the larger peak stands, shares are means over
+        the seconds of both.
     """
     summary = load_summary(path)
     before = summary["stages"].get(stage) if resumed else None
+    shares = dict(shares or {})
     if before:
+        for name in before.keys() - {"seconds", "peak_memory_gb"}:
+            now = shares.get(name, before[name])
+            shares[name] = (before[name] * before["seconds"] + now * seconds) / max(before["seconds"] + seconds, 1e-9)
         seconds, peak_memory_gb = seconds + before["seconds"], max(peak_memory_gb, before["peak_memory_gb"])
-    summary["stages"][stage] = {"seconds": round(seconds, 3), "peak_memory_gb": round(peak_memory_gb, 4)}
+    cost = {"seconds": round(seconds, 3), "peak_memory_gb": round(peak_memory_gb, 4)}
+    summary["stages"][stage] = cost | {name: round(share, 4) for name, share in sorted(shares.items())}
     _write_json(path, summary)
 
 
 @contextlib.contextmanager
-def stage_cost(path: Path, stage: str, *, resumed: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Measures the stage inside and writes its cost, also when it is interrupted; asks `resumed` at the end."""
+def stage_cost(
+    path: Path,
+    stage: str,
+    *,
+    resumed: Callable[[], bool] = lambda: False,
+    shares: Callable[[], Mapping[str, float]] = dict,
+) -> Iterator[None]:
+    """Measures the stage inside and writes its cost, also when it is interrupted; asks for the rest at the end."""
     start = time.perf_counter()
     meter = PeakMemory()
     try:
@@ -85,7 +106,8 @@ def stage_cost(path: Path, stage: str, *, resumed: Callable[[], bool] = lambda: 
             yield
     finally:
         seconds = time.perf_counter() - start
-        record_cost(path, stage, seconds=seconds, peak_memory_gb=meter.gigabytes, resumed=resumed())
+        about = {"shares": shares(), "resumed": resumed()}
+        record_cost(path, stage, seconds=seconds, peak_memory_gb=meter.gigabytes, **about)
 
 
 def record_metrics(

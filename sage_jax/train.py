@@ -22,7 +22,7 @@ from sage_jax.checkpoint import StageCheckpoints, config_changes
 from sage_jax.config import ConfigError, TrainConfig
 from sage_jax.optim import freeze_table, make_optimizer, make_schedule, partition
 from sage_jax.parameters import Params, merge, split
-from sage_jax.run_log import RunLog, StepLog
+from sage_jax.run_log import RunLog, StepInput, StepLog
 from sage_jax.sharding import batch_sharding, opt_state_shardings, param_shardings
 from sage_jax.stop_request import StopRequest
 
@@ -218,6 +218,7 @@ def fit(
             log.resume(first, int(state.num_skipped), int(state.num_skipped_in_row))
             batches = _batches_ahead(stage, loader, batch_sharding(mesh), attach, train.steps - first)
             steps, state = _train(state, first, step_fn, batches, train, stop, log, score, save)
+            run.shares = log.shares()
         if checkpoints.best_step is not None:
             run.line(f"lowest validation loss at step {checkpoints.best_step}; its checkpoint is kept")
         params = {**frozen, **state.trainable}
@@ -245,10 +246,13 @@ def _train(
     """Steps until the last one or a stop; the steps done and the state after them."""
     step = first
     while step < train.steps:
-        batch, record_index, loader_state = next(batches)
+        began = time.monotonic()
+        batch, given, loader_state = next(batches)
+        if log.is_idle():  # while the step before still runs, the loop waits but the devices do not
+            given = dataclasses.replace(given, waited=time.monotonic() - began)
         state, metrics = step_fn(state, batch)
         step += 1
-        log.follow(step, metrics, record_index)  # waits for the step before, while this one runs
+        log.follow(step, metrics, given)  # waits for the step before, while this one runs
         stopping = stop.agreed()
         evaluating = _is_due(step, train.eval_every, train.steps) and not stopping
         if stopping or evaluating or _is_due(step, train.checkpoint_every, train.steps):
@@ -272,7 +276,8 @@ def _summed(
 
     def cut(rows: jax.Array) -> jax.Array:
         # Rows a, a + A, a + 2A, ... make micro-batch a, so that each takes the same number from every device's block.
-        return jnp.swapaxes(rows.reshape(-1, accumulate, *rows.shape[1:]), 0, 1)
+        # Rows are counted, not left to -1: a batch that shows no reference has tiles of no size.
+        return jnp.swapaxes(rows.reshape(rows.shape[0] // accumulate, accumulate, *rows.shape[1:]), 0, 1)
 
     def add(total: Any, micro_batch: TreeBatch) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, gradient_of(micro_batch)), None
@@ -335,7 +340,7 @@ def _start_or_resume(
     return restored.state, restored.seconds
 
 
-_Ahead = tuple[TreeBatch, np.ndarray, Any]
+_Ahead = tuple[TreeBatch, StepInput, Any]
 
 
 def _batches_ahead(
@@ -345,7 +350,7 @@ def _batches_ahead(
     attach: Callable[[TreeBatch], TreeBatch] | None,
     num_batches: int,
 ) -> Iterator[_Ahead]:
-    """Batches on the devices, one ahead of the step, each with its rows' indices and the loader's position after it."""
+    """Batches on the devices, one ahead of the step, each with what the log says of it and the loader's position."""
 
     def load(number: int) -> _Ahead:
         try:
@@ -357,7 +362,8 @@ def _batches_ahead(
         position = loader.get_state()
         batch = batch if attach is None else attach(batch)
         placed = jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch)
-        return placed, np.asarray(batch.record_index), position
+        mask = np.asarray(batch.token_mask)
+        return placed, StepInput(np.asarray(batch.record_index), int(np.count_nonzero(mask)), mask.size), position
 
     ahead: deque[_Ahead] = deque()
     for number in range(num_batches):

@@ -139,6 +139,12 @@ def test_resumed_stage_adds_its_seconds_and_keeps_the_larger_peak(tmp_path: Path
     record_cost(path, "sfe", seconds=10, peak_memory_gb=3, resumed=True)
     record_cost(path, "sfe", seconds=5, peak_memory_gb=2, resumed=True)
     assert load_summary(path)["stages"]["sfe"] == {"seconds": 15, "peak_memory_gb": 3}
+    record_cost(path, "plain", seconds=10, peak_memory_gb=3, shares={"input_wait": 0.1, "padding": 0.4})
+    record_cost(path, "plain", seconds=30, peak_memory_gb=3, shares={"input_wait": 0.3, "padding": 0.2}, resumed=True)
+    cost = load_summary(path)["stages"]["plain"]
+    assert (cost["seconds"], cost["input_wait"], cost["padding"]) == (40, 0.25, 0.25)
+    record_cost(path, "plain", seconds=10, peak_memory_gb=3, resumed=True)  # stopped before it measured any
+    assert load_summary(path)["stages"]["plain"]["input_wait"] == 0.25
     record_cost(path, "sfe", seconds=4, peak_memory_gb=1)
     assert load_summary(path)["stages"]["sfe"] == {"seconds": 4, "peak_memory_gb": 1}
 
