@@ -134,6 +134,8 @@ class InspectConfig:
       output: Folder of the results; "" = `run_dir`/inspect.
       max_images: Most images of the embedded sample.
       report_images: Most images in the HTML report: unreadable ones, then those of highest score; the JSONL has all.
+      reference_memory_mb: Memory for the ViT's features of references, in MB (10^6 bytes), so that a reference of many
+        images is computed once; the least recently used are dropped. 0 = computed with each image.
     """
 
     images: str = ""
@@ -146,12 +148,13 @@ class InspectConfig:
     output: str = ""
     max_images: int = 24
     report_images: int = 500
+    reference_memory_mb: int = 512
 
     def __post_init__(self) -> None:
         require_known("stage", (self.stage,) if self.stage else (), TRAINING_STAGES, "training stage")
         require(all(map(str.strip, self.questions)), f"questions = {self.questions}: one of them is empty")
         require_share(self, "threshold")
-        require_not_negative(self, "map_threshold")
+        require_not_negative(self, "map_threshold", "reference_memory_mb")
         require_above_zero(self, "max_images", "report_images")
 
 
