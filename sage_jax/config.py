@@ -88,6 +88,8 @@ class DataConfig:
       records_per_image: Kinds made of each annotated image, taken in turn from `pair_types`.
       num_workers: Grain worker processes; 0 = threads of the main process.
       prefetch: Batches kept ready.
+      group_batches: Batches of training whose trees are drawn together, sorted by length and cut into batches again, so
+        that a batch has trees of about one length and little padding; 0 = each batch as it is drawn.
     """
 
     source: Literal["generator", "deeppcb", "mvtec", "visa", "meta", "adpl"] = "generator"
@@ -107,6 +109,7 @@ class DataConfig:
     records_per_image: int = 1
     num_workers: int = 0
     prefetch: int = 2
+    group_batches: int = 0
 
     def __post_init__(self) -> None:
         require_share(self, "defect_rate")
@@ -115,7 +118,7 @@ class DataConfig:
             0.0 <= self.validation_fraction < 1.0,
             f"validation_fraction = {self.validation_fraction}: give a share from 0 to below 1",
         )
-        require_not_negative(self, "num_train", "num_test", "image_px", "num_workers", "prefetch")
+        require_not_negative(self, "num_train", "num_test", "image_px", "num_workers", "prefetch", "group_batches")
         require_known("pair_types", self.pair_types, typing.get_args(PairType), "kind")
         kinds = len(self.pair_types)
         require(

@@ -121,7 +121,8 @@ def _reference_of(
     # With LoRA: the same arrays with the new adapters switched off. Computed once, before a step, because the stage
     # may train other parts whole, which no switch brings back.
     reference = {path: leaf for path, leaf in params.items() if not path.endswith(TRAINED)}
-    drawn = visited_records(len(records.kept), train=config, seed=run.config.seed)
+    grouped = {"seed": run.config.seed, "group_batches": run.config.data.group_batches}
+    drawn = visited_records(len(records.kept), train=config, **grouped)
     scored = records.held_out if config.eval_every else []
     table = reference_logps(
         records.stored,
@@ -169,6 +170,7 @@ def _fit(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         revision=run.prepared.revision,
+        group_batches=run.config.data.group_batches,
         **shapes,
     )
     start = STARTS_FROM[stage]

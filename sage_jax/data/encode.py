@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol, overload, runtime_checkable
 
@@ -85,12 +86,13 @@ class RecordPixels:
 
 @dataclasses.dataclass(frozen=True)
 class RecordCounts:
-    """The most questions and answers that any record of a data set has, for the static shapes of batches."""
+    """The most questions, answers and references of any record of a data set, for the static shapes of batches."""
 
     questions: int = 0
     answers: int = 0
     descriptions: int = 0
     description_answers: int = 0
+    references: int = 0
 
     def including(self, record: Record) -> RecordCounts:
         """The counts with one more record."""
@@ -99,11 +101,12 @@ class RecordCounts:
             max([self.answers, *(len(question.answers) for question in record.questions)]),
             max(self.descriptions, len(record.descriptions)),
             max([self.description_answers, *(len(question.answers) for question in record.descriptions)]),
+            max(self.references, int(record.reference_image is not None)),
         )
 
 
 def count_records(records: Iterable[Record]) -> RecordCounts:
-    """The most questions and answers that any of the records has; reads them all."""
+    """The most questions, answers and references that any of the records has; reads them all."""
     counts = RecordCounts()
     for record in records:
         counts = counts.including(record)
@@ -273,6 +276,14 @@ def decode_pixels(record: Record, *, model: ModelConfig) -> RecordPixels:
         labels = np.zeros(len(tiled.tiles) * side**2, np.float32)
     reference = None
     if record.reference_image is not None:
-        image = decode_rgb(record.reference_image, name=record.reference_path)
-        reference = tile_image(image, tile_px=model.vit.tile_px, max_tiles=model.max_tiles).tiles
+        size = {"tile_px": model.vit.tile_px, "max_tiles": model.max_tiles}
+        reference = _reference_tiles(record.reference_image, name=record.reference_path, **size)
     return RecordPixels(tiled.tiles, reference, labels)
+
+
+@functools.lru_cache(maxsize=8)
+def _reference_tiles(image: bytes, *, name: str, tile_px: int, max_tiles: int) -> UInt8[np.ndarray, "T2 H W 3"]:
+    """Tiles of a reference, read-only: many images in a row may be compared with one, which is decoded once then."""
+    tiles = tile_image(decode_rgb(image, name=name), tile_px=tile_px, max_tiles=max_tiles).tiles
+    tiles.flags.writeable = False
+    return tiles

@@ -26,6 +26,7 @@ _NOT_CONTENT: Final = (
     "on_bad_record",
     "num_workers",
     "prefetch",
+    "group_batches",
     "validation_fraction",
 )
 
