@@ -90,6 +90,9 @@ class DataConfig:
       prefetch: Batches kept ready.
       group_batches: Batches of training whose trees are drawn together, sorted by length and cut into batches again, so
         that a batch has trees of about one length and little padding; 0 = each batch as it is drawn.
+      vit_features: Where stages that do not train the ViT get its features from: `none` computes them with each batch;
+        `disk` computes those of all training images once and keeps them in `cache_dir`, by weights and data. The stage
+        `plan` tells the room that they take.
     """
 
     source: Literal["generator", "deeppcb", "mvtec", "visa", "meta", "adpl"] = "generator"
@@ -110,6 +113,7 @@ class DataConfig:
     num_workers: int = 0
     prefetch: int = 2
     group_batches: int = 0
+    vit_features: Literal["none", "disk"] = "none"
 
     def __post_init__(self) -> None:
         require_share(self, "defect_rate")

@@ -228,6 +228,8 @@ class PlanConfig:
       prompt_tokens: Tokens of system message and template.
       question_tokens: Tokens of a question.
       num_questions, num_answers: Questions of an image, and ranked answers of a question, in the data set.
+      num_images: Distinct images of the training data, references too, for the disk that `data.vit_features` takes; 0 =
+        two for each of `data.num_train`.
       compile: Whether the step is also compiled for simulated devices, which gives communication and the compiler's
         own memory; without, the plan takes seconds.
     """
@@ -242,6 +244,7 @@ class PlanConfig:
     question_tokens: int = 100
     num_questions: int = 5
     num_answers: int = 4
+    num_images: int = 0
     compile: bool = True
 
     def __post_init__(self) -> None:
@@ -249,7 +252,7 @@ class PlanConfig:
         require_known("stages", self.stages, TRAINING_STAGES, "training stage")
         require_above_zero(self, "num_devices", "usable_share", "num_questions", "num_answers")
         require_share(self, "usable_share")
-        require_not_negative(self, "device_memory_gb", "vocab_size", "prompt_tokens", "question_tokens")
+        require_not_negative(self, "device_memory_gb", "vocab_size", "prompt_tokens", "question_tokens", "num_images")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol, overload, runtime_checkable
 
@@ -14,7 +15,7 @@ from sage_jax.config import ModelConfig, TextConfig
 from sage_jax.data.chat import Chat, ChatError, FactsAs
 from sage_jax.data.images import decode_mask, decode_rgb
 from sage_jax.data.records import Question, Record
-from sage_jax.data.tiles import image_size, num_tiles, tile_image, token_labels
+from sage_jax.data.tiles import TiledImage, image_size, num_tiles, tile_grid, tile_image, token_labels
 
 AnswersKept = Literal["best", "ranked", "none"]
 QuestionKind = Literal["inspection", "description"]
@@ -72,10 +73,13 @@ class RecordTokens:
 
 @dataclasses.dataclass(frozen=True)
 class RecordPixels:
-    """A record's tiles, and the share of anomalous pixels under each image token; None where unknown."""
+    """A record's tiles, as pixels or as ViT features, and the share of anomalous pixels under each image token.
 
-    tiles: UInt8[np.ndarray, "T H W 3"]
-    reference_tiles: UInt8[np.ndarray, "T2 H W 3"] | None
+    A reference that is not there and labels that are unknown are None.
+    """
+
+    tiles: UInt8[np.ndarray, "T H W 3"] | Float[np.ndarray, "T _ E"]
+    reference_tiles: UInt8[np.ndarray, "T2 H W 3"] | Float[np.ndarray, "T2 _ E"] | None
     token_labels: Float[np.ndarray, " M"] | None
 
     @property
@@ -143,6 +147,28 @@ class ChosenRecords(Sequence[Record]):
         if isinstance(index, slice):
             return ChosenRecords(self._records, self._indices[index])
         return self._records[self._indices[index]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TileForm:
+    """Shape and dtype of a tile in a batch."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def pixel_form(model: ModelConfig) -> TileForm:
+    """Of tiles as pixels."""
+    return TileForm((model.vit.tile_px, model.vit.tile_px, 3), np.dtype(np.uint8))
+
+
+def feature_form(model: ModelConfig, dtype: np.dtype) -> TileForm:
+    """Of tiles as ViT features, pixel-shuffled."""
+    return TileForm((model.tokens_per_tile, model.vit.embed_dim * model.downsample**2), dtype)
 
 
 def tokens_per_side(model: ModelConfig) -> int:
@@ -265,20 +291,36 @@ def decode_pixels(record: Record, *, model: ModelConfig) -> RecordPixels:
     Raises:
       ImageFault: An image cannot be read.
     """
-    side = tokens_per_side(model)
     tiled = tile_image(
         decode_rgb(record.test_image, name=record.test_path), tile_px=model.vit.tile_px, max_tiles=model.max_tiles
     )
-    labels = None
-    if record.mask is not None:
-        labels = token_labels(decode_mask(record.mask), tiled, tokens_per_side=side)
-    elif record.anomalous is False:
-        labels = np.zeros(len(tiled.tiles) * side**2, np.float32)
-    reference = None
+    labels, reference = _labels(record, tiled, model), None
     if record.reference_image is not None:
         size = {"tile_px": model.vit.tile_px, "max_tiles": model.max_tiles}
         reference = _reference_tiles(record.reference_image, name=record.reference_path, **size)
     return RecordPixels(tiled.tiles, reference, labels)
+
+
+def decode_labels(record: Record, *, model: ModelConfig) -> Float[np.ndarray, " M"] | None:
+    """A record's token labels alone; of its test image the header is read.
+
+    Raises:
+      ImageFault: The header cannot be read.
+    """
+    width, height = image_size(record.test_image, name=record.test_path)
+    columns, rows = tile_grid(width, height, tile_px=model.vit.tile_px, max_tiles=model.max_tiles)
+    has_thumbnail = columns * rows > 1
+    blank = np.zeros((columns * rows + has_thumbnail, 0, 0, 3), np.uint8)
+    return _labels(record, TiledImage(blank, columns, rows, has_thumbnail), model)
+
+
+def _labels(record: Record, tiled: TiledImage, model: ModelConfig) -> Float[np.ndarray, " M"] | None:
+    side = tokens_per_side(model)
+    if record.mask is not None:
+        return token_labels(decode_mask(record.mask), tiled, tokens_per_side=side)
+    if record.anomalous is False:
+        return np.zeros(len(tiled.tiles) * side**2, np.float32)
+    return None
 
 
 @functools.lru_cache(maxsize=8)

@@ -24,6 +24,7 @@ from sage_jax.data.record_parts import RecordParts
 from sage_jax.data.records import Record
 from sage_jax.data.train_rows import LengthGroups, TrainAssembler, draw_modes, slots_of
 from sage_jax.data.tree import build_tree, choose_shape, stack_rows
+from sage_jax.data.vit_features import StoredFeatures
 
 CACHE_BYTES: Final = 512 * 2**20
 """Memory for decoded tiles and token ids, all workers of a process together."""
@@ -119,6 +120,7 @@ def make_train_loader(
     process_count: int = 1,
     revision: str = "",
     group_batches: int = 0,
+    features: StoredFeatures | None = None,
 ) -> TrainLoader:
     """The training stream of one process.
 
@@ -138,6 +140,7 @@ def make_train_loader(
       process_count: Processes that share the global batch.
       revision: Of the data set; a state of another one is refused.
       group_batches: Batches whose rows are sorted by length together; 0 or 1 = none are.
+      features: ViT features of the records' images, in place of their pixels.
 
     Raises:
       StreamError: There are no records, or the batch size does not divide among processes.
@@ -160,6 +163,7 @@ def make_train_loader(
         questions=train.questions,
         facts_as=train.facts,
         cache_bytes=CACHE_BYTES // max(1, num_workers),
+        features=features,
     )
     rows = slice(process_index * share, (process_index + 1) * share)
     assemble = TrainAssembler(parts, train, slots, rows)

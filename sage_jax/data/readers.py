@@ -27,6 +27,7 @@ _NOT_CONTENT: Final = (
     "num_workers",
     "prefetch",
     "group_batches",
+    "vit_features",
     "validation_fraction",
 )
 

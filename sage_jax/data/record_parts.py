@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from sage_jax.config import ModelConfig, TextConfig
 from sage_jax.data.chat import Chat, FactsAs
 from sage_jax.data.encode import (
@@ -13,10 +15,12 @@ from sage_jax.data.encode import (
     RecordTokens,
     count_image_tokens,
     count_reference_tokens,
+    decode_labels,
     decode_pixels,
     encode_text,
 )
 from sage_jax.data.records import Record
+from sage_jax.data.vit_features import StoredFeatures
 from sage_jax.recently_used import RecentlyUsed
 
 
@@ -34,7 +38,10 @@ class RecordParts:
         questions: QuestionKind,
         facts_as: FactsAs,
         cache_bytes: int,
+        features: StoredFeatures | None = None,
     ) -> None:
+        """`features`: Of the records' images, which come in place of their pixels."""
+        self.features = features
         self.records, self.chat, self.model, self.text = records, chat, model, text
         self._answers: AnswersKept = answers
         self._questions: QuestionKind = questions
@@ -47,7 +54,15 @@ class RecordParts:
         return self._tokens.get((index, in_prompt), lambda: self._encode(self.records[index], in_prompt))
 
     def pixels(self, index: int) -> RecordPixels:
-        return self._pixels.get(index, lambda: decode_pixels(self.records[index], model=self.model))
+        if self.features is None:
+            return self._pixels.get(index, lambda: decode_pixels(self.records[index], model=self.model))
+        # The mapped file is a memory of its own: what is remembered here is the labels.
+        known = self._pixels.get(index, lambda: self._labels(self.records[index]))
+        test, reference = self.features.of(index)
+        return RecordPixels(test, reference, known.token_labels)
+
+    def _labels(self, record: Record) -> RecordPixels:
+        return RecordPixels(np.zeros((0, 0, 0, 3), np.uint8), None, decode_labels(record, model=self.model))
 
     def _encode(self, record: Record, reference_in_prompt: bool) -> RecordTokens:
         return encode_text(

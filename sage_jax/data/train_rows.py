@@ -100,6 +100,7 @@ class TrainAssembler:
             model=parts.model,
             text=parts.text,
             has_references=self._slots.references,
+            form=parts.features.form if parts.features else None,
         )
 
     def _tokens(self, indices: np.ndarray, with_reference: np.ndarray) -> list[RecordTokens]:
