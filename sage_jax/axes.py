@@ -10,7 +10,8 @@ Letters:
   L  tokens of an answer                                  V  vocabulary
   G  query heads of one key/value head                    X  head width
   I  adjacent pairs of ranked answers, N - 1               A  prefix slots of tree attention
-  U  question slots of tree attention
+  U  question slots of tree attention                      E  width of an image token before the adapter
+  T2  room for tiles of a reference: T, or 0
 """
 
 from jaxtyping import Array, Bool, Float, Int, UInt8

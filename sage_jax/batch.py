@@ -23,9 +23,11 @@ class TreeBatch:
     and `answer_index[j]` is -1 (prefix or question) or i's answer. Positions continue from the branch point.
 
     Attributes:
-      tiles: Test image tiles, RGB 0..255; zeros where `tile_mask` is False.
+      tiles: Test image tiles, RGB 0..255; zeros where `tile_mask` is False. Or, float, the ViT's features of the tiles
+        (B T tokens E), where those were computed before.
       tile_mask: True where the row has a tile.
-      reference_tiles: The same for the reference image; all masked without a reference.
+      reference_tiles: The same for the reference image, in the one form or the other; all masked without a reference. A
+        batch that shows none at all may have no room for any (T2 = 0): nothing is computed of what is not there.
       reference_tile_mask: True where the row has a reference tile. A row without any is zero-shot.
       fact_ids: Token ids of the fact sentences, 0 where masked.
       fact_mask: True at real fact tokens; a fact with no token is no fact.
@@ -49,10 +51,10 @@ class TreeBatch:
       target_slots: Room for the answer tokens of any row, whose logits are computed; 0 = for all that there could be.
     """
 
-    tiles: UInt8[AnyArray, "B T H W 3"]
+    tiles: UInt8[AnyArray, "B T H W 3"] | Float[AnyArray, "B T _ E"]
     tile_mask: Bool[AnyArray, "B T"]
-    reference_tiles: UInt8[AnyArray, "B T H W 3"]
-    reference_tile_mask: Bool[AnyArray, "B T"]
+    reference_tiles: UInt8[AnyArray, "B T2 H W 3"] | Float[AnyArray, "B T2 _ E"]
+    reference_tile_mask: Bool[AnyArray, "B T2"]
     fact_ids: Int[AnyArray, "B F J"]
     fact_mask: Bool[AnyArray, "B F J"]
     token_ids: Int[AnyArray, "B S"]

@@ -88,6 +88,11 @@ class DataConfig:
       records_per_image: Kinds made of each annotated image, taken in turn from `pair_types`.
       num_workers: Grain worker processes; 0 = threads of the main process.
       prefetch: Batches kept ready.
+      group_batches: Batches of training whose trees are drawn together, sorted by length and cut into batches again, so
+        that a batch has trees of about one length and little padding; 0 = each batch as it is drawn.
+      vit_features: Where stages that do not train the ViT get its features from: `none` computes them with each batch;
+        `disk` computes those of all training images once and keeps them in `cache_dir`, by weights and data. The stage
+        `plan` tells the room that they take.
     """
 
     source: Literal["generator", "deeppcb", "mvtec", "visa", "meta", "adpl"] = "generator"
@@ -107,6 +112,8 @@ class DataConfig:
     records_per_image: int = 1
     num_workers: int = 0
     prefetch: int = 2
+    group_batches: int = 0
+    vit_features: Literal["none", "disk"] = "none"
 
     def __post_init__(self) -> None:
         require_share(self, "defect_rate")
@@ -115,7 +122,7 @@ class DataConfig:
             0.0 <= self.validation_fraction < 1.0,
             f"validation_fraction = {self.validation_fraction}: give a share from 0 to below 1",
         )
-        require_not_negative(self, "num_train", "num_test", "image_px", "num_workers", "prefetch")
+        require_not_negative(self, "num_train", "num_test", "image_px", "num_workers", "prefetch", "group_batches")
         require_known("pair_types", self.pair_types, typing.get_args(PairType), "kind")
         kinds = len(self.pair_types)
         require(

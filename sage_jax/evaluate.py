@@ -307,7 +307,7 @@ def _detection(
 class _Asked(Sequence[Record]):
     """The inspection question on some records of a data set, each read when it is asked for."""
 
-    counts = RecordCounts(questions=1)
+    counts = RecordCounts(questions=1, references=1)
 
     def __init__(self, records: Sequence[Record], indices: Sequence[int]) -> None:
         self._chosen = ChosenRecords(records, indices)

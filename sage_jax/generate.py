@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sage_jax.axes import Array, Bool, Float, Int
+from sage_jax.axes import Array, Bool, Float, Int, UInt8
 from sage_jax.batch import AnyArray, TreeBatch
 from sage_jax.losses.log_probs import answer_logps, answer_token_logps
 from sage_jax.models.decoder import KvCache
@@ -161,6 +161,11 @@ class Responder:
         with jax.set_mesh(self._mesh):
             return np.asarray(self._functions.score(self._params, self._put(batch)))
 
+    def vit_features(self, tiles: UInt8[np.ndarray, "A H W 3"]) -> Float[np.ndarray, "A M E"]:
+        """What the adapter reads of each tile, in the compute dtype; as many tiles as the mesh divides."""
+        with jax.set_mesh(self._mesh):
+            return np.asarray(self._functions.features(self._params, self._put(tiles)))
+
     def rows(self, batch_size: int) -> int:
         """The batch size, raised to what the mesh divides."""
         parts = int(np.prod([self._mesh.shape[axis] for axis in MESH_AXES_OF["batch"]]))
@@ -189,6 +194,7 @@ class _Compiled:
     go_on: Callable[..., tuple[Array, Talk]]
     widen: Callable[..., Talk]
     score: Callable[..., Array]
+    features: Callable[..., Array]
 
 
 @functools.lru_cache(maxsize=2)
@@ -211,6 +217,7 @@ def _compiled(graphdef: nnx.GraphDef[Sage], mesh: Mesh, decoding: Decoding, num_
         go_on=jax.jit(further, out_shardings=(whole, talk), donate_argnums=1),
         widen=jax.jit(_widen, static_argnums=1, out_shardings=talk),
         score=jax.jit(functools.partial(_score, graphdef=graphdef), out_shardings=whole),
+        features=jax.jit(lambda params, tiles: merge(graphdef, params).vit_features(tiles), out_shardings=whole),
     )
 
 

@@ -25,6 +25,7 @@ from sage_jax.dialogue import Dialogue
 from sage_jax.evaluate import Examination, anomaly_map, draw_seeds, inspection_record, shown_records
 from sage_jax.files import replace_file
 from sage_jax.generate import Answers
+from sage_jax.kept_references import KeptReferences
 from sage_jax.metrics.localisation import peak_boxes
 from sage_jax.report import (
     InspectionRow,
@@ -47,6 +48,8 @@ from sage_jax.subjects import Images, Subject
 _LARGE_PICTURES: Final = 50
 """Rows of a page that get pictures of 1024 px; with more, they are small, or no browser would open it."""
 _TO_DO: Final = -1
+_REFERENCES_AT_ONCE: Final = 4
+"""References that the ViT runs on together: with one for all images, what it computes beside that is waste."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,13 +85,14 @@ def inspect(
         log.line(f"{done} of {len(images)} images were done before the stop, {len(missing)} are left")
     rows = examination.rows(len(images))
     chunks = [missing[start : start + rows].tolist() for start in range(0, len(missing), rows)]
+    references = _kept_references(examination)
     with (
         StopRequest(log.line, mesh, after="this batch") as stop,
         log.progress(len(images), done=done, unit="image") as advance,
         contextlib.closing(_read_ahead(images, chunks, examination, rows)) as read,
     ):
         for chunk in read:
-            found = _inspected(chunk, examination, output)
+            found = _inspected(chunk, examination, references, output)
             if jax.process_index() == 0:
                 places[chunk.indices] = journal.append(list(zip(chunk.keys, chunk.stamps, found, strict=True)))
             done += len(chunk.indices)
@@ -196,7 +200,18 @@ def _read(images: Images, indices: Sequence[int], examination: Examination, rows
     return _Chunk(indices, keys, stamps, subjects, batches)
 
 
-def _inspected(chunk: _Chunk, examination: Examination, output: Path) -> list[InspectionRow]:
+def _kept_references(examination: Examination) -> KeptReferences | None:
+    """What computes each reference once; None where the config gives it no memory."""
+    megabytes, responder = examination.config.inspect.reference_memory_mb, examination.responder
+    if not megabytes:
+        return None
+    at_once = responder.rows(_REFERENCES_AT_ONCE)
+    return KeptReferences(responder.vit_features, images_at_once=at_once, capacity=megabytes * 10**6)
+
+
+def _inspected(
+    chunk: _Chunk, examination: Examination, references: KeptReferences | None, output: Path
+) -> list[InspectionRow]:
     """A row for every image of a chunk, in its order; writes the overlays."""
     rows = [
         InspectionRow(subject.path, subject.category, "unreadable", None, "", error=subject.error)
@@ -205,7 +220,8 @@ def _inspected(chunk: _Chunk, examination: Examination, output: Path) -> list[In
         for subject in chunk.subjects
     ]
     for positions, records, batch in chunk.batches:
-        answered = _answered(batch, records, examination)
+        shown = batch if references is None else references.put_into(batch)
+        answered = _answered(shown, records, examination)
         for position, (record, answers, follow_ups) in zip(positions, answered, strict=True):
             path = output / "overlays" / f"{_short_stem(record.test_path)}_{chunk.keys[position]}.png"
             rows[position] = dataclasses.replace(_row(record, answers, examination, path), follow_ups=follow_ups)

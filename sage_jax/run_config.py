@@ -134,6 +134,8 @@ class InspectConfig:
       output: Folder of the results; "" = `run_dir`/inspect.
       max_images: Most images of the embedded sample.
       report_images: Most images in the HTML report: unreadable ones, then those of highest score; the JSONL has all.
+      reference_memory_mb: Memory for the ViT's features of references, in MB (10^6 bytes), so that a reference of many
+        images is computed once; the least recently used are dropped. 0 = computed with each image.
     """
 
     images: str = ""
@@ -146,12 +148,13 @@ class InspectConfig:
     output: str = ""
     max_images: int = 24
     report_images: int = 500
+    reference_memory_mb: int = 512
 
     def __post_init__(self) -> None:
         require_known("stage", (self.stage,) if self.stage else (), TRAINING_STAGES, "training stage")
         require(all(map(str.strip, self.questions)), f"questions = {self.questions}: one of them is empty")
         require_share(self, "threshold")
-        require_not_negative(self, "map_threshold")
+        require_not_negative(self, "map_threshold", "reference_memory_mb")
         require_above_zero(self, "max_images", "report_images")
 
 
@@ -225,6 +228,8 @@ class PlanConfig:
       prompt_tokens: Tokens of system message and template.
       question_tokens: Tokens of a question.
       num_questions, num_answers: Questions of an image, and ranked answers of a question, in the data set.
+      num_images: Distinct images of the training data, references too, for the disk that `data.vit_features` takes; 0 =
+        two for each of `data.num_train`.
       compile: Whether the step is also compiled for simulated devices, which gives communication and the compiler's
         own memory; without, the plan takes seconds.
     """
@@ -239,6 +244,7 @@ class PlanConfig:
     question_tokens: int = 100
     num_questions: int = 5
     num_answers: int = 4
+    num_images: int = 0
     compile: bool = True
 
     def __post_init__(self) -> None:
@@ -246,7 +252,7 @@ class PlanConfig:
         require_known("stages", self.stages, TRAINING_STAGES, "training stage")
         require_above_zero(self, "num_devices", "usable_share", "num_questions", "num_answers")
         require_share(self, "usable_share")
-        require_not_negative(self, "device_memory_gb", "vocab_size", "prompt_tokens", "question_tokens")
+        require_not_negative(self, "device_memory_gb", "vocab_size", "prompt_tokens", "question_tokens", "num_images")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,12 +44,14 @@ class RunLog:
 
     Attributes:
       resumed: Whether the stage goes on from work of an earlier run, so that its cost is added to that run's.
+      shares: Shares by name that the stage measured of its own work, for the summary.
     """
 
     def __init__(self, run_dir: Path | str, stage: str) -> None:
         self.run_dir = Path(run_dir)
         self.stage = stage
         self.resumed = False
+        self.shares: dict[str, float] = {}
         self._writes = jax.process_index() == 0
         self._console = Console(stderr=True, highlight=False)
         self._tensorboard: SummaryWriter | None = None
@@ -184,6 +186,23 @@ class _Clock:
         return f"{speed}  {left} left"
 
 
+@dataclasses.dataclass(frozen=True)
+class StepInput:
+    """What a step was given.
+
+    Attributes:
+      record_index: Rows of the data set.
+      num_tokens: Real tokens of this process's trees.
+      num_slots: Tokens that they are padded to, rows x length.
+      waited: Seconds that the devices had nothing to do, for want of this batch.
+    """
+
+    record_index: np.ndarray
+    num_tokens: int = 0
+    num_slots: int = 0
+    waited: float = 0.0
+
+
 class StepLog:
     """Follows training steps one behind, so that the host waits for step n - 1 while the devices compute step n.
 
@@ -205,9 +224,11 @@ class StepLog:
     ) -> None:
         self._run, self._train, self._advance = run, train, advance
         self._learning_rate, self._record_ids = learning_rate, record_ids
-        self._pending: tuple[int, Mapping[str, Any], np.ndarray] | None = None
+        self._pending: tuple[int, Mapping[str, Any], StepInput] | None = None
         self._window: list[dict[str, tuple[float, float]]] = []
         self._window_start = time.monotonic()
+        self._window_waited = 0.0
+        self._total = _Total()
         self._num_skipped = 0
         self._num_in_row = 0
         self._ids_in_row: deque[tuple[int, list[str]]] = deque(maxlen=MAX_SKIPPED_IN_ROW)
@@ -217,10 +238,22 @@ class StepLog:
         self._run.resume_from(step)
         self._num_skipped, self._num_in_row = num_skipped, num_skipped_in_row
 
-    def follow(self, step: int, metrics: Mapping[str, Any], record_index: np.ndarray) -> None:
+    def follow(self, step: int, metrics: Mapping[str, Any], given: StepInput) -> None:
         """Takes a step that has been dispatched, and reads the one before it."""
+        self._window_waited += given.waited
+        self._total.add(given)
         self.catch_up()
-        self._pending = (step, metrics, record_index)
+        self._pending = (step, metrics, given)
+
+    def is_idle(self) -> bool:
+        """Whether the devices have nothing to do: no step is out, or the last one has ended."""
+        return self._pending is None or all(leaf.is_ready() for leaf in jax.tree.leaves(self._pending[1]))
+
+    def shares(self) -> dict[str, float]:
+        """Of all steps: `input_wait`, share of the wall time that the devices waited for a batch, compiling the first
+        step left out; `padding`, share of the trees' tokens that are none. Empty after less than two steps.
+        """
+        return self._total.shares()
 
     def catch_up(self) -> None:
         """Reads the step that is still out.
@@ -230,12 +263,15 @@ class StepLog:
         """
         if self._pending is None:
             return
-        step, on_device, record_index = self._pending
+        step, on_device, given = self._pending
         self._pending = None
         metrics = {name: (float(total), float(count)) for name, (total, count) in jax.device_get(on_device).items()}
+        if given.num_slots:
+            metrics["padding"] = (float(given.num_slots - given.num_tokens), float(given.num_slots))
+        self._total.step_ended()
         self._window.append(metrics)
         if metrics["skipped"][0]:
-            self._skipped(step, metrics, record_index)
+            self._skipped(step, metrics, given.record_index)
         else:
             self._num_in_row = 0
             self._ids_in_row.clear()
@@ -274,9 +310,39 @@ class StepLog:
             "skipped": float(len(self._window) - len(finite)),
             "learning_rate": float(self._learning_rate(max(step - self._num_skipped - 1, 0))),
             "seconds_per_step": (now - self._window_start) / len(self._window),
+            "input_wait": min(self._window_waited / max(now - self._window_start, 1e-9), 1.0),
         }
         self._run.metrics(step, row)
-        self._window, self._window_start = [], now
+        self._window, self._window_start, self._window_waited = [], now, 0.0
+
+
+class _Total:
+    """Waits and padding since the first step ended."""
+
+    def __init__(self) -> None:
+        self._start: float | None = None
+        self._end = 0.0
+        self._waited = 0.0
+        self._num_tokens, self._num_slots = 0, 0
+
+    def step_ended(self) -> None:
+        """Takes the time: of the first step as the start, of each after it as the end so far."""
+        now = time.monotonic()
+        self._start, self._end = now if self._start is None else self._start, now
+
+    def add(self, given: StepInput) -> None:
+        self._num_tokens += given.num_tokens
+        self._num_slots += given.num_slots
+        if self._start is not None:
+            self._waited += given.waited
+
+    def shares(self) -> dict[str, float]:
+        if self._start is None or self._end <= self._start or not self._num_slots:
+            return {}
+        return {
+            "input_wait": min(self._waited / (self._end - self._start), 1.0),
+            "padding": 1.0 - self._num_tokens / self._num_slots,
+        }
 
 
 def _mean(steps: Sequence[Mapping[str, tuple[float, float]]], name: str) -> float:

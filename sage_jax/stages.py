@@ -136,8 +136,10 @@ def _run_stage(run: Run, stage: str) -> None:
                 log.line("the config has changed since it was trained:\n  " + "\n  ".join(changes))
             return
         log.resumed = (run.stage_dir(stage) / "checkpoints").is_dir()
-        first = jax.process_index() == 0
-        with stage_cost(run.summary_path, stage, resumed=lambda: log.resumed) if first else contextlib.nullcontext():
+        cost = contextlib.nullcontext()
+        if jax.process_index() == 0:
+            cost = stage_cost(run.summary_path, stage, resumed=lambda: log.resumed, shares=lambda: log.shares)
+        with cost:
             _STAGES[stage](run, stage, log)
     barrier(f"{stage} done")
 

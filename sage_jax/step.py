@@ -119,7 +119,8 @@ def _summed(
 
     def cut(rows: jax.Array) -> jax.Array:
         # Rows a, a + A, a + 2A, ... make micro-batch a, so that each takes the same number from every device's block.
-        return jnp.swapaxes(rows.reshape(-1, accumulate, *rows.shape[1:]), 0, 1)
+        # Rows are counted, not left to -1: a batch that shows no reference has tiles of no size.
+        return jnp.swapaxes(rows.reshape(rows.shape[0] // accumulate, accumulate, *rows.shape[1:]), 0, 1)
 
     def add(total: Any, micro_batch: TreeBatch) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, gradient_of(micro_batch)), None

@@ -7,10 +7,7 @@ import dataclasses
 import itertools
 import json
 import math
-import resource
 import statistics
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +20,7 @@ from rich.text import Text
 from sage_jax.config import ConfigError
 from sage_jax.files import replace_file
 from sage_jax.metrics.intervals import Metric
+from sage_jax.peak_memory import PeakMemory
 
 MODELS: Final = ("base", "plain", "sfe", "dpo", "edpo")
 MODES: Final = ("zero_shot", "one_shot")
@@ -57,7 +55,15 @@ def load_summary(path: Path) -> dict[str, Any]:
     return summary
 
 
-def record_cost(path: Path, stage: str, *, seconds: float, peak_memory_gb: float, resumed: bool = False) -> None:
+def record_cost(
+    path: Path,
+    stage: str,
+    *,
+    seconds: float,
+    peak_memory_gb: float,
+    shares: Mapping[str, float] | None = None,
+    resumed: bool = False,
+) -> None:
     """Writes a stage's wall-clock seconds and peak memory (GB, 10^9 bytes) into the summary, all else kept.
 
     Args:
@@ -65,19 +71,32 @@ def record_cost(path: Path, stage: str, *, seconds: float, peak_memory_gb: float
       stage: Any stage of a run.
       seconds: Wall-clock time of the stage.
       peak_memory_gb: See `PeakMemory`.
-      resumed: The stage went on from earlier work: its seconds are added, the larger peak stands.
+      shares: What the stage measured of its own work, such as `input_wait` and `padding` of a training stage.
+      resumed: The stage went on from earlier work: its seconds are added, the larger peak stands, shares are means over
+        the seconds of both.
     """
     summary = load_summary(path)
     before = summary["stages"].get(stage) if resumed else None
+    shares = dict(shares or {})
     if before:
+        for name in before.keys() - {"seconds", "peak_memory_gb"}:
+            now = shares.get(name, before[name])
+            shares[name] = (before[name] * before["seconds"] + now * seconds) / max(before["seconds"] + seconds, 1e-9)
         seconds, peak_memory_gb = seconds + before["seconds"], max(peak_memory_gb, before["peak_memory_gb"])
-    summary["stages"][stage] = {"seconds": round(seconds, 3), "peak_memory_gb": round(peak_memory_gb, 4)}
+    cost = {"seconds": round(seconds, 3), "peak_memory_gb": round(peak_memory_gb, 4)}
+    summary["stages"][stage] = cost | {name: round(share, 4) for name, share in sorted(shares.items())}
     _write_json(path, summary)
 
 
 @contextlib.contextmanager
-def stage_cost(path: Path, stage: str, *, resumed: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Measures the stage inside and writes its cost, also when it is interrupted; asks `resumed` at the end."""
+def stage_cost(
+    path: Path,
+    stage: str,
+    *,
+    resumed: Callable[[], bool] = lambda: False,
+    shares: Callable[[], Mapping[str, float]] = dict,
+) -> Iterator[None]:
+    """Measures the stage inside and writes its cost, also when it is interrupted; asks for the rest at the end."""
     start = time.perf_counter()
     meter = PeakMemory()
     try:
@@ -85,7 +104,8 @@ def stage_cost(path: Path, stage: str, *, resumed: Callable[[], bool] = lambda: 
             yield
     finally:
         seconds = time.perf_counter() - start
-        record_cost(path, stage, seconds=seconds, peak_memory_gb=meter.gigabytes, resumed=resumed())
+        about = {"shares": shares(), "resumed": resumed()}
+        record_cost(path, stage, seconds=seconds, peak_memory_gb=meter.gigabytes, **about)
 
 
 def record_metrics(
@@ -212,67 +232,6 @@ def _as_json(name: str, metric: Metric) -> dict[str, Any]:
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     replace_file(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-class PeakMemory:
-    """Peak resident memory of this process and its descendants while the context is open, in GB (10^9 bytes).
-
-    Where `/proc` exists (Linux), the resident sizes of the process tree are summed every `interval` seconds; pages that
-    processes share count once for each, so that the sum is an upper bound. This process's own high-water mark is
-    exact: if it rose inside the context, the peak is at least that. Elsewhere the only figures are high-water marks
-    since the start of the process: its own plus that of its largest finished child.
-    """
-
-    def __init__(self, interval: float = 0.25) -> None:
-        self._interval = interval
-        self._closed = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._mark = 0
-        self._peak = 0
-
-    def __enter__(self) -> PeakMemory:
-        self._mark = _high_water(resource.RUSAGE_SELF)
-        self._peak = _tree_bytes()
-        self._thread = threading.Thread(target=self._sample, name="peak-memory", daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closed.set()
-        if self._thread is not None:
-            self._thread.join()
-        self._peak = max(self._peak, _tree_bytes())
-        mark = _high_water(resource.RUSAGE_SELF)
-        if mark > self._mark:
-            self._peak = max(self._peak, mark)
-        if not Path("/proc/self/status").exists():
-            self._peak = mark + _high_water(resource.RUSAGE_CHILDREN)
-
-    @property
-    def gigabytes(self) -> float:
-        return self._peak / 1e9
-
-    def _sample(self) -> None:
-        while not self._closed.wait(self._interval):
-            self._peak = max(self._peak, _tree_bytes())
-
-
-def _high_water(who: int) -> int:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(who).ru_maxrss * unit
-
-
-def _tree_bytes() -> int:
-    """Resident bytes of this process and its descendants; 0 without /proc."""
-    total, waiting = 0, ["self"]
-    while waiting:
-        process = Path("/proc") / waiting.pop()
-        # A process may end between two reads: what is gone has no memory.
-        with contextlib.suppress(OSError):
-            total += int((process / "statm").read_text().split()[1]) * resource.getpagesize()
-            for task in (process / "task").iterdir():
-                waiting += (task / "children").read_text().split()
-    return total
 
 
 ABLATION_ROWS: Final = {

@@ -20,7 +20,7 @@ from sage_jax.checkpoint import StageCheckpoints, config_changes
 from sage_jax.config import ConfigError, TrainConfig
 from sage_jax.optim import freeze_table, make_optimizer, make_schedule, partition
 from sage_jax.parameters import Params, split
-from sage_jax.run_log import RunLog, StepLog
+from sage_jax.run_log import RunLog, StepInput, StepLog
 from sage_jax.sharding import batch_sharding, param_shardings
 from sage_jax.step import Metrics, Objective, TrainState, init_state, jit_step, state_shardings
 from sage_jax.stop_request import StopRequest
@@ -125,6 +125,7 @@ def fit(
             log.resume(first, int(state.num_skipped), int(state.num_skipped_in_row))
             batches = _batches_ahead(stage, loader, batch_sharding(mesh), attach, train.steps - first)
             steps, state = _train(state, first, step_fn, batches, train, stop, log, score, save)
+            run.shares = log.shares()
         if checkpoints.best_step is not None:
             run.line(f"lowest validation loss at step {checkpoints.best_step}; its checkpoint is kept")
         params = {**frozen, **state.trainable}
@@ -152,10 +153,13 @@ def _train(
     """Steps until the last one or a stop; the steps done and the state after them."""
     step = first
     while step < train.steps:
-        batch, record_index, loader_state = next(batches)
+        began = time.monotonic()
+        batch, given, loader_state = next(batches)
+        if log.is_idle():  # while the step before still runs, the loop waits but the devices do not
+            given = dataclasses.replace(given, waited=time.monotonic() - began)
         state, metrics = step_fn(state, batch)
         step += 1
-        log.follow(step, metrics, record_index)  # waits for the step before, while this one runs
+        log.follow(step, metrics, given)  # waits for the step before, while this one runs
         stopping = stop.agreed()
         evaluating = _is_due(step, train.eval_every, train.steps) and not stopping
         if stopping or evaluating or _is_due(step, train.checkpoint_every, train.steps):
@@ -196,7 +200,7 @@ def _start_or_resume(
     return restored.state, restored.seconds
 
 
-_Ahead = tuple[TreeBatch, np.ndarray, Any]
+_Ahead = tuple[TreeBatch, StepInput, Any]
 
 
 def _batches_ahead(
@@ -206,7 +210,7 @@ def _batches_ahead(
     attach: Callable[[TreeBatch], TreeBatch] | None,
     num_batches: int,
 ) -> Iterator[_Ahead]:
-    """Batches on the devices, one ahead of the step, each with its rows' indices and the loader's position after it."""
+    """Batches on the devices, one ahead of the step, each with what the log says of it and the loader's position."""
 
     def load(number: int) -> _Ahead:
         try:
@@ -218,7 +222,8 @@ def _batches_ahead(
         position = loader.get_state()
         batch = batch if attach is None else attach(batch)
         placed = jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch)
-        return placed, np.asarray(batch.record_index), position
+        mask = np.asarray(batch.token_mask)
+        return placed, StepInput(np.asarray(batch.record_index), int(np.count_nonzero(mask)), mask.size), position
 
     ahead: deque[_Ahead] = deque()
     for number in range(num_batches):

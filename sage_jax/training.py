@@ -8,6 +8,7 @@ import functools
 import json
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jax
 
@@ -17,9 +18,12 @@ from sage_jax.data import adpl
 from sage_jax.data.encode import ChosenRecords
 from sage_jax.data.pipeline import make_train_loader, visited_records
 from sage_jax.data.records import Record
+from sage_jax.data.vit_features import StoredFeatures
+from sage_jax.feature_store import FeatureKey, stored_features
 from sage_jax.hf.peft import export_peft_adapter, save_adapters
 from sage_jax.models.lora import TRAINED
 from sage_jax.objectives import PreferenceObjective, stage_objective
+from sage_jax.optim import partition
 from sage_jax.parameters import Params, digest, merge
 from sage_jax.plots import plot_losses
 from sage_jax.preflight import check_finished
@@ -74,7 +78,8 @@ def train(run: Run, stage: str, log: RunLog) -> None:
     params = run.start_params(stage)
     records = _records_of(run)
     attach, attach_held_out = _reference_of(run, stage, params, records, log)
-    result = _fit(run, stage, params, records, attach, attach_held_out, log)
+    features = _features_of(run, stage, params, records, log)
+    result = _fit(run, stage, params, records, attach, attach_held_out, features, log)
     if result.interrupted:
         done = f"{result.steps} of {run.config.training(stage).steps} steps"
         raise Interrupted(f"stage {stage} stopped after {done}; its checkpoint is saved")
@@ -121,7 +126,8 @@ def _reference_of(
     # With LoRA: the same arrays with the new adapters switched off. Computed once, before a step, because the stage
     # may train other parts whole, which no switch brings back.
     reference = {path: leaf for path, leaf in params.items() if not path.endswith(TRAINED)}
-    drawn = visited_records(len(records.kept), train=config, seed=run.config.seed)
+    grouped = {"seed": run.config.seed, "group_batches": run.config.data.group_batches}
+    drawn = visited_records(len(records.kept), train=config, **grouped)
     scored = records.held_out if config.eval_every else []
     table = reference_logps(
         records.stored,
@@ -136,6 +142,29 @@ def _reference_of(
     return attach_reference(table[list(records.kept)]), attach_reference(table[list(records.held_out)])
 
 
+def _features_of(run: Run, stage: str, params: Params, records: StageRecords, log: RunLog) -> StoredFeatures | None:
+    """ViT features of the stage's images, where the config wants them stored and the stage leaves the ViT as it is."""
+    config, data = run.config, run.config.data
+    if data.vit_features == "none":
+        return None
+    trainable, _ = partition(params, config.training(stage).freeze)
+    if any(path.startswith("vit/") for path in trainable):
+        log.line("data.vit_features has no effect here: the stage trains the ViT")
+        return None
+    frozen = {path: leaf for path, leaf in params.items() if not path.endswith(TRAINED)}
+    vit = {path: leaf for path, leaf in frozen.items() if path.startswith("vit/")}
+    stored = stored_features(
+        records.stored,
+        responder=run.responder(frozen),
+        key=FeatureKey(digest(vit), run.prepared.revision, config.model),
+        batch_size=config.evaluate.batch_size,
+        folder=Path(data.cache_dir).expanduser() / "vit_features",
+        run=log,
+        mesh=run.mesh,
+    )
+    return stored.chosen(records.kept)
+
+
 def _fit(
     run: Run,
     stage: str,
@@ -143,6 +172,7 @@ def _fit(
     records: StageRecords,
     attach: Attach | None,
     attach_held_out: Attach | None,
+    features: StoredFeatures | None,
     log: RunLog,
 ) -> FitResult:
     """Trains from the parameters, which are used up."""
@@ -169,6 +199,8 @@ def _fit(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         revision=run.prepared.revision,
+        group_batches=run.config.data.group_batches,
+        features=features,
         **shapes,
     )
     run.write_json(f"stages/{stage}/data.json", prepared_counts(run.prepared))

@@ -204,6 +204,29 @@ def test_similarity_is_one_without_a_reference(prompts: TreeBatch, answered: tup
     assert similarity.shape == prompts.token_labels.shape
 
 
+def test_a_batch_without_room_for_references_is_answered_as_one_that_shows_none(prompts: TreeBatch) -> None:
+    responder = make_responder(2)
+    hidden = dataclasses.replace(prompts, reference_tile_mask=np.zeros_like(prompts.reference_tile_mask))
+    bare = dataclasses.replace(
+        prompts, reference_tiles=prompts.reference_tiles[:, :0], reference_tile_mask=prompts.reference_tile_mask[:, :0]
+    )
+    expected, found = responder.answer(hidden), responder.answer(bare)
+    np.testing.assert_array_equal(found.token_ids, expected.token_ids)
+    np.testing.assert_array_equal(found.similarity, 1.0)
+    np.testing.assert_allclose(found.verdict_score, expected.verdict_score, atol=1e-6)
+
+
+def test_references_as_features_are_answered_as_their_tiles(prompts: TreeBatch) -> None:
+    responder = make_responder(2)
+    shape = prompts.reference_tiles.shape
+    features = responder.vit_features(prompts.reference_tiles.reshape(-1, *shape[2:]))
+    given = dataclasses.replace(prompts, reference_tiles=features.reshape(*shape[:2], *features.shape[1:]))
+    expected, found = responder.answer(prompts), responder.answer(given)
+    np.testing.assert_array_equal(found.token_ids, expected.token_ids)
+    np.testing.assert_allclose(found.similarity, expected.similarity, atol=1e-6)
+    np.testing.assert_allclose(found.verdict_score, expected.verdict_score, atol=1e-6)
+
+
 def test_answer_log_probabilities_are_the_same_on_any_mesh() -> None:
     batch = random_batch(2, padding_rows=1)
     split = make_responder(2).answer_logps(batch)

@@ -22,6 +22,7 @@ from tiny_run import CONFIG, TinyRun, read_jsonl, run_main, start_main
 from sage_jax.command_line import read_config
 from sage_jax.config import ConfigError
 from sage_jax.data.records import Record
+from sage_jax.generate import Responder
 from sage_jax.inspection import _short_stem, inspect
 from sage_jax.run import Run
 from sage_jax.run_log import RunLog
@@ -382,6 +383,28 @@ def test_images_are_in_memory_a_few_batches_at_a_time(work: Work, whole: dict[st
     assert result.done == MANY
     assert examination.rows(MANY) == 8  # as many as there are devices
     assert most <= 3 * 8 + 1
+
+
+def test_a_folder_compared_with_one_image_runs_the_vit_on_that_image_once(
+    work: Work, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiles: list[int] = []
+    features = Responder.vit_features
+
+    def counting(self: Responder, shown: Any) -> Any:
+        tiles.append(len(shown))
+        return features(self, shown)
+
+    monkeypatch.setattr(Responder, "vit_features", counting)
+    found = {}
+    for megabytes in (1, 0):
+        work.here(f"--config.inspect.reference_memory_mb={megabytes}")
+        found[megabytes] = work.rows()
+        shutil.rmtree(work.output)
+    assert tiles == [8]  # of one tile each, as many as there are devices
+    for one, other in zip(found[1], found[0], strict=True):
+        assert one["reason"] == other["reason"] and one["verdict"] == other["verdict"]
+        assert one["score"] == pytest.approx(other["score"], abs=1e-5)
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_any_work(work: Work, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sage_jax import run_log
 from sage_jax.config import TrainConfig
-from sage_jax.run_log import RunLog, StepLog
+from sage_jax.run_log import RunLog, StepInput, StepLog
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
@@ -87,7 +88,7 @@ def test_a_window_weighs_steps_by_their_counts(tmp_path: Path):
     with RunLog(tmp_path, "sfe") as run:
         log = step_log(run, TrainConfig(steps=6, log_every=4, warmup_steps=0))
         for step in range(6):
-            log.follow(step + 1, metrics(losses[step], errors[step], counts[step]), np.arange(2))
+            log.follow(step + 1, metrics(losses[step], errors[step], counts[step]), StepInput(np.arange(2)))
         log.catch_up()
     first, last = rows_of(tmp_path)
     assert (first["step"], last["step"]) == (4, 6)
@@ -104,8 +105,8 @@ def test_skipped_steps_leave_means_and_learning_rate_untouched(tmp_path: Path):
         for step, row in enumerate(
             [metrics(2.0, 1.0, 2.0), metrics(nan, nan, 2.0, 1), metrics(4.0, 0.0, 0.0)], start=1
         ):
-            log.follow(step, row, np.asarray([5, -1]))
-        log.follow(4, metrics(6.0, 3.0, 2.0), np.asarray([6, 7]))
+            log.follow(step, row, StepInput(np.asarray([5, -1])))
+        log.follow(4, metrics(6.0, 3.0, 2.0), StepInput(np.asarray([6, 7])))
         log.catch_up()
     (row,) = rows_of(tmp_path)
     assert (row["loss"], row["error"], row["skipped"]) == (4.0, 1.0, 1.0)
@@ -116,9 +117,9 @@ def test_skipped_steps_leave_means_and_learning_rate_untouched(tmp_path: Path):
 def test_the_step_dispatched_last_is_not_waited_for(tmp_path: Path):
     with RunLog(tmp_path, "sfe") as run:
         log = step_log(run, TrainConfig(steps=3, log_every=1, warmup_steps=0))
-        log.follow(1, metrics(1.0, 1.0, 1.0), np.arange(1))
+        log.follow(1, metrics(1.0, 1.0, 1.0), StepInput(np.arange(1)))
         assert not (tmp_path / "metrics.jsonl").exists()
-        log.follow(2, metrics(2.0, 1.0, 1.0), np.arange(1))
+        log.follow(2, metrics(2.0, 1.0, 1.0), StepInput(np.arange(1)))
         assert [row["step"] for row in rows_of(tmp_path)] == [1]
 
 
@@ -126,3 +127,22 @@ def test_an_evaluation_gives_its_score_and_is_logged(tmp_path: Path):
     with RunLog(tmp_path, "sfe") as run:
         assert step_log(run, TrainConfig()).evaluation(20, {"score": 0.9, "auroc": 0.95}) == 0.9
     assert rows_of(tmp_path) == [{"stage": "sfe", "step": 20, "eval/score": 0.9, "eval/auroc": 0.95}]
+
+
+def test_waits_are_shares_of_the_wall_time_and_padding_of_the_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    now = 100.0
+    monkeypatch.setattr(run_log.time, "monotonic", lambda: now)
+    with RunLog(tmp_path, "sfe") as run:
+        log = step_log(run, TrainConfig(steps=4, log_every=2, warmup_steps=0))
+        assert log.is_idle() and log.shares() == {}
+        # The first step takes long, for it is compiled; from then on a step takes 4 s.
+        for step, (seconds, waited, tokens) in enumerate([(50, 2, 60), (4, 1, 80), (4, 0, 70), (4, 3, 90)], start=1):
+            log.follow(step, metrics(1.0, 1.0, 1.0), StepInput(np.arange(1), tokens, 100, float(waited)))
+            now += seconds
+        log.catch_up()
+    first, last = rows_of(tmp_path)
+    assert (first["padding"], last["padding"]) == pytest.approx((0.3, 0.2))
+    # Rows are written a step late, and so are the waits: those of steps 1 to 3 in 54 s, of step 4 in 8 s.
+    assert (first["input_wait"], last["input_wait"]) == pytest.approx((3 / 54, 3 / 8))
+    # Of the whole stage, from when the first step was read: 12 s, of which 3 s were waited.
+    assert log.shares() == pytest.approx({"input_wait": 3 / 12, "padding": 0.25})

@@ -13,6 +13,7 @@ import torch
 from flax import nnx
 from tiny_sage import (
     PLACEHOLDERS,
+    QUICK,
     TINY,
     VOCAB_SIZE,
     Tree,
@@ -37,6 +38,7 @@ from sage_jax.config import DecoderConfig, ModelConfig
 from sage_jax.losses.log_probs import answer_logps
 from sage_jax.models.fact_fusion import Comparison, FactFusion
 from sage_jax.models.sage import ImageEmbeddings, Sage, copy_text_encoder, tree_mask
+from sage_jax.models.vit import Vit
 from sage_jax.objectives import token_logps_of
 from sage_jax.parameters import Params, merge, split
 
@@ -242,6 +244,53 @@ def test_an_untrained_fusion_leaves_answers_independent_of_facts_and_reference()
     np.testing.assert_array_equal(after, before)
     before, after = logits(trained)
     assert np.abs(after - before).max() > 1e-3
+
+
+def without_room(batch: TreeBatch) -> TreeBatch:
+    """The batch without room for references."""
+    tiles, mask = batch.reference_tiles[:, :0], batch.reference_tile_mask[:, :0]
+    return dataclasses.replace(batch, reference_tiles=tiles, reference_tile_mask=mask)
+
+
+@pytest.fixture
+def tiles_run(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tiles each call of the ViT gets, written when it is traced."""
+    counts: list[int] = []
+    call = Vit.__call__
+
+    def counting(self: Vit, tiles: Any) -> Any:
+        counts.append(tiles.shape[0])
+        return call(self, tiles)
+
+    monkeypatch.setattr(Vit, "__call__", counting)
+    return counts
+
+
+@pytest.mark.parametrize(("kind", "in_prompt"), [("max", False), ("min", True), ("aligned", False)])
+def test_a_batch_without_room_for_references_equals_one_whose_references_are_masked(
+    kind: Any, in_prompt: bool, tiles_run: list[int]
+) -> None:
+    config = dataclasses.replace(TINY, fusion=dataclasses.replace(TINY.fusion, similarity=kind))
+    sage = make_sage(config)
+    sage.placeholders = dataclasses.replace(PLACEHOLDERS, reference=in_prompt)
+    batch = random_batch(5)
+    masked = dataclasses.replace(batch, reference_tile_mask=np.zeros_like(batch.reference_tile_mask))
+    graphdef, params = split(sage)
+
+    def mean_logp(params: Params, batch: TreeBatch) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        hidden, images = merge(graphdef, params).answer_hidden(batch)
+        logps = token_logps(merge(graphdef, params).decoder.logits(hidden), batch.target_ids)
+        return jnp.sum(answer_logps(logps, batch.target_mask)), (images.comparison, images.compared.similarity)
+
+    value = jax.jit(jax.value_and_grad(mean_logp, has_aux=True), compiler_options=QUICK)
+    (expected, before), expected_gradient = value(params, on_device(masked))
+    (found, after), gradient = value(params, on_device(without_room(batch)))
+    assert tiles_run == [12, 6]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    for one, other in zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    for path in params:
+        np.testing.assert_allclose(gradient[path], expected_gradient[path], atol=1e-5, err_msg=path)
 
 
 ALL_HEADS = dataclasses.replace(TINY, fusion=dataclasses.replace(TINY.fusion, head="all"))

@@ -27,7 +27,7 @@ from sage_jax.plan.memory import predict_memory
 from sage_jax.plan.report import plans_json, print_plans
 from sage_jax.plan.search import usable_bytes
 from sage_jax.plan.simulated import compile_on_simulated_devices
-from sage_jax.plan.stage_plan import plan_stages
+from sage_jax.plan.stage_plan import StagePlan, plan_stages
 from sage_jax.run_config import Config, DecodingConfig, EvaluateConfig
 from sage_jax.stages import run_stages
 
@@ -40,6 +40,27 @@ def planned(config: Config, **fields: Any) -> Config:
 
 def published(name: str, *overrides: str) -> Config:
     return read_config(["--config", str(ROOT / "configs" / f"{name}.py"), *overrides])
+
+
+def test_a_plan_tells_the_disk_that_stored_vit_features_take() -> None:
+    def plan_of(**changes: Any) -> tuple[StagePlan, str]:
+        data = dataclasses.replace(CONFIG.data, vit_features="disk", cache_dir="nowhere/yet", **changes)
+        config = dataclasses.replace(planned(CONFIG, compile=False, stages=("sfe",)), data=data)
+        said = io.StringIO()
+        found = plan_stages(config, lambda line: None)
+        print_plans(config, found, Console(file=said, width=200))
+        assert plans_json(config, found)["stages"]["sfe"]["stored"]["image"] == 16 * 256 * 4
+        return found["sfe"], said.getvalue()
+
+    (plain,) = plan_stages(planned(CONFIG, compile=False, stages=("sfe",)), lambda line: None).values()
+    few, said = plan_of(num_train=10)
+    assert few.stored and few.stored.total == 20 * 16 * 256 * 4
+    assert "up to 327,680 bytes for 20 images" in said and "holds them" in said
+    assert few.flops < plain.flops and plain.stored is None
+    assert few.memory and plain.memory and few.memory.batches > plain.memory.batches
+    many, said = plan_of(num_train=10**12)
+    assert many.stored and many.stored.total > many.stored.free and "does not hold them" in said
+    assert "16,384 bytes an image; give plan.num_images" in plan_of(num_train=0, source="adpl", root="x")[1]
 
 
 def test_the_stage_plans_without_weights_data_or_devices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

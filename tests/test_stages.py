@@ -90,8 +90,10 @@ def test_the_loss_plot_is_a_picture(tiny_run: TinyRun) -> None:
 
 def test_the_summary_has_cost_and_metrics_of_the_promised_form(tiny_run: TinyRun) -> None:
     summary = tiny_run.summary()
-    for cost in summary["stages"].values():
-        assert cost.keys() == {"seconds", "peak_memory_gb"}
+    for stage, cost in summary["stages"].items():
+        shares = {"input_wait", "padding"} if stage in TRAINING_STAGES else set()
+        assert cost.keys() == {"seconds", "peak_memory_gb"} | shares
+        assert all(0.0 <= cost[name] < 1.0 for name in shares)
         assert cost["seconds"] >= 0 and 0.1 < cost["peak_memory_gb"] < 6
     assert summary["metrics"].keys() == set(TRAINING_STAGES)
     for modes in summary["metrics"].values():

@@ -277,6 +277,28 @@ def test_two_processes_train_as_one_and_stop_together(tmp_path: Path):
     assert "board-47\n" in (tmp_path / "two" / "log.txt").read_text()
 
 
+def test_the_wait_for_a_slow_stream_is_told_in_every_row_and_of_the_stage(tmp_path: Path):
+    with RunLog(tmp_path, "sfe") as run, StageCheckpoints(tmp_path / "sfe", keep_last=1) as checkpoints:
+        fit(
+            stage="sfe",
+            run=run,
+            train=TRAIN,
+            model=ScorePredictor(nnx.Rngs(0)),
+            objective=SquaredError(),
+            loader=SeededLoader(seconds=0.1),
+            mesh=one_device(),
+            seed=0,
+            checkpoints=checkpoints,
+            config_json="{}",
+            record_ids=names_of,
+        )
+    assert run.shares["input_wait"] > 0.5  # a step takes a few milliseconds
+    assert run.shares["padding"] == 1.0  # the trees of these batches have no token
+    rows = rows_of(tmp_path)
+    assert all(0.0 <= row["input_wait"] <= 1.0 and row["padding"] == 1.0 for row in rows)
+    assert np.mean([row["input_wait"] for row in rows[2:]]) > 0.5
+
+
 def test_micro_batches_add_up_to_the_whole_batch():
     batch = make_batch(np.random.default_rng(1), 0, 16)
     whole, whole_metrics = one_step(TRAIN, batch, accumulate=1)
@@ -287,6 +309,15 @@ def test_micro_batches_add_up_to_the_whole_batch():
         for name, (total, count) in whole_metrics.items():
             np.testing.assert_allclose(metrics[name][0], total, rtol=1e-5, err_msg=name)
             assert float(metrics[name][1]) == float(count)
+
+
+def test_micro_batches_of_a_batch_that_shows_no_reference_add_up_too():
+    batch = make_batch(np.random.default_rng(1), 0, 16)
+    no_tiles = {"reference_tiles": np.zeros((16, 0, 4, 4, 3), np.uint8), "reference_tile_mask": np.zeros((16, 0), bool)}
+    bare = dataclasses.replace(batch, **no_tiles)
+    whole, cut = one_step(TRAIN, batch, accumulate=1)[0], one_step(TRAIN, bare, accumulate=4)[0]
+    for path in whole.trainable:
+        np.testing.assert_allclose(cut.trainable[path], whole.trainable[path], atol=2e-6, err_msg=path)
 
 
 def test_gradient_norm_and_loss_are_those_of_the_formula():

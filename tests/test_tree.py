@@ -291,4 +291,4 @@ def test_tiles_and_placeholders_must_agree(chat: Chat) -> None:
 
 def test_counts_are_the_most_of_any_record() -> None:
     counts = count_records([make_record(), make_record(descriptions=()), make_record(questions=())])
-    assert dataclasses.astuple(counts) == (3, 3, 1, 1)
+    assert dataclasses.astuple(counts) == (3, 3, 1, 1, 1)

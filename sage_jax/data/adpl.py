@@ -115,7 +115,7 @@ class StoredRecords(Sequence[Record]):
     """The records of one split, read from disk when asked for; safe to hand to worker processes.
 
     Attributes:
-      counts: The most questions and answers of any record.
+      counts: The most questions, answers and references of any record.
     """
 
     def __init__(self, path: Path, split: Split) -> None:
@@ -123,7 +123,7 @@ class StoredRecords(Sequence[Record]):
         self._split: Split = split
         stored = json.loads((path / _COUNTS_FILE).read_text())[split]
         self._length = int(stored.pop("records"))
-        self.counts = RecordCounts(**stored)
+        self.counts = RecordCounts(**{"references": 1, **stored})  # data sets of old do not say
         self._source: Any = None
 
     def __reduce__(self) -> tuple[type[StoredRecords], tuple[Path, Split]]:

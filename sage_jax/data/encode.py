@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol, overload, runtime_checkable
 
@@ -13,7 +15,7 @@ from sage_jax.config import ModelConfig, TextConfig
 from sage_jax.data.chat import Chat, ChatError, FactsAs
 from sage_jax.data.images import decode_mask, decode_rgb
 from sage_jax.data.records import Question, Record
-from sage_jax.data.tiles import image_size, num_tiles, tile_image, token_labels
+from sage_jax.data.tiles import TiledImage, image_size, num_tiles, tile_grid, tile_image, token_labels
 
 AnswersKept = Literal["best", "ranked", "none"]
 QuestionKind = Literal["inspection", "description"]
@@ -71,10 +73,13 @@ class RecordTokens:
 
 @dataclasses.dataclass(frozen=True)
 class RecordPixels:
-    """A record's tiles, and the share of anomalous pixels under each image token; None where unknown."""
+    """A record's tiles, as pixels or as ViT features, and the share of anomalous pixels under each image token.
 
-    tiles: UInt8[np.ndarray, "T H W 3"]
-    reference_tiles: UInt8[np.ndarray, "T2 H W 3"] | None
+    A reference that is not there and labels that are unknown are None.
+    """
+
+    tiles: UInt8[np.ndarray, "T H W 3"] | Float[np.ndarray, "T _ E"]
+    reference_tiles: UInt8[np.ndarray, "T2 H W 3"] | Float[np.ndarray, "T2 _ E"] | None
     token_labels: Float[np.ndarray, " M"] | None
 
     @property
@@ -85,12 +90,13 @@ class RecordPixels:
 
 @dataclasses.dataclass(frozen=True)
 class RecordCounts:
-    """The most questions and answers that any record of a data set has, for the static shapes of batches."""
+    """The most questions, answers and references of any record of a data set, for the static shapes of batches."""
 
     questions: int = 0
     answers: int = 0
     descriptions: int = 0
     description_answers: int = 0
+    references: int = 0
 
     def including(self, record: Record) -> RecordCounts:
         """The counts with one more record."""
@@ -99,11 +105,12 @@ class RecordCounts:
             max([self.answers, *(len(question.answers) for question in record.questions)]),
             max(self.descriptions, len(record.descriptions)),
             max([self.description_answers, *(len(question.answers) for question in record.descriptions)]),
+            max(self.references, int(record.reference_image is not None)),
         )
 
 
 def count_records(records: Iterable[Record]) -> RecordCounts:
-    """The most questions and answers that any of the records has; reads them all."""
+    """The most questions, answers and references that any of the records has; reads them all."""
     counts = RecordCounts()
     for record in records:
         counts = counts.including(record)
@@ -140,6 +147,28 @@ class ChosenRecords(Sequence[Record]):
         if isinstance(index, slice):
             return ChosenRecords(self._records, self._indices[index])
         return self._records[self._indices[index]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TileForm:
+    """Shape and dtype of a tile in a batch."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def pixel_form(model: ModelConfig) -> TileForm:
+    """Of tiles as pixels."""
+    return TileForm((model.vit.tile_px, model.vit.tile_px, 3), np.dtype(np.uint8))
+
+
+def feature_form(model: ModelConfig, dtype: np.dtype) -> TileForm:
+    """Of tiles as ViT features, pixel-shuffled."""
+    return TileForm((model.tokens_per_tile, model.vit.embed_dim * model.downsample**2), dtype)
 
 
 def tokens_per_side(model: ModelConfig) -> int:
@@ -262,17 +291,41 @@ def decode_pixels(record: Record, *, model: ModelConfig) -> RecordPixels:
     Raises:
       ImageFault: An image cannot be read.
     """
-    side = tokens_per_side(model)
     tiled = tile_image(
         decode_rgb(record.test_image, name=record.test_path), tile_px=model.vit.tile_px, max_tiles=model.max_tiles
     )
-    labels = None
-    if record.mask is not None:
-        labels = token_labels(decode_mask(record.mask), tiled, tokens_per_side=side)
-    elif record.anomalous is False:
-        labels = np.zeros(len(tiled.tiles) * side**2, np.float32)
-    reference = None
+    labels, reference = _labels(record, tiled, model), None
     if record.reference_image is not None:
-        image = decode_rgb(record.reference_image, name=record.reference_path)
-        reference = tile_image(image, tile_px=model.vit.tile_px, max_tiles=model.max_tiles).tiles
+        size = {"tile_px": model.vit.tile_px, "max_tiles": model.max_tiles}
+        reference = _reference_tiles(record.reference_image, name=record.reference_path, **size)
     return RecordPixels(tiled.tiles, reference, labels)
+
+
+def decode_labels(record: Record, *, model: ModelConfig) -> Float[np.ndarray, " M"] | None:
+    """A record's token labels alone; of its test image the header is read.
+
+    Raises:
+      ImageFault: The header cannot be read.
+    """
+    width, height = image_size(record.test_image, name=record.test_path)
+    columns, rows = tile_grid(width, height, tile_px=model.vit.tile_px, max_tiles=model.max_tiles)
+    has_thumbnail = columns * rows > 1
+    blank = np.zeros((columns * rows + has_thumbnail, 0, 0, 3), np.uint8)
+    return _labels(record, TiledImage(blank, columns, rows, has_thumbnail), model)
+
+
+def _labels(record: Record, tiled: TiledImage, model: ModelConfig) -> Float[np.ndarray, " M"] | None:
+    side = tokens_per_side(model)
+    if record.mask is not None:
+        return token_labels(decode_mask(record.mask), tiled, tokens_per_side=side)
+    if record.anomalous is False:
+        return np.zeros(len(tiled.tiles) * side**2, np.float32)
+    return None
+
+
+@functools.lru_cache(maxsize=8)
+def _reference_tiles(image: bytes, *, name: str, tile_px: int, max_tiles: int) -> UInt8[np.ndarray, "T2 H W 3"]:
+    """Tiles of a reference, read-only: many images in a row may be compared with one, which is decoded once then."""
+    tiles = tile_image(decode_rgb(image, name=name), tile_px=tile_px, max_tiles=max_tiles).tiles
+    tiles.flags.writeable = False
+    return tiles

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import collections
+import dataclasses
 import multiprocessing
 import os
+import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 import grain
 import numpy as np
@@ -17,18 +18,13 @@ from sage_jax.config import ModelConfig, TextConfig, TrainConfig
 from sage_jax.data.chat import Chat, FactsAs
 from sage_jax.data.encode import (
     AnswersKept,
-    Counted,
     QuestionKind,
-    RecordPixels,
-    RecordTokens,
-    count_image_tokens,
-    count_records,
-    count_reference_tokens,
-    decode_pixels,
-    encode_text,
 )
+from sage_jax.data.record_parts import RecordParts
 from sage_jax.data.records import Record
-from sage_jax.data.tree import TreeRow, build_tree, choose_shape, stack_rows
+from sage_jax.data.train_rows import LengthGroups, TrainAssembler, draw_modes, slots_of
+from sage_jax.data.tree import build_tree, choose_shape, stack_rows
+from sage_jax.data.vit_features import StoredFeatures
 
 CACHE_BYTES: Final = 512 * 2**20
 """Memory for decoded tiles and token ids, all workers of a process together."""
@@ -38,119 +34,6 @@ _STATE_VERSION = 1
 
 class StreamError(ValueError):
     """A stream that cannot be built or resumed; the message names the way out."""
-
-
-class _Sized(Protocol):
-    @property
-    def nbytes(self) -> int: ...
-
-
-Item = TypeVar("Item", bound=_Sized)
-
-
-class _RecentlyUsed:
-    """Values by key, the least recently used dropped when they take more than `capacity` bytes."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._size = 0
-        self._items: collections.OrderedDict[Any, Any] = collections.OrderedDict()
-        self._lock = threading.Lock()
-
-    def __reduce__(self) -> tuple[type[_RecentlyUsed], tuple[int]]:
-        return _RecentlyUsed, (self._capacity,)  # a worker process fills its own
-
-    def get(self, key: Any, make: Callable[[], Item]) -> Item:
-        with self._lock:
-            if key in self._items:
-                self._items.move_to_end(key)
-                return self._items[key]
-        made = make()  # outside the lock: threads decode side by side
-        with self._lock:
-            if key not in self._items:
-                self._items[key] = made
-                self._size += made.nbytes
-            while self._size > self._capacity:
-                self._size -= self._items.popitem(last=False)[1].nbytes
-        return made
-
-
-class _RecordParts:
-    """Token ids and tiles of records by index, remembered between epochs."""
-
-    def __init__(
-        self,
-        records: Sequence[Record],
-        *,
-        chat: Chat,
-        model: ModelConfig,
-        text: TextConfig,
-        answers: AnswersKept,
-        questions: QuestionKind,
-        facts_as: FactsAs,
-        cache_bytes: int,
-    ) -> None:
-        self.records, self.chat, self.model, self.text = records, chat, model, text
-        self._answers: AnswersKept = answers
-        self._questions: QuestionKind = questions
-        self._facts_as: FactsAs = facts_as
-        self._tokens = _RecentlyUsed(cache_bytes // 4)
-        self._pixels = _RecentlyUsed(cache_bytes - cache_bytes // 4)
-
-    def tokens(self, index: int, with_reference: bool) -> RecordTokens:
-        in_prompt = with_reference and self.text.reference == "prompt"
-        return self._tokens.get((index, in_prompt), lambda: self._encode(self.records[index], in_prompt))
-
-    def pixels(self, index: int) -> RecordPixels:
-        return self._pixels.get(index, lambda: decode_pixels(self.records[index], model=self.model))
-
-    def _encode(self, record: Record, reference_in_prompt: bool) -> RecordTokens:
-        return encode_text(
-            record,
-            num_image_tokens=count_image_tokens(record, model=self.model),
-            chat=self.chat,
-            text=self.text,
-            answers=self._answers,
-            questions=self._questions,
-            facts_as=self._facts_as,
-            num_reference_tokens=count_reference_tokens(record, model=self.model) if reference_in_prompt else 0,
-        )
-
-
-class _TrainAssembler:
-    """Makes this process's rows of a global batch; every choice is drawn for all rows, so that processes agree."""
-
-    def __init__(
-        self, parts: _RecordParts, train: TrainConfig, num_questions: int, num_answers: int, rows: slice
-    ) -> None:
-        self._parts, self._train, self._rows = parts, train, rows
-        self._num_questions, self._num_answers = num_questions, num_answers
-
-    def __call__(self, indices: np.ndarray, rng: np.random.Generator) -> TreeBatch:
-        parts = self._parts
-        with_reference = _draw_modes(len(indices), rng, self._train)
-        tokens = [parts.tokens(int(index), bool(shown)) for index, shown in zip(indices, with_reference, strict=True)]
-        chosen = [self._draw_questions(len(one.questions), rng) for one in tokens]
-        shape = choose_shape(tokens, chosen, parts.text)
-        rows = [
-            TreeRow(tokens[i], parts.pixels(int(indices[i])), chosen[i], bool(with_reference[i]), int(indices[i]))
-            for i in range(len(indices))[self._rows]
-        ]
-        return stack_rows(
-            rows,
-            shape=shape,
-            num_questions=self._num_questions,
-            num_answers=self._num_answers,
-            chat=parts.chat,
-            model=parts.model,
-            text=parts.text,
-        )
-
-    def _draw_questions(self, available: int, rng: np.random.Generator) -> tuple[int, ...]:
-        wanted = self._train.questions_per_image
-        if not 0 < wanted < available:
-            return tuple(range(available))
-        return tuple(sorted(rng.permutation(available)[:wanted].tolist()))
 
 
 class TrainLoader(Iterator[TreeBatch]):
@@ -185,10 +68,11 @@ class TrainLoader(Iterator[TreeBatch]):
         Raises:
           StreamError: The state is that of another stream; the message names what differs.
         """
+        saved = {"group_batches": 1, **state}  # positions of old do not say
         for name, value in self._identity.items():
-            if state.get(name) != value:
+            if saved.get(name) != value:
                 raise StreamError(
-                    f"the saved stream has {name} = {state.get(name)}, this one {value}: resume with the same"
+                    f"the saved stream has {name} = {saved.get(name)}, this one {value}: resume with the same"
                     " data and config, or start the stage anew"
                 )
         self.close()
@@ -235,6 +119,8 @@ def make_train_loader(
     process_index: int = 0,
     process_count: int = 1,
     revision: str = "",
+    group_batches: int = 0,
+    features: StoredFeatures | None = None,
 ) -> TrainLoader:
     """The training stream of one process.
 
@@ -253,6 +139,8 @@ def make_train_loader(
       process_index: This process.
       process_count: Processes that share the global batch.
       revision: Of the data set; a state of another one is refused.
+      group_batches: Batches whose rows are sorted by length together; 0 or 1 = none are.
+      features: ViT features of the records' images, in place of their pixels.
 
     Raises:
       StreamError: There are no records, or the batch size does not divide among processes.
@@ -263,9 +151,10 @@ def make_train_loader(
             f"batch_size = {train.batch_size} does not divide among {process_count} processes: give a multiple"
         )
     share = train.batch_size // process_count
-    available, num_answers = _slots(records, train.questions, train.answers)
-    num_questions = min(train.questions_per_image, available) if train.questions_per_image else available
-    parts = _RecordParts(
+    slots = slots_of(records, train.questions, train.answers, with_reference=train.reference_drop_rate < 1.0)
+    if train.questions_per_image:
+        slots = dataclasses.replace(slots, questions=min(train.questions_per_image, slots.questions))
+    parts = RecordParts(
         records,
         chat=chat,
         model=model,
@@ -274,42 +163,47 @@ def make_train_loader(
         questions=train.questions,
         facts_as=train.facts,
         cache_bytes=CACHE_BYTES // max(1, num_workers),
+        features=features,
     )
     rows = slice(process_index * share, (process_index + 1) * share)
-    assemble = _TrainAssembler(parts, train, num_questions, num_answers, rows)
-    batches = _order(len(records), seed).batch(train.batch_size).random_map(assemble)
+    assemble = TrainAssembler(parts, train, slots, rows)
+    batches = _order(len(records), seed).batch(_group_size(train, group_batches))
+    if group_batches > 1:
+        batches = grain.MapDataset.range(sys.maxsize).map(LengthGroups(batches, group_batches, assemble))
+    else:
+        batches = batches.random_map(assemble)
     identity = {
         "version": _STATE_VERSION,
         "seed": seed,
         "num_records": len(records),
         "batch_size": train.batch_size,
         "revision": revision,
+        "group_batches": max(group_batches, 1),
     }
     return TrainLoader(batches, num_workers=num_workers, prefetch=prefetch, identity=identity)
 
 
-def visited_records(num_records: int, *, train: TrainConfig, seed: int) -> tuple[list[int], list[int]]:
+def visited_records(
+    num_records: int, *, train: TrainConfig, seed: int, group_batches: int = 0
+) -> tuple[list[int], list[int]]:
     """The records that a stage's training stream takes without (0) and with (1) their reference, each once, ascending.
 
-    Of a record that has no reference image both are the same; the stream's draw does not know which those are.
+    Of a record that has no reference image both are the same; the stream's draw does not know which those are. Of a
+    last group of batches that the stage does not come to the end of, all records count: which of them it takes depends
+    on their lengths.
     """
 
     def draw(indices: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        return indices, _draw_modes(len(indices), rng, train)
+        return indices, draw_modes(len(indices), rng, train)
 
     visited: tuple[set[int], set[int]] = (set(), set())
-    draws = _order(num_records, seed).batch(train.batch_size).random_map(draw)
-    for step in range(train.steps):
-        batch = draws[step]
+    draws = _order(num_records, seed).batch(_group_size(train, group_batches)).random_map(draw)
+    for number in range(-(-train.steps // max(group_batches, 1))):
+        batch = draws[number]
         assert batch is not None  # Grain's type allows for filters; there is none
         for index, with_reference in zip(*batch, strict=True):
             visited[int(with_reference)].add(int(index))
     return sorted(visited[0]), sorted(visited[1])
-
-
-def _draw_modes(num_rows: int, rng: np.random.Generator, train: TrainConfig) -> np.ndarray:
-    """Which rows keep their reference: the first draw of each batch, so that it can be told without making it."""
-    return rng.random(num_rows) >= train.reference_drop_rate
 
 
 def make_eval_batches(
@@ -341,7 +235,7 @@ def make_eval_batches(
       StreamError: There are no records.
     """
     _require_records(records)
-    num_questions, num_answers = _slots(records, questions, answers)
+    slots = slots_of(records, questions, answers, with_reference=with_reference)
 
     def assemble(number: int) -> TreeBatch:
         indices = range(number * batch_size, min((number + 1) * batch_size, len(records)))
@@ -363,11 +257,12 @@ def make_eval_batches(
         return stack_rows(
             [*rows, *[None] * (batch_size - len(rows))],
             shape=shape,
-            num_questions=num_questions,
-            num_answers=num_answers,
+            num_questions=slots.questions,
+            num_answers=slots.answers,
             chat=chat,
             model=model,
             text=text,
+            has_references=slots.references,
         )
 
     num_batches = -(-len(records) // batch_size)
@@ -379,16 +274,14 @@ def _order(num_records: int, seed: int) -> grain.MapDataset:
     return grain.MapDataset.range(num_records).seed(seed).shuffle().repeat()
 
 
+def _group_size(train: TrainConfig, group_batches: int) -> int:
+    """Rows that are drawn together."""
+    return train.batch_size * max(group_batches, 1)
+
+
 def _require_records(records: Sequence[Record]) -> None:
     if not len(records):
         raise StreamError("there are no records in this split: check data.root, or raise data.num_train and num_test")
-
-
-def _slots(records: Sequence[Record], questions: QuestionKind, answers: AnswersKept) -> tuple[int, int]:
-    counts = records.counts if isinstance(records, Counted) else count_records(records)
-    asked = counts.questions if questions == "inspection" else counts.descriptions
-    ranked = counts.answers if questions == "inspection" else counts.description_answers
-    return max(asked, 1), max(ranked, 1) if answers == "ranked" else 1
 
 
 def _read_options(prefetch: int) -> grain.ReadOptions:

@@ -26,6 +26,8 @@ _NOT_CONTENT: Final = (
     "on_bad_record",
     "num_workers",
     "prefetch",
+    "group_batches",
+    "vit_features",
     "validation_fraction",
 )
 

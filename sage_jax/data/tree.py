@@ -17,9 +17,11 @@ from sage_jax.data.encode import (
     QuestionTokens,
     RecordPixels,
     RecordTokens,
+    TileForm,
     TreeError,
     decode_pixels,
     encode_text,
+    pixel_form,
     tiles_per_image,
     tokens_per_side,
 )
@@ -202,6 +204,8 @@ def stack_rows(
     chat: Chat,
     model: ModelConfig,
     text: TextConfig,
+    has_references: bool = True,
+    form: TileForm | None = None,
 ) -> TreeBatch:
     """Rows padded to static shapes; None gives a padding row, masked throughout, of record index -1.
 
@@ -216,6 +220,8 @@ def stack_rows(
       chat: Template, for padding.
       model: Sizes of tiles and image tokens.
       text: Sizes of facts and answers.
+      has_references: Whether there is room for references; without, no row may show one.
+      form: Of the rows' tiles; None = pixels.
 
     Returns:
       A batch of numpy arrays.
@@ -224,7 +230,17 @@ def stack_rows(
       TreeError: A row has more tokens, questions or answers than there is room for.
       ChatError: A row's placeholders and embeddings differ in number.
     """
-    batch = empty_batch(len(rows), shape, num_questions, num_answers, chat.pad_id, model, text)
+    batch = empty_batch(
+        len(rows),
+        shape,
+        num_questions,
+        num_answers,
+        chat.pad_id,
+        model,
+        text,
+        has_references=has_references,
+        form=form,
+    )
     for index, row in enumerate(rows):
         if row is None:
             continue
@@ -249,17 +265,27 @@ def stack_rows(
 
 
 def empty_batch(
-    rows: int, shape: TreeShape, questions: int, answers: int, pad_id: int, model: ModelConfig, text: TextConfig
+    rows: int,
+    shape: TreeShape,
+    questions: int,
+    answers: int,
+    pad_id: int,
+    model: ModelConfig,
+    text: TextConfig,
+    *,
+    has_references: bool = True,
+    form: TileForm | None = None,
 ) -> TreeBatch:
     """A batch of padding rows: the shapes and dtypes that every batch of these sizes has."""
-    tile_px, tiles = model.vit.tile_px, tiles_per_image(model)
+    tiles, form = tiles_per_image(model), form or pixel_form(model)
+    reference_tiles = tiles if has_references else 0
     ranked = (rows, questions, answers)
     length = text.max_answer_tokens
     return TreeBatch(
-        tiles=np.zeros((rows, tiles, tile_px, tile_px, 3), np.uint8),
+        tiles=np.zeros((rows, tiles, *form.shape), form.dtype),
         tile_mask=np.zeros((rows, tiles), np.bool_),
-        reference_tiles=np.zeros((rows, tiles, tile_px, tile_px, 3), np.uint8),
-        reference_tile_mask=np.zeros((rows, tiles), np.bool_),
+        reference_tiles=np.zeros((rows, reference_tiles, *form.shape), form.dtype),
+        reference_tile_mask=np.zeros((rows, reference_tiles), np.bool_),
         fact_ids=np.zeros((rows, text.max_facts, text.max_fact_tokens), np.int32),
         fact_mask=np.zeros((rows, text.max_facts, text.max_fact_tokens), np.bool_),
         token_ids=np.full((rows, shape.length), pad_id, np.int32),

@@ -76,6 +76,15 @@ def compare(
     return Comparison(similarity=similarity, distinct_mask=jnp.where(has_reference, distinct, test_mask), match=match)
 
 
+def without_reference(test_mask: Bool[Array, "B M"]) -> Comparison:
+    """The comparison of images without a reference, as `compare` gives it for a reference that is all masked."""
+    return Comparison(
+        similarity=jnp.ones(test_mask.shape, jnp.float32),
+        distinct_mask=test_mask,
+        match=jnp.zeros(test_mask.shape, jnp.int32),
+    )
+
+
 class FactEncoder(nnx.Module):
     """Frozen text encoder: a fact sentence to one vector.
 
@@ -171,11 +180,11 @@ class FactFusion(nnx.Module):
         self,
         facts: Float[Array, "B F D"],
         test: Float[Array, "B M D"],
-        reference: Float[Array, "B M D"],
+        reference: Float[Array, "B M D"] | None,
         comparison: Comparison,
         has_reference: Bool[Array, " B"],
     ) -> Float[Array, "B F D"]:
-        """Comparison embeddings; without a reference the facts read the whole test image."""
+        """Comparison embeddings; without a reference (None = in no row) the facts read the whole test image."""
         patches = test
         if self.config.difference != "none":
             unlike = (1.0 - comparison.similarity).astype(test.dtype)[..., None]
@@ -183,7 +192,7 @@ class FactFusion(nnx.Module):
             if self.config.difference_places:
                 tiled = jnp.tile(self.places[...].astype(test.dtype), (test.shape[1] // self.places.shape[0], 1))
                 patches = patches + unlike * tiled
-        if self.config.difference == "residual":
+        if self.config.difference == "residual" and reference is not None:
             matched = jnp.take_along_axis(reference, comparison.match[..., None], axis=1)
             residual = jnp.where(has_reference[:, None, None], test - matched, jnp.zeros((), test.dtype))
             patches = patches + self.residual(residual)

@@ -13,7 +13,7 @@ from sage_jax.batch import TreeBatch
 from sage_jax.config import ModelConfig
 from sage_jax.models.adapter import Adapter, pixel_shuffle
 from sage_jax.models.decoder import Decoder
-from sage_jax.models.fact_fusion import Comparison, FactEncoder, FactFusion, compare
+from sage_jax.models.fact_fusion import Comparison, FactEncoder, FactFusion, compare, without_reference
 from sage_jax.models.tree_attention import TreeLayout, tree_layout
 from sage_jax.models.vit import Vit
 from sage_jax.sharding import constrain
@@ -41,7 +41,8 @@ class ImageEmbeddings:
 
     Attributes:
       image: Embeddings of the image tokens of the prompt: the test image's, padding and all; with the reference in the
-        prompt twice as many, the test image's real ones with the reference's right behind them.
+        prompt twice as many, the test image's real ones with the reference's right behind them. A batch without room
+        for references has the test image's alone.
       comparison: Comparison embeddings, one a fact.
       compared: Similarities and distinct patches.
       question_mask: True at the tokens of questions, which pass the question head; None where there is none.
@@ -119,39 +120,55 @@ class Sage(nnx.Module):
         self.fusion = FactFusion(config.fusion, width, num_places=config.tokens_per_tile, dtype=dtype, rngs=rngs)
         self.decoder = Decoder(config.decoder, vocab_size, dtype=dtype, rngs=rngs, **loop)
 
-    def encode_tiles(self, tiles: UInt8[Array, "B T H W 3"]) -> Float[Array, "B M D"]:
-        """Image tokens of every tile, tile by tile, each row by row."""
-        batch, num_tiles, height, width, _ = tiles.shape
+    def vit_features(self, tiles: UInt8[Array, "A H W 3"]) -> Float[Array, "A M E"]:
+        """What the adapter reads of each tile's image tokens: the ViT's patch features, pixel-shuffled."""
+        _, height, width, _ = tiles.shape
         patch, fold = self.config.vit.patch_px, self.config.downsample
-        patches = self.vit(tiles.reshape(batch * num_tiles, height, width, 3))
-        tokens = pixel_shuffle(patches, rows=height // patch, columns=width // patch, fold=fold)
+        return pixel_shuffle(self.vit(tiles), rows=height // patch, columns=width // patch, fold=fold)
+
+    def encode_tiles(self, tiles: UInt8[Array, "B T H W 3"] | Float[Array, "B T _ E"]) -> Float[Array, "B M D"]:
+        """Image tokens of every tile, tile by tile, each row by row; tiles may come as their features."""
+        batch, num_tiles = tiles.shape[:2]
+        each = tiles.reshape(batch * num_tiles, *tiles.shape[2:])
+        tokens = each if jnp.issubdtype(tiles.dtype, jnp.floating) else self.vit_features(each)
         return constrain(
             self.adapter(tokens).reshape(batch, -1, self.config.decoder.embed_dim), "batch", "none", "none"
         )
 
-    def embed_images(self, batch: TreeBatch) -> ImageEmbeddings:
-        """Embeddings of the test images and of their comparison with the references (SFE, steps 2 to 4)."""
+    def _encode_pair(self, batch: TreeBatch) -> tuple[Float[Array, "B M D"], Float[Array, "B M D"] | None]:
+        """Image tokens of the test images and of the references, in one pass; None where the batch shows none."""
+        if not batch.reference_tiles.shape[1]:
+            return self.encode_tiles(batch.tiles), None
+        if batch.tiles.dtype != batch.reference_tiles.dtype:  # one of the two comes as features
+            return self.encode_tiles(batch.tiles), self.encode_tiles(batch.reference_tiles)
         rows = batch.tiles.shape[0]
         both = self.encode_tiles(jnp.concatenate([batch.tiles, batch.reference_tiles]))
-        test, reference = both[:rows], both[rows:]
+        return both[:rows], both[rows:]
+
+    def embed_images(self, batch: TreeBatch) -> ImageEmbeddings:
+        """Embeddings of the test images and of their comparison with the references (SFE, steps 2 to 4)."""
+        test, reference = self._encode_pair(batch)
         per_tile = test.shape[1] // batch.tile_mask.shape[1]
         test_mask = jnp.repeat(batch.tile_mask, per_tile, axis=1)
         reference_mask = jnp.repeat(batch.reference_tile_mask, per_tile, axis=1)
-        compared = compare(
-            test,
-            reference,
-            test_mask,
-            reference_mask,
-            num_distinct=self.config.fusion.num_distinct,
-            kind=self.config.fusion.similarity,
-        )
+        if reference is None:
+            compared = without_reference(test_mask)
+        else:
+            compared = compare(
+                test,
+                reference,
+                test_mask,
+                reference_mask,
+                num_distinct=self.config.fusion.num_distinct,
+                kind=self.config.fusion.similarity,
+            )
         facts = jax.lax.stop_gradient(self.fact_encoder(batch.fact_ids, batch.fact_mask))
         comparison = self.fusion(facts, test, reference, compared, reference_mask.any(axis=1))
         asked = None
         if self.config.fusion.head == "all":
             asked = (batch.question_index >= 0) & (batch.answer_index < 0) & batch.token_mask
         image = test
-        if self.placeholders.reference:
+        if self.placeholders.reference and reference is not None:
             image = _one_after_the_other(test, reference, test_mask)
         return ImageEmbeddings(image=image, comparison=comparison, compared=compared, question_mask=asked)
 

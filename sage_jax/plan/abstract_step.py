@@ -7,6 +7,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -14,7 +15,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from sage_jax.batch import TreeBatch
 from sage_jax.config import ConfigError, LoraConfig, ModelConfig, TrainConfig
-from sage_jax.data.encode import tiles_per_image
+from sage_jax.data.encode import TileForm, feature_form, tiles_per_image
 from sage_jax.data.tree import TreeShape, empty_batch, shape_of
 from sage_jax.lora_params import start_shapes
 from sage_jax.models.lora import fold, structure_of
@@ -132,13 +133,24 @@ def abstract_step(config: Config, stage: str) -> AbstractStep:
     graphdef = structure_of(plain, params, scale=train.lora.scale)
     state, frozen = state_shapes(config, stage)
     optimizer, tree = make_optimizer(train), tree_size(config, stage)
-    row = empty_batch(1, tree.shape, tree.num_questions, tree.num_answers, 0, model, config.text)
+    sizes = (tree.shape, tree.num_questions, tree.num_answers, 0, model, config.text)
+    row = empty_batch(1, *sizes, form=stored_form(config, stage))
     batch = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((train.batch_size, *np.shape(leaf)[1:]), leaf.dtype),
         row,
     )
     objective = stage_objective(stage, train)
     return AbstractStep(train, model, tree, graphdef, optimizer, objective, state, frozen, batch)
+
+
+def stored_form(config: Config, stage: str) -> TileForm | None:
+    """What a stage's batches carry of a tile where it reads stored ViT features; None where it computes them."""
+    if config.data.vit_features == "none":
+        return None
+    if any(path.startswith("vit/") for path in state_shapes(config, stage)[0].trainable):
+        return None
+    model = accelerator_model(config.model)
+    return feature_form(model, jnp.dtype(model.compute_dtype))
 
 
 def accelerator_model(model: ModelConfig) -> ModelConfig:

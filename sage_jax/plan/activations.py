@@ -35,6 +35,7 @@ class LocalSizes:
       gradient_bytes: Bytes of the gradients of all trainable parameters on this device.
       accumulates: Whether the step has several micro-batches.
       trains_decoder: Whether the decoder's kernels train; else (LoRA) no gradient of theirs is made.
+      computes_vision: Whether the step runs the ViT; else its features are stored.
     """
 
     model: ModelConfig
@@ -48,6 +49,7 @@ class LocalSizes:
     gradient_bytes: int
     accumulates: bool
     trains_decoder: bool
+    computes_vision: bool = True
 
     def split(self, size: int, over: int | None = None) -> int:
         """A size over `tensor` devices; one that they do not divide (or of whose heads they do not) stays whole."""
@@ -65,7 +67,7 @@ def temporary_bytes(local: LocalSizes) -> dict[str, int]:
     always = accumulated + (output if local.accumulates else 0)  # a copy outlives the loop over micro-batches
     gradient_of_output = output if local.trains_decoder else 0
     return {
-        "vision": always + vision_bytes(local),
+        "vision": always + (vision_bytes(local) if local.computes_vision else 0),
         "loss": accumulated + kept + output + gradient_of_output + logit_bytes(local),
         "backward": accumulated + gradients + kept + output + gradient_of_output + layer_bytes(local),
         "update": int((1 + MOMENT_COPIES) * gradients),

@@ -19,6 +19,7 @@ from sage_jax.plan.abstract_step import (
     accelerator_model,
     planned_mesh,
     state_shapes,
+    stored_form,
     tree_size,
     vocab_rows,
 )
@@ -86,7 +87,7 @@ def predict_memory(config: Config, stage: str) -> MemoryPlan:
     rows = local_rows(config, stage, mesh)
     state = state_bytes(config, stage, mesh)
     model = accelerator_model(config.model)
-    trainable = state_shapes(config, stage)[0].trainable
+    trainable, form = state_shapes(config, stage)[0].trainable, stored_form(config, stage)
     local = LocalSizes(
         model=model,
         tree=tree,
@@ -99,12 +100,14 @@ def predict_memory(config: Config, stage: str) -> MemoryPlan:
         gradient_bytes=state.gradients,
         accumulates=train.accumulate > 1,
         trains_decoder="decoder/embedding/embedding" in trainable,
+        computes_vision=form is None,
     )
     phases = temporary_bytes(local)
     largest = max(phases, key=lambda name: phases[name])
     held = {"vision": 0, "loss": 0, "backward": 1, "update": 1}[largest]
     held += train.accumulate > 1 and largest != "update"
-    row = empty_batch(1, tree.shape, tree.num_questions, tree.num_answers, 0, model, config.text)
+    sizes = (tree.shape, tree.num_questions, tree.num_answers, 0, model, config.text)
+    row = empty_batch(1, *sizes, form=form)
     batch = rows * train.accumulate * sum(leaf.nbytes for leaf in jax.tree.leaves(row))
     return MemoryPlan(state, BATCHES_ON_DEVICE * batch, phases, held * state.gradients)
 

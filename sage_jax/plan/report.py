@@ -22,7 +22,7 @@ def print_plans(config: Config, plans: dict[str, StagePlan], console: Console | 
     console = console or Console(width=max(110, Console().width))
     console.print(_memory_table(config, plans), _work_table(config, plans))
     for stage, plan in plans.items():
-        for line in _advice(stage, plan):
+        for line in (*_stored(stage, plan), *_advice(stage, plan)):
             console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -34,6 +34,8 @@ def plans_json(config: Config, plans: dict[str, StagePlan]) -> dict[str, Any]:
         found: dict[str, Any] = dataclasses.asdict(plan) | {"fits": plan.fits}
         if plan.memory:
             found["memory"].update({name: getattr(plan.memory, name) for name in ("parameters", "activations", "peak")})
+        if plan.stored:
+            found["stored"]["total"] = plan.stored.total
         stages[stage] = found
     data, fsdp, tensor = mesh_sizes(config.mesh, config.plan.num_devices)
     mesh = {"data": data, "fsdp": fsdp, "tensor": tensor}
@@ -79,6 +81,19 @@ def _work_table(config: Config, plans: dict[str, StagePlan]) -> Table:
             "–" if compiled is None else _gb(compiled.argument_bytes + compiled.temporary_bytes),
         )
     return table
+
+
+def _stored(stage: str, plan: StagePlan) -> list[str]:
+    """The disk that stored ViT features take, as a line; none where they are not stored."""
+    stored = plan.stored
+    if stored is None:
+        return []
+    said = f"{stage}: stored ViT features take up to"
+    if not stored.num_images:
+        return [f"{said} {stored.image:,} bytes an image; give plan.num_images for their sum"]
+    holds = "holds" if stored.total <= stored.free else "does not hold"
+    disk = f"the disk of data.cache_dir, with {_gb(stored.free)} GB free, {holds} them"
+    return [f"{said} {stored.total:,} bytes for {stored.num_images:,} images; {disk}"]
 
 
 def _advice(stage: str, plan: StagePlan) -> list[str]:

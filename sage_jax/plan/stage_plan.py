@@ -4,19 +4,41 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 
 from sage_jax.config import ConfigError
+from sage_jax.data.encode import tiles_per_image
 from sage_jax.parameters import count
-from sage_jax.plan.abstract_step import TreeSize, abstract_step, tree_size
+from sage_jax.plan.abstract_step import TreeSize, abstract_step, stored_form, tree_size
 from sage_jax.plan.flops import matmul_flops
 from sage_jax.plan.memory import MemoryPlan, predict_memory
 from sage_jax.plan.search import Change, find_changes, usable_bytes
 from sage_jax.plan.simulated import Compiled, compile_on_simulated_devices
 from sage_jax.run_config import Config
 from sage_jax.step import train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredBytes:
+    """Disk that the ViT features of the training images take, all of them with all their tiles.
+
+    Attributes:
+      num_images: Distinct images; 0 = not known.
+      image: Bytes of one.
+      free: Bytes free on the disk of `data.cache_dir`, of the machine that plans.
+    """
+
+    num_images: int
+    image: int
+    free: int
+
+    @property
+    def total(self) -> int:
+        return self.num_images * self.image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +54,7 @@ class StagePlan:
       flops: Operations of a step's matrix products, all devices together.
       compiled: The compiler's view; None where it was not asked.
       changes: What to change where it does not fit, the first of each kind.
+      stored: Disk that its ViT features take; None where it computes them with each batch.
     """
 
     tree: TreeSize
@@ -43,6 +66,7 @@ class StagePlan:
     flops: int
     compiled: Compiled | None
     changes: tuple[Change, ...]
+    stored: StoredBytes | None = None
 
     @property
     def fits(self) -> bool:
@@ -91,4 +115,15 @@ def plan_stage(config: Config, stage: str) -> StagePlan:
         flops=matmul_flops(jax.make_jaxpr(traced)(step.state, step.frozen, step.batch)),
         compiled=None,
         changes=() if fits else tuple(find_changes(config, stage)),
+        stored=_stored(config, stage),
     )
+
+
+def _stored(config: Config, stage: str) -> StoredBytes | None:
+    form = stored_form(config, stage)
+    if form is None:
+        return None
+    folder = Path(config.data.cache_dir).expanduser().absolute()
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    num_images = config.plan.num_images or 2 * config.data.num_train
+    return StoredBytes(num_images, tiles_per_image(config.model) * form.nbytes, shutil.disk_usage(there).free)
