@@ -197,8 +197,8 @@ def _empty(size: Size, rows: int, questions: int, answers: int, length: int) -> 
     return TreeBatch(
         tiles=np.zeros((rows, size.tiles, side, side, 3), np.uint8),
         tile_mask=np.ones((rows, size.tiles), np.bool_),
-        reference_tiles=np.zeros((rows, size.tiles, side, side, 3), np.uint8),
-        reference_tile_mask=np.zeros((rows, size.tiles), np.bool_),
+        reference_tiles=np.zeros((rows, 0, side, side, 3), np.uint8),
+        reference_tile_mask=np.zeros((rows, 0), np.bool_),
         fact_ids=np.zeros((rows, 1, 1), np.int32),
         fact_mask=np.zeros((rows, 1, 1), np.bool_),
         token_ids=np.zeros((rows, length), np.int32),
