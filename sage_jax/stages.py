@@ -166,7 +166,7 @@ def evaluate(run: Run, stage: str, log: RunLog) -> None:
     shown = ChosenRecords(records, range(len(records))[:num_records])
     for name in trained:
         log_changes(run, name, stage, log)
-        examination = run.examination(name, run.answering_params(name, wanted_by=stage))
+        examination = run.examination(name, run.answering_params(name, wanted_by=stage), use_up=True)
         evaluate_stage(name, examination, shown, log, data_revision=run.prepared.revision, mesh=run.mesh)
 
 
@@ -203,7 +203,7 @@ def inspect(run: Run, stage: str, log: RunLog) -> None:
             raise ConfigError("there are no test records to inspect: name images with --config.inspect.images=PATH")
         images = SampleImages(records, config.max_images)
     log_changes(run, name, stage, log)
-    examination = run.examination(name, run.answering_params(name, wanted_by=stage))
+    examination = run.examination(name, run.answering_params(name, wanted_by=stage), use_up=True)
     output = Path(config.output) if config.output else run.run_dir / "inspect"
     result = inspection.inspect(images, examination, stage=name, output=output, log=log, mesh=run.mesh)
     if result.done < len(images):
