@@ -1,4 +1,4 @@
-"""The typed batch that crosses from the data pipeline to training and evaluation."""
+"""The typed batches that cross between data pipeline, training and evaluation, and the answers to them."""
 
 from __future__ import annotations
 
@@ -75,3 +75,33 @@ class TreeBatch:
     question_slots: int = dataclasses.field(default=0, metadata={"static": True})
     answer_slots: int = dataclasses.field(default=0, metadata={"static": True})
     target_slots: int = dataclasses.field(default=0, metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """Answers to the questions of a batch.
+
+    Attributes:
+      token_ids: Generated ids, the closing token included; whatever follows it has no meaning.
+      verdict_score: P(yes) / (P(yes) + P(no)) at the answer's first token, 0..1, whatever was drawn.
+      similarity: Of each image token to the reference; 1 without one.
+    """
+
+    token_ids: Int[AnyArray, "B Q L"]
+    verdict_score: Float[AnyArray, "B Q"]
+    similarity: Float[AnyArray, "B M"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What a batch's images and questions are given beside answers.
+
+    Attributes:
+      verdict_score: P(yes) / (P(yes) + P(no)) at the answer's first token, 0..1.
+      similarity: Of each image token to the reference; 1 without one.
+    """
+
+    verdict_score: Float[AnyArray, "B Q"]
+    similarity: Float[AnyArray, "B M"]

@@ -285,8 +285,8 @@ class ModelConfig:
       compute_dtype: `float32`, `bfloat16`, or `auto`: bfloat16 on GPU and TPU. Parameters are float32.
       remat: What the backward pass computes again: `none`; `dots` keeps matrix products; `full` keeps layer inputs.
       scan_unroll: Layers unrolled in one step of the layer scan.
-      attention: Of the decoder over a tree, in training and scoring: `tree` computes what a token sees alone; `masked`
-        computes every pair of tokens and hides the others (the plain form, for comparison), as generation does always.
+      attention: Of the decoder over a tree, in training, scoring and prefill: `tree` computes what a token sees alone;
+        `masked` computes every pair of tokens and hides the others (the plain form, for comparison).
     """
 
     vit: VitConfig = VitConfig()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import operator
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from sage_jax.axes import Float, Int
-from sage_jax.batch import TreeBatch
+from sage_jax.batch import Answers, Scores, TreeBatch
 from sage_jax.config import ModelConfig
 from sage_jax.data.chat import Chat, FactsAs
 from sage_jax.data.encode import AnswersKept, ChosenRecords, RecordCounts
@@ -26,7 +27,7 @@ from sage_jax.data.pipeline import make_eval_batches
 from sage_jax.data.preferences import INSPECTION_QUESTION, PLACES
 from sage_jax.data.records import Question, Record
 from sage_jax.data.tiles import image_size, map_from_tokens, tile_image
-from sage_jax.generate import Answers, Responder
+from sage_jax.generate import Responder
 from sage_jax.metrics import ranking
 from sage_jax.metrics.detection import detection_metrics
 from sage_jax.metrics.intervals import Metric, bootstrap_mean
@@ -45,6 +46,8 @@ from sage_jax.run_log import RunLog
 from sage_jax.stop_request import StopRequest, Watch
 from sage_jax.summary import load_summary, record_metrics
 from sage_jax.verdict import parse_verdict
+
+Found = TypeVar("Found")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,30 +89,39 @@ class Examination:
         self, records: Sequence[Record], *, with_reference: bool, advance: Callable[[int], None] | None = None
     ) -> Iterator[tuple[Record, Answers]]:
         """Each record and its answers, the batch axis taken off."""
-        batches = self.batches(records, with_reference=with_reference, answers="none")
-        for done, batch in enumerate(batches, start=1):
+        for batch in self._batches_done(records, with_reference, "none", advance):
             yield from self.answer(batch, records)
-            if advance is not None:
-                advance(done)
 
     def answer(self, batch: TreeBatch, records: Sequence[Record]) -> Iterator[tuple[Record, Answers]]:
         """The records of one batch and their answers, the batch axis taken off."""
         shown = shown_records(batch, records)
-        found = self.responder.answer(batch, draw_seeds(shown))
-        for row, record in enumerate(shown):
-            if record is not None:
-                yield record, Answers(found.token_ids[row], found.verdict_score[row], found.similarity[row])
+        yield from _by_record(shown, self.responder.answer(batch, draw_seeds(shown)))
+
+    def scores(
+        self, records: Sequence[Record], *, with_reference: bool, advance: Callable[[int], None] | None = None
+    ) -> Iterator[tuple[Record, Scores]]:
+        """Each record and the scores of its questions, the batch axis taken off; nothing is decoded."""
+        for batch in self._batches_done(records, with_reference, "none", advance):
+            yield from _by_record(shown_records(batch, records), self.responder.scores(batch))
 
     def rankings(
         self, records: Sequence[Record], *, with_reference: bool, advance: Callable[[int], None] | None = None
     ) -> Iterator[tuple[Record, np.ndarray]]:
         """Each record and the summed log-probabilities of its questions' answers [Q, N]."""
-        batches = self.batches(records, with_reference=with_reference, answers="ranked")
-        for done, batch in enumerate(batches, start=1):
-            logps = self.responder.answer_logps(batch)
-            for row, index in enumerate(batch.record_index):
-                if index >= 0:
-                    yield records[int(index)], np.where(batch.answer_mask[row], logps[row], np.nan)
+        for batch in self._batches_done(records, with_reference, "ranked", advance):
+            logps = np.where(batch.answer_mask, self.responder.answer_logps(batch), np.nan)
+            yield from _by_record(shown_records(batch, records), logps)
+
+    def _batches_done(
+        self,
+        records: Sequence[Record],
+        with_reference: bool,
+        answers: AnswersKept,
+        advance: Callable[[int], None] | None,
+    ) -> Iterator[TreeBatch]:
+        """The batches, each counted when the next is asked for."""
+        for done, batch in enumerate(self.batches(records, with_reference=with_reference, answers=answers), start=1):
+            yield batch
             if advance is not None:
                 advance(done)
 
@@ -136,6 +148,13 @@ class Examination:
 def shown_records(batch: TreeBatch, records: Sequence[Record]) -> list[Record | None]:
     """The record of each row; None for padding rows."""
     return [records[int(index)] if index >= 0 else None for index in batch.record_index]
+
+
+def _by_record(shown: Sequence[Record | None], found: Found) -> Iterator[tuple[Record, Found]]:
+    """The records of a batch and what was found of each; padding rows are left out."""
+    for row, record in enumerate(shown):
+        if record is not None:
+            yield record, jax.tree.map(operator.itemgetter(row), found)
 
 
 def draw_seeds(shown: Sequence[Record | None]) -> Int[np.ndarray, " B"]:
@@ -293,9 +312,9 @@ def _detection(
     similarities: list[np.ndarray] = []
     batches = -(-len(asked) // examination.rows(len(asked))) if images else 0
     with watch.progress(batches, unit=f"{name} detection batch") as advance:
-        for _, answers in examination.answers(asked, with_reference=with_reference, advance=advance) if images else ():
-            scores.append(float(answers.verdict_score[0]))
-            similarities.append(np.array(answers.similarity))
+        for _, found in examination.scores(asked, with_reference=with_reference, advance=advance) if images else ():
+            scores.append(float(found.verdict_score[0]))
+            similarities.append(np.array(found.similarity))
     metrics = detection_metrics(scores, [anomalous for _, anomalous in known.values()], images, **samples)
     if with_reference:
         with watch.progress(2 * len(asked), unit=f"{name} map") as advance:

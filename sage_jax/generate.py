@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
@@ -14,90 +14,60 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sage_jax.axes import Array, Bool, Float, Int, UInt8
-from sage_jax.batch import AnyArray, TreeBatch
+from sage_jax.batch import Answers, Scores, TreeBatch
 from sage_jax.losses.log_probs import answer_logps, answer_token_logps
 from sage_jax.models.decoder import KvCache
-from sage_jax.models.sage import Sage, tree_mask
-from sage_jax.models.sampling import Sampling, choose, draw_keys
-from sage_jax.parameters import Params, merge
-from sage_jax.sharding import MESH_AXES_OF, activation_sharding, batch_sharding
+from sage_jax.models.decoding import (
+    Decoding,
+    Opening,
+    Talk,
+    go_on,
+    open_images,
+    open_talk,
+    open_talk_on,
+    prompt_scores,
+)
+from sage_jax.models.layers import layers_apart
+from sage_jax.models.sage import Sage
+from sage_jax.parameters import Params, merge, split
+from sage_jax.sharding import MESH_AXES_OF, activation_sharding, batch_sharding, parameter_spec
+
+_SHORTEST: Final = 16
+_STACK: Final = "decoder/blocks/"
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Answers:
-    """Answers to the questions of a batch.
+def with_layers_apart(graphdef: nnx.GraphDef[Sage], params: Params, mesh: Mesh) -> tuple[nnx.GraphDef[Sage], Params]:
+    """The same model, each layer of its decoder in arrays of its own: `decoder/blocks/0/mlp/up/kernel`.
 
-    Attributes:
-      token_ids: Generated ids, the closing token included; whatever follows it has no meaning.
-      verdict_score: P(yes) / (P(yes) + P(no)) at the answer's first token, 0..1, whatever was drawn.
-      similarity: Of each image token to the reference; 1 without one.
+    Decoding reads all weights for each token. Out of arrays that hold all layers, each layer's are copied first.
+
+    Args:
+      params: Used up, one parameter after the other, so that no two are held twice.
     """
+    shapes = {path: (leaf.shape, leaf.dtype) for path, leaf in params.items()}
 
-    token_ids: Int[Array, "B Q L"]
-    verdict_score: Float[Array, "B Q"]
-    similarity: Float[Array, "B M"]
+    def restructured() -> Sage:
+        model = merge(graphdef, {path: jnp.zeros(*shape) for path, shape in shapes.items()})
+        model.decoder.blocks = layers_apart(model.decoder.blocks)
+        return model
 
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Talk:
-    """Where the conversations about a batch stand, one for each question: what a next turn goes on from.
-
-    The slots of a cache are shared by all questions of a row. Behind the prompt, tokens of the questions stand side by
-    side: token 0 of each, then token 1 of each.
-
-    Attributes:
-      keys, values, length: Of the cache of everything said so far.
-      visible: True at the slots that a question's next token sees.
-      position_ids: Position of that token.
-      used: True at the ids in a question's conversation; None without a repetition penalty.
-      turns: Answers given so far.
-    """
-
-    keys: Float[Array, "Y B T R X"]
-    values: Float[Array, "Y B T R X"]
-    length: Int[Array, ""]
-    visible: Bool[Array, "B Q T"]
-    position_ids: Int[Array, "B Q"]
-    used: Bool[Array, "B Q V"] | None
-    turns: Int[Array, ""]
-
-    @property
-    def cache(self) -> KvCache:
-        """The cache that the decoder goes on from."""
-        return KvCache(self.keys, self.values, self.length)
-
-
-@dataclasses.dataclass(frozen=True)
-class Decoding:
-    """How answers are generated, and which tokens open and close them.
-
-    Attributes:
-      max_new_tokens: Longest answer, closing token included.
-      end_id: Id that closes an answer, and fills up what follows.
-      verdict_ids: Ids that open a positive and a negative answer.
-      stop_ids: Further ids that close an answer.
-      sampling: How tokens are chosen.
-    """
-
-    max_new_tokens: int
-    end_id: int
-    verdict_ids: tuple[tuple[int, ...], tuple[int, ...]]
-    stop_ids: tuple[int, ...] = ()
-    sampling: Sampling = Sampling()
-
-    def closes(self, token_ids: AnyArray) -> Bool[AnyArray, "..."]:
-        """True at tokens that close an answer; of arrays on the host as well."""
-        closing = np.asarray(sorted({self.end_id, *self.stop_ids}), np.int32)
-        return (token_ids[..., None] == closing).any(axis=-1)
+    found: Params = {}
+    for path in list(params):
+        leaf = params.pop(path)
+        if not path.startswith(_STACK):
+            found[path] = leaf
+            continue
+        spec = parameter_spec(path, leaf.shape, mesh)
+        cut = jax.jit(tuple, out_shardings=NamedSharding(mesh, PartitionSpec(*spec[1:])))
+        found.update({f"{_STACK}{index}/{path[len(_STACK) :]}": layer for index, layer in enumerate(cut(leaf))})
+    return split(nnx.eval_shape(restructured))[0], found
 
 
 class Responder:
     """A model on its devices, ready to answer batches.
 
-    It compiles once for each bucket length, whatever the weights; a further turn compiles once for each length of
-    question (they come in powers of two) and each size of cache (one for each bucket).
+    It compiles once for each bucket length, with and without references, whatever the weights; a further turn compiles
+    once for each length of question (they come in powers of two) and each size of cache (one for each bucket).
 
     Attributes:
       decoding: How it answers.
@@ -106,8 +76,42 @@ class Responder:
     def __init__(self, graphdef: nnx.GraphDef[Sage], params: Params, mesh: Mesh, decoding: Decoding):
         self.decoding = decoding
         self._params, self._mesh = params, mesh
-        num_kv_heads = merge(graphdef, params).config.decoder.num_kv_heads
-        self._functions = _compiled(graphdef, mesh, decoding, num_kv_heads)
+        model = merge(graphdef, params)
+        self._image_id = model.placeholders.image
+        self._functions = _compiled(graphdef, mesh, decoding, model.config.decoder.num_kv_heads)
+
+    def begin(self, batch: TreeBatch) -> Opening:
+        """The batch's images, encoded and prefilled on the devices: what several batches about them can go on from."""
+        size = min(_doubles(int(self._image_end(batch).max())), batch.token_ids.shape[1])
+        with jax.set_mesh(self._mesh):
+            return self._functions.begin(self._params, self._put(_lean(batch)), size)
+
+    def go_on_from(
+        self,
+        opening: Opening,
+        batch: TreeBatch,
+        seeds: Int[np.ndarray, " B"] | None = None,
+        *,
+        max_new_tokens: int = 0,
+    ) -> tuple[Answers, Talk]:
+        """What `open` gives for a batch of the same images in the same order, which are not read again.
+
+        Args:
+          opening: Of the images; it stays as it is, for other batches.
+          max_new_tokens: Longest answer; 0 = that of `decoding`.
+        """
+        behind = np.where(batch.token_mask, np.arange(1, batch.token_ids.shape[1] + 1), 0).max(axis=1)
+        size = _doubles(int(np.max(behind - self._image_end(batch), initial=1)))
+        bare = dataclasses.replace(batch, tiles=batch.tiles[:, :0], reference_tiles=batch.reference_tiles[:, :0])
+        with jax.set_mesh(self._mesh):
+            given = self._put((bare, _seeds(seeds, batch.token_ids)))
+            longest = max_new_tokens or self.decoding.max_new_tokens
+            answers, talk = self._functions.go_on_from(self._params, opening, *given, size, longest)
+            return jax.tree.map(np.asarray, answers), talk
+
+    def _image_end(self, batch: TreeBatch) -> Int[np.ndarray, " B"]:
+        here = np.asarray(batch.token_ids) == self._image_id
+        return np.where(here, np.arange(1, here.shape[1] + 1), 0).max(axis=1)
 
     def answer(self, batch: TreeBatch, seeds: Int[np.ndarray, " B"] | None = None) -> Answers:
         """Answers to all questions of the batch, in host memory.
@@ -116,13 +120,18 @@ class Responder:
           seeds: What tells a row's draws from those of other rows, 0 to 2^31 - 1; all 0 by default.
         """
         with jax.set_mesh(self._mesh):
-            given = self._put((batch, _seeds(seeds, batch.token_ids)))
+            given = self._put((_lean(batch), _seeds(seeds, batch.token_ids)))
             return jax.tree.map(np.asarray, self._functions.answer(self._params, *given))
+
+    def scores(self, batch: TreeBatch) -> Scores:
+        """The answers' scores alone, in host memory: one pass over the tree, nothing is decoded."""
+        with jax.set_mesh(self._mesh):
+            return jax.tree.map(np.asarray, self._functions.scores(self._params, self._put(_lean(batch))))
 
     def open(self, batch: TreeBatch, seeds: Int[np.ndarray, " B"] | None = None) -> tuple[Answers, Talk]:
         """The same answers, and what a next turn needs, on the devices."""
         with jax.set_mesh(self._mesh):
-            given = self._put((batch, _seeds(seeds, batch.token_ids)))
+            given = self._put((_lean(batch), _seeds(seeds, batch.token_ids)))
             answers, talk = self._functions.open(self._params, *given)
             return jax.tree.map(np.asarray, answers), talk
 
@@ -159,7 +168,7 @@ class Responder:
     def answer_logps(self, batch: TreeBatch) -> Float[np.ndarray, "B Q N"]:
         """Summed log-probability of every answer of the batch, in nats."""
         with jax.set_mesh(self._mesh):
-            return np.asarray(self._functions.score(self._params, self._put(batch)))
+            return np.asarray(self._functions.logps(self._params, self._put(_lean(batch))))
 
     def vit_features(self, tiles: UInt8[np.ndarray, "A H W 3"]) -> Float[np.ndarray, "A M E"]:
         """What the adapter reads of each tile, in the compute dtype; as many tiles as the mesh divides."""
@@ -181,6 +190,23 @@ class Responder:
         return jax.tree.map(put, rows)
 
 
+def _doubles(size: int) -> int:
+    """A size that holds so many tokens, of the few that are compiled: a power of two, or one and a half."""
+    found = _SHORTEST
+    while found < size:
+        found = found * 3 // 2 if found * 3 // 2 >= size else found * 2
+    return found
+
+
+def _lean(batch: TreeBatch) -> TreeBatch:
+    """The batch as it is, or without tiles of references where no row shows one: they would be encoded for nothing."""
+    if np.asarray(batch.reference_tile_mask).any():
+        return batch
+    return dataclasses.replace(
+        batch, reference_tiles=batch.reference_tiles[:, :0], reference_tile_mask=batch.reference_tile_mask[:, :0]
+    )
+
+
 def _seeds(seeds: Int[np.ndarray, " B"] | None, rows: Any) -> Int[np.ndarray, " B"]:
     return np.zeros(len(rows), np.int32) if seeds is None else np.asarray(seeds, np.int32)
 
@@ -191,9 +217,12 @@ class _Compiled:
 
     answer: Callable[..., Answers]
     open: Callable[..., tuple[Answers, Talk]]
+    begin: Callable[..., Opening]
+    go_on_from: Callable[..., tuple[Answers, Talk]]
     go_on: Callable[..., tuple[Array, Talk]]
     widen: Callable[..., Talk]
-    score: Callable[..., Array]
+    scores: Callable[..., Scores]
+    logps: Callable[..., Array]
     features: Callable[..., Array]
 
 
@@ -203,26 +232,47 @@ def _compiled(graphdef: nnx.GraphDef[Sage], mesh: Mesh, decoding: Decoding, num_
     whole: Any = NamedSharding(mesh, PartitionSpec())
     rows: Any = batch_sharding(mesh)
     # A talk goes out of one function and into another: were its sharding left open, each would compile again.
-    keys: Any = activation_sharding(mesh, ("none", "batch", "none", "heads"), {"heads": num_kv_heads})
-    talk = Talk(keys, keys, whole, rows, rows, rows, whole)
-    both = functools.partial(_open, graphdef=graphdef, decoding=decoding)
-    further = functools.partial(_go_on, graphdef=graphdef, decoding=decoding)
+    slots: Any = activation_sharding(mesh, ("batch", "heads"), {"heads": num_kv_heads})
+    talk = Talk(KvCache(slots, slots, whole), rows, rows, rows, whole)
+
+    def both(params: Params, batch: TreeBatch, seeds: Array) -> tuple[Answers, Talk]:
+        return open_talk(merge(graphdef, params), batch, seeds, decoding)
+
+    def begin(params: Params, batch: TreeBatch, size: int) -> Opening:
+        return open_images(merge(graphdef, params), batch, size)
+
+    def from_opening(
+        params: Params, opening: Opening, batch: TreeBatch, seeds: Array, size: int, longest: int
+    ) -> tuple[Answers, Talk]:
+        how = dataclasses.replace(decoding, max_new_tokens=longest)
+        return open_talk_on(merge(graphdef, params), batch, opening, seeds, size, how)
 
     def answer(params: Params, batch: TreeBatch, seeds: Array) -> Answers:
         return both(params, batch, seeds)[0]
 
+    def further(params: Params, talk: Talk, *said: Array) -> tuple[Array, Talk]:
+        return go_on(merge(graphdef, params), talk, *said, decoding)
+
+    def scores(params: Params, batch: TreeBatch) -> Scores:
+        return prompt_scores(merge(graphdef, params), batch, decoding)
+
+    def logps(params: Params, batch: TreeBatch) -> Array:
+        return _answer_logps(merge(graphdef, params), batch)
+
     return _Compiled(
         answer=jax.jit(answer, out_shardings=whole),
         open=jax.jit(both, out_shardings=(whole, talk)),
+        begin=jax.jit(begin, static_argnums=2, out_shardings=Opening(rows, talk.cache, rows)),
+        go_on_from=jax.jit(from_opening, static_argnums=(4, 5), out_shardings=(whole, talk)),
         go_on=jax.jit(further, out_shardings=(whole, talk), donate_argnums=1),
-        widen=jax.jit(_widen, static_argnums=1, out_shardings=talk),
-        score=jax.jit(functools.partial(_score, graphdef=graphdef), out_shardings=whole),
+        widen=jax.jit(Talk.widened, static_argnums=1, out_shardings=talk),
+        scores=jax.jit(scores, out_shardings=whole),
+        logps=jax.jit(logps, out_shardings=whole),
         features=jax.jit(lambda params, tiles: merge(graphdef, params).vit_features(tiles), out_shardings=whole),
     )
 
 
-def _score(params: Params, batch: TreeBatch, *, graphdef: nnx.GraphDef[Sage]) -> Array:
-    model = merge(graphdef, params)
+def _answer_logps(model: Sage, batch: TreeBatch) -> Array:
     hidden, _ = model(batch)
     each, _ = answer_token_logps(
         hidden,
@@ -234,161 +284,3 @@ def _score(params: Params, batch: TreeBatch, *, graphdef: nnx.GraphDef[Sage]) ->
         target_slots=batch.target_slots,
     )
     return answer_logps(each, batch.target_mask)
-
-
-def _open(
-    params: Params, batch: TreeBatch, seeds: Int[Array, " B"], *, graphdef: nnx.GraphDef[Sage], decoding: Decoding
-) -> tuple[Answers, Talk]:
-    """Prefills image and all questions as one tree, then decodes one token of every question in each step."""
-    model = merge(graphdef, params)
-    rows, length = batch.token_ids.shape
-    num_questions = batch.source_index.shape[1]
-    room = decoding.max_new_tokens * num_questions
-    images = model.embed_images(batch)
-    prompt_mask = tree_mask(batch.token_mask, batch.question_index, batch.answer_index)
-    padded = jnp.pad(prompt_mask, ((0, 0), (0, 0), (0, room)))
-    cache = model.decoder.empty_cache(rows, length + room)
-    hidden, cache = model.decoder(model.embed_tokens(batch.token_ids, images), batch.position_ids, padded, cache)
-    assert cache is not None
-    # Answers follow the longest row, not the bucket: the padding behind it would be lost to later turns.
-    written = jnp.max(jnp.where(batch.token_mask, jnp.arange(1, length + 1), 0)).astype(jnp.int32)
-
-    last = batch.source_index[:, :, 0, 0]  # B Q: where the first answer token is predicted
-    logits = model.decoder.logits(jnp.take_along_axis(hidden, last[..., None], axis=1))
-    questions = jnp.arange(num_questions)
-    seen = batch.token_mask[:, None] & (
-        (batch.question_index[:, None] == -1) | (batch.question_index[:, None] == questions[:, None])
-    )  # B Q S
-    used = None
-    if decoding.sampling.repetition_penalty != 1.0:
-        ids = jnp.broadcast_to(batch.token_ids[:, None], seen.shape)
-        used = _with_used(jnp.zeros(logits.shape, bool), ids, seen)
-    talk = Talk(
-        keys=cache.keys,
-        values=cache.values,
-        length=written,
-        visible=jnp.pad(seen, ((0, 0), (0, 0), (0, room))),
-        position_ids=jnp.take_along_axis(batch.position_ids, last, axis=1) + 1,
-        used=used,
-        turns=jnp.zeros((), jnp.int32),
-    )
-    unasked = ~seen.any(axis=-1) | (batch.record_index[:, None] < 0)
-    token_ids, talk = _decode(model, talk, logits, unasked, seeds, decoding)
-    return Answers(token_ids, _verdict_score(logits, decoding.verdict_ids), images.compared.similarity), talk
-
-
-def _go_on(
-    params: Params,
-    talk: Talk,
-    token_ids: Int[Array, "B Q P"],
-    token_mask: Bool[Array, "B Q P"],
-    seeds: Int[Array, " B"],
-    *,
-    graphdef: nnx.GraphDef[Sage],
-    decoding: Decoding,
-) -> tuple[Int[Array, "B Q L"], Talk]:
-    """Prefills the next question of each conversation behind what the cache holds, then decodes the answers."""
-    model = merge(graphdef, params)
-    rows, num_questions, size = token_ids.shape
-    count = jnp.sum(token_mask, axis=-1)  # B Q
-    start = talk.length
-
-    def flat(x: Array) -> Array:  # B Q P -> B P*Q
-        return x.swapaxes(1, 2).reshape(rows, size * num_questions)
-
-    slot_question = jnp.tile(jnp.arange(num_questions), size)
-    slot_step = jnp.repeat(jnp.arange(size), num_questions)
-    own = (slot_question[:, None] == slot_question) & (slot_step[:, None] >= slot_step)
-    seen = jax.lax.dynamic_update_slice_in_dim(
-        jnp.tile(talk.visible, (1, size, 1)), own & flat(token_mask)[:, None], start, axis=2
-    )
-    positions = flat(talk.position_ids[..., None] + jnp.arange(size))
-    hidden, cache = model.decoder(model.decoder.embedding(flat(token_ids)), positions, seen, talk.cache)
-    assert cache is not None
-    last = jnp.maximum(count - 1, 0) * num_questions + jnp.arange(num_questions)
-    logits = model.decoder.logits(jnp.take_along_axis(hidden, last[..., None], axis=1))
-    mine = (slot_question == jnp.arange(num_questions)[:, None]) & flat(token_mask)[:, None]  # B Q P*Q
-    talk = Talk(
-        keys=cache.keys,
-        values=cache.values,
-        length=start + jnp.max(count) * num_questions,
-        visible=jax.lax.dynamic_update_slice_in_dim(talk.visible, mine, start, axis=2),
-        position_ids=talk.position_ids + count,
-        used=None if talk.used is None else _with_used(talk.used, token_ids, token_mask),
-        turns=talk.turns,
-    )
-    return _decode(model, talk, logits, count == 0, seeds, decoding)
-
-
-def _decode(
-    model: Sage,
-    talk: Talk,
-    logits: Float[Array, "B Q V"],
-    ended: Bool[Array, "B Q"],
-    seeds: Int[Array, " B"],
-    decoding: Decoding,
-) -> tuple[Int[Array, "B Q L"], Talk]:
-    """One token of every question in each step, until all answers are closed.
-
-    Each token sees the prompt, its own question and its own answer. The token that a cut answer ends with is not
-    written to the cache, since nothing followed from it: it opens the next turn.
-
-    Args:
-      logits: Of each answer's first token.
-      ended: True where there is nothing to answer.
-    """
-    rows, num_questions, _ = logits.shape
-    new = decoding.max_new_tokens
-    keys = draw_keys(decoding.sampling.seed, seeds, num_questions, talk.turns)
-    beside = jnp.eye(num_questions, dtype=bool)
-
-    def chosen(logits: Array, used: Array | None, ended: Array, step: Array) -> tuple[Array, Array, Array | None]:
-        token = jnp.where(ended, decoding.end_id, choose(logits, used, keys, step, decoding.sampling)).astype(jnp.int32)
-        ended = ended | decoding.closes(token)
-        if used is not None:
-            used = _with_used(used, token[..., None], ~ended[..., None])
-        return token, ended, used
-
-    def step(carry: tuple[Array, Array, Array, Array, Talk]) -> tuple[Array, Array, Array, Array, Talk]:
-        index, token, written, ended, talk = carry
-        own = beside & ~ended[..., None]  # a closed answer shows later turns nothing of what fills it up
-        visible = jax.lax.dynamic_update_slice_in_dim(talk.visible, own, talk.length, axis=2)
-        hidden, cache = model.decoder(model.decoder.embedding(token), talk.position_ids, visible, talk.cache)
-        assert cache is not None
-        positions = talk.position_ids + ~ended
-        token, ended, used = chosen(model.decoder.logits(hidden), talk.used, ended, index + 1)
-        written = jax.lax.dynamic_update_index_in_dim(written, token, index + 1, axis=2)
-        talk = Talk(cache.keys, cache.values, cache.length, visible, positions, used, talk.turns)
-        return index + 1, token, written, ended, talk
-
-    def unfinished(carry: tuple[Array, Array, Array, Array, Talk]) -> Array:
-        return (carry[0] < new - 1) & ~jnp.all(carry[3])
-
-    zero = jnp.zeros((), jnp.int32)
-    token, ended, used = chosen(logits, talk.used, ended, zero)
-    written = jnp.full((rows, num_questions, new), decoding.end_id, jnp.int32).at[:, :, 0].set(token)
-    carry = (zero, token, written, ended, dataclasses.replace(talk, used=used))
-    _, _, written, _, talk = jax.lax.while_loop(unfinished, step, carry)
-    return written, dataclasses.replace(talk, turns=talk.turns + 1)
-
-
-def _with_used(
-    used: Bool[Array, "B Q V"], token_ids: Int[Array, "B Q P"], token_mask: Bool[Array, "B Q P"]
-) -> Bool[Array, "B Q V"]:
-    rows, questions = jnp.arange(used.shape[0])[:, None, None], jnp.arange(used.shape[1])[:, None]
-    return used.at[rows, questions, token_ids].max(token_mask)
-
-
-def _widen(talk: Talk, slots: int) -> Talk:
-    """The same with a larger cache."""
-    more = slots - talk.visible.shape[-1]
-    keys, values = (jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0), (0, 0))) for x in (talk.keys, talk.values))
-    visible = jnp.pad(talk.visible, ((0, 0), (0, 0), (0, more)))
-    return dataclasses.replace(talk, keys=keys, values=values, visible=visible)
-
-
-def _verdict_score(
-    logits: Float[Array, "B Q V"], verdict_ids: tuple[tuple[int, ...], tuple[int, ...]]
-) -> Float[Array, "B Q"]:
-    yes, no = (jax.nn.logsumexp(logits[..., jnp.asarray(ids)], axis=-1) for ids in verdict_ids)
-    return jax.nn.sigmoid(yes - no)

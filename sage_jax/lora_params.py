@@ -1,4 +1,4 @@
-"""Parameters that a stage with LoRA starts from: how its kernels are kept, and new adapters.
+"""Parameters that a stage with LoRA starts from: how its kernels are kept, and new adapters; models that only answer.
 
 qwix quantises the kernels. Its own low-rank layers do not fit here: they are made while a model runs, on the module
 that runs, which in a scan over stacked layers is a copy that ends with the step (models/lora.py has ours).
@@ -83,6 +83,28 @@ def keep(path: str, leaf: jax.Array, base: str, parts: Iterable[str]) -> Params:
     if name == "kernel" and LAYERS.fullmatch(layer) and _part(layer) in set(parts):
         return kept_kernel(layer, leaf, base)
     return {path: leaf}
+
+
+def narrow(params: Params, dtype: str) -> Params:
+    """The parameters as a model keeps them that only answers, in place, so that no two are held in two forms.
+
+    Norms, biases and what a stage with LoRA kept in narrow form stay as they are.
+
+    Args:
+      params: Plain or folded.
+      dtype: Of the other kernels and the embeddings: `float32`, `bfloat16`, or `int8`, which the blocks' and the
+        adapter's kernels are, and the others then bfloat16.
+    """
+    if dtype == "float32":
+        return params
+    plain = {layer for layer, leaves in layers_of(params).items() if is_plain(leaves)}
+    for path in list(params):
+        layer, _, name = path.rpartition("/")
+        if name == "kernel" and layer in plain:
+            params.update(kept_kernel(layer, params.pop(path), dtype))
+        elif name == "embedding" or (name == "kernel" and not LAYERS.fullmatch(layer)):
+            params[path] = params.pop(path).astype(jnp.bfloat16)
+    return params
 
 
 def start_params(params: Params, lora: LoraConfig, seed: int) -> Params:

@@ -25,13 +25,13 @@ from sage_jax.data.facts import Vocabulary, load_vocabulary
 from sage_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from sage_jax.evaluate import Examination
 from sage_jax.files import replace_file
-from sage_jax.generate import Decoding, Responder
+from sage_jax.generate import Decoding, Responder, with_layers_apart
 from sage_jax.hf.config import CheckpointConfig
 from sage_jax.hf.faults import WeightsError
 from sage_jax.hf.generation_config import read_generation_config
 from sage_jax.hf.importing import Checkpoint, import_params, open_checkpoint
 from sage_jax.hf.tokenizer import find_conversation, read_tokenizer
-from sage_jax.lora_params import adapted_parts, keep, keeps_adapters, start_params
+from sage_jax.lora_params import adapted_parts, keep, keeps_adapters, narrow, start_params
 from sage_jax.models.lora import ADDED, fold, is_plain, layers_of, merge_adapters, structure_of
 from sage_jax.models.sage import Placeholders, Sage, copy_text_encoder
 from sage_jax.models.sampling import Sampling
@@ -247,9 +247,13 @@ class Run:
         return fold(params, scale=self.lora_of(stage).scale)
 
     def answering_params(self, stage: str, *, wanted_by: str) -> Params:
-        """Parameters of a finished stage to answer with: plain, or as they were kept where wide ones may not fit."""
+        """Parameters of a finished stage to answer with: as `evaluate.weights_dtype` says, or as they were kept.
+
+        Adapters are merged, but where the stage kept its kernels narrow: wide ones may not fit.
+        """
         params = self.kept_params(stage, wanted_by=wanted_by)
-        return merge_adapters(params) if self.lora_of(stage).base == "float32" else params
+        params = merge_adapters(params) if self.lora_of(stage).base == "float32" else params
+        return narrow(params, self.config.evaluate.weights_dtype)
 
     def lora_of(self, stage: str) -> LoraConfig:
         """LoRA of a finished stage, as it was trained."""
@@ -276,11 +280,12 @@ class Run:
             params = copy_text_encoder(params)
         return start_params(params, lora, self.config.seed)
 
-    def responder(self, params: Params) -> Responder:
-        """A model ready to answer, from plain or folded parameters."""
+    def responder(self, params: Params, *, use_up: bool = False) -> Responder:
+        """A model ready to answer, from plain or folded parameters; `use_up` as in `examination`."""
         chat, longest = self.chat, self.config.evaluate.max_new_tokens
         decoding = Decoding(longest, chat.end_id, chat.verdict_ids, chat.stop_ids, self._sampling())
-        return Responder(self.structure_of(params), params, self.mesh, decoding)
+        model = self.structure_of(params), params
+        return Responder(*with_layers_apart(*model, self.mesh) if use_up else model, self.mesh, decoding)
 
     def _sampling(self) -> Sampling:
         """How tokens are chosen, by `evaluate.decoding`.
@@ -299,14 +304,17 @@ class Run:
             return Sampling(repetition_penalty=found.repetition_penalty, seed=given.seed)
         return Sampling(found.temperature, found.top_k, found.top_p, found.repetition_penalty, given.seed)
 
-    def examination(self, stage: str, params: Params, *, scored_as: str = "") -> Examination:
+    def examination(self, stage: str, params: Params, *, scored_as: str = "", use_up: bool = False) -> Examination:
         """A stage's model with what evaluation and inspection need beside it.
 
         Args:
           scored_as: Hash of the parameters that results are under, where these are another form of them.
+          use_up: Takes the layers of `params` apart, which then holds nothing: a model that decodes faster, in the
+            memory of one.
         """
         facts_as, weights = self.config.training(stage).facts, scored_as or digest(params)
-        return Examination(self.responder(params), self.chat, self.config, self.vocabulary, weights, facts_as)
+        responder = self.responder(params, use_up=use_up)
+        return Examination(responder, self.chat, self.config, self.vocabulary, weights, facts_as)
 
     def write_json(self, name: str, content: object) -> None:
         """Writes a file of the run directory, from the first process."""

@@ -100,6 +100,9 @@ class EvaluateConfig:
       batch_size: Image-question rows decoded at once.
       max_new_tokens: Longest answer.
       decoding: How its tokens are chosen.
+      weights_dtype: Of the kernels and embeddings that evaluation and inspection answer with: `float32`; `bfloat16`;
+        or `int8` kernels in the blocks, with a scale for each column. The narrower, the less memory they take and the
+        less a decoded token reads; on CPU, where they are widened for each token, decoding is slower.
       bootstrap_samples: Resamples of the 95 % intervals.
       num_records: Test records used; 0 = all.
     """
@@ -108,6 +111,7 @@ class EvaluateConfig:
     batch_size: int = 64
     max_new_tokens: int = 40
     decoding: DecodingConfig = DecodingConfig()
+    weights_dtype: Literal["float32", "bfloat16", "int8"] = "float32"
     bootstrap_samples: int = 1000
     num_records: int = 0
 

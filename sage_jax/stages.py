@@ -33,7 +33,6 @@ from sage_jax.files import locked
 from sage_jax.hf.config import read_config
 from sage_jax.hf.faults import WeightsError
 from sage_jax.hf.upload import UploadError
-from sage_jax.models.lora import merge_adapters
 from sage_jax.parameters import digest
 from sage_jax.plan.report import plans_json, print_plans
 from sage_jax.plan.stage_plan import plan_stages
@@ -193,7 +192,7 @@ def evaluate(run: Run, stage: str, log: RunLog) -> None:
     shown = ChosenRecords(records, range(len(records))[:num_records])
     for name in trained:
         log_changes(run, name, stage, log)
-        examination = run.examination(name, run.answering_params(name, wanted_by=stage))
+        examination = run.examination(name, run.answering_params(name, wanted_by=stage), use_up=True)
         evaluate_stage(name, examination, shown, log, data_revision=run.prepared.revision, mesh=run.mesh)
 
 
@@ -230,7 +229,7 @@ def inspect(run: Run, stage: str, log: RunLog) -> None:
             raise ConfigError("there are no test records to inspect: name images with --config.inspect.images=PATH")
         images = SampleImages(records, config.max_images)
     log_changes(run, name, stage, log)
-    examination = run.examination(name, run.answering_params(name, wanted_by=stage))
+    examination = run.examination(name, run.answering_params(name, wanted_by=stage), use_up=True)
     output = Path(config.output) if config.output else run.run_dir / "inspect"
     result = inspection.inspect(images, examination, stage=name, output=output, log=log, mesh=run.mesh)
     if result.done < len(images):
@@ -245,9 +244,9 @@ def export(run: Run, stage: str, log: RunLog) -> None:
     trained = [name for name in STARTS_FROM if run.is_trained(name)]
     name = run.config.export.stage or trained[-1]
     log_changes(run, name, stage, log)
-    params = run.answering_params(name, wanted_by=stage)
-    scored_as = digest(params)  # the scores are under the hash of the weights as evaluation keeps them
-    params = merge_adapters(params)
+    # The scores are under the hash of the weights as evaluation keeps them; those are gone before the others come.
+    scored_as = digest(run.answering_params(name, wanted_by=stage))
+    params = run.trained_params(name, wanted_by=stage)
     chain = [name]
     while (start := STARTS_FROM[chain[0]]) is not None:
         chain.insert(0, start)

@@ -10,12 +10,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import nnx
+from jax.sharding import PartitionSpec
 from test_sampling import peer
-from tiny_sage import TINY, VOCAB_SIZE, batch_of, on_device, random_batch, random_params, random_tree, structure
+from tiny_sage import (
+    PLACEHOLDERS,
+    TINY,
+    VOCAB_SIZE,
+    batch_of,
+    on_device,
+    random_batch,
+    random_params,
+    random_tree,
+    structure,
+)
 
-from sage_jax.batch import TreeBatch
+from sage_jax.batch import Answers, TreeBatch
 from sage_jax.config import MeshConfig
-from sage_jax.generate import Answers, Decoding, Responder
+from sage_jax.generate import Decoding, Responder, with_layers_apart
+from sage_jax.lora_params import narrow
+from sage_jax.models.lora import structure_of
 from sage_jax.models.sage import Sage
 from sage_jax.models.sampling import Sampling, draw_keys
 from sage_jax.parameters import merge
@@ -188,6 +202,22 @@ def test_any_stop_token_closes_an_answer(
     assert {end_id, further} <= set(closed)
 
 
+def test_scores_alone_are_those_of_answers(prompts: TreeBatch, answered: tuple[int, Answers]) -> None:
+    found = make_responder(answered[0]).scores(prompts)
+    asked = prompts.question_ids >= 0
+    np.testing.assert_allclose(found.verdict_score[asked], answered[1].verdict_score[asked], atol=1e-6)
+    np.testing.assert_array_equal(found.similarity, answered[1].similarity)
+
+
+def test_a_prompt_prefilled_by_its_layout_is_answered_as_by_its_mask(
+    prompts: TreeBatch, answered: tuple[int, Answers]
+) -> None:
+    masked = make_responder(answered[0]).answer(dataclasses.replace(prompts, prefix_slots=0, question_slots=0))
+    asked = prompts.question_ids >= 0
+    np.testing.assert_array_equal(masked.token_ids[asked], answered[1].token_ids[asked])
+    np.testing.assert_allclose(masked.verdict_score[asked], answered[1].verdict_score[asked], atol=1e-6)
+
+
 def test_verdict_score_is_the_share_of_yes_at_the_first_token(
     prompts: TreeBatch, expected: tuple[np.ndarray, np.ndarray], answered: tuple[int, Answers]
 ) -> None:
@@ -225,6 +255,57 @@ def test_references_as_features_are_answered_as_their_tiles(prompts: TreeBatch) 
     np.testing.assert_array_equal(found.token_ids, expected.token_ids)
     np.testing.assert_allclose(found.similarity, expected.similarity, atol=1e-6)
     np.testing.assert_allclose(found.verdict_score, expected.verdict_score, atol=1e-6)
+
+
+def test_layers_apart_answer_as_the_stack_does(prompts: TreeBatch, answered: tuple[int, Answers]) -> None:
+    graphdef, shapes = structure()
+    params, mesh = random_params(shapes), make_mesh(MESH)
+    apart = with_layers_apart(graphdef, params, mesh)
+    kernel = apart[1]["decoder/blocks/1/mlp/up/kernel"]
+    assert not params and kernel.shape == shapes["decoder/blocks/mlp/up/kernel"].shape[1:]
+    assert kernel.sharding.spec == PartitionSpec(("fsdp",), ("tensor",))
+    decoding = Decoding(max_new_tokens=NEW, end_id=answered[0], verdict_ids=(YES, NO))
+    found, asked = Responder(*apart, mesh, decoding).answer(prompts), prompts.question_ids >= 0
+    np.testing.assert_array_equal(found.token_ids[asked], answered[1].token_ids[asked])
+    np.testing.assert_allclose(found.verdict_score[asked], answered[1].verdict_score[asked], atol=1e-5)
+
+
+def test_images_read_once_are_answered_about_as_from_scratch(prompts: TreeBatch, answered: tuple[int, Answers]) -> None:
+    """Two batches of the same images, of other facts and other questions, go on from one opening."""
+    rng = np.random.default_rng(9)
+    responder, asked = make_responder(answered[0]), prompts.question_ids >= 0
+    words = rng.integers(8, VOCAB_SIZE, prompts.token_ids.shape).astype(np.int32)
+    others = dataclasses.replace(
+        prompts,
+        fact_ids=rng.integers(8, VOCAB_SIZE, prompts.fact_ids.shape).astype(np.int32),
+        token_ids=np.where(prompts.question_index >= 0, words, prompts.token_ids),
+    )
+    opening = responder.begin(prompts)
+    for batch in (others, prompts):
+        (found, _), expected = responder.go_on_from(opening, batch), responder.answer(batch)
+        np.testing.assert_array_equal(found.token_ids[asked], expected.token_ids[asked])
+        np.testing.assert_allclose(found.verdict_score[asked], expected.verdict_score[asked], atol=1e-5)
+        np.testing.assert_allclose(found.similarity, expected.similarity, atol=1e-6)
+    assert (responder.answer(others).token_ids != expected.token_ids)[asked].any()
+    assert responder.go_on_from(opening, prompts, max_new_tokens=2)[0].token_ids.shape[2] == 2
+
+
+@pytest.mark.parametrize(("dtype", "off"), [("bfloat16", 0.03), ("int8", 0.05)])
+def test_narrow_weights_answer_nearly_alike(
+    prompts: TreeBatch, answered: tuple[int, Answers], dtype: str, off: float
+) -> None:
+    params, mesh = narrow(dict(random_params(structure()[1])), dtype), make_mesh(MESH)
+    graphdef = structure_of(nnx.eval_shape(lambda: Sage(TINY, VOCAB_SIZE, PLACEHOLDERS, nnx.Rngs(0))), params)
+    assert params["decoder/blocks/mlp/up/kernel"].dtype == dtype
+    assert params["decoder/output/kernel"].dtype == params["decoder/embedding/embedding"].dtype == "bfloat16"
+    assert params["decoder/norm/scale"].dtype == "float32"
+    decoding = Decoding(max_new_tokens=NEW, end_id=answered[0], verdict_ids=(YES, NO))
+    found = Responder(*with_layers_apart(graphdef, params, mesh), mesh, decoding).answer(prompts)
+    asked = prompts.question_ids >= 0
+    apart = np.abs(found.verdict_score - answered[1].verdict_score)[asked]
+    assert 0.0 < apart.max() < off
+    first = found.token_ids[asked][:, 0] == answered[1].token_ids[asked][:, 0]
+    assert first.mean() > 0.5  # logits of random weights stand close to each other
 
 
 def test_answer_log_probabilities_are_the_same_on_any_mesh() -> None:

@@ -76,7 +76,8 @@ def test_real_answer_tokens_are_scored_whatever_room_there_is(target_slots: int,
     def expected(hidden: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         logits = hidden[np.arange(2)[:, None, None, None], sources] @ kernel
         each = jnp.where(mask, token_logps(logits, jnp.asarray(targets)), 0.0)
-        return jnp.sum(weights * each), (each, mask & (jnp.argmax(logits, axis=-1) == targets))
+        top = jnp.asarray(mask) & (jnp.argmax(logits, axis=-1) == jnp.asarray(targets))
+        return jnp.sum(weights * each), (each, top)
 
     given = jnp.asarray(hidden), jnp.asarray(kernel)
     ours, theirs = (jax.grad(of, argnums=(0, 1), has_aux=True)(*given) for of in (found, expected))

@@ -278,8 +278,8 @@ def test_a_batch_without_room_for_references_equals_one_whose_references_are_mas
     graphdef, params = split(sage)
 
     def mean_logp(params: Params, batch: TreeBatch) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        hidden, images = merge(graphdef, params).answer_hidden(batch)
-        logps = token_logps(merge(graphdef, params).decoder.logits(hidden), batch.target_ids)
+        hidden, images = merge(graphdef, params)(batch)
+        logps, _ = token_logps_of(merge(graphdef, params), batch, hidden)
         return jnp.sum(answer_logps(logps, batch.target_mask)), (images.comparison, images.compared.similarity)
 
     value = jax.jit(jax.value_and_grad(mean_logp, has_aux=True), compiler_options=QUICK)

@@ -23,21 +23,40 @@ def attend(
     Args:
       mask: True where a query sees a key; None = everywhere.
     """
-    batch, length, num_heads, width = queries.shape
-    num_kv_heads = keys.shape[2]
-    groups = num_heads // num_kv_heads
     # One matrix product a key/value head, heads leading: on CPU this is several times faster than leaving the
     # transposition to XLA's dot, elsewhere the same.
+    return _attend(queries, keys.transpose(0, 2, 1, 3), values.transpose(0, 2, 1, 3), mask, "brsx,brtx->brst")
+
+
+def attend_cached(
+    queries: Float[Array, "B S N X"],
+    keys: Float[Array, "B R X T"],
+    values: Float[Array, "B R T X"],
+    mask: Bool[Array, "B S T"],
+) -> Float[Array, "B S N X"]:
+    """The same over keys and values that lie as a cache keeps them.
+
+    Each is read once, in the order it is stored in: a cache laid out as `attend` takes them would be transposed, whole,
+    for every token that is decoded.
+    """
+    return _attend(queries, keys, values, mask, "brsx,brxt->brst")
+
+
+def _attend(queries: Array, keys: Array, values: Array, mask: Array | None, product: str) -> Array:
+    """Attention with heads leading in keys and values; `product` says how a key/value head's keys lie."""
+    batch, length, num_heads, width = queries.shape
+    num_kv_heads = values.shape[1]
+    groups = num_heads // num_kv_heads
     scaled = queries * jnp.asarray(width**-0.5, queries.dtype)
     grouped = scaled.reshape(batch, length, num_kv_heads, groups, width).transpose(0, 2, 3, 1, 4)
     grouped = grouped.reshape(batch, num_kv_heads, groups * length, width)
-    logits = jnp.einsum("brsx,brtx->brst", grouped, keys.transpose(0, 2, 1, 3))
+    logits = jnp.einsum(product, grouped, keys)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     logits = logits.reshape(batch, num_kv_heads, groups, length, -1)
     if mask is not None:
         logits = jnp.where(mask[:, None, None], logits, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(values.dtype).reshape(batch, num_kv_heads, groups * length, -1)
-    out = jnp.einsum("brst,brtx->brsx", weights, values.transpose(0, 2, 1, 3))
+    out = jnp.einsum("brst,brtx->brsx", weights, values)
     out = out.reshape(batch, num_kv_heads, groups, length, width).transpose(0, 3, 1, 2, 4)
     return out.reshape(batch, length, num_heads, width)
 

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sage_jax.axes import Array, Bool, Float, Int
+from sage_jax.batch import AnyArray
 from sage_jax.config import DecoderConfig
-from sage_jax.models.attention import attend, split_qkv
-from sage_jax.models.layers import Linear, Remat, RmsNorm, scan_layers, stack_layers
+from sage_jax.models.attention import attend, attend_cached, split_qkv
+from sage_jax.models.layers import Linear, Remat, RmsNorm, layers_apart, scan_layers, stack_layers
 from sage_jax.models.tree_attention import TreeLayout, attend_tree
 from sage_jax.sharding import constrain
 
@@ -21,14 +22,36 @@ from sage_jax.sharding import constrain
 class KvCache:
     """Keys and values of every layer, written at `length` and on.
 
+    Layers are arrays of their own, so that a token is written in place: in one array of all layers, a loop over them
+    copies the whole cache for each token. Slots stand where a query's products read them in order.
+
     Attributes:
-      keys, values: Layers x rows x slots x key/value heads x head width.
+      keys, values: Of each layer.
       length: Slots written so far, the same for all rows; rows hide their padding by the mask.
+
+    Of arrays, or of their shardings.
     """
 
-    keys: Float[Array, "Y B T R X"]
-    values: Float[Array, "Y B T R X"]
-    length: Int[Array, ""]
+    keys: AnyArray  # Y times B R X T
+    values: AnyArray  # Y times B R T X
+    length: AnyArray
+
+    @property
+    def num_slots(self) -> int:
+        """Slots, written or not."""
+        return self.values[0].shape[2]
+
+    def widened(self, more: int) -> KvCache:
+        """The same with more slots."""
+        return KvCache(
+            keys=tuple(jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, more))) for x in self.keys),
+            values=tuple(jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0))) for x in self.values),
+            length=self.length,
+        )
+
+
+LayerCache = tuple[Array, Array, Array]
+"""Keys and values of one layer, and how many slots are written."""
 
 
 def rotary(x: Float[Array, "B S N X"], position_ids: Int[Array, "B S"], *, theta: float) -> Float[Array, "B S N X"]:
@@ -74,11 +97,16 @@ class DecoderAttention(nnx.Module):
         written = None
         if cache is not None:
             old_keys, old_values, length = cache
-            keys = jax.lax.dynamic_update_slice_in_dim(old_keys, keys.astype(old_keys.dtype), length, axis=1)
-            values = jax.lax.dynamic_update_slice_in_dim(old_values, values.astype(old_values.dtype), length, axis=1)
-            written = (keys, values)
+            new_keys = keys.transpose(0, 2, 3, 1).astype(old_keys.dtype)
+            new_values = values.transpose(0, 2, 1, 3).astype(old_values.dtype)
+            written = (
+                jax.lax.dynamic_update_slice_in_dim(old_keys, new_keys, length, axis=3),
+                jax.lax.dynamic_update_slice_in_dim(old_values, new_values, length, axis=2),
+            )
         if isinstance(mask, TreeLayout):
             out = attend_tree(queries, keys, values, mask)
+        elif written is not None:
+            out = attend_cached(queries, *written, mask)
         else:
             out = attend(queries, keys, values, mask)
         return self.out(out.reshape(*x.shape[:2], -1)), written
@@ -140,27 +168,28 @@ class Decoder(nnx.Module):
 
         Args:
           position_ids: RoPE positions.
-          mask: True where a token sees a key; T = S, or the cache's slots. A tree's layout in its place, without a
-            cache, computes the same and leaves hidden pairs out.
+          mask: True where a token sees a key; T = S, or the cache's slots. A tree's layout in its place computes the
+            same and leaves hidden pairs out; of a cache, it sees nothing that was written before.
           cache: Keys and values of what went before; None for one pass over a whole sequence.
         """
 
-        def step(
-            block: DecoderBlock, x: Array, layer_cache: tuple[Array, Array] | None
-        ) -> tuple[Array, tuple[Array, Array] | None]:
-            slots = None if layer_cache is None or cache is None else (*layer_cache, cache.length)
+        def step(block: DecoderBlock, x: Array, slots: LayerCache | None) -> tuple[Array, tuple[Array, Array] | None]:
             attended, written = block.attention(block.attention_norm(x), position_ids, mask, slots)
             x = constrain(x + attended, "batch", "none", "none")
             return constrain(x + block.mlp(block.mlp_norm(x)), "batch", "none", "none"), written
 
-        per_layer = None if cache is None else (cache.keys, cache.values)
-        x, written = scan_layers(
-            self.blocks, step, embeddings.astype(self.dtype), per_layer, remat=self.remat, unroll=self.unroll
-        )
-        new_cache = None
-        if cache is not None:
-            new_cache = KvCache(keys=written[0], values=written[1], length=cache.length + embeddings.shape[1])
-        return self.norm(x), new_cache
+        x = embeddings.astype(self.dtype)
+        if cache is None:
+            x = scan_layers(
+                self.blocks, lambda block, x: step(block, x, None)[0], x, remat=self.remat, unroll=self.unroll
+            )
+            return self.norm(x), None
+        keys, values = list(cache.keys), list(cache.values)
+        for index, block in enumerate(layers_apart(self.blocks)):
+            x, written = step(block, x, (keys[index], values[index], cache.length))
+            assert written is not None
+            keys[index], values[index] = written
+        return self.norm(x), KvCache(tuple(keys), tuple(values), cache.length + embeddings.shape[1])
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Next-token logits, float32."""
@@ -170,7 +199,9 @@ class Decoder(nnx.Module):
 
     def empty_cache(self, batch: int, slots: int) -> KvCache:
         """A cache of `slots` positions, nothing written."""
-        shape = (self.config.num_layers, batch, slots, self.config.num_kv_heads, self.config.width_of_head)
+        layers, heads, width = self.config.num_layers, self.config.num_kv_heads, self.config.width_of_head
         return KvCache(
-            keys=jnp.zeros(shape, self.dtype), values=jnp.zeros(shape, self.dtype), length=jnp.zeros((), jnp.int32)
+            keys=tuple(jnp.zeros((batch, heads, width, slots), self.dtype) for _ in range(layers)),
+            values=tuple(jnp.zeros((batch, heads, slots, width), self.dtype) for _ in range(layers)),
+            length=jnp.zeros((), jnp.int32),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -97,27 +98,37 @@ def stack_layers(create: Callable[[nnx.Rngs], nnx.Module], num_layers: int, rngs
 
 def scan_layers(
     blocks: Any,
-    step: Callable[[Any, Array, Any], tuple[Array, Any]],
+    step: Callable[[Any, Array], Array],
     x: Array,
-    per_layer: Any = None,
     *,
     remat: Remat,
     unroll: int,
-) -> tuple[Array, Any]:
-    """Runs a stack of layers, `x, out = step(layer, x, per_layer[i])`, and returns the last x and all outs stacked.
+) -> Array:
+    """Runs layers, `x = step(layer, x)`, and returns the last x.
 
     Args:
+      blocks: A stack, or layers apart (`layers_apart`), which run one by one and keep all for a backward pass.
       remat: What the backward pass computes again: `none`; `dots` keeps matrix products; `full` keeps layer inputs.
       unroll: Layers in one step of the loop.
     """
+    if isinstance(blocks, nnx.List):
+        return functools.reduce(lambda x, layer: step(layer, x), blocks, x)
     graphdef, state = nnx.split(blocks)
 
-    def body(carry: Array, layer: tuple[Any, Any]) -> tuple[Array, Any]:
-        layer_state, extra = layer
-        return step(nnx.merge(graphdef, layer_state), carry, extra)
+    def body(carry: Array, layer_state: Any) -> tuple[Array, None]:
+        return step(nnx.merge(graphdef, layer_state), carry), None
 
     if remat == "full":
         body = jax.checkpoint(body, prevent_cse=False)
     elif remat == "dots":
         body = jax.checkpoint(body, prevent_cse=False, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
-    return jax.lax.scan(body, x, (state, per_layer), unroll=unroll)
+    return jax.lax.scan(body, x, state, unroll=unroll)[0]
+
+
+def layers_apart(blocks: Any) -> Any:
+    """The layers of a stack, a module each; layers that are apart already as they are."""
+    if isinstance(blocks, nnx.List):
+        return blocks
+    graphdef, state = nnx.split(blocks)
+    leaves, structure = jax.tree.flatten(state)
+    return nnx.List(nnx.merge(graphdef, jax.tree.unflatten(structure, layer)) for layer in zip(*leaves, strict=True))

@@ -54,6 +54,24 @@ class ImageEmbeddings:
     question_mask: Bool[Array, "B S"] | None = None
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class EncodedImages:
+    """What is known of an image pair before any fact.
+
+    Attributes:
+      test, reference: Image tokens, padding and all; `reference` is None where the batch shows none.
+      test_mask, reference_mask: True at real ones.
+      compared: Similarities and distinct patches.
+    """
+
+    test: Float[Array, "B M D"]
+    reference: Float[Array, "B M D"] | None
+    test_mask: Bool[Array, "B M"]
+    reference_mask: Bool[Array, "B M"]
+    compared: Comparison
+
+
 def tree_mask(
     token_mask: Bool[Array, "B S"], question_index: Int[Array, "B S"], answer_index: Int[Array, "B S"]
 ) -> Bool[Array, "B S S"]:
@@ -147,30 +165,50 @@ class Sage(nnx.Module):
 
     def embed_images(self, batch: TreeBatch) -> ImageEmbeddings:
         """Embeddings of the test images and of their comparison with the references (SFE, steps 2 to 4)."""
+        asked = (batch.question_index >= 0) & (batch.answer_index < 0) & batch.token_mask
+        return self.embed_facts(self.encode_images(batch), batch.fact_ids, batch.fact_mask, asked)
+
+    def encode_images(self, batch: TreeBatch) -> EncodedImages:
+        """Image tokens of both images, and their comparison (SFE, step 3)."""
         test, reference = self._encode_pair(batch)
         per_tile = test.shape[1] // batch.tile_mask.shape[1]
         test_mask = jnp.repeat(batch.tile_mask, per_tile, axis=1)
-        reference_mask = jnp.repeat(batch.reference_tile_mask, per_tile, axis=1)
         if reference is None:
-            compared = without_reference(test_mask)
-        else:
-            compared = compare(
-                test,
-                reference,
-                test_mask,
-                reference_mask,
-                num_distinct=self.config.fusion.num_distinct,
-                kind=self.config.fusion.similarity,
-            )
-        facts = jax.lax.stop_gradient(self.fact_encoder(batch.fact_ids, batch.fact_mask))
-        comparison = self.fusion(facts, test, reference, compared, reference_mask.any(axis=1))
-        asked = None
-        if self.config.fusion.head == "all":
-            asked = (batch.question_index >= 0) & (batch.answer_index < 0) & batch.token_mask
-        image = test
-        if self.placeholders.reference and reference is not None:
-            image = _one_after_the_other(test, reference, test_mask)
-        return ImageEmbeddings(image=image, comparison=comparison, compared=compared, question_mask=asked)
+            return EncodedImages(test, None, test_mask, jnp.zeros_like(test_mask), without_reference(test_mask))
+        reference_mask = jnp.repeat(batch.reference_tile_mask, per_tile, axis=1)
+        compared = compare(
+            test,
+            reference,
+            test_mask,
+            reference_mask,
+            num_distinct=self.config.fusion.num_distinct,
+            kind=self.config.fusion.similarity,
+        )
+        return EncodedImages(test, reference, test_mask, reference_mask, compared)
+
+    def embed_facts(
+        self,
+        images: EncodedImages,
+        fact_ids: Int[Array, "B F J"],
+        fact_mask: Bool[Array, "B F J"],
+        question_mask: Bool[Array, "B S"],
+    ) -> ImageEmbeddings:
+        """Embeddings of images and of what facts read from their comparison (SFE, steps 2 and 4).
+
+        Args:
+          question_mask: True at the tokens of questions among those that the embeddings will stand with.
+        """
+        facts = jax.lax.stop_gradient(self.fact_encoder(fact_ids, fact_mask))
+        shown = images.reference_mask.any(axis=1)
+        image = images.test
+        if self.placeholders.reference and images.reference is not None:
+            image = _one_after_the_other(images.test, images.reference, images.test_mask)
+        return ImageEmbeddings(
+            image=image,
+            comparison=self.fusion(facts, images.test, images.reference, images.compared, shown),
+            compared=images.compared,
+            question_mask=question_mask if self.config.fusion.head == "all" else None,
+        )
 
     def embed_tokens(self, token_ids: Int[Array, "B S"], images: ImageEmbeddings) -> Float[Array, "B S D"]:
         """Token embeddings with image and comparison embeddings in place of their placeholders, in order."""
@@ -194,11 +232,10 @@ class Sage(nnx.Module):
         """Hidden states of the whole tree, and the image embeddings they were computed from."""
         images = self.embed_images(batch)
         embeddings = self.embed_tokens(batch.token_ids, images)
-        mask = self._visibility(batch)
-        hidden, _ = self.decoder(embeddings, batch.position_ids, mask)
+        hidden, _ = self.decoder(embeddings, batch.position_ids, self.visibility(batch))
         return hidden, images
 
-    def _visibility(self, batch: TreeBatch) -> Bool[Array, "B S S"] | TreeLayout:
+    def visibility(self, batch: TreeBatch) -> Bool[Array, "B S S"] | TreeLayout:
         """What each token sees: the tree's layout, or its mask where the config or the batch asks for that."""
         if self.config.attention == "tree" and batch.prefix_slots:
             return tree_layout(batch)

@@ -53,7 +53,8 @@ class TreeLayout:
 def tree_layout(batch: TreeBatch) -> TreeLayout:
     """The layout of a batch whose `prefix_slots` and `question_slots` are given.
 
-    Questions and answers are each one run of the sequence, as `data/tree.py` lays them out.
+    Questions and answers are each one run of the sequence, as `data/tree.py` lays them out. A batch without answer
+    slots (N = 0) is one of prompts alone.
     """
     rows, length = batch.token_ids.shape
     num_questions, num_answers, answer_length = batch.target_ids.shape[1:]
@@ -67,8 +68,10 @@ def tree_layout(batch: TreeBatch) -> TreeLayout:
     index = jnp.arange(length)
     question, answer = jnp.maximum(batch.question_index, 0), jnp.maximum(batch.answer_index, 0)
     in_question = index - jnp.take_along_axis(question_start, question, axis=1) + question * question_length
-    in_answer = index - jnp.take_along_axis(answer_start, answer, axis=1) + answer * answer_length
-    behind = jnp.where(batch.answer_index >= 0, num_questions * question_length + in_answer, jnp.clip(in_question, 0))
+    behind = jnp.clip(in_question, 0)
+    if num_answers:
+        in_answer = index - jnp.take_along_axis(answer_start, answer, axis=1) + answer * answer_length
+        behind = jnp.where(batch.answer_index >= 0, num_questions * question_length + in_answer, behind)
     place = jnp.where(batch.question_index >= 0, num_prefix + behind, jnp.minimum(index, num_prefix - 1))
     num_slots = num_prefix + num_questions * (question_length + num_answers * answer_length)
     ranked = (rows, num_questions, num_answers, answer_length)
@@ -79,6 +82,21 @@ def tree_layout(batch: TreeBatch) -> TreeLayout:
         answer_slots=answer_slots.reshape(ranked),
         answer_mask=answer_mask.reshape(ranked),
         place=jnp.clip(place, 0, num_slots - 1),
+    )
+
+
+def prefix_layout(prefix_mask: Bool[Array, "B A"]) -> TreeLayout:
+    """The layout of a prefix alone, without questions."""
+    rows, length = prefix_mask.shape
+    none = jnp.zeros((rows, 0, 0, 1), jnp.int32)
+    no_question = jnp.zeros((rows, 0, 1), jnp.int32)
+    return TreeLayout(
+        prefix_mask=prefix_mask,
+        question_slots=no_question,
+        question_mask=no_question > 0,
+        answer_slots=none,
+        answer_mask=none > 0,
+        place=jnp.broadcast_to(jnp.arange(length), (rows, length)),
     )
 
 
@@ -124,22 +142,20 @@ def attend_tree(
         return keys, values, mask.reshape(len(mask), 1, -1, 1, mask.shape[-1]) & causal
 
     prefix = cut(keys, None), cut(values, None)
-    question = cut(keys, layout.question_slots), cut(values, layout.question_slots)
-    answer = cut(keys, layout.answer_slots), cut(values, layout.answer_slots)
-    num_answers = layout.answer_slots.shape[2]
-    question_keys, question_values = (jnp.repeat(x, num_answers, axis=2) for x in question)
-    question_seen = jnp.repeat(layout.question_mask, num_answers, axis=1)[:, None, :, None]  # B 1 Q*N 1 U
     whole = (*prefix, seen)
-    outputs = [
-        _merge(cut(scaled, None), [own(*prefix, layout.prefix_mask[:, None])]),
-        _merge(cut(scaled, layout.question_slots), [whole, own(*question, layout.question_mask)]),
-        _merge(
-            cut(scaled, layout.answer_slots),
-            [whole, (question_keys, question_values, question_seen), own(*answer, layout.answer_mask)],
-        ),
-    ]
+    outputs = [_merge(cut(scaled, None), [own(*prefix, layout.prefix_mask[:, None])])]
+    _, num_questions, num_answers, _ = layout.answer_slots.shape
+    if num_questions:
+        question = cut(keys, layout.question_slots), cut(values, layout.question_slots)
+        outputs.append(_merge(cut(scaled, layout.question_slots), [whole, own(*question, layout.question_mask)]))
+        if num_answers:
+            answer = cut(keys, layout.answer_slots), cut(values, layout.answer_slots)
+            question_keys, question_values = (jnp.repeat(x, num_answers, axis=2) for x in question)
+            question_seen = jnp.repeat(layout.question_mask, num_answers, axis=1)[:, None, :, None]  # B 1 Q*N 1 U
+            before = [whole, (question_keys, question_values, question_seen)]
+            outputs.append(_merge(cut(scaled, layout.answer_slots), [*before, own(*answer, layout.answer_mask)]))
     lengths = (num_prefix, layout.question_slots.shape[-1], layout.answer_slots.shape[-1])
-    rows = [_tokens_first(out, tokens) for out, tokens in zip(outputs, lengths, strict=True)]
+    rows = [_tokens_first(out, tokens) for out, tokens in zip(outputs, lengths, strict=False)]
     return jnp.take_along_axis(jnp.concatenate(rows, axis=1), layout.place[..., None, None], axis=1)
 
 

@@ -127,7 +127,7 @@ class Vit(nnx.Module):
         x = self.patch_embed(constrain(patches, "batch", "none", "none"))
         first = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (num, 1, x.shape[-1]))
         x = jnp.concatenate([first, x], axis=1) + self._positions(rows, columns).astype(x.dtype)
-        x, _ = scan_layers(self.blocks, _run_block, x, remat=self.remat, unroll=self.unroll)
+        x = scan_layers(self.blocks, lambda block, x: block(x), x, remat=self.remat, unroll=self.unroll)
         return x[:, 1:]
 
     def _positions(self, rows: int, columns: int) -> Float[Array, "S D"]:
@@ -138,7 +138,3 @@ class Vit(nnx.Module):
         down, across = bicubic_weights(self.side, rows), bicubic_weights(self.side, columns)
         grid = jnp.einsum("rs,cu,sud->rcd", down, across, grid).reshape(rows * columns, -1)
         return jnp.concatenate([table[:1], grid], axis=0)
-
-
-def _run_block(block: VitBlock, x: Array, _: None) -> tuple[Array, None]:
-    return block(x), None
