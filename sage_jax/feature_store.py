@@ -23,7 +23,7 @@ from sage_jax.config import ConfigError, ModelConfig
 from sage_jax.data.encode import TileForm, feature_form
 from sage_jax.data.records import Record
 from sage_jax.data.vit_features import StoredFeatures, TileTable, tile_table, tiles_from
-from sage_jax.files import replace_file
+from sage_jax.files import locked, replace_file
 from sage_jax.generate import Responder
 from sage_jax.models.sage import compute_dtype
 from sage_jax.run_log import RunLog
@@ -85,13 +85,30 @@ def stored_features(
     if _agreed(int(path.exists())):
         run.line(f"ViT features of {len(table.sources)} images known")
         return stored
-    partial = path.with_suffix(".partial")
-    rows = responder.rows(batch_size)
+    with _alone(kept):
+        _compute(records, table, stored, responder, key.model, responder.rows(batch_size), run, mesh)
+    if not _everywhere(path):
+        raise ConfigError(f"{kept} is not there for every process: give a data.cache_dir that they share")
+    return stored
+
+
+def _compute(
+    records: Sequence[Record],
+    table: TileTable,
+    stored: StoredFeatures,
+    responder: Responder,
+    model: ModelConfig,
+    rows: int,
+    run: RunLog,
+    mesh: Mesh,
+) -> None:
+    """Appends what is missing to the file under way, and gives the whole file its name."""
+    kept, form, partial = stored.path.parent, stored.form, stored.path.with_suffix(".partial")
     done = _agreed(_whole_batches(partial, rows, form))
     needed = (table.num_tiles - done) * form.nbytes
     run.line(f"ViT features of {len(table.sources)} images: {needed:,} bytes to compute, in {kept}")
     _require_room(kept, needed)
-    batches = _batches(tiles_from(records, table, done, model=key.model, num_threads=_threads()), rows)
+    batches = _batches(tiles_from(records, table, done, model=model, num_threads=_threads()), rows)
     with (
         StopRequest(run.line, mesh, after="this batch") as stop,
         run.progress(table.num_tiles, done=done, unit="tile") as advance,
@@ -106,10 +123,22 @@ def stored_features(
             if stop.agreed() and done < table.num_tiles:
                 raise Interrupted(f"stopped after the ViT features of {done} of {table.num_tiles} tiles")
     if jax.process_index() == 0:
-        os.replace(partial, path)
-    if not _everywhere(path):
-        raise ConfigError(f"{kept} is not there for every process: give a data.cache_dir that they share")
-    return stored
+        os.replace(partial, stored.path)
+
+
+@contextlib.contextmanager
+def _alone(kept: Path) -> Iterator[None]:
+    """Holds the folder for this run: two that append to one file would spoil it."""
+    with contextlib.ExitStack() as held:
+        try:
+            if jax.process_index() == 0:
+                held.enter_context(locked(kept))
+        except BlockingIOError:
+            raise ConfigError(
+                f"data.vit_features: another run computes the same features in {kept}; wait for it, or name another "
+                "data.cache_dir"
+            ) from None
+        yield
 
 
 def _table(records: Sequence[Record], kept: Path, model: ModelConfig, run: RunLog) -> TileTable:

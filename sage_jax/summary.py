@@ -77,14 +77,14 @@ def record_cost(
     """
     summary = load_summary(path)
     before = summary["stages"].get(stage) if resumed else None
-    shares = dict(shares or {})
+    measured: dict[str, float] = dict(shares or {})
     if before:
         for name in before.keys() - {"seconds", "peak_memory_gb"}:
-            now = shares.get(name, before[name])
-            shares[name] = (before[name] * before["seconds"] + now * seconds) / max(before["seconds"] + seconds, 1e-9)
+            now = measured.get(name, before[name])
+            measured[name] = (before[name] * before["seconds"] + now * seconds) / max(before["seconds"] + seconds, 1e-9)
         seconds, peak_memory_gb = seconds + before["seconds"], max(peak_memory_gb, before["peak_memory_gb"])
     cost = {"seconds": round(seconds, 3), "peak_memory_gb": round(peak_memory_gb, 4)}
-    summary["stages"][stage] = cost | {name: round(share, 4) for name, share in sorted(shares.items())}
+    summary["stages"][stage] = cost | {name: round(share, 4) for name, share in sorted(measured.items())}
     _write_json(path, summary)
 
 

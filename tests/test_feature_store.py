@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -22,11 +23,13 @@ from sage_jax import feature_store
 from sage_jax.batch import TreeBatch
 from sage_jax.config import ConfigError, MeshConfig, TrainConfig
 from sage_jax.data.chat import Chat
+from sage_jax.data.encode import feature_form
 from sage_jax.data.images import encode_png
 from sage_jax.data.pipeline import make_train_loader
 from sage_jax.data.records import Record
 from sage_jax.data.vit_features import StoredFeatures
 from sage_jax.feature_store import FeatureKey, stored_features
+from sage_jax.files import locked
 from sage_jax.generate import Decoding, Responder
 from sage_jax.models.sage import Placeholders, Sage
 from sage_jax.objectives import SftObjective
@@ -162,6 +165,26 @@ def test_a_disk_without_room_is_told_with_the_bytes_before_any_work(
     assert responder.calls == []
     monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda path: usage._replace(free=5120))
     store(tmp_path, records, responder)
+
+
+def test_two_runs_never_write_the_same_features(
+    tmp_path: Path, records: list[Record], responder: CountingResponder
+) -> None:
+    folder = tmp_path / "kept" / FeatureKey("weights", "data", MODEL).digest()
+    with locked(folder), pytest.raises(ConfigError, match="another run computes the same features"):
+        store(tmp_path, records, responder)
+    assert responder.calls == []
+
+
+def test_features_in_bfloat16_are_read_as_written(tmp_path: Path) -> None:
+    form = feature_form(MODEL, np.dtype(jnp.bfloat16))
+    tiles = np.random.default_rng(0).standard_normal((3, *form.shape)).astype(form.dtype)
+    (tmp_path / "features.bin").write_bytes(tiles.tobytes())
+    stored = StoredFeatures(tmp_path / "features.bin", np.array([[[0, 1], [1, 2]]]), form)
+    test, reference = stored.of(0)
+    assert test.dtype == form.dtype and form.nbytes == 4 * 32 * 2
+    np.testing.assert_array_equal(test, tiles[:1])
+    np.testing.assert_array_equal(reference, tiles[1:])
 
 
 def test_every_change_of_what_they_depend_on_gives_another_key() -> None:

@@ -180,8 +180,8 @@ GROUPED: dict[str, Any] = {"group_batches": 3}
 
 def test_grouped_batches_depend_on_seed_and_number_alone(records: list[Record], chat: Chat) -> None:
     whole = take(loader(records, chat, **GROUPED), 8)
-    for changes in ({"prefetch": 0}, {"prefetch": 5}):
-        for one, other in zip(whole, take(loader(records, chat, **GROUPED, **changes), 8), strict=True):
+    for prefetch in (0, 5):
+        for one, other in zip(whole, take(loader(records, chat, prefetch=prefetch, **GROUPED), 8), strict=True):
             assert_same(one, other)
     for start in (2, 4):  # inside a group, and behind the first of one
         stream = loader(records, chat, **GROUPED)

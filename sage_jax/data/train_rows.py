@@ -127,11 +127,11 @@ class LengthGroups:
     def __init__(self, groups: grain.MapDataset, num_batches: int, assemble: TrainAssembler) -> None:
         self._assemble, self._num_batches = assemble, num_batches
         self._groups = groups.random_map(self._cut)
-        self._last: tuple[int, list[Drawn]] | None = None
+        self._drawn: dict[int, list[Drawn]] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lock": None, "_last": None}
+        return {**self.__dict__, "_lock": None, "_drawn": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
@@ -139,10 +139,13 @@ class LengthGroups:
     def __call__(self, number: int) -> TreeBatch:
         group, place = divmod(int(number), self._num_batches)
         with self._lock:  # threads that make batches of one group wait for the one that draws it
-            if self._last is None or self._last[0] != group:
-                self._last = group, self._groups[group]
-            drawn = self._last[1][place]
-        return self._assemble.build(drawn)
+            if group not in self._drawn:
+                drawn = self._groups[group]
+                assert drawn is not None  # Grain's type allows for filters; there is none
+                # Two are kept: while one thread makes the last batch of a group, another begins the next group.
+                self._drawn = {**dict(list(self._drawn.items())[-1:]), group: drawn}
+            chosen = self._drawn[group][place]
+        return self._assemble.build(chosen)
 
     def _cut(self, indices: np.ndarray, rng: np.random.Generator) -> list[Drawn]:
         drawn = self._assemble.draw(indices, rng)
