@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Final
 
 import numpy as np
@@ -10,10 +11,43 @@ from sage_jax.axes import Int
 from sage_jax.batch import TreeBatch
 from sage_jax.data.chat import Chat, FactsAs
 from sage_jax.data.encode import TreeError
+from sage_jax.data.records import Question, Record
 from sage_jax.generate import Responder
+from sage_jax.models.decoding import Opening
 
 _SHORTEST_TURN: Final = 16
 """Tokens that the shortest questions are padded to; longer ones to its doubles, so that few lengths compile."""
+
+
+def write_facts(
+    responder: Responder,
+    chat: Chat,
+    batch: TreeBatch,
+    *,
+    max_new_tokens: int,
+    seeds: Int[np.ndarray, " B"] | None = None,
+) -> tuple[list[tuple[str, ...]], Opening]:
+    """The facts that the model itself writes about each image (SFE, step 1), and where talks about the images begin.
+
+    Those talks, `Dialogue` or `Responder.go_on_from`, read the images no second time.
+
+    Args:
+      batch: Images with `fact_record`'s question, without facts (`make_eval_batches`, answers `none`, facts as `text`).
+      max_new_tokens: Longest text of an image's facts.
+      seeds: Of each row's draws, see `Responder.answer`.
+
+    Returns:
+      Fact sentences of each row, none of padding rows.
+    """
+    opening = responder.begin(batch)
+    answers, _ = responder.go_on_from(opening, batch, seeds, max_new_tokens=max_new_tokens)
+    said = zip(np.asarray(answers.token_ids)[:, 0], np.asarray(batch.record_index), strict=True)
+    return [chat.written_facts(ids) if index >= 0 else () for ids, index in said], opening
+
+
+def fact_record(record: Record, chat: Chat) -> Record:
+    """The record without facts, and with the question for them alone."""
+    return dataclasses.replace(record, facts=(), questions=(Question(chat.facts_question(), ()),))
 
 
 class Dialogue:
@@ -39,6 +73,7 @@ class Dialogue:
         *,
         facts_as: FactsAs = "fusion",
         seeds: Int[np.ndarray, " B"] | None = None,
+        opening: Opening | None = None,
     ) -> None:
         """Asks the batch's own question.
 
@@ -48,6 +83,7 @@ class Dialogue:
           batch: Images with one question each, without answers (`make_eval_batches`, answers `none`).
           facts_as: As the batch was made with.
           seeds: Of each row's draws, see `Responder.answer`.
+          opening: Of the same images in the same order, which are then not read again (`Responder.begin`).
 
         Raises:
           TreeError: The batch has more than one question a row.
@@ -57,7 +93,10 @@ class Dialogue:
         self._responder, self._chat, self._seeds = responder, chat, seeds
         self._facts_as: FactsAs = facts_as
         self._real = (np.asarray(batch.record_index) >= 0) & (np.asarray(batch.question_ids)[:, 0] >= 0)
-        self.answers, self._talk = responder.open(batch, seeds)
+        if opening is None:
+            self.answers, self._talk = responder.open(batch, seeds)
+        else:
+            self.answers, self._talk = responder.go_on_from(opening, batch, seeds)
         self.said = np.asarray(self.answers.token_ids)[:, 0]
 
     def ask(self, question: str) -> list[str]:

@@ -250,8 +250,8 @@ def _compiled(graphdef: nnx.GraphDef[Sage], mesh: Mesh, decoding: Decoding, num_
     def answer(params: Params, batch: TreeBatch, seeds: Array) -> Answers:
         return both(params, batch, seeds)[0]
 
-    def further(params: Params, talk: Talk, *said: Array) -> tuple[Array, Talk]:
-        return go_on(merge(graphdef, params), talk, *said, decoding)
+    def further(params: Params, talk: Talk, token_ids: Array, token_mask: Array, seeds: Array) -> tuple[Array, Talk]:
+        return go_on(merge(graphdef, params), talk, token_ids, token_mask, seeds, decoding)
 
     def scores(params: Params, batch: TreeBatch) -> Scores:
         return prompt_scores(merge(graphdef, params), batch, decoding)

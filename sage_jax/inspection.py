@@ -10,23 +10,23 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from sage_jax.batch import TreeBatch
+from sage_jax.batch import Answers, TreeBatch
 from sage_jax.config import ConfigError
 from sage_jax.data.images import decode_rgb
 from sage_jax.data.records import Record
-from sage_jax.dialogue import Dialogue
+from sage_jax.dialogue import Dialogue, fact_record, write_facts
 from sage_jax.evaluate import Examination, anomaly_map, draw_seeds, inspection_record, shown_records
 from sage_jax.files import replace_file
-from sage_jax.generate import Answers
 from sage_jax.kept_references import KeptReferences
 from sage_jax.metrics.localisation import peak_boxes
+from sage_jax.models.decoding import Opening
 from sage_jax.report import (
     InspectionRow,
     Pictures,
@@ -128,6 +128,8 @@ def _made_by(examination: Examination, output: Path) -> str:
         map_threshold=config.map_threshold,
         category=config.category,
         questions=config.questions,
+        facts=config.facts,
+        fact_tokens=config.fact_tokens,
         output=str(output),
     )
 
@@ -236,13 +238,20 @@ def _answered(
     Raises:
       TreeError: A conversation is longer than the largest bucket.
     """
-    questions = examination.config.inspect.questions
-    if not questions:
+    questions, opening = examination.config.inspect.questions, None
+    if examination.config.inspect.facts == "model":
+        batch, opening = _with_own_facts(batch, records, examination)
+    elif not questions:
         yield from ((record, answers, ()) for record, answers in examination.answer(batch, records))
         return
     shown = shown_records(batch, records)
     dialogue = Dialogue(
-        examination.responder, examination.chat, batch, facts_as=examination.facts_as, seeds=draw_seeds(shown)
+        examination.responder,
+        examination.chat,
+        batch,
+        facts_as=examination.facts_as,
+        seeds=draw_seeds(shown),
+        opening=opening,
     )
     said = [dialogue.ask(question) for question in questions]
     found = dialogue.answers
@@ -250,6 +259,24 @@ def _answered(
         if record is not None:
             first = Answers(found.token_ids[row], found.verdict_score[row], found.similarity[row])
             yield record, first, tuple((question, turn[row]) for question, turn in zip(questions, said, strict=True))
+
+
+def _with_own_facts(batch: TreeBatch, records: Sequence[Record], examination: Examination) -> tuple[TreeBatch, Opening]:
+    """The batch with facts that the model has written about its images, and where talks about them begin."""
+    chat, rows = examination.chat, len(batch.record_index)
+    how: dict[str, Any] = {"with_reference": bool(batch.reference_tile_mask.any()), "answers": "none", "rows": rows}
+    asking = dataclasses.replace(examination, facts_as="text")
+    (asked,) = asking.batches([fact_record(record, chat) for record in records], **how)
+    told, opening = write_facts(
+        examination.responder,
+        chat,
+        asked,
+        max_new_tokens=examination.config.inspect.fact_tokens,
+        seeds=draw_seeds(shown_records(batch, records)),
+    )
+    own = [dataclasses.replace(record, facts=facts) for record, facts in zip(records, told, strict=False)]
+    (batch,) = examination.batches(own, **how)
+    return batch, opening
 
 
 def _short_stem(path: str) -> str:

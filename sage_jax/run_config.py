@@ -131,6 +131,9 @@ class InspectConfig:
       references: An image, a folder (the file of the image's own name, else its first image), or ""; none = zero-shot.
       questions: Asked one after the other about each image, in one conversation with it, after the question whether
         there is a defect; their answers go to the rows and the report.
+      facts: Whose sentences the comparison embeddings are made of: those of `vocabulary` on the category, or those that
+        the `model` itself writes about each image first (the paper).
+      fact_tokens: Longest text of an image's facts that the model writes.
       category: What the part is, for question and facts; "" = taken from the folder name where known.
       stage: Stage whose checkpoint answers; "" = the last trained one.
       threshold: Anomaly score from which the verdict is "defective".
@@ -145,6 +148,8 @@ class InspectConfig:
     images: str = ""
     references: str = ""
     questions: tuple[str, ...] = ()
+    facts: Literal["vocabulary", "model"] = "vocabulary"
+    fact_tokens: int = 96
     category: str = ""
     stage: str = ""
     threshold: float = 0.5
@@ -159,7 +164,7 @@ class InspectConfig:
         require(all(map(str.strip, self.questions)), f"questions = {self.questions}: one of them is empty")
         require_share(self, "threshold")
         require_not_negative(self, "map_threshold", "reference_memory_mb")
-        require_above_zero(self, "max_images", "report_images")
+        require_above_zero(self, "max_images", "report_images", "fact_tokens")
 
 
 @dataclasses.dataclass(frozen=True)

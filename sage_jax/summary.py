@@ -78,7 +78,7 @@ def record_cost(
     summary = load_summary(path)
     before = summary["stages"].get(stage) if resumed else None
     measured: dict[str, float] = dict(shares or {})
-    if before:
+    if before is not None:
         for name in before.keys() - {"seconds", "peak_memory_gb"}:
             now = measured.get(name, before[name])
             measured[name] = (before[name] * before["seconds"] + now * seconds) / max(before["seconds"] + seconds, 1e-9)

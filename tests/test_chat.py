@@ -144,3 +144,28 @@ def test_unfit_tokenizers_are_refused() -> None:
         Chat(config(), PreTrainedTokenizerFast(tokenizer_object=bare, pad_token="<pad>"))
     bare.add_tokens([AddedToken(word, single_word=True) for word in VERDICT_WORDS])
     assert Chat(config(), PreTrainedTokenizerFast(tokenizer_object=bare, pad_token="<pad>")).vocab_size == 11
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("A cap is round. It may crack.", ("A cap is round.", "It may crack.")),
+        ("1. A cap is round.\n2. It may crack.\n3. Then it leaks.", ("A cap is round.", "It may crack.")),
+        ("- A cap is round\n- A cap is round\n- It may crack", ("A cap is round",)),
+        ("A cap is round. It may cra", ("A cap is round.",)),
+        ("A cap", ("A cap",)),
+        ("", ()),
+    ],
+)
+def test_facts_that_the_model_writes_are_whole_sentences(
+    tokenizer: PreTrainedTokenizerFast, said: str, expected: tuple[str, ...]
+) -> None:
+    chat = Chat(config(), tokenizer)
+    assert chat.written_facts(chat.answer_ids(said)) == expected
+
+
+def test_written_facts_always_fit_the_batch(tokenizer: PreTrainedTokenizerFast) -> None:
+    chat = Chat(config(max_fact_tokens=5), tokenizer)
+    (cut,) = chat.written_facts(chat.answer_ids("A cap is made of plastic that dents 🔎🔎 and scratches easily."))
+    assert cut and "A cap is made of plastic".startswith(cut[:5])
+    assert chat.fact_ids([cut])[1].sum() <= 5

@@ -26,7 +26,7 @@ from sage_jax.data.images import decode_rgb, encode_png
 from sage_jax.data.pipeline import make_eval_batches
 from sage_jax.data.records import Question, Record
 from sage_jax.data.tiles import tile_image
-from sage_jax.dialogue import Dialogue
+from sage_jax.dialogue import Dialogue, fact_record, write_facts
 from sage_jax.generate import Decoding, Responder
 from sage_jax.hf.tokenizer import read_tokenizer
 from sage_jax.models.sage import Placeholders, Sage
@@ -180,7 +180,10 @@ jax.monitoring.register_event_duration_secs_listener(note)
 
 
 def test_turns_tiles_and_lengths_compile_a_few_shapes_once(speaker: Speaker) -> None:
-    """Prefills go by bucket, further turns by length in powers of two and by bucket of the cache, and that is all."""
+    """Prefills go by bucket and by whether a reference is shown, further turns by length (powers of two) and by bucket.
+
+    That is all, whatever the images and the questions.
+    """
     chat, responder, rng = speaker.chat, speaker.responder(sampling=Sampling(0.9, seed=8)), np.random.default_rng(0)
 
     before, seen = len(compilations), set()
@@ -193,7 +196,11 @@ def test_turns_tiles_and_lengths_compile_a_few_shapes_once(speaker: Speaker) -> 
             dialogue.ask("a " * number)
         seen.add((int(batch.token_mask.sum(axis=1).max()), *asked))
     assert len(seen) > 15
-    prefills, turns, wider = 3, 2 * 3, 3  # buckets; lengths up to 16 and up to 32, and buckets; pairs of buckets
+    prefills, turns, wider = (
+        2 * 3,
+        2 * 3,
+        3,
+    )  # buckets with and without reference; lengths up to 16 and up to 32, and buckets; pairs of buckets
     assert 0 < len(compilations) - before <= prefills + turns + wider
 
 
@@ -211,6 +218,21 @@ def test_a_conversation_is_the_same_in_any_batch(speaker: Speaker) -> None:
         said.append(both.said[1].tolist())
         assert alone.said[0].tolist() == said[-1]
     assert len({tuple(ids) for ids in said}) == 3
+
+
+def test_own_facts_and_what_is_asked_then_are_as_from_scratch(speaker: Speaker) -> None:
+    """The images are read once; nothing of the question for facts stays in what follows."""
+    chat, responder, records = speaker.chat, speaker.responder(), make_records(2)
+    asked = speaker.batch([fact_record(record, chat) for record in records])
+    told, opening = write_facts(responder, chat, asked, max_new_tokens=NEW)
+    assert told == [chat.written_facts(said) for said in Dialogue(responder, chat, asked, facts_as="text").said]
+    assert all(told) and told[0] != told[1]
+    batch = speaker.batch([dataclasses.replace(record, facts=own) for record, own in zip(records, told, strict=True)])
+    begun = Dialogue(responder, chat, batch, facts_as="text", opening=opening)
+    expected = Dialogue(responder, chat, batch, facts_as="text")
+    np.testing.assert_array_equal(begun.said, expected.said)
+    np.testing.assert_allclose(begun.answers.verdict_score, expected.answers.verdict_score, atol=1e-5)
+    assert begun.ask(TURNS[0]) == expected.ask(TURNS[0])
 
 
 def test_a_conversation_longer_than_the_largest_bucket_is_refused(speaker: Speaker) -> None:

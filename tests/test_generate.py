@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from test_sampling import peer
 from tiny_sage import (
     PLACEHOLDERS,
@@ -263,7 +263,7 @@ def test_layers_apart_answer_as_the_stack_does(prompts: TreeBatch, answered: tup
     apart = with_layers_apart(graphdef, params, mesh)
     kernel = apart[1]["decoder/blocks/1/mlp/up/kernel"]
     assert not params and kernel.shape == shapes["decoder/blocks/mlp/up/kernel"].shape[1:]
-    assert kernel.sharding.spec == PartitionSpec(("fsdp",), ("tensor",))
+    assert kernel.sharding == NamedSharding(mesh, PartitionSpec(("fsdp",), ("tensor",)))
     decoding = Decoding(max_new_tokens=NEW, end_id=answered[0], verdict_ids=(YES, NO))
     found, asked = Responder(*apart, mesh, decoding).answer(prompts), prompts.question_ids >= 0
     np.testing.assert_array_equal(found.token_ids[asked], answered[1].token_ids[asked])

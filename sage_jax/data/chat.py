@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
@@ -21,6 +22,13 @@ FactsAs = Literal["fusion", "text"]
 
 NO_SYSTEM: Final = "none"
 """`text.system` that leaves a published system message out."""
+
+
+FACTS_QUESTION: Final = (
+    "Write {number} short sentences about this object: what it is, which anomalies this kind of object tends to show, "
+    "and what they would do."
+)
+"""By which the model is asked for the facts of an image (SFE, step 1)."""
 
 
 class ChatError(ValueError):
@@ -176,6 +184,28 @@ class Chat:
             ids[row, : len(encoded)] = encoded
             mask[row, : len(encoded)] = True
         return ids, mask
+
+    def facts_question(self) -> str:
+        """What the model is asked for the facts of an image."""
+        return FACTS_QUESTION.format(number=self.text.max_facts)
+
+    def written_facts(self, ids: Sequence[int] | np.ndarray) -> tuple[str, ...]:
+        """The fact sentences of an answer to `facts_question`: the first `max_facts`, bullets and numbers taken off.
+
+        A last sentence without an end is left out behind others; one of more than `max_fact_tokens` is cut.
+        """
+        text = re.sub(r"(?m)^\s*(?:[-*•]|\d+[.)])\s+", "", self.decode(ids))
+        found = [part.strip() for part in re.split(r"(?<=[.!?])\s+|\n+", text) if part.strip()]
+        if len(found) > 1 and found[-1][-1] not in ".!?":
+            found.pop()
+        kept = []
+        for sentence in dict.fromkeys(found):
+            encoded = self._encode(sentence)
+            while len(encoded) > self.text.max_fact_tokens:  # cut, it may be spelt with more tokens
+                sentence = self._backend.decode(encoded[: self.text.max_fact_tokens]).strip()[: len(sentence) - 1]
+                encoded = self._encode(sentence)
+            kept += [sentence] if sentence else []
+        return tuple(kept[: self.text.max_facts])
 
     def tokenizer_digest(self) -> str:
         """SHA-256 of tokenizer and conversation: with the template's fields, what decides every token id."""
