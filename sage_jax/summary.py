@@ -80,8 +80,8 @@ def record_cost(
     measured: dict[str, float] = dict(shares or {})
     if before is not None:
         for name in before.keys() - {"seconds", "peak_memory_gb"}:
-            now = measured.get(name, before[name])
-            measured[name] = (before[name] * before["seconds"] + now * seconds) / max(before["seconds"] + seconds, 1e-9)
+            earlier, both = float(before[name]), max(before["seconds"] + seconds, 1e-9)
+            measured[name] = (earlier * before["seconds"] + measured.get(name, earlier) * seconds) / both
         seconds, peak_memory_gb = seconds + before["seconds"], max(peak_memory_gb, before["peak_memory_gb"])
     cost = {"seconds": round(seconds, 3), "peak_memory_gb": round(peak_memory_gb, 4)}
     summary["stages"][stage] = cost | {name: round(share, 4) for name, share in sorted(measured.items())}
