@@ -80,7 +80,7 @@ def record_cost(
     measured: dict[str, float] = dict(shares or {})
     if before:
         for name in before.keys() - {"seconds", "peak_memory_gb"}:
-            now = measured.get(name, before[name])
+            now: float = measured[name] if name in measured else before[name]
             measured[name] = (before[name] * before["seconds"] + now * seconds) / max(before["seconds"] + seconds, 1e-9)
         seconds, peak_memory_gb = seconds + before["seconds"], max(peak_memory_gb, before["peak_memory_gb"])
     cost = {"seconds": round(seconds, 3), "peak_memory_gb": round(peak_memory_gb, 4)}
