@@ -140,7 +140,8 @@ def test_cached_answers_equal_recomputed_ones(
         assert up_to(np.asarray(answers.token_ids[place]), end_id) == wanted
         lengths.add(len(wanted))
     assert len(lengths) > 1 and max(lengths) == NEW
-    assert (answers.token_ids[3, :, 1:] == end_id).all()  # the padding row is not waited for
+    none = prompts.question_ids < 0
+    assert none[:3].any() and (answers.token_ids[none] == end_id).all()  # what nobody asked is not waited for
 
 
 @pytest.mark.parametrize(

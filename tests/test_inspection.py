@@ -98,6 +98,27 @@ def test_further_questions_are_answered_for_every_readable_image(inspected: Path
     assert page.count(f"<dt>{QUESTIONS[1]}</dt>") == 3
 
 
+def test_facts_of_the_model_itself_and_narrow_weights_change_scores_alone(
+    inspected: Path, photographs: Path, tmp_path: Path
+) -> None:
+    run_main(
+        inspected,
+        "--config.stages=inspect",
+        f"--config.inspect.images={photographs / 'images'}",
+        f"--config.inspect.references={photographs / 'references'}",
+        "--config.inspect.facts=model",
+        "--config.inspect.fact_tokens=8",
+        "--config.evaluate.weights_dtype=int8",
+        f"--config.inspect.output={tmp_path}",
+    )
+    before = read_jsonl(inspected / "run" / "inspect" / "inspection.jsonl")
+    for row, wide in zip(read_jsonl(tmp_path / "inspection.jsonl"), before, strict=True):
+        assert row["image"] == wide["image"] and row["reference"] == wide["reference"]
+        assert (row["score"] is None) == (wide["score"] is None)
+        if row["score"] is not None:
+            assert 0.0 < abs(row["score"] - wide["score"]) < 0.2
+
+
 def test_every_row_names_the_reference_it_was_compared_with(inspected: Path, photographs: Path) -> None:
     rows = read_jsonl(inspected / "run" / "inspect" / "inspection.jsonl")
     first = str(photographs / "references" / "a.png")

@@ -163,7 +163,8 @@ class Decoder(nnx.Module):
         position_ids: Int[Array, "B S"],
         mask: Bool[Array, "B S T"] | TreeLayout,
         cache: KvCache | None = None,
-    ) -> tuple[Float[Array, "B S D"], KvCache | None]:
+        wanted: Int[Array, "B Q"] | None = None,
+    ) -> tuple[Float[Array, "B _ D"], KvCache | None]:
         """Normalised hidden states, and the cache with this sequence written into it.
 
         Args:
@@ -171,11 +172,17 @@ class Decoder(nnx.Module):
           mask: True where a token sees a key; T = S, or the cache's slots. A tree's layout in its place computes the
             same and leaves hidden pairs out; of a cache, it sees nothing that was written before.
           cache: Keys and values of what went before; None for one pass over a whole sequence.
+          wanted: With a cache, the tokens whose hidden states are given out, the others' being left out of the last
+            MLP; None = all.
         """
 
-        def step(block: DecoderBlock, x: Array, slots: LayerCache | None) -> tuple[Array, tuple[Array, Array] | None]:
+        def step(
+            block: DecoderBlock, x: Array, slots: LayerCache | None, wanted: Array | None = None
+        ) -> tuple[Array, tuple[Array, Array] | None]:
             attended, written = block.attention(block.attention_norm(x), position_ids, mask, slots)
             x = constrain(x + attended, "batch", "none", "none")
+            if wanted is not None:
+                x = jnp.take_along_axis(x, wanted[..., None], axis=1)
             return constrain(x + block.mlp(block.mlp_norm(x)), "batch", "none", "none"), written
 
         x = embeddings.astype(self.dtype)
@@ -186,7 +193,8 @@ class Decoder(nnx.Module):
             return self.norm(x), None
         keys, values = list(cache.keys), list(cache.values)
         for index, block in enumerate(layers_apart(self.blocks)):
-            x, written = step(block, x, (keys[index], values[index], cache.length))
+            ends = wanted if index == len(keys) - 1 else None
+            x, written = step(block, x, (keys[index], values[index], cache.length), ends)
             assert written is not None
             keys[index], values[index] = written
         return self.norm(x), KvCache(tuple(keys), tuple(values), cache.length + embeddings.shape[1])

@@ -106,13 +106,13 @@ def open_talk(model: Sage, batch: TreeBatch, seeds: Int[Array, " B"], decoding: 
     if not isinstance(visibility, TreeLayout):
         visibility = jnp.pad(visibility, ((0, 0), (0, 0), (0, room)))
     cache = model.decoder.empty_cache(rows, length + room)
-    hidden, cache = model.decoder(model.embed_tokens(batch.token_ids, images), batch.position_ids, visibility, cache)
+    last = batch.source_index[:, :, 0, 0]  # B Q: where the first answer token is predicted
+    embedded = model.embed_tokens(batch.token_ids, images)
+    last_hidden, cache = model.decoder(embedded, batch.position_ids, visibility, cache, last)
     assert cache is not None
     # Answers follow the longest row, not the bucket: the padding behind it would be lost to later turns.
     written = jnp.max(jnp.where(batch.token_mask, jnp.arange(1, length + 1), 0)).astype(jnp.int32)
 
-    last = batch.source_index[:, :, 0, 0]  # B Q: where the first answer token is predicted
-    last_hidden = jnp.take_along_axis(hidden, last[..., None], axis=1)
     seen = _seen(batch, batch.question_index, batch.token_mask)
     cache = dataclasses.replace(cache, length=written)
     return _first_answers(model, batch, cache, last_hidden, seen, images.compared.similarity, seeds, decoding)
@@ -154,7 +154,7 @@ def _first_answers(
         used=used,
         turns=jnp.zeros((), jnp.int32),
     )
-    unasked = ~seen.any(axis=-1) | (batch.record_index[:, None] < 0)
+    unasked = (batch.question_ids < 0) | (batch.record_index[:, None] < 0)
     token_ids, talk = _decode(model, talk, logits, unasked, seeds, decoding)
     return Answers(token_ids, verdict_score(logits, decoding.verdict_ids), similarity), talk
 
@@ -206,12 +206,10 @@ def open_talk_on(
     room = decoding.max_new_tokens * num_questions
     mask = jnp.concatenate([before, tree_mask(real, question, none)], axis=2)
     cache = opening.cache.widened(size + room)
-    hidden, cache = model.decoder(
-        embedded, behind(batch.position_ids), jnp.pad(mask, ((0, 0), (0, 0), (0, room))), cache
-    )
-    assert cache is not None
+    mask = jnp.pad(mask, ((0, 0), (0, 0), (0, room)))
     last = jnp.maximum(batch.source_index[:, :, 0, 0] - end[:, None], 0)
-    last_hidden = jnp.take_along_axis(hidden, last[..., None], axis=1)
+    last_hidden, cache = model.decoder(embedded, behind(batch.position_ids), mask, cache, last)
+    assert cache is not None
     asked = _seen(batch, question, real)
     shown = jnp.broadcast_to(opening.real[:, None], (*asked.shape[:2], begun)) & asked.any(axis=-1, keepdims=True)
     seen = jnp.concatenate([shown, asked], axis=2)
@@ -254,10 +252,10 @@ def go_on(
         jnp.tile(talk.visible, (1, size, 1)), own & flat(token_mask)[:, None], start, axis=2
     )
     positions = flat(talk.position_ids[..., None] + jnp.arange(size))
-    hidden, cache = model.decoder(model.decoder.embedding(flat(token_ids)), positions, seen, talk.cache)
-    assert cache is not None
     last = jnp.maximum(count - 1, 0) * num_questions + jnp.arange(num_questions)
-    logits = model.decoder.logits(jnp.take_along_axis(hidden, last[..., None], axis=1))
+    last_hidden, cache = model.decoder(model.decoder.embedding(flat(token_ids)), positions, seen, talk.cache, last)
+    assert cache is not None
+    logits = model.decoder.logits(last_hidden)
     mine = (slot_question == jnp.arange(num_questions)[:, None]) & flat(token_mask)[:, None]  # B Q P*Q
     talk = Talk(
         cache=dataclasses.replace(cache, length=start + jnp.max(count) * num_questions),
