@@ -15,6 +15,7 @@ from bench.model_flops import model_flops
 from bench.sizes import Size, make_model, make_tree
 from sage_jax.batch import TreeBatch
 from sage_jax.config import MeshConfig
+from sage_jax.huge_pages import restart_with_huge_pages
 from sage_jax.parameters import Params, merge
 from sage_jax.sharding import batch_sharding, make_mesh
 
@@ -67,4 +68,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     main()

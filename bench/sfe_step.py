@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bench.measure import size_of
 from bench.training import batches_of, measure_steps, stage, training_parser
+from sage_jax.huge_pages import restart_with_huge_pages
 from sage_jax.objectives import SftObjective
 
 
@@ -20,4 +21,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     main()

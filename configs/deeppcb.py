@@ -95,9 +95,11 @@ def get_config() -> ml_collections.ConfigDict:
             ),
             plain=sfe_stage("text"),
             sfe=sfe_stage("fusion"),
-            dpo=preference_stage(PreferenceConfig(eta=0.0, lambda_hard=0.0, sft_weight=1.5)),
+            dpo=preference_stage(PreferenceConfig(eta=0.0, lambda_hard=0.0, lambda_easy=2.0, sft_weight=8.0)),
             edpo=preference_stage(
-                PreferenceConfig(lambda_hard=4.0, selection="soft", soft_temperature=1.0, sft_weight=1.5)
+                PreferenceConfig(
+                    lambda_hard=4.0, lambda_easy=2.0, selection="soft", soft_temperature=1.0, sft_weight=8.0
+                )
             ),
             evaluate=EvaluateConfig(max_new_tokens=32),
         )

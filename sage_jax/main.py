@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 # Nothing heavy here: until a signal is handled, it ends the program without a word.
 from sage_jax.config import ConfigError
+from sage_jax.huge_pages import restart_with_huge_pages
 from sage_jax.signals import Interrupted, StopSignals
 
 
@@ -68,4 +69,5 @@ def _failed(error: Exception) -> int:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     sys.exit(main(sys.argv[1:]))

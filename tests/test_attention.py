@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sage_jax.models import attention
 from sage_jax.models.attention import attend, split_qkv
 
 
@@ -70,3 +72,32 @@ def test_projection_columns_are_grouped_by_key_value_head() -> None:
     np.testing.assert_array_equal(queries[0, 0], [[0, 1, 2], [3, 4, 5], [12, 13, 14], [15, 16, 17]])
     np.testing.assert_array_equal(keys[0, 0], [[6, 7, 8], [18, 19, 20]])
     np.testing.assert_array_equal(values[0, 0], [[9, 10, 11], [21, 22, 23]])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_blocks_of_queries_give_what_one_block_gives_and_its_gradient(
+    masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(6)
+    queries = jnp.asarray(rng.normal(0.0, 2.0, (2, 37, 4, 6)), jnp.float32)
+    keys, values = (jnp.asarray(rng.normal(0.0, 2.0, (2, 40, 2, 6)), jnp.float32) for _ in range(2))
+    mask = jnp.asarray(rng.random((2, 37, 40)) < 0.5) if masked else None
+    wanted = jnp.asarray(rng.normal(size=queries.shape), jnp.float32)
+
+    def value_and_gradient(most: int) -> tuple[int, object]:
+        monkeypatch.setattr(attention, "CPU_BLOCK", most)
+        blocks = len(attention.query_blocks(37, 2 * 40))
+        of = jax.value_and_grad(lambda *qkv: jnp.vdot(wanted, attend(*qkv, mask)), argnums=(0, 1, 2))
+        return blocks, of(queries, keys, values)
+
+    (one, whole), (several, in_blocks) = value_and_gradient(2**16), value_and_gradient(800)
+    assert (one, several) == (1, 4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), in_blocks, whole)
+
+
+def test_query_blocks_cover_all_queries_once_within_the_limit() -> None:
+    for length, row in [(1, 7), (257, 257), (1025, 1025), (3, 2**17)]:
+        blocks = attention.query_blocks(length, row)
+        assert [index for first, end in blocks for index in range(first, end)] == list(range(length))
+        fits = all((end - first) * row <= attention.CPU_BLOCK for first, end in blocks)
+        assert fits or len(blocks) == min(length, 16) or length * row > 16 * attention.CPU_BLOCK

@@ -20,6 +20,7 @@ ARCHITECTURE = Path(__file__).parents[1] / "docs" / "architecture.md"
 LAYERS = {
     "axes": 0,
     "config": 0,
+    "huge_pages": 0,
     "signals": 0,
     "sharding": 1,
     "batch": 1,

@@ -49,16 +49,44 @@ def _attend(queries: Array, keys: Array, values: Array, mask: Array | None, prod
     groups = num_heads // num_kv_heads
     scaled = queries * jnp.asarray(width**-0.5, queries.dtype)
     grouped = scaled.reshape(batch, length, num_kv_heads, groups, width).transpose(0, 2, 3, 1, 4)
-    grouped = grouped.reshape(batch, num_kv_heads, groups * length, width)
-    logits = jnp.einsum(product, grouped, keys)
+    blocks = []
+    for first, end in query_blocks(length, groups * values.shape[2]):
+        seen = None if mask is None else mask[:, first:end]
+        blocks.append(_attend_block(grouped[:, :, :, first:end], keys, values, seen, product))
+    out = blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=3)
+    return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, num_heads, width)
+
+
+def _attend_block(grouped: Array, keys: Array, values: Array, mask: Array | None, product: str) -> Array:
+    """Attention of queries [B, R, G, S, X]; sums of weights divide the outputs, which are fewer than the weights."""
+    batch, num_kv_heads, groups, length, width = grouped.shape
+    logits = jnp.einsum(product, grouped.reshape(batch, num_kv_heads, groups * length, width), keys)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    logits = logits.reshape(batch, num_kv_heads, groups, length, -1)
     if mask is not None:
+        logits = logits.reshape(batch, num_kv_heads, groups, length, -1)
         logits = jnp.where(mask[:, None, None], logits, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(logits, axis=-1).astype(values.dtype).reshape(batch, num_kv_heads, groups * length, -1)
-    out = jnp.einsum("brst,brtx->brsx", weights, values)
-    out = out.reshape(batch, num_kv_heads, groups, length, width).transpose(0, 3, 1, 2, 4)
-    return out.reshape(batch, length, num_heads, width)
+        logits = logits.reshape(batch, num_kv_heads, groups * length, -1)
+    weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
+    out = jnp.einsum("brst,brtx->brsx", weights.astype(values.dtype), values)
+    out = (out / jnp.sum(weights, axis=-1, keepdims=True)).astype(values.dtype)
+    return out.reshape(grouped.shape)
+
+
+CPU_BLOCK = 2**16
+"""Logits of one head's block of queries on a CPU: 256 KiB, which stay in the caches between the two products."""
+
+_MOST_BLOCKS = 16
+
+
+def query_blocks(length: int, row: int) -> list[tuple[int, int]]:
+    """Blocks of `length` queries, each with `row` logits a head, that are computed one after the other: first and end.
+
+    On a CPU a block holds at most CPU_BLOCK logits, for with more XLA's fused attention takes two to five times as long
+    (docs/benchmarks.md); there are at most 16 blocks, or compiling takes long. Elsewhere all queries are one block.
+    """
+    blocks = -(-length * row // CPU_BLOCK) if jax.default_backend() == "cpu" else 1
+    size = -(-length // min(max(blocks, 1), _MOST_BLOCKS))
+    return [(first, min(first + size, length)) for first in range(0, length, size)]
 
 
 def split_qkv(
