@@ -16,9 +16,9 @@ from flax import nnx
 
 from bench.measure import Watch, parser, peak_memory_gb, say, size_of
 from bench.sizes import COMPARISON, IMAGE, make_model, make_tree
+from sage_jax.allocator import restart_with_huge_pages
 from sage_jax.config import MeshConfig
 from sage_jax.generate import Responder, with_layers_apart
-from sage_jax.huge_pages import restart_with_huge_pages
 from sage_jax.lora_params import narrow
 from sage_jax.models.decoding import Decoding
 from sage_jax.models.lora import structure_of

@@ -81,7 +81,9 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     found.add_argument("--repeats", type=int, default=5, help="measurements that count")
     found.add_argument("--warmup", type=int, default=2, help="measurements before that do not")
     found.add_argument("--remat", choices=["none", "dots", "full"], default="none")
-    found.add_argument("--unroll", type=int, default=0, help="model.scan_unroll; 0 = all layers on CPU, else 1")
+    found.add_argument(
+        "--unroll", type=int, default=0, help="model.scan_unroll; 0 = 1, on CPU all layers or 2 with --remat"
+    )
     found.add_argument("--attention", default="", help="model.attention; its default where left out")
     found.add_argument("--peak-tflops", type=float, default=0.0, help="of the device, for MFU; 0 = known or measured")
     return found
@@ -91,7 +93,8 @@ def size_of(options: argparse.Namespace) -> Size:
     """The size with the options' tiles and execution."""
     size = SIZES[options.size]
     layers = max(size.model.vit.num_layers, size.model.decoder.num_layers)
-    unroll = options.unroll or (layers if jax.default_backend() == "cpu" else 1)
+    on_cpu = layers if options.remat == "none" else 2
+    unroll = options.unroll or (on_cpu if jax.default_backend() == "cpu" else 1)
     return with_options(size, tiles=options.tiles, remat=options.remat, unroll=unroll, attention=options.attention)
 
 

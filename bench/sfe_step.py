@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bench.measure import size_of
 from bench.training import batches_of, measure_steps, stage, training_parser
-from sage_jax.huge_pages import restart_with_huge_pages
+from sage_jax.allocator import restart_with_huge_pages
 from sage_jax.objectives import SftObjective
 
 

@@ -23,7 +23,7 @@ from sage_jax.models.sage import Sage
 from sage_jax.optim import make_optimizer, partition
 from sage_jax.parameters import Params, merge
 from sage_jax.sharding import batch_sharding, make_mesh
-from sage_jax.step import Objective, init_state, jit_step, state_shardings
+from sage_jax.step import CompiledStep, Objective, init_state, jit_step, state_shardings
 
 FROZEN = ("fusion/", "fact_encoder/")
 
@@ -95,7 +95,7 @@ def measure_steps(
         shardings = state_shardings(jax.eval_shape(init, trainable), mesh)
         state = [jax.jit(init, out_shardings=shardings)(trainable)]
         del params, trainable
-        step = jit_step(state[0], mesh, graphdef, optimizer, objective, options.accumulate)
+        step = CompiledStep(jit_step(state[0], mesh, graphdef, optimizer, objective, options.accumulate))
         placed = [jax.device_put(batch, batch_sharding(mesh)) for batch in batches]
 
         def once(number: int) -> jax.Array:

@@ -73,7 +73,7 @@ class DataConfig:
         `split_csv`), `meta` (a meta.json as AnomalyCLIP and ADer read it) or `adpl` (AD-PL JSON).
       root: Folder of the data set, or its JSON file for `adpl` and `meta`; unused by `generator`.
       images_root: `adpl` and `meta`: folder that the JSON's image paths are relative to; "" = the JSON's own folder.
-      cache_dir: Where built data sets are kept, keyed by content hash.
+      cache_dir: Where built data sets are kept, keyed by content hash, and compiled programs (`compiled/`).
       vocabulary: TOML file of objects and defects, for facts and preferences; "" = the built-in one.
       on_bad_record: `fail` stops at the first fault, `skip` leaves the record out and lists it in the run directory.
       num_train: Images drawn for training; 0 = all there are (not for `generator`).

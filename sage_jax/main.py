@@ -7,9 +7,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from sage_jax.allocator import restart_with_huge_pages
+
 # Nothing heavy here: until a signal is handled, it ends the program without a word.
 from sage_jax.config import ConfigError
-from sage_jax.huge_pages import restart_with_huge_pages
 from sage_jax.signals import Interrupted, StopSignals
 
 

@@ -45,6 +45,7 @@ class RunLog:
     Attributes:
       resumed: Whether the stage goes on from work of an earlier run, so that its cost is added to that run's.
       shares: Shares by name that the stage measured of its own work, for the summary.
+      counts: Counts and sums by name, likewise.
     """
 
     def __init__(self, run_dir: Path | str, stage: str) -> None:
@@ -52,6 +53,7 @@ class RunLog:
         self.stage = stage
         self.resumed = False
         self.shares: dict[str, float] = {}
+        self.counts: dict[str, float] = {}
         self._writes = jax.process_index() == 0
         self._console = Console(stderr=True, highlight=False)
         self._tensorboard: SummaryWriter | None = None

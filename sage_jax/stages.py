@@ -17,6 +17,7 @@ import rich.console
 
 from sage_jax import inspection
 from sage_jax.checkpoint import CheckpointError, config_changes, final_config
+from sage_jax.compile_cache import keep_compiled_programs
 from sage_jax.config import ConfigError, DecoderConfig
 from sage_jax.data import adpl
 from sage_jax.data import check as data_check
@@ -71,6 +72,7 @@ def run_stages(config: Config) -> None:
       Interrupted: A signal stopped a stage, or came before one; the same command goes on where it stopped.
       USER_ERRORS: What the user can mend.
     """
+    keep_compiled_programs(config.data.cache_dir)
     run = Run(_without_weights(config) if set(config.stage_names) == {"plan"} else config)
     check_stages(run, config.stage_names)
     with contextlib.ExitStack() as held:
@@ -137,7 +139,13 @@ def _run_stage(run: Run, stage: str) -> None:
         log.resumed = (run.stage_dir(stage) / "checkpoints").is_dir()
         cost = contextlib.nullcontext()
         if jax.process_index() == 0:
-            cost = stage_cost(run.summary_path, stage, resumed=lambda: log.resumed, shares=lambda: log.shares)
+            cost = stage_cost(
+                run.summary_path,
+                stage,
+                resumed=lambda: log.resumed,
+                shares=lambda: log.shares,
+                counts=lambda: log.counts,
+            )
         with cost:
             _STAGES[stage](run, stage, log)
     barrier(f"{stage} done")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from sage_jax.allocator import give_back_freed_memory
 from sage_jax.batch import TreeBatch
 from sage_jax.parameters import Params, merge
 from sage_jax.sharding import opt_state_shardings, param_shardings
@@ -148,6 +150,34 @@ def jit_step(
     )
     whole = NamedSharding(mesh, PartitionSpec())
     return jax.jit(step, donate_argnums=0, out_shardings=(state_shardings(state, mesh), whole))
+
+
+class CompiledStep:
+    """A jitted step, compiled once for each shape that its batches come in, before the first of them runs.
+
+    Attributes:
+      seconds: Time that each compilation took, tracing included, in order.
+    """
+
+    def __init__(self, jitted: Any, tell: Callable[[str], None] = lambda _: None) -> None:
+        """Wraps `jit_step`; `tell` gets a line for each shape."""
+        self.seconds: list[float] = []
+        self._jitted, self._tell = jitted, tell
+        self._compiled: dict[Any, Callable[..., tuple[TrainState, Metrics]]] = {}
+
+    def __call__(self, state: TrainState, frozen: Params, batch: TreeBatch) -> tuple[TrainState, Metrics]:
+        """The state after the step, and its metrics."""
+        leaves, structure = jax.tree.flatten(batch)
+        key = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        if key not in self._compiled:
+            start = time.monotonic()
+            self._compiled[key] = self._jitted.lower(state, frozen, batch).compile()
+            give_back_freed_memory()  # of the compiler's own, before the step takes as much
+            self.seconds.append(time.monotonic() - start)
+            rows, length = batch.token_ids.shape
+            shape = f"{rows} rows of {length} tokens{'' if batch.reference_tiles.shape[1] else ' without references'}"
+            self._tell(f"compiled for {shape} in {self.seconds[-1]:.1f} s (shape {len(self.seconds)})")
+        return self._compiled[key](state, frozen, batch)
 
 
 def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:

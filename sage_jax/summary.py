@@ -62,6 +62,7 @@ def record_cost(
     seconds: float,
     peak_memory_gb: float,
     shares: Mapping[str, float] | None = None,
+    counts: Mapping[str, float] | None = None,
     resumed: bool = False,
 ) -> None:
     """Writes a stage's wall-clock seconds and peak memory (GB, 10^9 bytes) into the summary, all else kept.
@@ -72,19 +73,22 @@ def record_cost(
       seconds: Wall-clock time of the stage.
       peak_memory_gb: See `PeakMemory`.
       shares: What the stage measured of its own work, such as `input_wait` and `padding` of a training stage.
-      resumed: The stage went on from earlier work: its seconds are added, the larger peak stands, shares are means over
-        the seconds of both.
+      counts: What it counted or summed up, such as `compilations` and `compile_seconds`.
+      resumed: The stage went on from earlier work: its seconds and counts are added, the larger peak stands, shares are
+        means over the seconds of both.
     """
     summary = load_summary(path)
     before = summary["stages"].get(stage) if resumed else None
-    measured: dict[str, float] = dict(shares or {})
+    measured, counted = dict(shares or {}), dict(counts or {})
     if before is not None:
-        for name in before.keys() - {"seconds", "peak_memory_gb"}:
+        for name in counted:
+            counted[name] += before.get(name, 0.0)
+        for name in before.keys() - {"seconds", "peak_memory_gb"} - counted.keys():
             earlier, both = float(before[name]), max(before["seconds"] + seconds, 1e-9)
             measured[name] = (earlier * before["seconds"] + measured.get(name, earlier) * seconds) / both
         seconds, peak_memory_gb = seconds + before["seconds"], max(peak_memory_gb, before["peak_memory_gb"])
     cost = {"seconds": round(seconds, 3), "peak_memory_gb": round(peak_memory_gb, 4)}
-    summary["stages"][stage] = cost | {name: round(share, 4) for name, share in sorted(measured.items())}
+    summary["stages"][stage] = cost | {name: round(value, 4) for name, value in sorted((measured | counted).items())}
     _write_json(path, summary)
 
 
@@ -95,6 +99,7 @@ def stage_cost(
     *,
     resumed: Callable[[], bool] = lambda: False,
     shares: Callable[[], Mapping[str, float]] = dict,
+    counts: Callable[[], Mapping[str, float]] = dict,
 ) -> Iterator[None]:
     """Measures the stage inside and writes its cost, also when it is interrupted; asks for the rest at the end."""
     start = time.perf_counter()
@@ -104,7 +109,7 @@ def stage_cost(
             yield
     finally:
         seconds = time.perf_counter() - start
-        about = {"shares": shares(), "resumed": resumed()}
+        about = {"shares": shares(), "counts": counts(), "resumed": resumed()}
         record_cost(path, stage, seconds=seconds, peak_memory_gb=meter.gigabytes, **about)
 
 

@@ -22,7 +22,7 @@ from sage_jax.optim import freeze_table, make_optimizer, make_schedule, partitio
 from sage_jax.parameters import Params, split
 from sage_jax.run_log import RunLog, StepInput, StepLog
 from sage_jax.sharding import batch_sharding, param_shardings
-from sage_jax.step import Metrics, Objective, TrainState, init_state, jit_step, state_shardings
+from sage_jax.step import CompiledStep, Metrics, Objective, TrainState, init_state, jit_step, state_shardings
 from sage_jax.stop_request import StopRequest
 
 
@@ -105,10 +105,10 @@ def fit(
         state, before = _start_or_resume(run, init, trainable, mesh, checkpoints, loader, config_json)
         del trainable
         first = int(state.step)
-        jitted = jit_step(state, mesh, graphdef, optimizer, objective, train.accumulate)
+        compiled = CompiledStep(jit_step(state, mesh, graphdef, optimizer, objective, train.accumulate), run.line)
 
         def step_fn(state: TrainState, batch: TreeBatch) -> tuple[TrainState, Metrics]:
-            return jitted(state, frozen, batch)
+            return compiled(state, frozen, batch)
 
         def save(step: int, state: TrainState, loader_state: Any, score: float | None) -> None:
             about = {"config_json": config_json, "seconds": before + time.monotonic() - started, "score": score}
@@ -126,6 +126,7 @@ def fit(
             batches = _batches_ahead(stage, loader, batch_sharding(mesh), attach, train.steps - first)
             steps, state = _train(state, first, step_fn, batches, train, stop, log, score, save)
             run.shares = log.shares()
+            run.counts = {"compilations": len(compiled.seconds), "compile_seconds": sum(compiled.seconds)}
         if checkpoints.best_step is not None:
             run.line(f"lowest validation loss at step {checkpoints.best_step}; its checkpoint is kept")
         params = {**frozen, **state.trainable}

@@ -61,6 +61,33 @@ def test_norms_compute_bfloat16_in_float32(kind: Any) -> None:
     np.testing.assert_array_equal(norm(x), norm(x.astype(jnp.float32)).astype(jnp.bfloat16))
 
 
+class WideMlp(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.up, self.down = Linear(16, 256, rngs=rngs), Linear(256, 16, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x + self.down(jax.nn.gelu(self.up(x)))
+
+
+@pytest.mark.parametrize("unroll", [1, 3, 6])
+def test_rematerialisation_takes_less_memory_the_more_is_computed_again(unroll: int) -> None:
+    graphdef, params = split(stack_layers(WideMlp, 6, nnx.Rngs(0)))
+    x = jax.ShapeDtypeStruct((512, 16), jnp.float32)
+
+    def loss(params: dict[str, jax.Array], x: jax.Array, remat: Literal["none", "dots", "full"]) -> jax.Array:
+        blocks = merge(graphdef, params)
+        return jnp.sum(scan_layers(blocks, lambda layer, x: layer(x), x, remat=remat, unroll=unroll) ** 2)
+
+    def temporary(remat: str) -> int:
+        found = jax.jit(jax.grad(loss), static_argnums=2).lower(params, x, remat).compile().memory_analysis()
+        assert found is not None
+        return found.temp_size_in_bytes
+
+    hidden = 512 * 256 * 4  # bytes of one layer's hidden activations
+    assert temporary("none") - temporary("dots") > 4 * hidden  # no layer's GELU is kept
+    assert temporary("dots") - temporary("full") > 2 * hidden  # nor what goes into it
+
+
 class Layer(nnx.Module):
     def __init__(self, rngs: nnx.Rngs):
         self.linear = nnx.Linear(5, 5, rngs=rngs)

@@ -92,7 +92,9 @@ def test_the_summary_has_cost_and_metrics_of_the_promised_form(tiny_run: TinyRun
     summary = tiny_run.summary()
     for stage, cost in summary["stages"].items():
         shares = {"input_wait", "padding"} if stage in TRAINING_STAGES else set()
-        assert cost.keys() == {"seconds", "peak_memory_gb"} | shares
+        counts = {"compilations", "compile_seconds"} if stage in TRAINING_STAGES else set()
+        assert cost.keys() == {"seconds", "peak_memory_gb"} | shares | counts
+        assert all(0 < cost[name] for name in counts) and cost.get("compilations", 0) <= 6
         assert all(0.0 <= cost[name] < 1.0 for name in shares)
         assert cost["seconds"] >= 0 and 0.1 < cost["peak_memory_gb"] < 6
     assert summary["metrics"].keys() == set(TRAINING_STAGES)

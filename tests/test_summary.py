@@ -142,6 +142,10 @@ def test_resumed_stage_adds_its_seconds_and_keeps_the_larger_peak(tmp_path: Path
     assert (cost["seconds"], cost["input_wait"], cost["padding"]) == (40, 0.25, 0.25)
     record_cost(path, "plain", seconds=10, peak_memory_gb=3, resumed=True)  # stopped before it measured any
     assert load_summary(path)["stages"]["plain"]["input_wait"] == 0.25
+    for _ in range(2):
+        record_cost(path, "dpo", seconds=1, peak_memory_gb=1, counts={"compilations": 3}, resumed=True)
+    record_cost(path, "dpo", seconds=1, peak_memory_gb=1, resumed=True)  # stopped before it compiled any
+    assert load_summary(path)["stages"]["dpo"]["compilations"] == 6
     record_cost(path, "sfe", seconds=4, peak_memory_gb=1)
     assert load_summary(path)["stages"]["sfe"] == {"seconds": 4, "peak_memory_gb": 1}
 

@@ -22,11 +22,15 @@ def project(x: Float[Array, "... E"], kernel: Float[Array, "E O"]) -> Float[Arra
     JAX's own rule always transposes the outputs' gradient. On a CPU, XLA then computes all that makes up that gradient,
     such as the derivative of an activation function, column by column.
     """
+    return _product(x, kernel)
+
+
+def _product(x: Array, kernel: Array) -> Array:
     return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
 
 
 def _project_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return project(x, kernel), (x, kernel)
+    return _product(x, kernel), (x, kernel)  # not `project`: rematerialisation by policy sees products, not calls
 
 
 def _project_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
@@ -109,7 +113,8 @@ def scan_layers(
     Args:
       blocks: A stack, or layers apart (`layers_apart`), which run one by one and keep all for a backward pass.
       remat: What the backward pass computes again: `none`; `dots` keeps matrix products; `full` keeps layer inputs.
-      unroll: Layers in one step of the loop.
+      unroll: Layers in one step of the loop. With `remat`, of at most half of them: without a loop XLA would see that
+        what the backward pass computes again has been computed before, and keep it.
     """
     if isinstance(blocks, nnx.List):
         return functools.reduce(lambda x, layer: step(layer, x), blocks, x)
@@ -118,6 +123,8 @@ def scan_layers(
     def body(carry: Array, layer_state: Any) -> tuple[Array, None]:
         return step(nnx.merge(graphdef, layer_state), carry), None
 
+    if remat != "none":
+        unroll = max(1, min(unroll, jax.tree.leaves(state)[0].shape[0] // 2))
     if remat == "full":
         body = jax.checkpoint(body, prevent_cse=False)
     elif remat == "dots":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sage_jax.huge_pages import environment_with_huge_pages
+from sage_jax.allocator import environment_with_huge_pages
 
 KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 ASKS = "always [madvise] never\n"
@@ -38,7 +38,7 @@ def test_nothing_changes_where_they_are_set_or_of_no_use(tunables: str, kernel: 
 @pytest.mark.skipif(not KERNEL.exists() or "[madvise]" not in KERNEL.read_text(), reason="the kernel does not wait")
 def test_a_program_starts_again_with_its_own_arguments_and_number(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(
-        "import os, sys\nfrom sage_jax.huge_pages import restart_with_huge_pages\n"
+        "import os, sys\nfrom sage_jax.allocator import restart_with_huge_pages\n"
         "print(os.getpid(), flush=True)\nrestart_with_huge_pages()\n"
         "print(os.environ['GLIBC_TUNABLES'], sys.argv[1:], __package__)\n"
     )
