@@ -52,19 +52,26 @@ class Comparison:
     figures: tuple[Figure, ...]
 
 
-QUESTIONS: Final = "edpo_step --questions 5"
+QUESTIONS: Final = "edpo_step --questions 5 --remat full"
 MEMORY: Final = Figure("peak memory", "peak_memory_gb", "peak_rss_mb", 0.4, scale=1.048576e-3, less=True)
 
 
-def _edpo(variant: str, bar: float, *figures: Figure, ours: str = QUESTIONS) -> Comparison:
+def _edpo(variant: str, bar: float, *figures: Figure, ours: str = QUESTIONS, tiles: int = 0) -> Comparison:
     """Five questions of one image; the peer repeats the image for each answer, so that one question tells its rate."""
     rate = Figure("questions/s", "questions_per_s", "groups_per_s", bar)
-    return Comparison(ours, f"--what dpo --groups 1 --variant {variant}", (rate, *figures))
+    theirs = f"--what dpo --groups 1 --variant {variant}"
+    if tiles:
+        ours, theirs = f"{ours} --tiles {tiles}", f"tiles {tiles} {theirs}"
+    return Comparison(ours, theirs, (rate, *figures))
 
+
+NEW_TOKENS: Final = 64
+"""Tokens of each answer that both sides generate."""
 
 COMPARISONS: Final = {
     "edpo_trl": _edpo("trl", 8.0, MEMORY),
     "edpo_trl_reference": _edpo("trl", 8.0, ours=f"{QUESTIONS} --reference step"),
+    "edpo_tiles": _edpo("trl", 10.0, tiles=7),
     "edpo_loop": _edpo("loop --freeze-vision", 5.0),
     "edpo_shared": _edpo("shared --freeze-vision", 1.4),
     "forward": Comparison(
@@ -78,6 +85,11 @@ COMPARISONS: Final = {
             Figure("decode tokens/s", "decode_tokens_per_s", "decode_tokens_per_s", 2.0),
             Figure("tokens/s with prefill", "tokens_per_s", "tokens_per_s", 1.2),
         ),
+    ),
+    "inspection": Comparison(
+        "inspect_throughput --images 16 --rows 8 --questions 5",
+        "--what generate --batch 8",
+        (Figure("images/s at 5 questions each", "images_per_s", "tokens_per_s", 3.0, scale=1 / (5 * NEW_TOKENS)),),
     ),
     "facts_and_questions": Comparison(
         "generate --rows 1 --questions 5 --facts 64",
@@ -121,6 +133,8 @@ def _module(ours: str) -> list[str]:
 def _peer(theirs: str, peer: Path) -> list[str]:
     if theirs.startswith("sft "):
         return [str(ROOT / "bench" / "peer_sft.py"), "--peer", str(peer), *theirs.split()[1:]]
+    if theirs.startswith("tiles "):
+        return [str(ROOT / "bench" / "peer_tiles.py"), "--peer", str(peer), "--tiles", *theirs.split()[1:]]
     return [str(peer), *theirs.split()]
 
 
