@@ -22,6 +22,7 @@ from sage_jax.data.vit_features import StoredFeatures
 from sage_jax.feature_store import FeatureKey, stored_features
 from sage_jax.hf.peft import export_peft_adapter, save_adapters
 from sage_jax.models.lora import TRAINED
+from sage_jax.models.sage import compute_dtype
 from sage_jax.objectives import PreferenceObjective, stage_objective
 from sage_jax.optim import partition
 from sage_jax.parameters import Params, digest, merge
@@ -75,6 +76,7 @@ def train(run: Run, stage: str, log: RunLog) -> None:
     start = STARTS_FROM[stage]
     if start is not None:
         log_changes(run, start, stage, log)
+    log.line(_how_it_computes(run))
     params = run.start_params(stage)
     records = _records_of(run)
     attach, attach_held_out = _reference_of(run, stage, params, records, log)
@@ -85,6 +87,14 @@ def train(run: Run, stage: str, log: RunLog) -> None:
         raise Interrupted(f"stage {stage} stopped after {done}; its checkpoint is saved")
     if jax.process_index() == 0:
         plot_losses(log.metrics_path, run.run_dir / "loss.png")
+
+
+def _how_it_computes(run: Run) -> str:
+    model, devices = run.config.model, run.mesh.devices
+    return (
+        f"on {devices.size} x {devices.flat[0].device_kind} in {compute_dtype(model)}: attention = {model.attention}, "
+        f"remat = {model.remat}, {model.scan_unroll} layers in a step of the scan"
+    )
 
 
 def check_text(run: Run, log: RunLog, *stages: str) -> None:

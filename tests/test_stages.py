@@ -221,3 +221,12 @@ def test_the_ablation_is_written_over_seeds_and_leaves_done_seeds_as_they_are(
     assert (tmp_path / "run" / "ablation.md").read_text().startswith("# Ablation over seeds 0, 1")
     revisions = [json.loads((tmp_path / "run" / f"seed_{s}" / "data.json").read_text())["revision"] for s in (0, 1)]
     assert revisions[0] != revisions[1]
+
+
+def test_the_log_tells_how_training_computes_and_what_it_compiled(tiny_run: TinyRun) -> None:
+    told = (tiny_run.run_dir / "log.txt").read_text(encoding="utf-8").splitlines()
+    for stage in TRAINING_STAGES:
+        mine = [line for line in told if f" {stage}: " in line]
+        assert sum("attention = tree, remat = none" in line for line in mine) == 1
+        shapes = sum("compiled for" in line for line in mine)
+        assert shapes == tiny_run.summary()["stages"][stage]["compilations"]

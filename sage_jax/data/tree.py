@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -128,14 +129,14 @@ class TreeShape:
     target_slots: int = 0
 
 
-BUCKET_STEPS: Final = 8
-"""Prefixes and answer tokens are padded to eighths of the bucket, so that a bucket has few shapes."""
+PREFIX_STEPS: Final = 8
+"""Prefixes are padded to eighths of the bucket: few shapes, for each of them compiles the step anew."""
 
-ANSWER_STEP: Final = 8
-"""Answers are padded to multiples of this number."""
+TARGET_STEPS: Final = 4
+"""Answer tokens of a tree, whose logits alone are padded, to quarters of the bucket."""
 
-SHORTEST_QUESTION: Final = 16
-"""Question slots come in this number and its doubles."""
+SHORTEST_BLOCK: Final = 32
+"""Slots of a question and of an answer come in this number and its doubles."""
 
 
 def choose_shape(tokens: Sequence[RecordTokens], asked: Sequence[Sequence[int]], text: TextConfig) -> TreeShape:
@@ -166,16 +167,20 @@ def shape_of(
     bucket: int, *, longest_prefix: int, longest_question: int, longest_answer: int, answer_tokens: int
 ) -> TreeShape:
     """The shape of a bucket with room for a prefix, a question, an answer and all answers of so many tokens."""
-    step = -(-bucket // BUCKET_STEPS)
-    slots = SHORTEST_QUESTION
-    while slots < longest_question:
-        slots *= 2
+
+    def steps(tokens: int, number: int) -> int:
+        step = -(-bucket // number)
+        return max(-(-tokens // step), 1) * step
+
+    def doubles(tokens: int) -> int:
+        return SHORTEST_BLOCK * 2 ** max(math.ceil(math.log2(max(tokens, 1) / SHORTEST_BLOCK)), 0)
+
     return TreeShape(
         bucket,
-        prefix_slots=min(-(-longest_prefix // step) * step, bucket),
-        question_slots=slots,
-        answer_slots=max(-(-longest_answer // ANSWER_STEP), 1) * ANSWER_STEP,
-        target_slots=max(-(-answer_tokens // step), 1) * step,
+        prefix_slots=min(steps(longest_prefix, PREFIX_STEPS), bucket),
+        question_slots=doubles(longest_question),
+        answer_slots=doubles(longest_answer),
+        target_slots=steps(answer_tokens, TARGET_STEPS),
     )
 
 
