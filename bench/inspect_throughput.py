@@ -99,7 +99,7 @@ def main() -> None:
 
     for _ in range(max(options.warmup, 1)):
         inspect()
-    watch = Watch()
+    watch, computed = Watch(), 0
     for _ in range(options.repeats):
         computed = inspect()
         watch.mark()

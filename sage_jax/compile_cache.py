@@ -13,5 +13,5 @@ def keep_compiled_programs(cache_dir: Path | str) -> None:
     JAX's own settings come first: JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=false
     keeps nothing. The folder may be deleted at any time.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(Path(cache_dir).expanduser() / "compiled"))

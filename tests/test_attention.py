@@ -87,7 +87,7 @@ def test_blocks_of_queries_give_what_one_block_gives_and_its_gradient(
     def value_and_gradient(most: int) -> tuple[int, object]:
         monkeypatch.setattr(attention, "CPU_BLOCK", most)
         blocks = len(attention.query_blocks(37, 2 * 40))
-        of = jax.value_and_grad(lambda *qkv: jnp.vdot(wanted, attend(*qkv, mask)), argnums=(0, 1, 2))
+        of = jax.value_and_grad(lambda q, k, v: jnp.vdot(wanted, attend(q, k, v, mask)), argnums=(0, 1, 2))
         return blocks, of(queries, keys, values)
 
     (one, whole), (several, in_blocks) = value_and_gradient(2**16), value_and_gradient(800)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -51,12 +52,13 @@ def test_jax_s_own_settings_come_first(tmp_path: Path) -> None:
 
 def test_a_shape_compiles_once_and_is_told() -> None:
     told: list[str] = []
+    start, frozen = (cast(Any, np.int32(value)) for value in (1, 2))  # any state will do
     jitted = jax.jit(lambda state, frozen, batch: (state + frozen + batch.token_ids.sum(), {}))
     step = CompiledStep(jitted, told.append)
     longer = make_tree(SIZES["tiny"], rows=2, questions=1, num_answers=2, seed=0, round_to=512)
     batches = [make_tree(SIZES["tiny"], rows=2, questions=1, num_answers=2, seed=seed, round_to=256) for seed in (1, 2)]
     for batch in (*batches, longer, *batches):
-        state, _ = step(np.int32(1), np.int32(2), batch)
+        state, _ = step(start, frozen, batch)
         assert state == 3 + batch.token_ids.sum()
     assert len(step.seconds) == len(told) == 2
     assert "2 rows of 256 tokens without references" in told[0] and told[1].endswith("(shape 2)")
