@@ -88,6 +88,10 @@ def test_the_formula_counts_the_products_of_a_forward_pass() -> None:
     [
         (["edpo_step", "--questions", "2", "--unroll", "1"], ("questions_per_s", "mfu", "peak_memory_gb", "padding")),
         (["generate", "--rows", "1", "--questions", "2", "--unroll", "1"], ("decode_tokens_per_s", "tokens_per_s")),
+        (
+            ["inspect_throughput", "--images", "2", "--rows", "1", "--unroll", "1"],
+            ("images_per_s", "references_computed"),
+        ),
     ],
 )
 def test_a_benchmark_prints_a_line_with_its_figures(command: list[str], figures: tuple[str, ...]) -> None:
