@@ -1,9 +1,10 @@
-"""Images of a folder, each asked Q questions beside a reference: verdict scores, answers and map of each.
+"""Images of a folder, each asked Q questions beside a reference: verdict scores, answers and similarities of each.
 
     python -m bench.inspect_throughput --size small --images 16 --rows 8 --questions 5
 
-As `sage_jax/inspection.py` does it after reading the files: batches of `--rows` images, references that several images
-share kept as ViT features, facts compared with the reference, all questions of an image on one prefill. Random weights
+The model's share of an inspection, without reading files and writing pictures: batches of `--rows` images, references
+that several images share kept as ViT features (`inspect`), facts compared with the reference, all questions of an image
+on one prefill (as `evaluate` asks them; `inspect` asks `inspect.questions` in turns behind the first). Random weights
 close no answer, so that every answer has the size's `new_tokens`. `--scores-only` decodes nothing, as for a line that
 sorts by score.
 """

@@ -284,7 +284,7 @@ class ModelConfig:
       max_tiles: Most tiles of an image, thumbnail not counted.
       compute_dtype: `float32`, `bfloat16`, or `auto`: bfloat16 on GPU and TPU. Parameters are float32.
       remat: What the backward pass computes again: `none`; `dots` keeps matrix products; `full` keeps layer inputs.
-      scan_unroll: Layers unrolled in one step of the layer scan.
+      scan_unroll: Layers unrolled in one step of the layer scan; with `remat`, of at most half of them.
       attention: Of the decoder over a tree, in training, scoring and prefill: `tree` computes what a token sees alone;
         `masked` computes every pair of tokens and hides the others (the plain form, for comparison).
     """

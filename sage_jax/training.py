@@ -93,7 +93,7 @@ def _how_it_computes(run: Run) -> str:
     model, devices = run.config.model, run.mesh.devices
     return (
         f"on {devices.size} x {devices.flat[0].device_kind} in {compute_dtype(model)}: attention = {model.attention}, "
-        f"remat = {model.remat}, {model.scan_unroll} layers in a step of the scan"
+        f"remat = {model.remat}"
     )
 
 
