@@ -132,9 +132,9 @@ def _module(ours: str) -> list[str]:
 
 def _peer(theirs: str, peer: Path) -> list[str]:
     if theirs.startswith("sft "):
-        return [str(ROOT / "bench" / "peer_sft.py"), "--peer", str(peer), *theirs.split()[1:]]
+        return ["-m", "bench.peer_sft", "--peer", str(peer), *theirs.split()[1:]]
     if theirs.startswith("tiles "):
-        return [str(ROOT / "bench" / "peer_tiles.py"), "--peer", str(peer), "--tiles", *theirs.split()[1:]]
+        return ["-m", "bench.peer_tiles", "--peer", str(peer), "--tiles", *theirs.split()[1:]]
     return [str(peer), *theirs.split()]
 
 

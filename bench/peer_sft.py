@@ -1,6 +1,6 @@
 """The peer of bench/sfe_step.py: a supervised step of transformers in torch, on the peer's model and data.
 
-    python bench/peer_sft.py --peer PEER_BENCH.py --size small --rows 4
+    python -m bench.peer_sft --peer PEER_BENCH.py --size small --rows 4
 
 One question and one answer an image. Decoder and projector train with fused AdamW and clipping; the frozen ViT runs
 without gradient; logits are computed at answer tokens alone, as ours are.
@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import runpy
-import sys
 from typing import Any
+
+from bench.peer import load_peer
 
 
 def main() -> None:
@@ -26,9 +26,7 @@ def main() -> None:
     found.add_argument("--warmup", type=int, default=1)
     found.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = found.parse_args()
-    peer: dict[str, Any] = runpy.run_path(options.peer)
-    if any(os.environ.get(name) != value for name, value in peer["MALLOC"].items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **peer["MALLOC"]})
+    peer = load_peer(options.peer)
     import torch
 
     torch.set_num_threads(options.threads)

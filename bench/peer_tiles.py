@@ -1,6 +1,6 @@
 """The peer's benchmark with another number of tiles an image.
 
-    python bench/peer_tiles.py --peer PEER_BENCH.py --tiles 7 --size small --what dpo --groups 1 --variant trl
+    python -m bench.peer_tiles --peer PEER_BENCH.py --tiles 7 --size small --what dpo --groups 1 --variant trl
 
 Arguments but the first two are the peer's own.
 """
@@ -8,10 +8,9 @@ Arguments but the first two are the peer's own.
 from __future__ import annotations
 
 import argparse
-import os
-import runpy
 import sys
-from typing import Any
+
+from bench.peer import load_peer
 
 
 def main() -> None:
@@ -20,10 +19,7 @@ def main() -> None:
     found.add_argument("--peer", required=True)
     found.add_argument("--tiles", type=int, required=True)
     options, rest = found.parse_known_args()
-    peer: dict[str, Any] = runpy.run_path(options.peer)
-    if any(os.environ.get(name) != value for name, value in peer["MALLOC"].items()):
-        # The peer would do the same, with its own arguments alone.
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **peer["MALLOC"]})
+    peer = load_peer(options.peer)
     for size in peer["SIZES"].values():
         size["tiles"] = options.tiles
     sys.argv = [options.peer, *rest]
