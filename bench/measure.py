@@ -32,14 +32,19 @@ class Watch:
         _reset_peak_memory()
         self._marks = [self._now()]
 
-    def mark(self) -> None:
-        """Ends a measurement, the next begins."""
+    def mark(self) -> float:
+        """Ends a measurement, the next begins; the seconds of the one that ends."""
         self._marks.append(self._now())
+        return self._marks[-1][0] - self._marks[-2][0]
 
-    def summary(self) -> dict[str, float | int]:
-        """Median, least and most seconds, own processor seconds (median), measurements, cores that others used."""
+    def summary(self, of: slice = slice(None)) -> dict[str, float | int]:
+        """Median, least and most seconds, own processor seconds (median), measurements, cores that others used.
+
+        Args:
+          of: The measurements that count; `others_cores` is of all.
+        """
         marks = np.array(self._marks)
-        spans = np.diff(marks, axis=0)
+        spans = np.diff(marks, axis=0)[of]
         whole = marks[-1] - marks[0]
         return {
             "seconds": round(float(np.median(spans[:, 0])), 5),

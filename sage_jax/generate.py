@@ -27,40 +27,59 @@ from sage_jax.models.decoding import (
     open_talk_on,
     prompt_scores,
 )
-from sage_jax.models.layers import layers_apart
+from sage_jax.models.layers import layers_apart, output_major
+from sage_jax.models.lora import is_plain, layers_of
 from sage_jax.models.sage import Sage
 from sage_jax.parameters import Params, merge, split
 from sage_jax.sharding import MESH_AXES_OF, activation_sharding, batch_sharding, parameter_spec
 
 _SHORTEST: Final = 16
-_STACK: Final = "decoder/blocks/"
+_STACKS: Final = ("vit/blocks/", "decoder/blocks/")
+_TURNED: Final = "decoder/blocks/"
 
 
 def with_layers_apart(graphdef: nnx.GraphDef[Sage], params: Params, mesh: Mesh) -> tuple[nnx.GraphDef[Sage], Params]:
     """The same model, each layer of its decoder in arrays of its own: `decoder/blocks/0/mlp/up/kernel`.
 
-    Decoding reads all weights for each token. Out of arrays that hold all layers, each layer's are copied first.
+    Decoding reads all weights for each token. Out of arrays that hold all layers, each layer's are copied first. On a
+    CPU the layers of the ViT are apart, too, and plain kernels of the decoder's lie as (out, in): products of few rows
+    are faster so (`OutputMajorLinear`).
 
     Args:
       params: Used up, one parameter after the other, so that no two are held twice.
     """
-    shapes = {path: (leaf.shape, leaf.dtype) for path, leaf in params.items()}
+    on_cpu = jax.default_backend() == "cpu"
+    stacks = _STACKS if on_cpu else _STACKS[1:]
+    shapes = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in params.items()}
+    plain = {f"{layer}/kernel" for layer, leaves in layers_of(params).items() if is_plain(leaves)}
+    turned = {path for path in plain if path.startswith(_TURNED)} if on_cpu else set()
 
     def restructured() -> Sage:
-        model = merge(graphdef, {path: jnp.zeros(*shape) for path, shape in shapes.items()})
-        model.decoder.blocks = layers_apart(model.decoder.blocks)
+        model = merge(graphdef, {path: jnp.zeros(shape.shape, shape.dtype) for path, shape in shapes.items()})
+        for stack in stacks:
+            part = getattr(model, stack.split("/")[0])
+            part.blocks = layers_apart(part.blocks)
+        if on_cpu:
+            output_major(model.decoder.blocks)
         return model
 
     found: Params = {}
     for path in list(params):
         leaf = params.pop(path)
-        if not path.startswith(_STACK):
+        stack = next((stack for stack in stacks if path.startswith(stack)), None)
+        if stack is None:
             found[path] = leaf
             continue
-        spec = parameter_spec(path, leaf.shape, mesh)
-        cut = jax.jit(tuple, out_shardings=NamedSharding(mesh, PartitionSpec(*spec[1:])))
-        found.update({f"{_STACK}{index}/{path[len(_STACK) :]}": layer for index, layer in enumerate(cut(leaf))})
+        spec = parameter_spec(path, leaf.shape, mesh)[1:]
+        cut = _cut_turned if path in turned else tuple
+        spec = spec[::-1] if path in turned else spec
+        layers = jax.jit(cut, out_shardings=NamedSharding(mesh, PartitionSpec(*spec)))(leaf)
+        found.update({f"{stack}{index}/{path[len(stack) :]}": layer for index, layer in enumerate(layers)})
     return split(nnx.eval_shape(restructured))[0], found
+
+
+def _cut_turned(stack: Float[Array, "Y E O"]) -> tuple[Array, ...]:
+    return tuple(stack.swapaxes(1, 2))
 
 
 class Responder:

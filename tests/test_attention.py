@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sage_jax.models import attention
-from sage_jax.models.attention import attend, split_qkv
+from sage_jax.models.attention import attend, attend_cached, split_qkv
 
 
 def looped(queries: np.ndarray, keys: np.ndarray, values: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -34,6 +34,10 @@ def test_grouped_attention_equals_loops_under_any_mask(num_kv_heads: int) -> Non
     np.testing.assert_allclose(found, looped(queries, keys, values, mask), atol=1e-5)
     found = attend(*map(jnp.asarray, (queries, keys, values)))
     np.testing.assert_allclose(found, looped(queries, keys, values, np.ones((2, 5, 7), bool)), atol=1e-5)
+    for length in (1, 5):  # a few queries are multiplied without a product of matrices
+        few = queries[:, :length], keys.transpose(0, 2, 3, 1), values.transpose(0, 2, 1, 3), mask[:, :length]
+        found = attend_cached(*map(jnp.asarray, few))
+        np.testing.assert_allclose(found, looped(queries[:, :length], keys, values, mask[:, :length]), atol=1e-5)
 
 
 def test_a_query_that_sees_nothing_is_finite_and_others_do_not_change() -> None:

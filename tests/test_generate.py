@@ -263,8 +263,9 @@ def test_layers_apart_answer_as_the_stack_does(prompts: TreeBatch, answered: tup
     params, mesh = random_params(shapes), make_mesh(MESH)
     apart = with_layers_apart(graphdef, params, mesh)
     kernel = apart[1]["decoder/blocks/1/mlp/up/kernel"]
-    assert not params and kernel.shape == shapes["decoder/blocks/mlp/up/kernel"].shape[1:]
-    assert kernel.sharding == NamedSharding(mesh, PartitionSpec(("fsdp",), ("tensor",)))
+    assert not params and kernel.shape == shapes["decoder/blocks/mlp/up/kernel"].shape[:0:-1]  # turned: out, in
+    assert kernel.sharding == NamedSharding(mesh, PartitionSpec(("tensor",), ("fsdp",)))
+    assert apart[1]["vit/blocks/1/mlp/up/kernel"].shape == shapes["vit/blocks/mlp/up/kernel"].shape[1:]
     decoding = Decoding(max_new_tokens=NEW, end_id=answered[0], verdict_ids=(YES, NO))
     found, asked = Responder(*apart, mesh, decoding).answer(prompts), prompts.question_ids >= 0
     np.testing.assert_array_equal(found.token_ids[asked], answered[1].token_ids[asked])

@@ -11,7 +11,16 @@ import pytest
 import torch
 from flax import nnx
 
-from sage_jax.models.layers import LayerNorm, Linear, RmsNorm, layers_apart, scan_layers, stack_layers
+from sage_jax.models.layers import (
+    LayerNorm,
+    Linear,
+    OutputMajorLinear,
+    RmsNorm,
+    layers_apart,
+    output_major,
+    scan_layers,
+    stack_layers,
+)
 from sage_jax.parameters import merge, split
 
 
@@ -39,6 +48,33 @@ def test_linear_layers_and_their_gradients_equal_torch(wide: int, narrow: int) -
     for found, leaf in zip(jax.grad(loss, argnums=(0, 1, 2))(*given), theirs, strict=True):
         assert leaf.grad is not None
         np.testing.assert_allclose(found, leaf.grad.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, OutputMajorLinear.MOST_ROWS, OutputMajorLinear.MOST_ROWS + 1])
+def test_a_turned_kernel_gives_the_same_layer(rows: int, bias: bool) -> None:
+    rng = np.random.default_rng(rows)
+    x = jnp.asarray(rng.normal(size=(rows, 1, 5)), jnp.bfloat16)
+    linear = Linear(5, 11, use_bias=bias, dtype=jnp.float32, bias_init=nnx.initializers.normal(1.0), rngs=nnx.Rngs(1))
+    turned = OutputMajorLinear(linear)
+    assert turned.kernel.shape == (11, 5)
+    expected = np.asarray(x, np.float64) @ np.asarray(linear.kernel[...], np.float64)
+    if linear.bias is not None:
+        expected = expected + np.asarray(linear.bias[...])
+    found = jax.jit(lambda x: turned(x))(x)
+    assert found.shape == (rows, 1, 11) and found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_kernels_are_turned_in_all_layers_of_a_stack_apart_and_its_function_stays() -> None:
+    layers = layers_apart(stack_layers(WideMlp, 2, nnx.Rngs(0)))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 16)), jnp.float32)
+    expected = layers[1](layers[0](x))
+    output_major(layers)
+    shapes = {path: leaf.shape for path, leaf in split(layers)[1].items() if path.endswith("kernel")}
+    turned = {f"{layer}/{name}/kernel": s for layer in (0, 1) for name, s in (("up", (256, 16)), ("down", (16, 256)))}
+    assert shapes == turned
+    np.testing.assert_allclose(layers[1](layers[0](x)), expected, atol=1e-5)
 
 
 def test_norms_equal_torch_also_with_a_large_mean() -> None:

@@ -19,7 +19,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from sage_jax.models.sampling import Sampling, choose, draw_keys, penalise_repetition, warp
+from sage_jax.models.sampling import Sampling, choose, draw_keys, likeliest, penalise_repetition, warp
 
 SIZE = 60
 
@@ -116,6 +116,18 @@ def test_draws_have_the_probabilities_of_the_distribution(over: str) -> None:
     expected = number * wanted[possible] / wanted[possible].sum()
     assert possible.sum() > 5 and expected.min() > 5
     assert stats.chisquare(counts[possible], expected).pvalue > 1e-3
+
+
+def test_the_likeliest_token_is_the_first_of_the_largest_logits() -> None:
+    logits = random_logits(3, ties=True)[0]
+    logits[0, 0] = -np.inf
+    logits[0, 1, :4] = np.inf, 1.0, np.inf, -np.inf
+    assert (logits == logits.max(axis=-1, keepdims=True)).sum(axis=-1).max() > 1
+    found = likeliest(jnp.asarray(logits))
+    assert found.dtype == jnp.int32
+    np.testing.assert_array_equal(found, logits.argmax(axis=-1))
+    logits[1, 2, 7] = np.nan
+    assert likeliest(jnp.asarray(logits))[1, 2] == 0
 
 
 def test_a_draw_is_the_same_in_any_batch() -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import jax
 import jax.numpy as jnp
 
 from sage_jax.axes import Array, Bool, Float
 from sage_jax.sharding import constrain
+
+CACHED: Final = "brsx,brxt->brst"
+"""Product of queries with keys that lie as a cache keeps them."""
+
+_FEW: Final = 4
 
 
 def attend(
@@ -39,7 +46,7 @@ def attend_cached(
     Each is read once, in the order it is stored in: a cache laid out as `attend` takes them would be transposed, whole,
     for every token that is decoded.
     """
-    return _attend(queries, keys, values, mask, "brsx,brxt->brst")
+    return _attend(queries, keys, values, mask, CACHED)
 
 
 def _attend(queries: Array, keys: Array, values: Array, mask: Array | None, product: str) -> Array:
@@ -60,7 +67,11 @@ def _attend(queries: Array, keys: Array, values: Array, mask: Array | None, prod
 def _attend_block(grouped: Array, keys: Array, values: Array, mask: Array | None, product: str) -> Array:
     """Attention of queries [B, R, G, S, X]; sums of weights divide the outputs, which are fewer than the weights."""
     batch, num_kv_heads, groups, length, width = grouped.shape
-    logits = jnp.einsum(product, grouped.reshape(batch, num_kv_heads, groups * length, width), keys)
+    queries = grouped.reshape(batch, num_kv_heads, groups * length, width)
+    if product == CACHED and groups * length <= _FEW and jax.default_backend() == "cpu":
+        logits = jnp.sum(queries[..., None] * keys[:, :, None], axis=3)  # on two threads, the product on one
+    else:
+        logits = jnp.einsum(product, queries, keys)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     if mask is not None:
         logits = logits.reshape(batch, num_kv_heads, groups, length, -1)

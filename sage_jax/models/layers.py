@@ -57,6 +57,36 @@ def _project_as_dot(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
     return project(x, kernel)
 
 
+class OutputMajorLinear(nnx.Module):
+    """A linear layer with its kernel as (out, in), for answering on a CPU.
+
+    Decoding reads all weights for each token, and products of a few rows with a kernel that lies this way take three
+    fifths to nine tenths of the time (docs/benchmarks.md). More rows take the same either way.
+    """
+
+    MOST_ROWS = 16
+    """Rows up to which the kernel stands on the left of the product."""
+
+    def __init__(self, linear: nnx.Linear):
+        """The same layer as `linear`, whose kernel, an array or a shape, is transposed."""
+        self.kernel = nnx.Param(jnp.swapaxes(linear.kernel[...], -2, -1))
+        self.bias = nnx.Param(linear.bias[...]) if linear.bias is not None else nnx.data(None)
+        self.dtype = linear.dtype
+
+    def __call__(self, x: Float[Array, "... E"]) -> Float[Array, "... O"]:
+        """The layer's output, in the compute dtype."""
+        dtype = self.dtype or x.dtype
+        kernel = self.kernel[...].astype(dtype)
+        rows = x.reshape(-1, x.shape[-1]).astype(dtype)
+        if rows.shape[0] <= self.MOST_ROWS:
+            # The barrier keeps XLA from taking the transposition into the product, which turns its operands around.
+            y = jax.lax.optimization_barrier(kernel @ rows.T).T
+        else:
+            y = jax.lax.dot_general(rows, kernel, (((1,), (1,)), ((), ())))
+        y = y.reshape(*x.shape[:-1], -1)
+        return y if self.bias is None else y + self.bias[...].astype(dtype)
+
+
 class RmsNorm(nnx.Module):
     """x / rms(x) * scale over the last axis, computed in float32, returned in the input's dtype."""
 
@@ -130,6 +160,15 @@ def scan_layers(
     elif remat == "dots":
         body = jax.checkpoint(body, prevent_cse=False, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
     return jax.lax.scan(body, x, state, unroll=unroll)[0]
+
+
+def output_major(module: nnx.Module) -> None:
+    """Turns the kernels of all of a module's linear layers, in place; those of other kinds stay."""
+    for name, child in list(vars(module).items()):
+        if isinstance(child, Linear):
+            setattr(module, name, OutputMajorLinear(child))
+        elif isinstance(child, nnx.Module):
+            output_major(child)
 
 
 def layers_apart(blocks: Any) -> Any:
