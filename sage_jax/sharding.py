@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import jax
@@ -159,6 +161,40 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
     return jax.lax.with_sharding_constraint(
         x, PartitionSpec(*(_mesh_axes(axis, size, mesh) for axis, size in zip(axes, x.shape, strict=True)))
     )
+
+
+def on_each_device(
+    compute: Callable[..., jax.Array],
+    arguments: tuple[Any, ...],
+    axes: tuple[tuple[str, ...], ...],
+    out_axes: tuple[str, ...],
+) -> jax.Array:
+    """`compute(*arguments)`, of which each device computes its own part: for kernels, which the partitioner cannot split.
+
+    Without a mesh, or on one device, the call itself. An axis that its mesh axes do not divide, in one argument or another,
+    stays whole in all, and each device computes all of it.
+
+    Args:
+      compute: Computes along the axes that are split as it does on all of them.
+      arguments: Trees of arrays.
+      axes: Logical axes of each argument's arrays; axes after the last one named stay whole.
+      out_axes: Those of the result.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh is None or mesh.empty or mesh.size == 1:
+        return compute(*arguments)
+    sizes: dict[str, int] = {}
+    for argument, names in zip(arguments, axes, strict=True):
+        for leaf in jax.tree.leaves(argument):
+            for name, size in zip(names, leaf.shape, strict=False):
+                sizes[name] = math.gcd(sizes.get(name, 0), size)
+
+    def spec(names: tuple[str, ...]) -> PartitionSpec:
+        return PartitionSpec(*(_mesh_axes(name, sizes[name], mesh) for name in names))
+
+    # No type of JAX's says yet that a kernel's result varies over a mesh axis as its arguments do: hence no check.
+    split = jax.shard_map(compute, in_specs=tuple(map(spec, axes)), out_specs=spec(out_axes), check_vma=False)
+    return split(*arguments)
 
 
 def _mesh_axes(axis: str, size: int, mesh: Any) -> tuple[str, ...] | None:

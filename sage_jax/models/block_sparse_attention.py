@@ -1,0 +1,369 @@
+"""Attention over a packed tree as a Pallas kernel for GPUs, which reads no block of keys that a block of queries
+does not see.
+
+The sequence lies as the batch packs it, in blocks of 64 tokens. What a token sees follows from its question and its answer,
+which the kernel reads beside it: no S x S mask is stored. Of each block of queries a list says which blocks of keys it sees,
+and of each block of keys which blocks of queries see it:
+
+    blocks      p p p q a a q a        rows see columns
+    p           x
+    p           x x
+    p           x x x
+    q, a        x x x x
+    a           x x x x x
+    a           x x x x   x            another answer of the same question
+    q           x x x       x
+    a           x x x       x x
+
+Forward and backward pass are those of FlashAttention-2 (arXiv 2307.08691) over these lists: outputs and the logarithm of
+each query's sum of weights are kept, weights are computed again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from sage_jax.axes import Array, Bool, Float, Int
+from sage_jax.sharding import on_each_device
+
+BLOCK: Final = 64
+"""Tokens of a block, of queries and of keys alike: questions and answers are about as long, so that little of a visible
+block is hidden; 64 x 64 scores and 64 x 128 sums in float32 are 96 registers a thread of 4 warps. Not tuned: no GPU yet."""
+
+PADDING: Final = -2
+"""Question of a token that is none: no token sees it, and it sees none."""
+
+_LOWEST: Final = -1e30
+_LOG2_E: Final = math.log2(math.e)
+_HEADS: Final = ("batch", "none", "heads", "none")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TreeBlocks:
+    """What the tokens of a packed tree belong to, and which of its blocks see which.
+
+    Z blocks hold S tokens and what pads them to whole blocks. A list names the blocks in question first, in order, and then
+    the others.
+
+    Attributes:
+      question_index: Question of each token, -1 in the prefix, PADDING where there is no token.
+      answer_index: Answer of each token, -1 in prefix and questions.
+      keys_seen: Of each block of queries, the blocks of keys that some token of it sees.
+      num_keys_seen: How many these are.
+      seen_by: Of each block of keys, the blocks of queries that see some token of it.
+      num_seen_by: How many these are.
+    """
+
+    question_index: Int[Array, "B S"]
+    answer_index: Int[Array, "B S"]
+    keys_seen: Int[Array, "B Z Z"]
+    num_keys_seen: Int[Array, "B Z"]
+    seen_by: Int[Array, "B Z Z"]
+    num_seen_by: Int[Array, "B Z"]
+
+
+def tree_blocks(
+    token_mask: Bool[Array, "B S"], question_index: Int[Array, "B S"], answer_index: Int[Array, "B S"]
+) -> TreeBlocks:
+    """The blocks of trees whose tokens see each other as `sage.tree_mask` says; padding sees nothing."""
+    more = ((0, 0), (0, -token_mask.shape[1] % BLOCK))
+    real = jnp.pad(token_mask, more)
+    question = jnp.where(real, jnp.pad(question_index, more), PADDING).astype(jnp.int32)
+    answer = jnp.pad(answer_index, more).astype(jnp.int32)
+    seen = _blocks_seen(question, answer)
+    keys_seen, num_keys_seen = _listed(seen)
+    seen_by, num_seen_by = _listed(seen.swapaxes(1, 2))
+    return TreeBlocks(question, answer, keys_seen, num_keys_seen, seen_by, num_seen_by)
+
+
+def _blocks_seen(question: Int[Array, "B S"], answer: Int[Array, "B S"]) -> Bool[Array, "B Z Z"]:
+    """True where a block of queries may see a block of keys.
+
+    Never False where a token sees another. True without need only where the owners of two blocks' tokens interleave, which
+    in packed order they never do.
+    """
+
+    def span(owner: Array, mask: Array) -> tuple[Array, Array]:
+        """Lowest and highest owner of each block's tokens; of none, a span that meets no other."""
+        owner, mask = (x.reshape(len(x), -1, BLOCK) for x in (owner, mask))
+        most = jnp.iinfo(jnp.int32).max
+        return jnp.min(jnp.where(mask, owner, most), axis=-1), jnp.max(jnp.where(mask, owner, -1), axis=-1)
+
+    def meet(queries: tuple[Array, Array], keys: tuple[Array, Array]) -> Array:
+        return (queries[0][:, :, None] <= keys[1][:, None]) & (keys[0][:, None] <= queries[1][:, :, None])
+
+    asked, answers = question >= 0, span(answer, (question > PADDING) & (answer >= 0))
+    own = meet(span(question, asked), span(question, asked & (answer < 0))) | meet(answers, answers)
+    prefix, real = ((x.reshape(len(x), -1, BLOCK)).any(axis=-1) for x in (question == -1, question > PADDING))
+    causal = jnp.tril(jnp.ones((real.shape[1], real.shape[1]), bool))
+    return causal & real[:, :, None] & (prefix[:, None] | own)
+
+
+def _listed(seen: Bool[Array, "B Z Z"]) -> tuple[Int[Array, "B Z Z"], Int[Array, "B Z"]]:
+    """Of each row the columns that are True, in order and before the others, and how many they are."""
+    order = jnp.argsort(~seen, axis=-1, stable=True)
+    return order.astype(jnp.int32), jnp.sum(seen, axis=-1, dtype=jnp.int32)
+
+
+def attend_blocks(
+    queries: Float[Array, "B S N X"],
+    keys: Float[Array, "B S R X"],
+    values: Float[Array, "B S R X"],
+    blocks: TreeBlocks,
+    *,
+    interpret: bool,
+) -> Float[Array, "B S N X"]:
+    """What `attend` gives under the tree's mask, in the inputs' dtype; 0 at tokens that see nothing, padding among them.
+
+    N query heads share R key/value heads, N / R each, in order. Softmax and sums are float32 or wider. On several devices
+    each computes its own rows and heads.
+
+    Args:
+      interpret: Computes without a GPU what the kernels compute on one, for tests: slowly.
+    """
+    compute = functools.partial(_attend_on_device, interpret=interpret)
+    return on_each_device(compute, (queries, keys, values, blocks), (_HEADS, _HEADS, _HEADS, ("batch",)), _HEADS)
+
+
+def _attend_on_device(queries: Array, keys: Array, values: Array, blocks: TreeBlocks, *, interpret: bool) -> Array:
+    """Attention with the sequence padded to whole blocks, and heads to a width that the compiler takes."""
+    _, length, _, width = queries.shape
+    more = (0, blocks.question_index.shape[1] - length), (0, 0), (0, max(pl.next_power_of_2(width), 16) - width)
+    queries, keys, values = (jnp.pad(x, ((0, 0), *more)) for x in (queries, keys, values))
+    return _attention(queries, keys, values, blocks, width**-0.5, interpret)[:, :length, :, :width]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _attention(
+    queries: Array, keys: Array, values: Array, blocks: TreeBlocks, scale: float, interpret: bool
+) -> Array:
+    return _forward(queries, keys, values, blocks, scale, interpret)[0]
+
+
+def _forward(
+    queries: Array, keys: Array, values: Array, blocks: TreeBlocks, scale: float, interpret: bool
+) -> tuple[Array, tuple[Any, ...]]:
+    rows, length, num_heads, _ = queries.shape
+    sums = jax.ShapeDtypeStruct((rows, num_heads, length), _wide(queries.dtype))
+    specs = _Specs(*queries.shape, keys.shape[2])
+    outputs, logsumexp = pl.pallas_call(
+        functools.partial(_forward_kernel, scale=scale),
+        grid=(length // BLOCK, num_heads, rows),
+        in_specs=[specs.query_block, specs.all_keys, specs.all_keys, specs.owner, specs.owner, specs.seen, specs.count],
+        out_specs=[specs.query_block, specs.query_sums],
+        out_shape=[jax.ShapeDtypeStruct(queries.shape, queries.dtype), sums],
+        compiler_params=specs.compiler_params,
+        interpret=interpret,
+        name="tree_attention",
+    )(queries, keys, values, blocks.question_index, blocks.answer_index, blocks.keys_seen, blocks.num_keys_seen)
+    return outputs, (queries, keys, values, blocks, outputs, logsumexp)
+
+
+def _backward(
+    scale: float, interpret: bool, kept: tuple[Any, ...], cotangent: Array
+) -> tuple[Array, Array, Array, None]:
+    queries, keys, values, blocks, outputs, logsumexp = kept
+    rows, length, num_heads, _ = queries.shape
+    num_kv_heads, wide = keys.shape[2], _wide(queries.dtype)
+    delta = jnp.einsum("bsnx,bsnx->bns", outputs.astype(wide), cotangent.astype(wide))
+    owners = blocks.question_index, blocks.answer_index
+    specs = _Specs(*queries.shape, num_kv_heads)
+    read = (queries, keys, values, cotangent, logsumexp, delta, *owners)
+    common = {"compiler_params": specs.compiler_params, "interpret": interpret}
+    of_queries = pl.pallas_call(
+        functools.partial(_query_gradient_kernel, scale=scale),
+        grid=(length // BLOCK, num_heads, rows),
+        in_specs=[
+            *(specs.query_block, specs.all_keys, specs.all_keys, specs.query_block, specs.query_sums, specs.query_sums),
+            *(specs.owner, specs.owner, specs.seen, specs.count),
+        ],
+        out_specs=specs.query_block,
+        out_shape=jax.ShapeDtypeStruct(queries.shape, queries.dtype),
+        name="tree_attention_query_gradient",
+        **common,
+    )(*read, blocks.keys_seen, blocks.num_keys_seen)
+    of_keys, of_values = pl.pallas_call(
+        functools.partial(_key_gradient_kernel, scale=scale, groups=num_heads // num_kv_heads),
+        grid=(length // BLOCK, num_kv_heads, rows),
+        in_specs=[
+            *(specs.group, specs.key_block, specs.key_block, specs.group, specs.group_sums, specs.group_sums),
+            *(specs.owner, specs.owner, specs.seen, specs.count),
+        ],
+        out_specs=[specs.key_block, specs.key_block],
+        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (keys, values)],
+        name="tree_attention_key_gradient",
+        **common,
+    )(*read, blocks.seen_by, blocks.num_seen_by)
+    return of_queries, of_keys, of_values, None
+
+
+_attention.defvjp(_forward, _backward)
+
+
+def _wide(dtype: Any) -> Any:
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+class _Specs:
+    """What of each array a program gets, whose three indices are a block, a head and a row.
+
+    Programs of queries have one query head, `query_block` and the keys of its key/value head; programs of keys have one
+    key/value head, `key_block` and the queries of its `group`. Only what is loaded is read: an array that a program gets
+    whole costs nothing.
+    """
+
+    def __init__(self, rows: int, length: int, num_heads: int, width: int, num_kv_heads: int):
+        groups, blocks = num_heads // num_kv_heads, length // BLOCK
+        self.query_block = self.key_block = pl.BlockSpec((None, BLOCK, None, width), lambda i, n, b: (b, i, n, 0))
+        self.all_keys = pl.BlockSpec((None, length, None, width), lambda i, n, b: (b, 0, n // groups, 0))
+        self.group = pl.BlockSpec((None, length, groups, width), lambda i, r, b: (b, 0, r, 0))
+        self.query_sums = pl.BlockSpec((None, None, BLOCK), lambda i, n, b: (b, n, i))
+        self.group_sums = pl.BlockSpec((None, groups, length), lambda i, r, b: (b, r, 0))
+        self.owner = pl.BlockSpec((None, length), lambda i, n, b: (b, 0))
+        self.seen = pl.BlockSpec((None, None, blocks), lambda i, n, b: (b, i, 0))
+        self.count = pl.BlockSpec((None, blocks), lambda i, n, b: (b, 0))
+        # Two stages hold two blocks of keys and values, 64 KiB at width 128 in 16 bits; wide heads need more registers.
+        self.compiler_params = plgpu.CompilerParams(num_warps=4 if width <= 128 else 8, num_stages=2)
+
+
+def _at(block: Any) -> Any:
+    return pl.ds(block * BLOCK, BLOCK)
+
+
+def _owners(question_ref: Any, answer_ref: Any, block: Any) -> tuple[Array, Array, Array]:
+    """Place, question and answer of each token of a block."""
+    return block * BLOCK + jnp.arange(BLOCK), plgpu.load(question_ref.at[_at(block)]), plgpu.load(answer_ref.at[_at(block)])
+
+
+def _sees(queries: tuple[Array, ...], keys: tuple[Array, ...], *, keys_first: bool = False) -> Array:
+    """True where a query sees a key: queries by keys, or keys by queries."""
+    (place, question, answer) = (x[None] if keys_first else x[:, None] for x in queries)
+    (key_place, key_question, key_answer) = (x[:, None] if keys_first else x[None] for x in keys)
+    branch = ((key_question == -1) | (key_question == question)) & ((key_answer == -1) | (key_answer == answer))
+    return branch & (key_place <= place) & (question > PADDING)
+
+
+def _forward_kernel(
+    query_ref: Any,
+    key_ref: Any,
+    value_ref: Any,
+    question_ref: Any,
+    answer_ref: Any,
+    seen_ref: Any,
+    count_ref: Any,
+    out_ref: Any,
+    logsumexp_ref: Any,
+    *,
+    scale: float,
+) -> None:
+    """Outputs of a block of queries of one head; their sums of weights as logarithms to base 2, scores scaled alike."""
+    block = pl.program_id(0)
+    queries, own = plgpu.load(query_ref), _owners(question_ref, answer_ref, block)
+    wide = _wide(queries.dtype)
+
+    def add(step: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        out, total, highest = carry
+        other = seen_ref[step]
+        sees = _sees(own, _owners(question_ref, answer_ref, other))
+        scores = plgpu.dot(queries, plgpu.load(key_ref.at[_at(other)]).T) * (scale * _LOG2_E)
+        scores = jnp.where(sees, scores, _LOWEST)
+        higher = jnp.maximum(highest, jnp.max(scores, axis=1))
+        weights = jnp.where(sees, jnp.exp2(scores - higher[:, None]), 0.0)
+        kept = jnp.exp2(highest - higher)
+        values = plgpu.load(value_ref.at[_at(other)])
+        out = out * kept[:, None] + plgpu.dot(weights.astype(values.dtype), values)
+        return out, total * kept + jnp.sum(weights, axis=1), higher
+
+    start = jnp.zeros(queries.shape, wide), jnp.zeros(BLOCK, wide), jnp.full(BLOCK, _LOWEST, wide)
+    out, total, highest = jax.lax.fori_loop(0, count_ref[block], add, start)
+    total = jnp.where(total > 0.0, total, 1.0)  # of a query that sees nothing
+    plgpu.store(out_ref, (out / total[:, None]).astype(out_ref.dtype))
+    plgpu.store(logsumexp_ref, highest + jnp.log2(total))
+
+
+def _query_gradient_kernel(
+    query_ref: Any,
+    key_ref: Any,
+    value_ref: Any,
+    cotangent_ref: Any,
+    logsumexp_ref: Any,
+    delta_ref: Any,
+    question_ref: Any,
+    answer_ref: Any,
+    seen_ref: Any,
+    count_ref: Any,
+    gradient_ref: Any,
+    *,
+    scale: float,
+) -> None:
+    """Gradient of a block of queries of one head."""
+    block = pl.program_id(0)
+    own = _owners(question_ref, answer_ref, block)
+    queries, cotangent = plgpu.load(query_ref), plgpu.load(cotangent_ref)
+    logsumexp, delta = plgpu.load(logsumexp_ref), plgpu.load(delta_ref)
+
+    def add(step: Array, gradient: Array) -> Array:
+        other = seen_ref[step]
+        keys, values = plgpu.load(key_ref.at[_at(other)]), plgpu.load(value_ref.at[_at(other)])
+        scores = plgpu.dot(queries, keys.T) * (scale * _LOG2_E)
+        sees = _sees(own, _owners(question_ref, answer_ref, other))
+        weights = jnp.where(sees, jnp.exp2(scores - logsumexp[:, None]), 0.0)
+        of_scores = weights * (plgpu.dot(cotangent, values.T) - delta[:, None])
+        return gradient + plgpu.dot(of_scores.astype(keys.dtype), keys)
+
+    start = jnp.zeros(queries.shape, _wide(queries.dtype))
+    gradient = jax.lax.fori_loop(0, count_ref[block], add, start)
+    plgpu.store(gradient_ref, (gradient * scale).astype(gradient_ref.dtype))
+
+
+def _key_gradient_kernel(
+    query_ref: Any,
+    key_ref: Any,
+    value_ref: Any,
+    cotangent_ref: Any,
+    logsumexp_ref: Any,
+    delta_ref: Any,
+    question_ref: Any,
+    answer_ref: Any,
+    seen_ref: Any,
+    count_ref: Any,
+    key_gradient_ref: Any,
+    value_gradient_ref: Any,
+    *,
+    scale: float,
+    groups: int,
+) -> None:
+    """Gradients of a block of keys and values of one key/value head, over all query heads that share it."""
+    block = pl.program_id(0)
+    own = _owners(question_ref, answer_ref, block)
+    keys, values = plgpu.load(key_ref), plgpu.load(value_ref)
+
+    def add(head: Array, step: Array, gradients: tuple[Array, Array]) -> tuple[Array, Array]:
+        of_keys, of_values = gradients
+        other = seen_ref[step]
+        at = _at(other)
+        queries, cotangent = plgpu.load(query_ref.at[at, head]), plgpu.load(cotangent_ref.at[at, head])
+        logsumexp, delta = plgpu.load(logsumexp_ref.at[head, at]), plgpu.load(delta_ref.at[head, at])
+        scores = plgpu.dot(keys, queries.T) * (scale * _LOG2_E)  # keys by queries
+        sees = _sees(_owners(question_ref, answer_ref, other), own, keys_first=True)
+        weights = jnp.where(sees, jnp.exp2(scores - logsumexp[None]), 0.0)
+        of_values += plgpu.dot(weights.astype(cotangent.dtype), cotangent)
+        of_scores = weights * (plgpu.dot(values, cotangent.T) - delta[None])
+        return of_keys + plgpu.dot(of_scores.astype(queries.dtype), queries), of_values
+
+    def add_head(head: Array, gradients: tuple[Array, Array]) -> tuple[Array, Array]:
+        return jax.lax.fori_loop(0, count_ref[block], functools.partial(add, head), gradients)
+
+    start = (jnp.zeros(keys.shape, _wide(keys.dtype)),) * 2
+    of_keys, of_values = jax.lax.fori_loop(0, groups, add_head, start)
+    plgpu.store(key_gradient_ref, (of_keys * scale).astype(key_gradient_ref.dtype))
+    plgpu.store(value_gradient_ref, of_values.astype(value_gradient_ref.dtype))
