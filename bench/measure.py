@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench.sizes import SIZES, Size, with_options
+from sage_jax.models.attention_kernels import attention_of
 from sage_jax.models.sage import compute_dtype
 
 PEAK_TFLOPS: Final = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0}
@@ -113,7 +114,7 @@ def say(what: str, options: argparse.Namespace, size: Size, **figures: Any) -> N
         "devices": jax.device_count(),
         "cores": os.cpu_count(),
         "dtype": str(jnp.dtype(compute_dtype(size.model))),
-        "attention": size.model.attention,
+        "attention": attention_of(size.model),
         "remat": size.model.remat,
         "jax": jax.__version__,
     }

@@ -285,8 +285,10 @@ class ModelConfig:
       compute_dtype: `float32`, `bfloat16`, or `auto`: bfloat16 on GPU and TPU. Parameters are float32.
       remat: What the backward pass computes again: `none`; `dots` keeps matrix products; `full` keeps layer inputs.
       scan_unroll: Layers unrolled in one step of the layer scan; with `remat`, of at most half of them.
-      attention: Of the decoder over a tree, in training, scoring and prefill: `tree` computes what a token sees alone;
-        `masked` computes every pair of tokens and hides the others (the plain form, for comparison).
+      attention: Of the decoder over a tree, in training, scoring and prefill. `tree` computes what a token sees alone,
+        as products of blocks that any device computes; `pallas` is a block-sparse kernel for GPUs, `splash` one for
+        TPUs; both bring a kernel for the ViT too. `masked` computes every pair of tokens and hides the others (the
+        plain form, for comparison). `auto` is `pallas` on GPU, `splash` on TPU and `tree` on CPU.
     """
 
     vit: VitConfig = VitConfig()
@@ -298,7 +300,7 @@ class ModelConfig:
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     remat: Literal["none", "dots", "full"] = "none"
     scan_unroll: int = 1
-    attention: Literal["tree", "masked"] = "tree"
+    attention: Literal["auto", "tree", "masked", "pallas", "splash"] = "auto"
 
     def __post_init__(self) -> None:
         require_above_zero(self, "max_tiles", "scan_unroll")

@@ -14,6 +14,7 @@ from sage_jax.run_config import TRAINING_STAGES, Config, from_config_dict
 _FREE: Final = (
     "model.weights",  # its sizes are compared
     "model.compute_dtype",
+    "model.attention",
     "model.remat",
     "model.scan_unroll",
     "model.max_tiles",

@@ -169,10 +169,10 @@ def on_each_device(
     axes: tuple[tuple[str, ...], ...],
     out_axes: tuple[str, ...],
 ) -> jax.Array:
-    """`compute(*arguments)`, of which each device computes its own part: for kernels, which the partitioner cannot split.
+    """`compute(*arguments)`, each device its own part: for kernels, which the partitioner cannot split.
 
-    Without a mesh, or on one device, the call itself. An axis that its mesh axes do not divide, in one argument or another,
-    stays whole in all, and each device computes all of it.
+    Without a mesh, or on one device, the call itself. An axis that its mesh axes do not divide, in one argument or
+    another, stays whole in all, and each device computes all of it.
 
     Args:
       compute: Computes along the axes that are split as it does on all of them.

@@ -21,6 +21,7 @@ from sage_jax.data.records import Record
 from sage_jax.data.vit_features import StoredFeatures
 from sage_jax.feature_store import FeatureKey, stored_features
 from sage_jax.hf.peft import export_peft_adapter, save_adapters
+from sage_jax.models.attention_kernels import attention_of
 from sage_jax.models.lora import TRAINED
 from sage_jax.models.sage import compute_dtype
 from sage_jax.objectives import PreferenceObjective, stage_objective
@@ -91,8 +92,9 @@ def train(run: Run, stage: str, log: RunLog) -> None:
 
 def _how_it_computes(run: Run) -> str:
     model, devices = run.config.model, run.mesh.devices
+    attention = attention_of(model)
     return (
-        f"on {devices.size} x {devices.flat[0].device_kind} in {compute_dtype(model)}: attention = {model.attention}, "
+        f"on {devices.size} x {devices.flat[0].device_kind} in {compute_dtype(model)}: attention = {attention}, "
         f"remat = {model.remat}"
     )
 

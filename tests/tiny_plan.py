@@ -21,6 +21,7 @@ CONFIG = Config(
         fusion=FusionConfig(num_heads=4, num_distinct=4),
         weights="nowhere",
         compute_dtype="float32",
+        attention="tree",  # as the simulated devices compute
         remat="full",
     ),
     mesh=MeshConfig(data=1, fsdp=-1),

@@ -1,9 +1,9 @@
 """Attention over a packed tree as a Pallas kernel for GPUs, which reads no block of keys that a block of queries
 does not see.
 
-The sequence lies as the batch packs it, in blocks of 64 tokens. What a token sees follows from its question and its answer,
-which the kernel reads beside it: no S x S mask is stored. Of each block of queries a list says which blocks of keys it sees,
-and of each block of keys which blocks of queries see it:
+The sequence lies as the batch packs it, in blocks of 64 tokens. What a token sees follows from its question and its
+answer, which the kernel reads beside it: no S x S mask is stored. Of each block of queries a list says which blocks of
+keys it sees, and of each block of keys which blocks of queries see it:
 
     blocks      p p p q a a q a        rows see columns
     p           x
@@ -15,8 +15,8 @@ and of each block of keys which blocks of queries see it:
     q           x x x       x
     a           x x x       x x
 
-Forward and backward pass are those of FlashAttention-2 (arXiv 2307.08691) over these lists: outputs and the logarithm of
-each query's sum of weights are kept, weights are computed again.
+Forward and backward pass are those of FlashAttention-2 (arXiv 2307.08691) over these lists: outputs and the logarithm
+of each query's sum of weights are kept, weights are computed again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ from sage_jax.sharding import on_each_device
 
 BLOCK: Final = 64
 """Tokens of a block, of queries and of keys alike: questions and answers are about as long, so that little of a visible
-block is hidden; 64 x 64 scores and 64 x 128 sums in float32 are 96 registers a thread of 4 warps. Not tuned: no GPU yet."""
+block is hidden. Compiled for an H100 (Triton 3.9, heads of width 128 in bfloat16) the three kernels take 82 to 99 kB of
+shared memory and 193 to 255 registers a thread, of which the gradient of keys spills 264 bytes. Not tuned: no GPU has
+run them."""
 
 PADDING: Final = -2
 """Question of a token that is none: no token sees it, and it sees none."""
@@ -51,8 +53,8 @@ _HEADS: Final = ("batch", "none", "heads", "none")
 class TreeBlocks:
     """What the tokens of a packed tree belong to, and which of its blocks see which.
 
-    Z blocks hold S tokens and what pads them to whole blocks. A list names the blocks in question first, in order, and then
-    the others.
+    Z blocks hold S tokens and what pads them to whole blocks. A list names the blocks in question first, in order, and
+    then the others.
 
     Attributes:
       question_index: Question of each token, -1 in the prefix, PADDING where there is no token.
@@ -88,8 +90,8 @@ def tree_blocks(
 def _blocks_seen(question: Int[Array, "B S"], answer: Int[Array, "B S"]) -> Bool[Array, "B Z Z"]:
     """True where a block of queries may see a block of keys.
 
-    Never False where a token sees another. True without need only where the owners of two blocks' tokens interleave, which
-    in packed order they never do.
+    Never False where a token sees another. True without need only where the owners of two blocks' tokens interleave,
+    which in packed order they never do.
     """
 
     def span(owner: Array, mask: Array) -> tuple[Array, Array]:
@@ -122,10 +124,10 @@ def attend_blocks(
     *,
     interpret: bool,
 ) -> Float[Array, "B S N X"]:
-    """What `attend` gives under the tree's mask, in the inputs' dtype; 0 at tokens that see nothing, padding among them.
+    """What `attend` gives under the tree's mask, in the inputs' dtype; 0 at tokens that see nothing, as padding does.
 
-    N query heads share R key/value heads, N / R each, in order. Softmax and sums are float32 or wider. On several devices
-    each computes its own rows and heads.
+    N query heads share R key/value heads, N / R each, in order. Softmax and sums are float32 or wider. On several
+    devices each computes its own rows and heads.
 
     Args:
       interpret: Computes without a GPU what the kernels compute on one, for tests: slowly.
@@ -139,13 +141,12 @@ def _attend_on_device(queries: Array, keys: Array, values: Array, blocks: TreeBl
     _, length, _, width = queries.shape
     more = (0, blocks.question_index.shape[1] - length), (0, 0), (0, max(pl.next_power_of_2(width), 16) - width)
     queries, keys, values = (jnp.pad(x, ((0, 0), *more)) for x in (queries, keys, values))
-    return _attention(queries, keys, values, blocks, width**-0.5, interpret)[:, :length, :, :width]
+    out: Array = _attention(queries, keys, values, blocks, width**-0.5, interpret)
+    return out[:, :length, :, :width]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _attention(
-    queries: Array, keys: Array, values: Array, blocks: TreeBlocks, scale: float, interpret: bool
-) -> Array:
+def _attention(queries: Array, keys: Array, values: Array, blocks: TreeBlocks, scale: float, interpret: bool) -> Array:
     return _forward(queries, keys, values, blocks, scale, interpret)[0]
 
 
@@ -154,7 +155,7 @@ def _forward(
 ) -> tuple[Array, tuple[Any, ...]]:
     rows, length, num_heads, _ = queries.shape
     sums = jax.ShapeDtypeStruct((rows, num_heads, length), _wide(queries.dtype))
-    specs = _Specs(*queries.shape, keys.shape[2])
+    specs = _Specs(queries, keys.shape[2])
     outputs, logsumexp = pl.pallas_call(
         functools.partial(_forward_kernel, scale=scale),
         grid=(length // BLOCK, num_heads, rows),
@@ -176,7 +177,7 @@ def _backward(
     num_kv_heads, wide = keys.shape[2], _wide(queries.dtype)
     delta = jnp.einsum("bsnx,bsnx->bns", outputs.astype(wide), cotangent.astype(wide))
     owners = blocks.question_index, blocks.answer_index
-    specs = _Specs(*queries.shape, num_kv_heads)
+    specs = _Specs(queries, num_kv_heads)
     read = (queries, keys, values, cotangent, logsumexp, delta, *owners)
     common = {"compiler_params": specs.compiler_params, "interpret": interpret}
     of_queries = pl.pallas_call(
@@ -217,11 +218,12 @@ class _Specs:
     """What of each array a program gets, whose three indices are a block, a head and a row.
 
     Programs of queries have one query head, `query_block` and the keys of its key/value head; programs of keys have one
-    key/value head, `key_block` and the queries of its `group`. Only what is loaded is read: an array that a program gets
-    whole costs nothing.
+    key/value head, `key_block` and the queries of its `group`. Only what is loaded is read: an array that a program
+    gets whole costs nothing.
     """
 
-    def __init__(self, rows: int, length: int, num_heads: int, width: int, num_kv_heads: int):
+    def __init__(self, queries: Array, num_kv_heads: int):
+        _, length, num_heads, width = queries.shape
         groups, blocks = num_heads // num_kv_heads, length // BLOCK
         self.query_block = self.key_block = pl.BlockSpec((None, BLOCK, None, width), lambda i, n, b: (b, i, n, 0))
         self.all_keys = pl.BlockSpec((None, length, None, width), lambda i, n, b: (b, 0, n // groups, 0))
@@ -231,8 +233,9 @@ class _Specs:
         self.owner = pl.BlockSpec((None, length), lambda i, n, b: (b, 0))
         self.seen = pl.BlockSpec((None, None, blocks), lambda i, n, b: (b, i, 0))
         self.count = pl.BlockSpec((None, blocks), lambda i, n, b: (b, 0))
-        # Two stages hold two blocks of keys and values, 64 KiB at width 128 in 16 bits; wide heads need more registers.
-        self.compiler_params = plgpu.CompilerParams(num_warps=4 if width <= 128 else 8, num_stages=2)
+        # Two stages hold two blocks of keys and of values, at width 128 in 16 bits 64 KiB; wide heads need registers.
+        stages = 2 if width * queries.dtype.itemsize <= 512 else 1
+        self.compiler_params = plgpu.CompilerParams(num_warps=4 if width <= 128 else 8, num_stages=stages)
 
 
 def _at(block: Any) -> Any:
@@ -241,7 +244,11 @@ def _at(block: Any) -> Any:
 
 def _owners(question_ref: Any, answer_ref: Any, block: Any) -> tuple[Array, Array, Array]:
     """Place, question and answer of each token of a block."""
-    return block * BLOCK + jnp.arange(BLOCK), plgpu.load(question_ref.at[_at(block)]), plgpu.load(answer_ref.at[_at(block)])
+    return (
+        block * BLOCK + jnp.arange(BLOCK),
+        plgpu.load(question_ref.at[_at(block)]),
+        plgpu.load(answer_ref.at[_at(block)]),
+    )
 
 
 def _sees(queries: tuple[Array, ...], keys: tuple[Array, ...], *, keys_first: bool = False) -> Array:

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sage_jax.axes import Array, Bool, Float, Int
+from sage_jax.axes import Array, Float, Int
 from sage_jax.batch import AnyArray
 from sage_jax.config import DecoderConfig
-from sage_jax.models.attention import attend, attend_cached, split_qkv
+from sage_jax.models.attention import attend_cached, split_qkv
+from sage_jax.models.attention_kernels import Visibility, attend_visible
 from sage_jax.models.layers import Linear, Remat, RmsNorm, layers_apart, scan_layers, stack_layers
-from sage_jax.models.tree_attention import TreeLayout, attend_tree
 from sage_jax.sharding import constrain
 
 
@@ -84,7 +84,7 @@ class DecoderAttention(nnx.Module):
         self,
         x: Float[Array, "B S D"],
         position_ids: Int[Array, "B S"],
-        mask: Bool[Array, "B S T"] | TreeLayout,
+        visibility: Visibility,
         cache: tuple[Array, Array, Array] | None,
     ) -> tuple[Float[Array, "B S D"], tuple[Array, Array] | None]:
         """Attention output, and the layer's cache with this sequence written into it."""
@@ -103,12 +103,10 @@ class DecoderAttention(nnx.Module):
                 jax.lax.dynamic_update_slice_in_dim(old_keys, new_keys, length, axis=3),
                 jax.lax.dynamic_update_slice_in_dim(old_values, new_values, length, axis=2),
             )
-        if isinstance(mask, TreeLayout):
-            out = attend_tree(queries, keys, values, mask)
-        elif written is not None:
-            out = attend_cached(queries, *written, mask)
+        if written is not None and isinstance(visibility, jax.Array):
+            out = attend_cached(queries, *written, visibility)
         else:
-            out = attend(queries, keys, values, mask)
+            out = attend_visible(queries, keys, values, visibility)
         return self.out(out.reshape(*x.shape[:2], -1)), written
 
 
@@ -161,7 +159,7 @@ class Decoder(nnx.Module):
         self,
         embeddings: Float[Array, "B S D"],
         position_ids: Int[Array, "B S"],
-        mask: Bool[Array, "B S T"] | TreeLayout,
+        visibility: Visibility,
         cache: KvCache | None = None,
         wanted: Int[Array, "B Q"] | None = None,
     ) -> tuple[Float[Array, "B _ D"], KvCache | None]:
@@ -169,8 +167,8 @@ class Decoder(nnx.Module):
 
         Args:
           position_ids: RoPE positions.
-          mask: True where a token sees a key; T = S, or the cache's slots. A tree's layout in its place computes the
-            same and leaves hidden pairs out; of a cache, it sees nothing that was written before.
+          visibility: A mask, True where a token sees a key; T = S, or the cache's slots. A tree's layout, blocks or
+            slots in its place compute the same and leave hidden pairs out; of a cache, they see nothing written before.
           cache: Keys and values of what went before; None for one pass over a whole sequence.
           wanted: With a cache, the tokens whose hidden states are given out, the others' being left out of the last
             MLP; None = all.
@@ -179,7 +177,7 @@ class Decoder(nnx.Module):
         def step(
             block: DecoderBlock, x: Array, slots: LayerCache | None, wanted: Array | None = None
         ) -> tuple[Array, tuple[Array, Array] | None]:
-            attended, written = block.attention(block.attention_norm(x), position_ids, mask, slots)
+            attended, written = block.attention(block.attention_norm(x), position_ids, visibility, slots)
             x = constrain(x + attended, "batch", "none", "none")
             if wanted is not None:
                 x = jnp.take_along_axis(x, wanted[..., None], axis=1)

@@ -13,7 +13,7 @@ from sage_jax.batch import Answers, AnyArray, Scores, TreeBatch
 from sage_jax.models.decoder import KvCache
 from sage_jax.models.sage import Sage, tree_mask
 from sage_jax.models.sampling import Sampling, choose, draw_keys
-from sage_jax.models.tree_attention import TreeLayout, prefix_layout
+from sage_jax.models.tree_attention import prefix_layout
 
 
 @jax.tree_util.register_dataclass
@@ -103,7 +103,7 @@ def open_talk(model: Sage, batch: TreeBatch, seeds: Int[Array, " B"], decoding: 
     room = decoding.max_new_tokens * num_questions
     images = model.embed_images(batch)
     visibility = model.visibility(batch)
-    if not isinstance(visibility, TreeLayout):
+    if isinstance(visibility, jax.Array):
         visibility = jnp.pad(visibility, ((0, 0), (0, 0), (0, room)))
     cache = model.decoder.empty_cache(rows, length + room)
     last = batch.source_index[:, :, 0, 0]  # B Q: where the first answer token is predicted

@@ -12,9 +12,12 @@ from sage_jax.axes import Array, Bool, Float, Int, UInt8
 from sage_jax.batch import TreeBatch
 from sage_jax.config import ModelConfig
 from sage_jax.models.adapter import Adapter, pixel_shuffle
+from sage_jax.models.attention_kernels import Visibility, attention_of
+from sage_jax.models.block_sparse_attention import tree_blocks
 from sage_jax.models.decoder import Decoder
 from sage_jax.models.fact_fusion import Comparison, FactEncoder, FactFusion, compare, without_reference
-from sage_jax.models.tree_attention import TreeLayout, tree_layout
+from sage_jax.models.splash_attention import TreeSlots
+from sage_jax.models.tree_attention import tree_layout
 from sage_jax.models.vit import Vit
 from sage_jax.sharding import constrain
 
@@ -132,7 +135,8 @@ class Sage(nnx.Module):
         dtype, width = compute_dtype(config), config.decoder.embed_dim
         self.config, self.placeholders = config, placeholders
         loop = {"remat": config.remat, "unroll": config.scan_unroll}
-        self.vit = Vit(config.vit, dtype=dtype, rngs=rngs, **loop)
+        self.attention = attention_of(config)
+        self.vit = Vit(config.vit, dtype=dtype, attention=self.attention, rngs=rngs, **loop)
         self.adapter = Adapter(config.vit.embed_dim * config.downsample**2, width, dtype=dtype, rngs=rngs)
         self.fact_encoder = FactEncoder(config.decoder, config.fusion.fact_encoder, vocab_size, dtype=dtype, rngs=rngs)
         self.fusion = FactFusion(config.fusion, width, num_places=config.tokens_per_tile, dtype=dtype, rngs=rngs)
@@ -235,8 +239,12 @@ class Sage(nnx.Module):
         hidden, _ = self.decoder(embeddings, batch.position_ids, self.visibility(batch))
         return hidden, images
 
-    def visibility(self, batch: TreeBatch) -> Bool[Array, "B S S"] | TreeLayout:
-        """What each token sees: the tree's layout, or its mask where the config or the batch asks for that."""
-        if self.config.attention == "tree" and batch.prefix_slots:
-            return tree_layout(batch)
-        return tree_mask(batch.token_mask, batch.question_index, batch.answer_index)
+    def visibility(self, batch: TreeBatch) -> Visibility:
+        """What each token sees, as the model's attention takes it; a mask where the batch has no slots for it."""
+        tree = batch.token_mask, batch.question_index, batch.answer_index
+        if self.attention == "pallas":
+            return tree_blocks(*tree)
+        if self.attention == "masked" or not batch.prefix_slots:
+            return tree_mask(*tree)
+        layout = tree_layout(batch)
+        return TreeSlots(layout) if self.attention == "splash" else layout

@@ -9,7 +9,8 @@ from flax import nnx
 
 from sage_jax.axes import Array, Float, UInt8
 from sage_jax.config import VitConfig
-from sage_jax.models.attention import attend, split_qkv
+from sage_jax.models.attention import split_qkv
+from sage_jax.models.attention_kernels import Attention, attend_all
 from sage_jax.models.layers import LayerNorm, Linear, Remat, RmsNorm, scan_layers, stack_layers
 from sage_jax.sharding import constrain
 
@@ -50,9 +51,10 @@ def _norm(config: VitConfig, rngs: nnx.Rngs) -> LayerNorm | RmsNorm:
 class VitAttention(nnx.Module):
     """Multi-head self-attention over the patches of one tile."""
 
-    def __init__(self, config: VitConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: VitConfig, *, dtype: jnp.dtype, attention: Attention, rngs: nnx.Rngs):
         width = config.embed_dim
         init = nnx.initializers.normal(width**-0.5)
+        self.kernel: Attention = attention
         self.num_heads = config.num_heads
         self.qkv = Linear(width, 3 * width, use_bias=config.qkv_bias, dtype=dtype, kernel_init=init, rngs=rngs)
         self.out = Linear(width, width, dtype=dtype, kernel_init=init, rngs=rngs)
@@ -67,7 +69,7 @@ class VitAttention(nnx.Module):
         if self.qk_norm:  # InternViT-6B normalises over the width of all heads together
             queries = self.query_norm(queries.reshape(x.shape)).reshape(queries.shape)
             keys = self.key_norm(keys.reshape(x.shape)).reshape(keys.shape)
-        return self.out(attend(queries, keys, values).reshape(x.shape))
+        return self.out(attend_all(queries, keys, values, self.kernel).reshape(x.shape))
 
 
 class VitMlp(nnx.Module):
@@ -86,9 +88,9 @@ class VitMlp(nnx.Module):
 class VitBlock(nnx.Module):
     """Attention and MLP, each normalised first and scaled by LayerScale."""
 
-    def __init__(self, config: VitConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: VitConfig, *, dtype: jnp.dtype, attention: Attention, rngs: nnx.Rngs):
         self.attention_norm = _norm(config, rngs)
-        self.attention = VitAttention(config, dtype=dtype, rngs=rngs)
+        self.attention = VitAttention(config, dtype=dtype, attention=attention, rngs=rngs)
         self.attention_layer_scale = nnx.Param(jnp.full(config.embed_dim, config.layer_scale, jnp.float32))
         self.mlp_norm = _norm(config, rngs)
         self.mlp = VitMlp(config, dtype=dtype, rngs=rngs)
@@ -103,7 +105,16 @@ class VitBlock(nnx.Module):
 class Vit(nnx.Module):
     """InternViT: tiles to patch features."""
 
-    def __init__(self, config: VitConfig, *, dtype: jnp.dtype, remat: Remat, unroll: int, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: VitConfig,
+        *,
+        dtype: jnp.dtype,
+        remat: Remat,
+        unroll: int,
+        attention: Attention = "tree",
+        rngs: nnx.Rngs,
+    ):
         width, patch = config.embed_dim, config.patch_px
         self.config, self.dtype, self.unroll = config, dtype, unroll
         self.remat: Remat = remat
@@ -112,7 +123,11 @@ class Vit(nnx.Module):
         self.patch_embed = Linear(3 * patch * patch, width, dtype=dtype, kernel_init=init, rngs=rngs)
         self.class_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, width)))
         self.position_embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1 + self.side**2, width)))
-        self.blocks = stack_layers(lambda rngs: VitBlock(config, dtype=dtype, rngs=rngs), config.num_layers, rngs)
+
+        def block(rngs: nnx.Rngs) -> VitBlock:
+            return VitBlock(config, dtype=dtype, attention=attention, rngs=rngs)
+
+        self.blocks = stack_layers(block, config.num_layers, rngs)
 
     def __call__(self, tiles: UInt8[Array, "A H W 3"]) -> Float[Array, "A P D"]:
         """Features of the last block at each patch, row by row, class token dropped.

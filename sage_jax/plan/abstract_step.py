@@ -52,7 +52,8 @@ class AbstractStep:
     """What `jit_step` of a stage is made of and called with, in shapes.
 
     Attributes:
-      train, model: The stage and the model, `compute_dtype` resolved to that of an accelerator.
+      train, model: The stage and the model, `compute_dtype` resolved to that of an accelerator. Its attention is one
+        that any device computes: kernels could be compiled for no simulated device, and hide their products.
       tree: Sizes of its trees.
       graphdef, optimizer, objective: As in training.
       state, frozen, batch: Its arguments; the batch is that of all devices.
@@ -128,6 +129,8 @@ def tree_size(config: Config, stage: str) -> TreeSize:
 def abstract_step(config: Config, stage: str) -> AbstractStep:
     """The step of a stage in shapes, as training makes it."""
     train, model = config.training(stage), accelerator_model(config.model)
+    if model.attention != "masked":
+        model = dataclasses.replace(model, attention="tree")
     params = start_shapes_of(config, stage)
     plain = nnx.eval_shape(lambda: _sage(model, vocab_rows(config)))
     graphdef = structure_of(plain, params, scale=train.lora.scale)
@@ -174,7 +177,7 @@ def start_shapes_of(config: Config, stage: str) -> Shapes:
         loras.insert(0, config.training(before).lora)
         before = STARTS_FROM[before]
     # What makes no difference to shapes is left out, so that plans of other settings find them made.
-    model = dataclasses.replace(config.model, remat="none", compute_dtype="float32", scan_unroll=1)
+    model = dataclasses.replace(config.model, remat="none", compute_dtype="float32", scan_unroll=1, attention="tree")
     return _start_shapes(model, vocab_rows(config), tuple(loras))
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Final
 
+import jax.numpy as jnp
+
 from sage_jax.config import ModelConfig
 from sage_jax.data.encode import tiles_per_image
 from sage_jax.losses.log_probs import CHUNK_LOGITS
+from sage_jax.models.attention_kernels import takes_cudnn
 from sage_jax.plan.abstract_step import TreeSize
 
 MOMENT_COPIES: Final = 1.5
@@ -20,12 +23,17 @@ PART_COPIES: Final = 2
 softmax are alive side by side, as measured on CPU."""
 
 
+KERNELS: Final = ("pallas", "splash")
+"""Attention that keeps no scores: each block's are made, used and made again in the backward pass."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LocalSizes:
     """What one device computes of a micro-batch.
 
     Attributes:
-      model, tree: Sizes of the model and of its trees.
+      model, tree: Sizes of the model and of its trees; `attention` and `compute_dtype` are what the device computes
+        with.
       rows: Rows of a micro-batch on one device.
       answer_tokens: Tokens of an answer slot (L).
       vocab_size: Rows of the token embedding.
@@ -78,7 +86,8 @@ def kept_bytes(local: LocalSizes) -> int:
     """What the decoder's forward pass keeps for the backward pass, of all layers.
 
     `full` keeps the input of each layer; `dots` also the products with parameters; `none` also attention weights, once
-    in float32 and once as they are multiplied, norms in float32 and the parts of SwiGLU.
+    in float32 and once as they are multiplied, norms in float32 and the parts of SwiGLU. Kernels of attention keep
+    their outputs and a float32 sum of each query and head in place of weights.
     """
     decoder, c = local.model.decoder, local.dtype_bytes
     tokens = local.rows * local.tree.shape.length
@@ -89,6 +98,7 @@ def kept_bytes(local: LocalSizes) -> int:
         by_layer += tokens * c * (projected + 2 * width + 2 * hidden)
     if local.model.remat == "none":
         by_layer += tokens * (2 * 4 * width + c * (projected + 2 * width + 3 * hidden)) + (4 + c) * _scores(local)
+        by_layer += kernel_bytes(local)
     return decoder.num_layers * by_layer
 
 
@@ -97,23 +107,46 @@ def layer_bytes(local: LocalSizes) -> int:
     decoder, c = local.model.decoder, local.dtype_bytes
     tokens = local.rows * local.tree.shape.length
     width, hidden = decoder.embed_dim, local.split(decoder.mlp_dim)
-    attention = (2 * c + 8) * _scores(local, part_copies=PART_COPIES) + 2 * c * _block_values(local)
+    attention = (2 * c + 8) * _scores(local, part_copies=PART_COPIES) + 2 * c * _block_values(local) + 8 * _sums(local)
     mlp = (4 + c) * _scores(local) + 6 * c * tokens * hidden
     copies = (c if local.gathered or c < 4 else 0) + (c if local.trains_decoder else 0)
     return max(attention, mlp) + 6 * c * tokens * width + copies * layer_parameters(local)
 
 
+def kernel_bytes(local: LocalSizes) -> int:
+    """What a kernel of attention keeps of one layer beside its queries, keys and values as they are projected."""
+    decoder = local.model.decoder
+    if local.model.attention == "splash":  # and those once more, in slots
+        return local.dtype_bytes * _block_values(local) + 4 * _sums(local)
+    heads = local.split(decoder.num_heads, over=decoder.num_kv_heads)
+    outputs = local.rows * local.tree.shape.length * heads * decoder.width_of_head
+    return (local.dtype_bytes * outputs + 4 * _sums(local)) if local.model.attention == "pallas" else 0
+
+
+def _sums(local: LocalSizes) -> int:
+    """Sums of weights that a kernel of attention makes, one a query and head."""
+    heads = local.split(local.model.decoder.num_heads, over=local.model.decoder.num_kv_heads)
+    return local.rows * heads * _slots(local) if local.model.attention in KERNELS else 0
+
+
+def _slots(local: LocalSizes) -> int:
+    """Tokens of a tree as its attention computes them: in slots with room for the longest, or packed."""
+    shape, tree = local.tree.shape, local.tree
+    if local.model.attention not in ("tree", "splash"):
+        return shape.length
+    return shape.prefix_slots + tree.num_questions * (shape.question_slots + tree.num_answers * local.answer_tokens)
+
+
 def _block_values(local: LocalSizes) -> int:
-    """Queries, keys and values of the blocks of tree attention, and their outputs; the copies of a question's keys and
-    values for each of its answers. Masked attention makes no such copies.
+    """Queries, keys and values as attention computes them, and its outputs; with `tree` also the copies of a question's
+    keys and values for each of its answers. Masked attention makes no copies.
     """
     decoder, shape, tree = local.model.decoder, local.tree.shape, local.tree
-    if local.model.attention != "tree":
+    if local.model.attention == "masked":
         return 0
     heads, pairs = local.split(decoder.num_heads, over=decoder.num_kv_heads), local.split(decoder.num_kv_heads)
-    by_question = shape.question_slots + tree.num_answers * local.answer_tokens
-    slots = shape.prefix_slots + tree.num_questions * by_question
-    copied = tree.num_questions * tree.num_answers * shape.question_slots
+    slots = _slots(local)
+    copied = tree.num_questions * tree.num_answers * shape.question_slots if local.model.attention == "tree" else 0
     return local.rows * decoder.width_of_head * (2 * slots * (heads + pairs) + 2 * copied * pairs)
 
 
@@ -143,12 +176,21 @@ def vision_bytes(local: LocalSizes) -> int:
     tiles = 2 * local.rows * tiles_per_image(local.model)
     patches = (vit.tile_px // vit.patch_px) ** 2 + 1
     scores = tiles * local.split(vit.num_heads) * patches**2
+    if local.model.attention == "splash" or (
+        local.model.attention == "pallas"
+        and takes_cudnn(jnp.dtype(local.model.compute_dtype), vit.embed_dim // vit.num_heads)
+    ):
+        scores = 0
     mlp = 2 * c * tiles * patches * local.split(vit.mlp_dim)
     return max((4 + c) * scores, mlp) + 4 * c * tiles * patches * vit.embed_dim
 
 
 def _scores(local: LocalSizes, part_copies: int = 1) -> int:
-    """Attention scores of one decoder layer: of each block with what it sees; masked, of all tokens with all."""
+    """Attention scores of one decoder layer in memory: of each block with what it sees; masked, of all tokens with all;
+    with kernels none.
+    """
+    if local.model.attention in KERNELS:
+        return 0
     decoder = local.model.decoder
     heads = local.split(decoder.num_heads, over=decoder.num_kv_heads)
     shape, answer = local.tree.shape, local.answer_tokens

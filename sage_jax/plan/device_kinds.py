@@ -20,6 +20,11 @@ class DeviceKind:
     memory_gb: float
     peak_tflops: float
 
+    @property
+    def backend(self) -> str:
+        """`gpu` or `tpu`."""
+        return "tpu" if self.title.startswith("TPU") else "gpu"
+
 
 # GPUs: NVIDIA's data sheets of each product, whose bfloat16 figure is halved where it is "with sparsity". TPUs: the
 # pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e" of Cloud TPU's documentation, per chip.

@@ -15,6 +15,7 @@ from jax.sharding import AbstractMesh
 
 from sage_jax.config import ConfigError
 from sage_jax.data.tree import empty_batch
+from sage_jax.models.attention_kernels import Attention, attention_of
 from sage_jax.plan.abstract_step import (
     accelerator_model,
     planned_mesh,
@@ -24,6 +25,7 @@ from sage_jax.plan.abstract_step import (
     vocab_rows,
 )
 from sage_jax.plan.activations import LocalSizes, temporary_bytes
+from sage_jax.plan.device_kinds import DEVICE_KINDS
 from sage_jax.run_config import Config
 from sage_jax.sharding import opt_state_shardings, param_shardings
 
@@ -86,7 +88,7 @@ def predict_memory(config: Config, stage: str) -> MemoryPlan:
     train, mesh, tree = config.training(stage), planned_mesh(config), tree_size(config, stage)
     rows = local_rows(config, stage, mesh)
     state = state_bytes(config, stage, mesh)
-    model = accelerator_model(config.model)
+    model = dataclasses.replace(accelerator_model(config.model), attention=planned_attention(config))
     trainable, form = state_shapes(config, stage)[0].trainable, stored_form(config, stage)
     local = LocalSizes(
         model=model,
@@ -110,6 +112,15 @@ def predict_memory(config: Config, stage: str) -> MemoryPlan:
     row = empty_batch(1, *sizes, form=form)
     batch = rows * train.accumulate * sum(leaf.nbytes for leaf in jax.tree.leaves(row))
     return MemoryPlan(state, BATCHES_ON_DEVICE * batch, phases, held * state.gradients)
+
+
+def planned_attention(config: Config) -> Attention:
+    """The attention of the model on devices of `plan.device`.
+
+    Raises:
+      ConfigError: Its kernel does not run there.
+    """
+    return attention_of(config.model, DEVICE_KINDS[config.plan.device].backend)
 
 
 def local_rows(config: Config, stage: str, mesh: AbstractMesh) -> int:

@@ -1,0 +1,82 @@
+"""Which attention computes: one named option, resolved once, and the kernels behind one call."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import jax
+import jax.numpy as jnp
+
+from sage_jax.axes import Array, Bool, Float
+from sage_jax.config import ConfigError, ModelConfig
+from sage_jax.models import splash_attention
+from sage_jax.models.attention import attend
+from sage_jax.models.block_sparse_attention import TreeBlocks, attend_blocks
+from sage_jax.models.splash_attention import TreeSlots, attend_slots
+from sage_jax.models.tree_attention import TreeLayout, attend_tree
+
+Attention = Literal["tree", "masked", "pallas", "splash"]
+"""`model.attention` without `auto`."""
+
+Visibility = Bool[Array, "B S T"] | TreeLayout | TreeBlocks | TreeSlots
+"""What each token of a sequence sees, in the form that one of the kernels takes."""
+
+_BACKENDS: Final = {"pallas": "gpu", "splash": "tpu"}
+
+
+def attention_of(config: ModelConfig, backend: str = "") -> Attention:
+    """The attention of a model; `auto` is `pallas` on GPU, `splash` on TPU and `tree` on CPU.
+
+    Args:
+      backend: `gpu`, `tpu` or `cpu`; "" = that of this process.
+
+    Raises:
+      ConfigError: The kernel does not run there.
+    """
+    backend = backend or jax.default_backend()
+    if config.attention == "auto":
+        by_backend: dict[str, Attention] = {"gpu": "pallas", "tpu": "splash"}
+        return by_backend.get(backend, "tree")
+    wanted = _BACKENDS.get(config.attention, backend)
+    if wanted != backend:
+        raise ConfigError(
+            f"model.attention = {config.attention!r} is a kernel for {wanted.upper()}s, and the devices here are "
+            f"{backend.upper()}s: set model.attention to 'auto', which takes the kernel of the devices, or to 'tree'"
+        )
+    return config.attention
+
+
+def attend_visible(
+    queries: Float[Array, "B S N X"],
+    keys: Float[Array, "B S R X"],
+    values: Float[Array, "B S R X"],
+    visibility: Visibility,
+) -> Float[Array, "B S N X"]:
+    """Attention of a sequence over itself. On a CPU, where only tests come to one, kernels are interpreted."""
+    interpret = jax.default_backend() == "cpu"
+    if isinstance(visibility, TreeBlocks):
+        return attend_blocks(queries, keys, values, visibility, interpret=interpret)
+    if isinstance(visibility, TreeSlots):
+        return attend_slots(queries, keys, values, visibility, interpret=interpret)
+    if isinstance(visibility, TreeLayout):
+        return attend_tree(queries, keys, values, visibility)
+    return attend(queries, keys, values, visibility)
+
+
+def attend_all(
+    queries: Float[Array, "B S N X"],
+    keys: Float[Array, "B S N X"],
+    values: Float[Array, "B S N X"],
+    attention: Attention,
+) -> Float[Array, "B S N X"]:
+    """Attention of tokens that all see each other, such as patches: cuDNN's on GPU, splash on TPU, else XLA's."""
+    if attention == "splash":
+        return splash_attention.attend_dense(queries, keys, values, interpret=jax.default_backend() == "cpu")
+    if attention == "pallas" and takes_cudnn(queries.dtype, queries.shape[-1]):
+        return jax.nn.dot_product_attention(queries, keys, values, implementation="cudnn")
+    return attend(queries, keys, values)
+
+
+def takes_cudnn(dtype: jnp.dtype, width: int) -> bool:
+    """Whether cuDNN's attention takes such heads on any GPU that has it; without a bias, lengths may be odd."""
+    return dtype in (jnp.bfloat16, jnp.float16) and width % 8 == 0 and width <= 128
