@@ -32,6 +32,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from sage_jax.axes import Array, Bool, Float, Int
+from sage_jax.batch import AnyArray
 from sage_jax.sharding import on_each_device
 
 BLOCK: Final = 64
@@ -63,14 +64,16 @@ class TreeBlocks:
       num_keys_seen: How many these are.
       seen_by: Of each block of keys, the blocks of queries that see some token of it.
       num_seen_by: How many these are.
+
+    Of arrays, or of what stands for them while a kernel is traced.
     """
 
-    question_index: Int[Array, "B S"]
-    answer_index: Int[Array, "B S"]
-    keys_seen: Int[Array, "B Z Z"]
-    num_keys_seen: Int[Array, "B Z"]
-    seen_by: Int[Array, "B Z Z"]
-    num_seen_by: Int[Array, "B Z"]
+    question_index: AnyArray  # B S
+    answer_index: AnyArray  # B S
+    keys_seen: AnyArray  # B Z Z
+    num_keys_seen: AnyArray  # B Z
+    seen_by: AnyArray  # B Z Z
+    num_seen_by: AnyArray  # B Z
 
 
 def tree_blocks(
