@@ -58,9 +58,11 @@ def test_another_model_or_template_than_the_trained_one_is_refused_by_field(
 
 def test_how_it_computes_and_how_much_it_is_given_may_change_and_is_told(tmp_path: Path) -> None:
     finish(tmp_path, "sfe", weights="s")
-    config = config_of(tmp_path, "--config.model.remat=full", "--config.text.buckets=(256, 2048)")
+    config = config_of(
+        tmp_path, "--config.model.remat=full", "--config.model.attention=tree", "--config.text.buckets=(256, 2048)"
+    )
     told = changes_since_training("sfe", tmp_path / "stages" / "sfe", config, wanted_by="evaluate")
-    assert [line.partition(":")[0] for line in told] == ["model.remat", "text.buckets"]
+    assert [line.partition(":")[0] for line in told] == ["model.remat", "model.attention", "text.buckets"]
     assert not changes_since_training("sfe", tmp_path / "stages" / "sfe", config_of(tmp_path), wanted_by="evaluate")
 
 
