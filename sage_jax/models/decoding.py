@@ -97,10 +97,21 @@ class Decoding:
 
 def open_talk(model: Sage, batch: TreeBatch, seeds: Int[Array, " B"], decoding: Decoding) -> tuple[Answers, Talk]:
     """Answers to a batch's questions, image and questions prefilled as one tree."""
+    room = decoding.max_new_tokens * batch.source_index.shape[1]
+    logits, similarity, talk = prefill(model, batch, room, decoding)
+    return _first_answers(model, batch, talk, logits, similarity, seeds, decoding)
+
+
+def prefill(
+    model: Sage, batch: TreeBatch, room: int, decoding: Decoding
+) -> tuple[Float[Array, "B Q V"], Float[Array, "B M"], Talk]:
+    """Logits of each answer's first token, similarities, and where the talks stand: image and questions as one tree.
+
+    Args:
+      room: Slots of the cache behind those of the prompt.
+    """
     batch = prompts_of(batch)
     rows, length = batch.token_ids.shape
-    num_questions = batch.source_index.shape[1]
-    room = decoding.max_new_tokens * num_questions
     images = model.embed_images(batch)
     visibility = model.visibility(batch)
     if isinstance(visibility, jax.Array):
@@ -114,8 +125,8 @@ def open_talk(model: Sage, batch: TreeBatch, seeds: Int[Array, " B"], decoding: 
     written = jnp.max(jnp.where(batch.token_mask, jnp.arange(1, length + 1), 0)).astype(jnp.int32)
 
     seen = _seen(batch, batch.question_index, batch.token_mask)
-    cache = dataclasses.replace(cache, length=written)
-    return _first_answers(model, batch, cache, last_hidden, seen, images.compared.similarity, seeds, decoding)
+    logits, talk = _asked(model, batch, dataclasses.replace(cache, length=written), last_hidden, seen, decoding)
+    return logits, images.compared.similarity, talk
 
 
 def _seen(batch: TreeBatch, question_index: Int[Array, "B S"], token_mask: Bool[Array, "B S"]) -> Bool[Array, "B Q S"]:
@@ -124,17 +135,15 @@ def _seen(batch: TreeBatch, question_index: Int[Array, "B S"], token_mask: Bool[
     return token_mask[:, None] & ((question_index[:, None] == -1) | (question_index[:, None] == questions[:, None]))
 
 
-def _first_answers(
+def _asked(
     model: Sage,
     batch: TreeBatch,
     cache: KvCache,
     last_hidden: Float[Array, "B Q D"],
     seen: Bool[Array, "B Q A"],
-    similarity: Float[Array, "B M"],
-    seeds: Int[Array, " B"],
     decoding: Decoding,
-) -> tuple[Answers, Talk]:
-    """Answers to questions that are in the cache.
+) -> tuple[Float[Array, "B Q V"], Talk]:
+    """Logits of each answer's first token, and where the talks stand, of questions that are in the cache.
 
     Args:
       last_hidden: Of each question's last token.
@@ -147,15 +156,31 @@ def _first_answers(
         ids = jnp.broadcast_to(batch.token_ids[:, None], each.shape)
         used = _with_used(jnp.zeros(logits.shape, bool), ids, each)
     last = batch.source_index[:, :, 0, 0]
-    talk = Talk(
+    return logits, Talk(
         cache=cache,
         visible=jnp.pad(seen, ((0, 0), (0, 0), (0, cache.num_slots - seen.shape[-1]))),
         position_ids=jnp.take_along_axis(batch.position_ids, last, axis=1) + 1,
         used=used,
         turns=jnp.zeros((), jnp.int32),
     )
-    unasked = (batch.question_ids < 0) | (batch.record_index[:, None] < 0)
-    token_ids, talk = _decode(model, talk, logits, unasked, seeds, decoding)
+
+
+def unasked(batch: TreeBatch) -> Bool[Array, "B Q"]:
+    """True where there is no question to answer."""
+    return (batch.question_ids < 0) | (batch.record_index[:, None] < 0)
+
+
+def _first_answers(
+    model: Sage,
+    batch: TreeBatch,
+    talk: Talk,
+    logits: Float[Array, "B Q V"],
+    similarity: Float[Array, "B M"],
+    seeds: Int[Array, " B"],
+    decoding: Decoding,
+) -> tuple[Answers, Talk]:
+    """Answers to the questions of a batch, from the logits of their first tokens."""
+    token_ids, talk = _decode(model, talk, logits, unasked(batch), seeds, decoding)
     return Answers(token_ids, verdict_score(logits, decoding.verdict_ids), similarity), talk
 
 
@@ -213,7 +238,8 @@ def open_talk_on(
     asked = _seen(batch, question, real)
     shown = jnp.broadcast_to(opening.real[:, None], (*asked.shape[:2], begun)) & asked.any(axis=-1, keepdims=True)
     seen = jnp.concatenate([shown, asked], axis=2)
-    return _first_answers(model, batch, cache, last_hidden, seen, images.compared.similarity, seeds, decoding)
+    logits, talk = _asked(model, batch, cache, last_hidden, seen, decoding)
+    return _first_answers(model, batch, talk, logits, images.compared.similarity, seeds, decoding)
 
 
 def prompts_of(batch: TreeBatch) -> TreeBatch:
@@ -287,36 +313,64 @@ def _decode(
     rows, num_questions, _ = logits.shape
     new = decoding.max_new_tokens
     keys = draw_keys(decoding.sampling.seed, seeds, num_questions, talk.turns)
-    beside = jnp.eye(num_questions, dtype=bool)
-
-    def chosen(logits: Array, used: Array | None, ended: Array, step: Array) -> tuple[Array, Array, Array | None]:
-        token = jnp.where(ended, decoding.end_id, choose(logits, used, keys, step, decoding.sampling)).astype(jnp.int32)
-        ended = ended | decoding.closes(token)
-        if used is not None:
-            used = _with_used(used, token[..., None], ~ended[..., None])
-        return token, ended, used
 
     def step(carry: tuple[Array, Array, Array, Array, Talk]) -> tuple[Array, Array, Array, Array, Talk]:
         index, token, written, ended, talk = carry
-        own = beside & ~ended[..., None]  # a closed answer shows later turns nothing of what fills it up
-        visible = jax.lax.dynamic_update_slice_in_dim(talk.visible, own, talk.length, axis=2)
-        hidden, cache = model.decoder(model.decoder.embedding(token), talk.position_ids, visible, talk.cache)
-        assert cache is not None
-        positions = talk.position_ids + ~ended
-        token, ended, used = chosen(model.decoder.logits(hidden), talk.used, ended, index + 1)
+        token, ended, talk = next_token(model, talk, token, ended, keys, index + 1, decoding)
         written = jax.lax.dynamic_update_index_in_dim(written, token, index + 1, axis=2)
-        talk = Talk(cache, visible, positions, used, talk.turns)
         return index + 1, token, written, ended, talk
 
     def unfinished(carry: tuple[Array, Array, Array, Array, Talk]) -> Array:
         return (carry[0] < new - 1) & ~jnp.all(carry[3])
 
     zero = jnp.zeros((), jnp.int32)
-    token, ended, used = chosen(logits, talk.used, ended, zero)
+    token, ended, talk = chosen_token(talk, logits, ended, keys, zero, decoding)
     written = jnp.full((rows, num_questions, new), decoding.end_id, jnp.int32).at[:, :, 0].set(token)
-    carry = (zero, token, written, ended, dataclasses.replace(talk, used=used))
+    carry = (zero, token, written, ended, talk)
     _, _, written, _, talk = jax.lax.while_loop(unfinished, step, carry)
     return written, dataclasses.replace(talk, turns=talk.turns + 1)
+
+
+def next_token(
+    model: Sage,
+    talk: Talk,
+    token: Int[Array, "B Q"],
+    ended: Bool[Array, "B Q"],
+    keys: Array,
+    step: Int[Array, ""] | Int[Array, "B 1"],
+    decoding: Decoding,
+) -> tuple[Int[Array, "B Q"], Bool[Array, "B Q"], Talk]:
+    """Each question's next token, which answers have ended with it, and where the talks then stand.
+
+    Args:
+      token: The last one of each answer: it is read, and written to the cache.
+      ended: True where there is nothing more to answer.
+      keys: Those of `draw_keys`.
+      step: Number of the next token in its answer.
+    """
+    own = jnp.eye(token.shape[1], dtype=bool) & ~ended[..., None]  # what fills up a closed answer is never seen
+    visible = jax.lax.dynamic_update_slice_in_dim(talk.visible, own, talk.length, axis=2)
+    hidden, cache = model.decoder(model.decoder.embedding(token), talk.position_ids, visible, talk.cache)
+    assert cache is not None
+    talk = dataclasses.replace(talk, cache=cache, visible=visible, position_ids=talk.position_ids + ~ended)
+    return chosen_token(talk, model.decoder.logits(hidden), ended, keys, step, decoding)
+
+
+def chosen_token(
+    talk: Talk,
+    logits: Float[Array, "B Q V"],
+    ended: Bool[Array, "B Q"],
+    keys: Array,
+    step: Int[Array, ""] | Int[Array, "B 1"],
+    decoding: Decoding,
+) -> tuple[Int[Array, "B Q"], Bool[Array, "B Q"], Talk]:
+    """The token that each question's logits give; else as `next_token`."""
+    found = choose(logits, talk.used, keys, step, decoding.sampling)
+    token = jnp.where(ended, decoding.end_id, found).astype(jnp.int32)
+    ended = ended | decoding.closes(token)
+    if talk.used is not None:
+        talk = dataclasses.replace(talk, used=_with_used(talk.used, token[..., None], ~ended[..., None]))
+    return token, ended, talk
 
 
 def _with_used(

@@ -88,7 +88,11 @@ def likeliest(logits: Float[Array, "*batch V"]) -> Int[Array, "*batch"]:
 
 
 def choose(
-    logits: Float[Array, "B Q V"], used: Bool[Array, "B Q V"] | None, keys: Array, step: Int[Array, ""], how: Sampling
+    logits: Float[Array, "B Q V"],
+    used: Bool[Array, "B Q V"] | None,
+    keys: Array,
+    step: Int[Array, ""] | Int[Array, "B 1"],
+    how: Sampling,
 ) -> Int[Array, "B Q"]:
     """The next token of each question's answer.
 
@@ -96,14 +100,14 @@ def choose(
       logits: Of the next token.
       used: True at the tokens of the question's conversation so far; None without a penalty.
       keys: Those of `draw_keys`.
-      step: Number of the token in the answer.
+      step: Number of the token in its answer, of all rows or of each.
     """
     if used is not None:
         logits = penalise_repetition(logits, used, how.repetition_penalty)
     if how.is_greedy:
         return likeliest(logits)
 
-    def draw(key: Array, each: Array) -> Array:
+    def draw(key: Array, step: Array, each: Array) -> Array:
         return jax.random.categorical(jax.random.fold_in(key, step), each)
 
-    return jax.vmap(jax.vmap(draw))(keys, warp(logits, how)).astype(jnp.int32)
+    return jax.vmap(jax.vmap(draw))(keys, jnp.broadcast_to(step, keys.shape), warp(logits, how)).astype(jnp.int32)
