@@ -16,6 +16,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sage_jax.axes import Array, Bool, Float, Int, UInt8
 from sage_jax.batch import Answers, Scores, TreeBatch
 from sage_jax.losses.log_probs import answer_logps, answer_token_logps
+from sage_jax.models.answer_rows import (
+    AnswerRows,
+    RowStates,
+    decode_rows,
+    free_rows,
+    place_rows,
+    prefill_rows,
+    ring_slots,
+    widen_rows,
+)
 from sage_jax.models.decoder import KvCache
 from sage_jax.models.decoding import (
     Decoding,
@@ -184,6 +194,37 @@ class Responder:
             answered, talk = self._functions.go_on(self._params, talk, *said)
             return np.asarray(answered), talk
 
+    def prefill_rows(self, batch: TreeBatch, seeds: Int[np.ndarray, " B"] | None = None) -> tuple[Scores, AnswerRows]:
+        """Scores of the batch, and its images with the first token of each answer; both on the devices."""
+        with jax.set_mesh(self._mesh):
+            return self._functions.prefill_rows(
+                self._params, *self._put((_lean(batch), _seeds(seeds, batch.token_ids)))
+            )
+
+    def place_rows(
+        self, rows: AnswerRows | None, group: AnswerRows, places: Int[np.ndarray, " G"], *, num_rows: int
+    ) -> AnswerRows:
+        """The rows with a group's images in these of them, see `AnswerStream`.
+
+        Args:
+          rows: They are used up; None = `num_rows` free ones.
+          group: Of `prefill_rows`.
+          places: Row of each image of the group; `num_rows` leaves it out.
+        """
+        slots = group.num_slots + ring_slots(group.token.shape[1], self.decoding)
+        with jax.set_mesh(self._mesh):
+            if rows is None:
+                rows = self._functions.free_rows(self._params, group, num_rows)
+            if rows.num_slots < slots:
+                rows = self._functions.widen_rows(rows, slots)
+            return self._functions.place_rows(rows, group, places)
+
+    def decode_rows(self, rows: AnswerRows, *, wanted: int) -> tuple[AnswerRows, RowStates]:
+        """The rows, used up, decoded until so many of them are free; and how far they are, in host memory."""
+        with jax.set_mesh(self._mesh):
+            rows, states = self._functions.decode_rows(self._params, rows, np.int32(wanted))
+            return rows, jax.tree.map(np.asarray, states)
+
     def answer_logps(self, batch: TreeBatch) -> Float[np.ndarray, "B Q N"]:
         """Summed log-probability of every answer of the batch, in nats."""
         with jax.set_mesh(self._mesh):
@@ -240,6 +281,11 @@ class _Compiled:
     go_on_from: Callable[..., tuple[Answers, Talk]]
     go_on: Callable[..., tuple[Array, Talk]]
     widen: Callable[..., Talk]
+    prefill_rows: Callable[..., tuple[Scores, AnswerRows]]
+    free_rows: Callable[..., AnswerRows]
+    widen_rows: Callable[..., AnswerRows]
+    place_rows: Callable[..., AnswerRows]
+    decode_rows: Callable[..., tuple[AnswerRows, RowStates]]
     scores: Callable[..., Scores]
     logps: Callable[..., Array]
     features: Callable[..., Array]
@@ -253,6 +299,7 @@ def _compiled(graphdef: nnx.GraphDef[Sage], mesh: Mesh, decoding: Decoding, num_
     # A talk goes out of one function and into another: were its sharding left open, each would compile again.
     slots: Any = activation_sharding(mesh, ("batch", "heads"), {"heads": num_kv_heads})
     talk = Talk(KvCache(slots, slots, whole), rows, rows, rows, whole)
+    held = AnswerRows(talk, rows, rows, rows, rows, rows)
 
     def both(params: Params, batch: TreeBatch, seeds: Array) -> tuple[Answers, Talk]:
         return open_talk(merge(graphdef, params), batch, seeds, decoding)
@@ -272,6 +319,18 @@ def _compiled(graphdef: nnx.GraphDef[Sage], mesh: Mesh, decoding: Decoding, num_
     def further(params: Params, talk: Talk, token_ids: Array, token_mask: Array, seeds: Array) -> tuple[Array, Talk]:
         return go_on(merge(graphdef, params), talk, token_ids, token_mask, seeds, decoding)
 
+    def prefilled(params: Params, batch: TreeBatch, seeds: Array) -> tuple[Scores, AnswerRows]:
+        return prefill_rows(merge(graphdef, params), batch, seeds, decoding)
+
+    def free(params: Params, group: AnswerRows, num_rows: int) -> AnswerRows:
+        return free_rows(merge(graphdef, params), group, num_rows, decoding)
+
+    def placed(held: AnswerRows, group: AnswerRows, places: Array) -> AnswerRows:
+        return place_rows(held, group, places, decoding)
+
+    def decoded(params: Params, held: AnswerRows, wanted: Array) -> tuple[AnswerRows, RowStates]:
+        return decode_rows(merge(graphdef, params), held, wanted, decoding)
+
     def scores(params: Params, batch: TreeBatch) -> Scores:
         return prompt_scores(merge(graphdef, params), batch, decoding)
 
@@ -285,6 +344,11 @@ def _compiled(graphdef: nnx.GraphDef[Sage], mesh: Mesh, decoding: Decoding, num_
         go_on_from=jax.jit(from_opening, static_argnums=(4, 5), out_shardings=(whole, talk)),
         go_on=jax.jit(further, out_shardings=(whole, talk), donate_argnums=1),
         widen=jax.jit(Talk.widened, static_argnums=1, out_shardings=talk),
+        prefill_rows=jax.jit(prefilled, out_shardings=(whole, held)),
+        free_rows=jax.jit(free, static_argnums=2, out_shardings=held),
+        widen_rows=jax.jit(widen_rows, static_argnums=1, out_shardings=held),
+        place_rows=jax.jit(placed, out_shardings=held, donate_argnums=0),
+        decode_rows=jax.jit(decoded, out_shardings=(held, whole), donate_argnums=1),
         scores=jax.jit(scores, out_shardings=whole),
         logps=jax.jit(logps, out_shardings=whole),
         features=jax.jit(lambda params, tiles: merge(graphdef, params).vit_features(tiles), out_shardings=whole),

@@ -47,6 +47,7 @@ LAYERS = {
     "summary": 3,
     "lora_params": 3,
     "objectives": 3,
+    "answer_stream": 3,
     "step": 3,
     "command_line": 3,
     "train": 4,
