@@ -9,13 +9,14 @@ import operator
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, Final, TypeVar, overload
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from sage_jax.answer_stream import AnswerStream
 from sage_jax.axes import Float, Int
 from sage_jax.batch import Answers, Scores, TreeBatch
 from sage_jax.config import ModelConfig
@@ -48,6 +49,9 @@ from sage_jax.summary import load_summary, record_metrics
 from sage_jax.verdict import parse_verdict
 
 Found = TypeVar("Found")
+
+_GROUPS_A_BATCH: Final = 8
+"""Parts of a batch's rows that records are taken into at a time: rows wait for half of one, a sixteenth of all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +92,20 @@ class Examination:
     def answers(
         self, records: Sequence[Record], *, with_reference: bool, advance: Callable[[int], None] | None = None
     ) -> Iterator[tuple[Record, Answers]]:
-        """Each record and its answers, the batch axis taken off."""
-        for batch in self._batches_done(records, with_reference, "none", advance):
-            yield from self.answer(batch, records)
+        """Each record and its answers, the batch axis taken off; the next records come in as rows become free.
+
+        Args:
+          advance: Takes the number of records done, when the next is asked for.
+        """
+        rows = self.rows(len(records))
+        at_once = self.responder.rows(-(-rows // _GROUPS_A_BATCH))
+        batches = self.batches(records, with_reference=with_reference, answers="none", rows=at_once)
+        groups = ((batch, draw_seeds(shown_records(batch, records))) for batch in batches)
+        stream = AnswerStream(self.responder, num_rows=rows)
+        for done, (index, answers) in enumerate(stream.answers(groups), start=1):
+            yield records[index], answers
+            if advance is not None:
+                advance(done)
 
     def answer(self, batch: TreeBatch, records: Sequence[Record]) -> Iterator[tuple[Record, Answers]]:
         """The records of one batch and their answers, the batch axis taken off."""
@@ -247,9 +262,7 @@ def _answer_metrics(
     predictions: list[Prediction] = []
     scores: list[dict[str, object]] = []
     marks: list[float] = []
-    with watch.progress(
-        -(-len(records) // examination.rows(len(records))), unit=f"{stage} {mode.replace('_', '-')} batch"
-    ) as advance:
+    with watch.progress(len(records), unit=f"{stage} {mode.replace('_', '-')} record") as advance:
         for record, answers in examination.answers(records, with_reference=mode == "one_shot", advance=advance):
             for number, question in enumerate(record.questions):
                 best = question.answers[0].text

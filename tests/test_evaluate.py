@@ -166,7 +166,7 @@ def test_what_decides_a_score_makes_it_anew(
 def test_every_pass_shows_its_progress(evaluated: Callable[..., Path], capfd: pytest.CaptureFixture[str]) -> None:
     evaluated()
     said = capfd.readouterr().err
-    units = ("base zero-shot batch", "base, zero-shot detection batch", "base, zero-shot ranking batch")
+    units = ("base zero-shot record", "base, zero-shot detection batch", "base, zero-shot ranking batch")
     for unit in (*units, *(unit.replace("zero", "one") for unit in units), "base, one-shot map"):
         assert re.search(rf"evaluate (\d+)/\1  .*{unit}", said), unit
 
