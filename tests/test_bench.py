@@ -89,6 +89,10 @@ def test_the_formula_counts_the_products_of_a_forward_pass() -> None:
         (["edpo_step", "--questions", "2", "--unroll", "1"], ("questions_per_s", "mfu", "peak_memory_gb", "padding")),
         (["generate", "--rows", "1", "--questions", "2", "--unroll", "1"], ("decode_tokens_per_s", "tokens_per_s")),
         (
+            ["generate", "--continuous", "5", "--rows", "2", "--unroll", "1"],
+            ("tokens_per_s", "tokens_per_s_in_batches", "useful", "useful_in_batches", "same_answers"),
+        ),
+        (
             ["inspect_throughput", "--images", "2", "--rows", "1", "--unroll", "1"],
             ("images_per_s", "references_computed"),
         ),
