@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,9 +12,10 @@ from test_generate import NEW, make_responder
 from tiny_sage import VOCAB_SIZE, batch_of, random_tree
 
 from sage_jax.answer_stream import AnswerStream
-from sage_jax.batch import Answers, TreeBatch
+from sage_jax.batch import Answers, Scores, TreeBatch
 from sage_jax.config import MeshConfig
 from sage_jax.generate import Responder
+from sage_jax.models.answer_rows import RowStates
 from sage_jax.models.sampling import Sampling
 
 MESH = MeshConfig(data=2, fsdp=1, tensor=4)
@@ -91,6 +93,46 @@ def test_images_are_answered_as_in_batches(how: Sampling) -> None:
     assert len(set(lengths)) > 2 and max(lengths) == NEW
     together = sum(max(lengths[start : start + ROWS]) - 1 for start in range(0, IMAGES, ROWS))
     assert stream.steps == scheduled_steps(lengths, rows=ROWS, group=GROUP) < together
+
+
+class Counted:
+    """A decoder of nothing: an image's answer is its index, and takes so many tokens."""
+
+    def __init__(self, lengths: list[int]) -> None:
+        self.lengths = lengths
+
+    def prefill_rows(self, batch: TreeBatch, seeds: np.ndarray | None) -> tuple[Scores, Any]:
+        index = batch.record_index
+        return Scores(index[:, None] * 1.0, index[:, None] * 2.0), index
+
+    def place_rows(self, rows: Any | None, group: Any, places: np.ndarray, *, num_rows: int) -> Any:
+        index, left = np.full((2, num_rows), 0) if rows is None else rows
+        for image, place in zip(group, places, strict=True):
+            if place < num_rows:
+                assert image >= 0 and left[place] == 0  # nobody's row
+                index[place], left[place] = image, self.lengths[image] - 1
+        return index, left
+
+    def decode_rows(self, rows: Any, *, wanted: int) -> tuple[Any, RowStates]:
+        index, left = rows
+        steps = 0
+        while (left == 0).sum() < wanted:
+            left = np.maximum(left - 1, 0)
+            steps += 1
+        return (index, left), RowStates(left == 0, index[:, None, None], np.asarray(steps))
+
+
+@pytest.mark.parametrize(("images", "num_rows", "group"), [(23, 4, 2), (9, 5, 3), (2, 4, 4), (7, 3, 1), (4, 4, 2)])
+def test_images_come_in_order_and_wait_for_no_other(images: int, num_rows: int, group: int) -> None:
+    lengths = np.random.default_rng(images).integers(1, 12, images).tolist()
+    stream = AnswerStream(Counted(lengths), num_rows=num_rows)
+    found = list(stream.answers(groups_of(images, rows=group)))
+    assert [index for index, _ in found] == list(range(images))
+    for index, answers in found:
+        assert answers.token_ids.item() == index == answers.verdict_score.item() == answers.similarity.item() / 2
+    assert stream.steps == scheduled_steps(lengths, rows=num_rows, group=group)
+    with pytest.raises(ValueError, match="for 1 rows; give it fewer"):
+        list(AnswerStream(Counted(lengths), num_rows=1).answers(groups_of(2)))
 
 
 def test_one_image_alone_and_answers_of_one_token() -> None:
