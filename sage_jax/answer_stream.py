@@ -92,7 +92,8 @@ class AnswerStream:
             self.steps += int(states.steps)
             for row in [row for row in held if states.free[row]]:
                 number, own, position = held.pop(row)
-                ended[number] = _answers_of(own, position, states.token_ids[row])
+                # A copy: a view would keep the answers of all rows in memory.
+                ended[number] = _answers_of(own, position, states.token_ids[row].copy())
             while num_given in ended:
                 yield ended.pop(num_given)
                 num_given += 1
