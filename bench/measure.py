@@ -58,7 +58,7 @@ class Watch:
 
     @staticmethod
     def _now() -> tuple[float, float, float]:
-        return time.perf_counter(), time.process_time(), _busy_seconds()
+        return time.perf_counter(), time.process_time(), busy_seconds()
 
 
 def timed(step: Callable[[int], Any], *, warmup: int, repeats: int) -> tuple[dict[str, float | int], float]:
@@ -173,7 +173,7 @@ def _status(field: str) -> int:
         return 0
 
 
-def _busy_seconds() -> float:
+def busy_seconds() -> float:
     """Processor seconds that the whole machine has spent; those of this process where the system does not tell."""
     try:
         with open("/proc/stat", encoding="ascii") as file:

@@ -6,48 +6,45 @@ import contextlib
 import dataclasses
 import errno
 import os
+import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, Literal
+from types import TracebackType
+from typing import Final
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from sage_jax.batch import Answers, TreeBatch
+from sage_jax.asking import Told, ask, asked_record
+from sage_jax.batch import TreeBatch
 from sage_jax.config import ConfigError
-from sage_jax.data.images import decode_rgb
 from sage_jax.data.records import Record
-from sage_jax.dialogue import Dialogue, fact_record, write_facts
-from sage_jax.evaluate import Examination, anomaly_map, draw_seeds, inspection_record, shown_records
+from sage_jax.evaluate import Examination, anomaly_map
 from sage_jax.files import replace_file
+from sage_jax.inspection_page import write_page
 from sage_jax.kept_references import KeptReferences
 from sage_jax.metrics.localisation import peak_boxes
-from sage_jax.models.decoding import Opening
 from sage_jax.report import (
     InspectionRow,
-    Pictures,
     Totals,
-    choose_rows,
     count_rows,
     overlay,
     picture,
-    small_picture,
-    write_report,
     write_rows_jsonl,
 )
 from sage_jax.row_journal import RowJournal
-from sage_jax.run_config import InspectConfig
+from sage_jax.run_config import Config
 from sage_jax.run_log import RunLog
 from sage_jax.stop_request import StopRequest
 from sage_jax.subjects import Images, Subject
 
-_LARGE_PICTURES: Final = 50
-"""Rows of a page that get pictures of 1024 px; with more, they are small, or no browser would open it."""
 _TO_DO: Final = -1
+_MOST_DRAWING: Final = 4
+"""Overlays that are drawn at once."""
 _REFERENCES_AT_ONCE: Final = 4
 """References that the ViT runs on together: with one for all images, what it computes beside that is waste."""
 
@@ -86,26 +83,34 @@ def inspect(
     rows = examination.rows(len(images))
     chunks = [missing[start : start + rows].tolist() for start in range(0, len(missing), rows)]
     references = _kept_references(examination)
+    speed = _Speed()
     with (
         StopRequest(log.line, mesh, after="this batch") as stop,
         log.progress(len(images), done=done, unit="image") as advance,
         contextlib.closing(_read_ahead(images, chunks, examination, rows)) as read,
+        _RowWriter(examination, output, journal, places) as writer,
     ):
         for chunk in read:
-            found = _inspected(chunk, examination, references, output)
-            if jax.process_index() == 0:
-                places[chunk.indices] = journal.append(list(zip(chunk.keys, chunk.stamps, found, strict=True)))
+            told = _tell(chunk, examination, references)
+            writer.put(chunk, told)
             done += len(chunk.indices)
+            speed.batch_done(told)
             advance(done)
             if stop.agreed() and done < len(images):
-                return Inspected(done, None)
+                break
+        writer.wait()
+    log.counts |= speed.counts()
+    if done < len(images):
+        return Inspected(done, None)
     if jax.process_index() > 0:
         return Inspected(done, None)
     write_rows_jsonl(output / "inspection.jsonl", journal.rows(places))
     totals = count_rows(journal.rows(places))
+    start = time.monotonic()
     model = f"{stage} of {examination.config.run_dir}"
     page = output / "report.html"
-    _write_page(page, images, journal, places, totals, model=model, config=examination.config.inspect, log=log)
+    write_page(page, images, journal, places, totals, model=model, config=examination.config.inspect, log=log)
+    log.counts["report_seconds"] = time.monotonic() - start
     journal.remove()
     return Inspected(done, totals)
 
@@ -128,6 +133,7 @@ def _made_by(examination: Examination, output: Path) -> str:
         map_threshold=config.map_threshold,
         category=config.category,
         questions=config.questions,
+        ask=config.ask,
         facts=config.facts,
         fact_tokens=config.fact_tokens,
         output=str(output),
@@ -151,6 +157,36 @@ def _places(images: Images, journal: RowJournal) -> np.ndarray:
         done = multihost_utils.broadcast_one_to_all(places != _TO_DO)
         places = places if jax.process_index() == 0 else np.where(done, 0, _TO_DO)
     return places
+
+
+class _Speed:
+    """How long the batches of an inspection take, from its first image to its last row.
+
+    Attributes:
+      num_images, num_tokens: Images inspected, and tokens of the answers about them.
+    """
+
+    def __init__(self) -> None:
+        self.num_images, self.num_tokens = 0, 0
+        self._start = time.monotonic()
+        self._first: float | None = None
+
+    def batch_done(self, told: Sequence[Told | None]) -> None:
+        """Counts a batch that has been answered; the first, which compiles, is timed by itself."""
+        self.num_images += len(told)
+        self.num_tokens += sum(each.num_tokens for each in told if each is not None)
+        if self._first is None:
+            self._first = time.monotonic() - self._start
+
+    def counts(self) -> dict[str, float]:
+        """Counts and seconds so far, for the summary."""
+        seconds = time.monotonic() - self._start
+        return {
+            "images": self.num_images,
+            "answer_tokens": self.num_tokens,
+            "batch_seconds": seconds,
+            "first_batch_seconds": self._first or 0.0,
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +227,7 @@ def _read(images: Images, indices: Sequence[int], examination: Examination, rows
     batches = []
     for one_shot in (True, False):
         chosen = [
-            (position, inspection_record(subject.record))
+            (position, asked_record(subject.record, examination))
             for position, subject in enumerate(subjects)
             if subject.record and (subject.record.reference_image is not None) is one_shot
         ]
@@ -211,72 +247,59 @@ def _kept_references(examination: Examination) -> KeptReferences | None:
     return KeptReferences(responder.vit_features, images_at_once=at_once, capacity=megabytes * 10**6)
 
 
-def _inspected(
-    chunk: _Chunk, examination: Examination, references: KeptReferences | None, output: Path
-) -> list[InspectionRow]:
-    """A row for every image of a chunk, in its order; writes the overlays."""
-    rows = [
-        InspectionRow(subject.path, subject.category, "unreadable", None, "", error=subject.error)
-        if subject.record is None
-        else None
-        for subject in chunk.subjects
-    ]
+def _tell(chunk: _Chunk, examination: Examination, references: KeptReferences | None) -> list[Told | None]:
+    """What the model says of every image of a chunk, in its order; None for images that cannot be read."""
+    found: list[Told | None] = [None] * len(chunk.subjects)
     for positions, records, batch in chunk.batches:
         shown = batch if references is None else references.put_into(batch)
-        answered = _answered(shown, records, examination)
-        for position, (record, answers, follow_ups) in zip(positions, answered, strict=True):
-            path = output / "overlays" / f"{_short_stem(record.test_path)}_{chunk.keys[position]}.png"
-            rows[position] = dataclasses.replace(_row(record, answers, examination, path), follow_ups=follow_ups)
-    return [row for row in rows if row is not None]
+        for position, told in zip(positions, ask(shown, records, examination), strict=True):
+            found[position] = told
+    return found
 
 
-def _answered(
-    batch: TreeBatch, records: Sequence[Record], examination: Examination
-) -> Iterator[tuple[Record, Answers, tuple[tuple[str, str], ...]]]:
-    """Each record, the answer to the batch's question, and those to `inspect.questions` in the same conversation.
+class _RowWriter:
+    """Makes rows and overlays of answered chunks, and writes them down, while the devices answer the next one.
 
-    Raises:
-      TreeError: A conversation is longer than the largest bucket.
+    Rows come to the journal in the order of the chunks, each when its overlay is written. Leaving the block waits for
+    all of them, whatever ended it: what was answered is kept. Only the first process writes.
     """
-    questions, opening = examination.config.inspect.questions, None
-    if examination.config.inspect.facts == "model":
-        batch, opening = _with_own_facts(batch, records, examination)
-    elif not questions:
-        yield from ((record, answers, ()) for record, answers in examination.answer(batch, records))
-        return
-    shown = shown_records(batch, records)
-    dialogue = Dialogue(
-        examination.responder,
-        examination.chat,
-        batch,
-        facts_as=examination.facts_as,
-        seeds=draw_seeds(shown),
-        opening=opening,
-    )
-    said = [dialogue.ask(question) for question in questions]
-    found = dialogue.answers
-    for row, record in enumerate(shown):
-        if record is not None:
-            first = Answers(found.token_ids[row], found.verdict_score[row], found.similarity[row])
-            yield record, first, tuple((question, turn[row]) for question, turn in zip(questions, said, strict=True))
 
+    def __init__(self, examination: Examination, output: Path, journal: RowJournal, places: np.ndarray) -> None:
+        self._examination, self._output, self._journal, self._places = examination, output, journal, places
+        self._in_order = ThreadPoolExecutor(1, thread_name_prefix="write-rows")
+        self._drawing = ThreadPoolExecutor(min(_MOST_DRAWING, os.cpu_count() or 1), thread_name_prefix="draw")
+        self._pending: Future[None] | None = None
 
-def _with_own_facts(batch: TreeBatch, records: Sequence[Record], examination: Examination) -> tuple[TreeBatch, Opening]:
-    """The batch with facts that the model has written about its images, and where talks about them begin."""
-    chat, rows = examination.chat, len(batch.record_index)
-    how: dict[str, Any] = {"with_reference": bool(batch.reference_tile_mask.any()), "answers": "none", "rows": rows}
-    asking = dataclasses.replace(examination, facts_as="text")
-    (asked,) = asking.batches([fact_record(record, chat) for record in records], **how)
-    told, opening = write_facts(
-        examination.responder,
-        chat,
-        asked,
-        max_new_tokens=examination.config.inspect.fact_tokens,
-        seeds=draw_seeds(shown_records(batch, records)),
-    )
-    own = [dataclasses.replace(record, facts=facts) for record, facts in zip(records, told, strict=False)]
-    (batch,) = examination.batches(own, **how)
-    return batch, opening
+    def __enter__(self) -> _RowWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._in_order.shutdown()
+        self._drawing.shutdown()
+
+    def put(self, chunk: _Chunk, told: Sequence[Told | None]) -> None:
+        """Takes a chunk, once the one before it is written down: memory holds one at a time."""
+        self.wait()
+        if jax.process_index() == 0:
+            self._pending = self._in_order.submit(self._write, chunk, told)
+
+    def wait(self) -> None:
+        """Returns when all is written down; raises what went wrong there."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _write(self, chunk: _Chunk, told: Sequence[Told | None]) -> None:
+        rows = self._drawing.map(self._row, chunk.subjects, chunk.keys, told)
+        self._places[chunk.indices] = self._journal.append(list(zip(chunk.keys, chunk.stamps, rows, strict=True)))
+
+    def _row(self, subject: Subject, key: str, told: Told | None) -> InspectionRow:
+        if told is None:
+            return InspectionRow(subject.path, subject.category, "unreadable", None, "", error=subject.error)
+        path = self._output / "overlays" / f"{_short_stem(told.record.test_path)}_{key}.png"
+        return _row(told, self._examination.config, path)
 
 
 def _short_stem(path: str) -> str:
@@ -284,71 +307,22 @@ def _short_stem(path: str) -> str:
     return Path(path).stem.encode()[:80].decode(errors="ignore")
 
 
-def _row(record: Record, answers: Answers, examination: Examination, overlay_path: Path) -> InspectionRow:
-    config = examination.config
-    score = float(answers.verdict_score[0])
-    verdict: Literal["defective", "good"] = "defective" if score >= config.inspect.threshold else "good"
+def _row(told: Told, config: Config, overlay_path: Path) -> InspectionRow:
+    """An image's row; writes its overlay where it has a reference."""
+    record, score = told.record, told.verdict_score
     row = InspectionRow(
         image=record.test_path,
         category=record.category,
-        verdict=verdict,
+        verdict="defective" if score >= config.inspect.threshold else "good",
         score=score,
-        reason=examination.chat.decode(np.asarray(answers.token_ids[0])),
+        reason=told.reason,
         truth=None if record.anomalous is None else ("defective" if record.anomalous else "good"),
+        follow_ups=told.follow_ups,
         reference=record.reference_path if record.reference_image is not None else "",
     )
     if record.reference_image is None:
         return row
-    image, found = anomaly_map(record, np.asarray(answers.similarity), config.model)
+    image, found = anomaly_map(record, told.similarity, config.model)
     boxes = tuple(peak_boxes(found, threshold=config.inspect.map_threshold, max_boxes=5))
-    if jax.process_index() == 0:
-        replace_file(overlay_path, picture(overlay(image, np.clip(found, 0.0, 1.0), boxes)))
+    replace_file(overlay_path, picture(overlay(image, np.clip(found, 0.0, 1.0), boxes)))
     return dataclasses.replace(row, boxes=boxes, overlay_path=str(overlay_path))
-
-
-def _write_page(
-    path: Path,
-    images: Images,
-    journal: RowJournal,
-    places: np.ndarray,
-    totals: Totals,
-    *,
-    model: str,
-    config: InspectConfig,
-    log: RunLog,
-) -> None:
-    """The report, with pictures made from the files one row after the other."""
-    chosen = choose_rows(journal.rows(places), config.report_images)
-    rows = list(journal.rows(places[chosen]))
-
-    facts = {"Model": model, "Images": str(totals.images), "With reference": str(totals.one_shot)}
-    with log.progress(len(rows), unit="report row") as advance:
-
-        def pictures(position: int) -> Pictures:
-            made = _pictures(images.read(chosen[position]), rows[position], small=len(rows) > _LARGE_PICTURES)
-            advance(position + 1)
-            return made
-
-        write_report(
-            path,
-            rows,
-            title="Inspection report",
-            facts=facts,
-            pictures=pictures,
-            totals=totals,
-            threshold=config.threshold,
-        )
-
-
-def _pictures(subject: Subject, row: InspectionRow, *, small: bool) -> Pictures:
-    """A row's pictures; none of a file that is gone since."""
-    record = subject.record
-    if row.verdict == "unreadable" or record is None:
-        return Pictures()
-    encode = small_picture if small else picture
-    test = encode(decode_rgb(record.test_image, name=record.test_path))
-    if record.reference_image is None or not Path(row.overlay_path).is_file():
-        return Pictures(test)
-    reference = encode(decode_rgb(record.reference_image, name=record.reference_path))
-    drawn = Path(row.overlay_path).read_bytes()
-    return Pictures(test, reference, encode(decode_rgb(drawn, name=row.overlay_path)) if small else drawn)

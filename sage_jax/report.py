@@ -30,6 +30,8 @@ _MIN_PX = 256
 _MAX_PX = 1024
 _SMALL_PX = 512
 _LEGEND_PX = 22
+_PNG_LEVEL: Final = 3
+"""The strongest takes seven times as long for a tenth less of file."""
 _BOX: Final = ("left", "top", "right", "bottom", "score")
 
 
@@ -300,7 +302,7 @@ def _draw_legend(canvas: Image.Image, draw: ImageDraw.ImageDraw, top: int) -> No
 
 def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG", compress_level=_PNG_LEVEL)
     return buffer.getvalue()
 
 

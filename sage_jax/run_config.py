@@ -129,8 +129,10 @@ class InspectConfig:
     Attributes:
       images: An image, a folder, or a text file with a path a line; "" = a sample of the test records.
       references: An image, a folder (the file of the image's own name, else its first image), or ""; none = zero-shot.
-      questions: Asked one after the other about each image, in one conversation with it, after the question whether
-        there is a defect; their answers go to the rows and the report.
+      questions: Asked about each image after the question whether there is a defect; their answers go to the rows and
+        the report.
+      ask: How: `in_turn`, in one conversation, in which each answer knows those before; or `together`, each for itself,
+        all of an image at once, which takes a fraction of the time.
       facts: Whose sentences the comparison embeddings are made of: those of `vocabulary` on the category, or those that
         the `model` itself writes about each image first (the paper).
       fact_tokens: Longest text of an image's facts that the model writes.
@@ -148,6 +150,7 @@ class InspectConfig:
     images: str = ""
     references: str = ""
     questions: tuple[str, ...] = ()
+    ask: Literal["in_turn", "together"] = "in_turn"
     facts: Literal["vocabulary", "model"] = "vocabulary"
     fact_tokens: int = 96
     category: str = ""

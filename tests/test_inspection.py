@@ -19,6 +19,7 @@ from photographs import SCRIPT, drawn, write_photographs
 from PIL import Image
 from tiny_run import CONFIG, TinyRun, read_jsonl, run_main, start_main
 
+from sage_jax import inspection, inspection_page
 from sage_jax.command_line import read_config
 from sage_jax.config import ConfigError
 from sage_jax.data.records import Record
@@ -426,6 +427,60 @@ def test_a_folder_compared_with_one_image_runs_the_vit_on_that_image_once(
     for one, other in zip(found[1], found[0], strict=True):
         assert one["reason"] == other["reason"] and one["verdict"] == other["verdict"]
         assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+
+
+def test_questions_asked_together_are_answered_as_if_each_came_alone(work: Work, whole: dict[str, bytes]) -> None:
+    questions = f"--config.inspect.questions={QUESTIONS}"
+    work.here(questions, "--config.inspect.ask=together")
+    together = work.rows()
+    for question in QUESTIONS:
+        shutil.rmtree(work.output)
+        work.here(f"--config.inspect.questions=({question!r},)", "--config.inspect.ask=together")
+        for row, alone in zip(together, work.rows(), strict=True):
+            said = {turn["question"]: turn["answer"] for turn in row["follow_ups"]}
+            assert all(said[turn["question"]] == turn["answer"] for turn in alone["follow_ups"])
+            assert (row["reason"], row["verdict"]) == (alone["reason"], alone["verdict"])
+    counts = load_summary(work.folder / "run" / "summary.json")["stages"]["inspect"]
+    assert counts["images"] == MANY and 0 < counts["answer_tokens"] <= 2 * 8 * (MANY - 1)
+    shutil.rmtree(work.output)
+
+
+def test_what_was_answered_is_written_down_when_the_next_batch_fails(
+    work: Work, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tell, batches = inspection._tell, 0
+
+    def failing(*given: Any) -> Any:
+        nonlocal batches
+        batches += 1
+        if batches == 3:
+            raise RuntimeError("the device is gone")
+        return tell(*given)
+
+    monkeypatch.setattr(inspection, "_tell", failing)
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        work.here()
+    assert work.partial.read_bytes().count(b"\n") == 2 * 8  # a row for each device in a batch
+    monkeypatch.undo()
+    work.here()
+    assert done_before(capfd.readouterr().err) == 2 * 8
+    assert [Path(row["image"]).name for row in work.rows()] == [f"{index:02}.png" for index in range(MANY)]
+    shutil.rmtree(work.output)
+
+
+def test_rows_and_overlays_do_not_depend_on_how_many_are_drawn_at_once(
+    work: Work, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for at_once in (1, 4):
+        monkeypatch.setattr(inspection, "_MOST_DRAWING", at_once)
+        monkeypatch.setattr(inspection_page, "_MOST_AT_ONCE", at_once)
+        work.here()
+        page = (work.output / "report.html").read_text(encoding="utf-8")
+        found.append((work.files(), re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "", page)))
+        shutil.rmtree(work.output)
+    assert found[0] == found[1]
+    assert len(found[0][0]) == MANY  # an overlay for each readable image, and the rows
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_any_work(work: Work, tmp_path: Path) -> None:

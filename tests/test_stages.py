@@ -32,6 +32,7 @@ METRICS = {
     "ranking_best_worst",
     "ranking_adjacent",
 }
+INSPECT_COUNTS = {"images", "answer_tokens", "batch_seconds", "first_batch_seconds", "report_seconds"}
 
 
 def test_stages_run_in_the_order_of_the_config(tiny_run: TinyRun) -> None:
@@ -93,6 +94,7 @@ def test_the_summary_has_cost_and_metrics_of_the_promised_form(tiny_run: TinyRun
     for stage, cost in summary["stages"].items():
         shares = {"input_wait", "padding"} if stage in TRAINING_STAGES else set()
         counts = {"compilations", "compile_seconds"} if stage in TRAINING_STAGES else set()
+        counts |= INSPECT_COUNTS if stage == "inspect" else set()
         assert cost.keys() == {"seconds", "peak_memory_gb"} | shares | counts
         assert all(0 < cost[name] for name in counts) and cost.get("compilations", 0) <= 6
         assert all(0.0 <= cost[name] < 1.0 for name in shares)
