@@ -91,6 +91,14 @@ COMPARISONS: Final = {
         "--what generate --batch 8",
         (Figure("images/s at 5 questions each", "images_per_s", "tokens_per_s", 3.0, scale=1 / (5 * NEW_TOKENS)),),
     ),
+    "inspection_folder": Comparison(
+        "inspect_folder --images 32 --rows 8 --questions 5",
+        "inspect --images 32 --batch 8 --questions 5",
+        (
+            Figure("images/s of the stage, over loading, reading and answering", "images_per_s", "images_per_s", 3.0),
+            Figure("images/s with start", "process_images_per_s", "process_images_per_s", 3.0),
+        ),
+    ),
     "facts_and_questions": Comparison(
         "generate --rows 1 --questions 5 --facts 64",
         "--what generate --batch 1",
@@ -108,19 +116,23 @@ def main() -> None:
     found.add_argument("--pairs", type=int, default=3)
     found.add_argument("--repeats", type=int, default=3, help="measurements of a run")
     found.add_argument("--warmup", type=int, default=1)
+    found.add_argument("--work", type=Path, help="folder of inspection_folder: images, model and export, kept")
     options = found.parse_args()
     unknown = [name for name in options.names if name not in COMPARISONS]
     if unknown:
         found.error(f"there is no comparison {', '.join(unknown)}; there are {', '.join(COMPARISONS)}")
     if not options.peer.is_file():
         found.error(f"--peer: there is no file {options.peer}")
+    if options.work is None and "inspection_folder" in (options.names or COMPARISONS):
+        found.error("inspection_folder needs --work, a folder that is made once and kept")
     shared = ["--size", options.size, "--repeats", str(options.repeats), "--warmup", str(options.warmup)]
     for name in options.names or COMPARISONS:
         comparison = COMPARISONS[name]
+        given = [*shared, "--work", str(options.work)] if name == "inspection_folder" else shared
         pairs = []
         for _ in range(options.pairs):
-            ours = run([sys.executable, "-m", *_module(comparison.ours), *shared])
-            pairs.append((ours, run([sys.executable, *_peer(comparison.theirs, options.peer), *shared])))
+            ours = run([sys.executable, "-m", *_module(comparison.ours), *given])
+            pairs.append((ours, run([sys.executable, *_peer(comparison.theirs, options.peer), *given])))
         for figure in comparison.figures:
             print(json.dumps(ratio(name, options.size, figure, pairs)), flush=True)
 
@@ -133,6 +145,8 @@ def _module(ours: str) -> list[str]:
 def _peer(theirs: str, peer: Path) -> list[str]:
     if theirs.startswith("sft "):
         return ["-m", "bench.peer_sft", "--peer", str(peer), *theirs.split()[1:]]
+    if theirs.startswith("inspect "):
+        return ["-m", "bench.peer_inspect", "--peer", str(peer), *theirs.split()[1:]]
     if theirs.startswith("tiles "):
         return ["-m", "bench.peer_tiles", "--peer", str(peer), "--tiles", *theirs.split()[1:]]
     return [str(peer), *theirs.split()]

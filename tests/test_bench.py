@@ -113,6 +113,31 @@ def test_a_benchmark_prints_a_line_with_its_figures(command: list[str], figures:
     assert all(line[name] > 0 for name in ("seconds", *figures) if name != "padding")
 
 
+@needs_peer
+def test_both_sides_of_an_inspected_folder_answer_the_same_questions_of_the_same_files(tmp_path: Path) -> None:
+    asked = ["--work", str(tmp_path), "--images", "2", "--questions", "2", "--repeats", "1", "--warmup", "0"]
+    ours, theirs = (
+        subprocess.run(
+            [sys.executable, "-m", f"bench.{script}", *asked, *more],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=500,
+            env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
+            check=True,
+        )
+        for script, more in (("inspect_folder", ["--rows", "2"]), ("peer_inspect", ["--peer", str(PEER)]))
+    )
+    (line,), (peers,) = (
+        [json.loads(each) for each in done.stdout.splitlines() if each.startswith("{")] for done in (ours, theirs)
+    )
+    for figures in (line, peers):
+        assert (figures["images"], figures["questions"], figures["new_tokens"]) == (2, 2, 64) and figures["n"] == 1
+        assert all(figures[name] > 0 for name in ("seconds", "images_per_s", "process_images_per_s"))
+    assert 0 < line["answer_tokens"] <= peers["answer_tokens"] == 2 * 2 * 64
+    assert line["process_seconds"] > line["seconds"] > line["batch_seconds"] >= line["first_batch_seconds"] > 0
+
+
 def test_ratios_are_medians_of_pairs_held_against_their_bar() -> None:
     figure = Figure("seconds over six calls", "seconds", "total_s", 0.4, scale=6.0, less=True)
     pairs = [({"seconds": ours}, {"total_s": 1.0}) for ours in (3.0, 1.2, 2.1)]
