@@ -36,11 +36,19 @@ def random_row(
     return owners
 
 
-def random_heads(real: jax.Array, heads: tuple[int, int], width: int, dtype: Any) -> list[jax.Array]:
+Heads = tuple[jax.Array, jax.Array, jax.Array]
+"""Queries, keys and values."""
+
+
+def random_heads(real: jax.Array, heads: tuple[int, int], width: int, dtype: Any) -> Heads:
     """Queries of the first number of heads, keys and values of the second."""
     rng = np.random.default_rng(7)
     rows, length = real.shape
-    return [jnp.asarray(2.0 * rng.standard_normal((rows, length, n, width)), dtype) for n in (heads[0], *heads[1:] * 2)]
+
+    def drawn(num_heads: int) -> jax.Array:
+        return jnp.asarray(2.0 * rng.standard_normal((rows, length, num_heads, width)), dtype)
+
+    return drawn(heads[0]), drawn(heads[1]), drawn(heads[1])
 
 
 def real_weights(real: jax.Array, queries: jax.Array) -> jax.Array:
@@ -50,11 +58,11 @@ def real_weights(real: jax.Array, queries: jax.Array) -> jax.Array:
 
 
 def gradients(
-    of: Callable[..., jax.Array], given: list[jax.Array], weights: jax.Array, *rest: Any
+    of: Callable[..., jax.Array], given: Heads, weights: jax.Array, *rest: Any
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """The weighted sum of an attention's outputs, and its gradient by queries, keys and values."""
 
-    def summed(given: list[jax.Array]) -> jax.Array:
+    def summed(given: Heads) -> jax.Array:
         return jnp.sum(of(*given, *rest) * weights)
 
     value, gradient = jax.jit(jax.value_and_grad(summed))(given)

@@ -60,7 +60,8 @@ def test_narrow_inputs_give_outputs_of_their_dtype_that_are_finite_everywhere(dt
     given = random_heads(owners[0], (4, 2), 16, dtype)
     out, real = kernel(*given, owners), np.asarray(owners[0])
     assert out.dtype == dtype and bool(jnp.isfinite(out).all())
-    exact = np.asarray(plain(*(x.astype(jnp.float32) for x in given), owners))
+    queries, keys, values = (x.astype(jnp.float32) for x in given)
+    exact = np.asarray(plain(queries, keys, values, owners))
     atol = 1e-5 if dtype == jnp.float32 else 0.05
     np.testing.assert_allclose(np.asarray(out, np.float32)[real], exact[real], atol=atol)
     np.testing.assert_array_equal(np.asarray(out, np.float32)[~real], 0.0)
@@ -72,8 +73,8 @@ def test_only_blocks_that_some_token_sees_are_listed() -> None:
     blocks = tree_blocks(*owners)
     seen = np.asarray(tree_mask(*owners))[0] & np.asarray(owners[0])[0][:, None]
     size = blocks.question_index.shape[1]
-    seen = np.pad(seen, (0, size - len(seen)))
-    needed = seen.reshape(size // BLOCK, BLOCK, -1, BLOCK).any(axis=(1, 3))
+    seen = np.pad(seen, (0, size - owners[0].shape[1]))
+    needed = np.asarray(seen.reshape(size // BLOCK, BLOCK, -1, BLOCK).any(axis=(1, 3)))
     for order, counts, wanted in (
         (blocks.keys_seen, blocks.num_keys_seen, needed),
         (blocks.seen_by, blocks.num_seen_by, needed.T),

@@ -38,7 +38,7 @@ def test_values_and_gradients_equal_those_of_masked_attention_in_float64(heads: 
     assert bool(jnp.isfinite(kernel(*given, batch)).all())
     value, found = gradients(kernel, given, weights, batch)
     with jax.enable_x64(True):
-        wanted, expected = gradients(plain, [x.astype(jnp.float64) for x in given], weights, batch)
+        wanted, expected = gradients(plain, jax.tree.map(lambda x: x.astype(jnp.float64), given), weights, batch)
     np.testing.assert_allclose(value, wanted, rtol=1e-5)
     for ours, theirs in zip(found, expected, strict=True):
         assert np.abs(theirs).max() > 0.1
@@ -55,7 +55,7 @@ def test_prompts_alone_give_what_masked_attention_gives() -> None:
 def test_attention_without_a_mask_of_a_length_that_is_no_multiple_of_a_block() -> None:
     queries, keys, values = random_heads(jnp.ones((2, 65), bool), (2, 2), 8, jnp.float32)
     weights = real_weights(jnp.ones((2, 65), bool), queries)
-    given = [queries, keys, values]
+    given = queries, keys, values
     value, found = gradients(lambda *given: attend_dense(*given, interpret=True), given, weights)
     wanted, expected = gradients(attend, given, weights)
     np.testing.assert_allclose(value, wanted, rtol=1e-5)

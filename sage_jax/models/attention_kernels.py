@@ -73,10 +73,23 @@ def attend_all(
     if attention == "splash":
         return splash_attention.attend_dense(queries, keys, values, interpret=jax.default_backend() == "cpu")
     if attention == "pallas" and takes_cudnn(queries.dtype, queries.shape[-1]):
-        return jax.nn.dot_product_attention(queries, keys, values, implementation="cudnn")
+        return _attend_cudnn(queries, keys, values)
     return attend(queries, keys, values)
 
 
+def _attend_cudnn(queries: Array, keys: Array, values: Array) -> Array:
+    """cuDNN's attention; an odd length, which it has no gradient for, with a token more that nothing sees."""
+    rows, length = queries.shape[:2]
+    if length % 2 == 0:
+        return jax.nn.dot_product_attention(queries, keys, values, implementation="cudnn")
+    padded = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (queries, keys, values))
+    real = jnp.full(rows, length, jnp.int32)
+    out = jax.nn.dot_product_attention(
+        *padded, query_seq_lengths=real, key_value_seq_lengths=real, implementation="cudnn"
+    )
+    return out[:, :length]
+
+
 def takes_cudnn(dtype: jnp.dtype, width: int) -> bool:
-    """Whether cuDNN's attention takes such heads on any GPU that has it; without a bias, lengths may be odd."""
+    """Whether cuDNN's attention takes such heads on any GPU that has it."""
     return dtype in (jnp.bfloat16, jnp.float16) and width % 8 == 0 and width <= 128
