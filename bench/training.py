@@ -25,6 +25,7 @@ from sage_jax.parameters import Params, merge
 from sage_jax.sharding import batch_sharding, make_mesh
 from sage_jax.step import CompiledStep, Objective, init_state, jit_step, state_shardings
 
+BUCKET_STEP = 8
 FROZEN = ("fusion/", "fact_encoder/")
 
 
@@ -54,8 +55,9 @@ def stage(options: argparse.Namespace, **changes: Any) -> TrainConfig:
 
 
 def batches_of(size: Size, options: argparse.Namespace, num_answers: int) -> list[TreeBatch]:
-    """A fresh batch for each step, all padded to the longest."""
-    trees = functools.partial(make_tree, size, rows=options.rows, questions=options.questions, num_answers=num_answers)
+    """A fresh batch for each step, all padded to the longest, in steps of 8 tokens as buckets come in."""
+    about = {"rows": options.rows, "questions": options.questions, "num_answers": num_answers}
+    trees = functools.partial(make_tree, size, **about, round_to=BUCKET_STEP)
     seeds = range(100, 100 + options.warmup + options.repeats)
     longest = max(trees(seed=seed).token_ids.shape[1] for seed in seeds)
     return [trees(seed=seed, round_to=longest) for seed in seeds]

@@ -150,11 +150,10 @@ def test_one_image_alone_and_answers_of_one_token() -> None:
 
 def test_nothing_compiles_after_the_longest_group_has_come() -> None:
     responder = make_responder(2, MESH, sampling=Sampling(1.1, seed=1), stop_ids=STOPS)
-    functions = dataclasses.asdict(responder._functions)
     names = ("prefill_rows", "free_rows", "widen_rows", "place_rows", "decode_rows")
 
     def compiled() -> dict[str, int]:
-        return {name: functions[name]._cache_size() for name in names}
+        return {name: getattr(responder._functions, name)._cache_size() for name in names}
 
     assert compiled() == dict.fromkeys(names, 0)
     groups = groups_of(IMAGES)
