@@ -288,7 +288,7 @@ class ModelConfig:
       attention: Of the decoder over a tree, in training, scoring and prefill. `tree` computes what a token sees alone,
         as products of blocks that any device computes; `pallas` is a block-sparse kernel for GPUs, `splash` one for
         TPUs; both bring a kernel for the ViT too. `masked` computes every pair of tokens and hides the others (the
-        plain form, for comparison). `auto` is `pallas` on GPU, `splash` on TPU and `tree` on CPU.
+        plain form, for comparison). `auto` is `pallas` on GPUs from H100 on, `splash` on TPU, else `tree`.
     """
 
     vit: VitConfig = VitConfig()

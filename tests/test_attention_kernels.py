@@ -19,18 +19,21 @@ from sage_jax.batch import TreeBatch
 from sage_jax.config import ConfigError, MeshConfig, PreferenceConfig
 from sage_jax.models import sage
 from sage_jax.models.attention import attend
-from sage_jax.models.attention_kernels import Attention, attend_all, attention_of, takes_cudnn
+from sage_jax.models.attention_kernels import Attention, attend_all, attention_of, gpu_of, takes_cudnn
 from sage_jax.models.block_sparse_attention import TreeBlocks, attend_blocks, tree_blocks
 from sage_jax.objectives import PreferenceObjective
 from sage_jax.parameters import Params, merge, split
+from sage_jax.plan.device_kinds import DEVICE_KINDS
 from sage_jax.sharding import batch_sharding, make_mesh
 
 
 @pytest.mark.parametrize(
-    ("backend", "resolved"), [("gpu", "pallas"), ("tpu", "splash"), ("cpu", "tree"), ("", "tree"), ("other", "tree")]
+    ("backend", "resolved"),
+    [("gpu", "pallas"), ("older gpu", "tree"), ("tpu", "splash"), ("cpu", "tree"), (None, "tree")],
 )
-def test_auto_takes_the_kernel_of_the_devices(backend: str, resolved: str) -> None:
+def test_auto_takes_the_kernel_of_the_devices(backend: Any, resolved: str) -> None:
     assert attention_of(TINY, backend) == resolved
+    assert attention_of(dataclasses.replace(TINY, attention="pallas"), "older gpu") == "pallas"
     for fixed in ("tree", "masked"):
         assert attention_of(dataclasses.replace(TINY, attention=fixed), backend) == fixed
 
@@ -38,9 +41,16 @@ def test_auto_takes_the_kernel_of_the_devices(backend: str, resolved: str) -> No
 @pytest.mark.parametrize(
     ("attention", "backend"), [("pallas", "tpu"), ("pallas", "cpu"), ("splash", "gpu"), ("splash", "cpu")]
 )
-def test_a_kernel_of_other_devices_is_refused_with_the_way_out(attention: Any, backend: str) -> None:
+def test_a_kernel_of_other_devices_is_refused_with_the_way_out(attention: Any, backend: Any) -> None:
     with pytest.raises(ConfigError, match=rf"model\.attention = '{attention}' .* {backend.upper()}s: set .* 'auto'"):
         attention_of(dataclasses.replace(TINY, attention=attention), backend)
+
+
+def test_gpus_that_the_kernel_was_not_compiled_for_are_older_ones() -> None:
+    kinds = {capability: gpu_of(capability) for capability in ("9.0", "10.0", "12.1", "8.9", "7.5", "gfx942", "")}
+    assert [capability for capability, kind in kinds.items() if kind == "gpu"] == ["9.0", "10.0", "12.1"]
+    assert {name for name, kind in DEVICE_KINDS.items() if kind.backend == "gpu"} == {"h100", "h200"}
+    assert {kind.backend for name, kind in DEVICE_KINDS.items() if name.startswith("v")} == {"tpu"}
 
 
 def loss_and_gradient(attention: Attention, monkeypatch: pytest.MonkeyPatch, batch: TreeBatch) -> tuple[Any, Params]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final, Literal
 
 import jax
@@ -21,29 +22,46 @@ Attention = Literal["tree", "masked", "pallas", "splash"]
 Visibility = Bool[Array, "B S T"] | TreeLayout | TreeBlocks | TreeSlots
 """What each token of a sequence sees, in the form that one of the kernels takes."""
 
-_BACKENDS: Final = {"pallas": "gpu", "splash": "tpu"}
+Backend = Literal["gpu", "older gpu", "tpu", "cpu"]
+"""Kinds of devices; `gpu` is one of NVIDIA's of compute capability 9.0 or more, which `pallas` is compiled for."""
+
+_KERNELS: Final[dict[str, Attention]] = {"gpu": "pallas", "tpu": "splash"}
+_RUN_ON: Final = {"pallas": ("gpu", "older gpu"), "splash": ("tpu",)}
+_FIRST_CAPABILITY: Final = 9.0
 
 
-def attention_of(config: ModelConfig, backend: str = "") -> Attention:
-    """The attention of a model; `auto` is `pallas` on GPU, `splash` on TPU and `tree` on CPU.
+def attention_of(config: ModelConfig, backend: Backend | None = None) -> Attention:
+    """The attention of a model; `auto` is `pallas` on recent GPUs, `splash` on TPU and `tree` elsewhere.
 
     Args:
-      backend: `gpu`, `tpu` or `cpu`; "" = that of this process.
+      backend: Kind of the devices; None = of those of this process.
 
     Raises:
       ConfigError: The kernel does not run there.
     """
-    backend = backend or jax.default_backend()
+    backend = backend or _backend_here()
     if config.attention == "auto":
-        by_backend: dict[str, Attention] = {"gpu": "pallas", "tpu": "splash"}
-        return by_backend.get(backend, "tree")
-    wanted = _BACKENDS.get(config.attention, backend)
-    if wanted != backend:
+        return _KERNELS.get(backend, "tree")
+    wanted = _RUN_ON.get(config.attention, (backend,))
+    if backend not in wanted:
         raise ConfigError(
-            f"model.attention = {config.attention!r} is a kernel for {wanted.upper()}s, and the devices here are "
+            f"model.attention = {config.attention!r} is a kernel for {wanted[0].upper()}s, and the devices here are "
             f"{backend.upper()}s: set model.attention to 'auto', which takes the kernel of the devices, or to 'tree'"
         )
     return config.attention
+
+
+def _backend_here() -> Backend:
+    backend = jax.default_backend()
+    if backend != "gpu":
+        return "tpu" if backend == "tpu" else "cpu"
+    return gpu_of(str(getattr(jax.devices()[0], "compute_capability", "")))
+
+
+def gpu_of(capability: str) -> Backend:
+    """The kind of a GPU by its compute capability, such as "9.0"; another vendor's, "gfx942", is older."""
+    number = re.fullmatch(r"\d+\.\d+", capability)
+    return "gpu" if number is not None and float(capability) >= _FIRST_CAPABILITY else "older gpu"
 
 
 def attend_visible(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Final
 
+from sage_jax.models.attention_kernels import Backend
+
 
 @dataclasses.dataclass(frozen=True)
 class DeviceKind:
@@ -21,9 +23,11 @@ class DeviceKind:
     peak_tflops: float
 
     @property
-    def backend(self) -> str:
-        """`gpu` or `tpu`."""
-        return "tpu" if self.title.startswith("TPU") else "gpu"
+    def backend(self) -> Backend:
+        """What picks its attention."""
+        if self.title.startswith("TPU"):
+            return "tpu"
+        return "gpu" if self.title.startswith(("NVIDIA H100", "NVIDIA H200")) else "older gpu"
 
 
 # GPUs: NVIDIA's data sheets of each product, whose bfloat16 figure is halved where it is "with sparsity". TPUs: the
