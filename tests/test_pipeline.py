@@ -100,12 +100,17 @@ def test_same_seed_gives_the_same_stream_and_another_seed_another(records: list[
     assert orders[0] != orders[1]
 
 
-def test_resumed_stream_continues_where_the_state_was_taken(records: list[Record], chat: Chat) -> None:
-    whole = take(loader(records, chat), 7)
-    stream = loader(records, chat)
+@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("group_batches", [0, 2])
+def test_resumed_stream_continues_where_the_state_was_taken(
+    records: list[Record], chat: Chat, batch_size: int, group_batches: int
+) -> None:
+    how: dict[str, Any] = {"train": train_config(batch_size=batch_size), "group_batches": group_batches}
+    whole = take(loader(records, chat, **how), 7)
+    stream = loader(records, chat, **how)
     take(stream, 3)
     state = stream.get_state()
-    fresh = loader(records, chat)
+    fresh = loader(records, chat, **how)
     next(fresh)
     fresh.set_state(state)
     for expected, found in zip(whole[3:], take(fresh, 4), strict=True):

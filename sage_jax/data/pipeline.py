@@ -269,9 +269,16 @@ def make_eval_batches(
     return iter(grain.MapDataset.range(num_batches).map(assemble).to_iter_dataset(_read_options(2)))
 
 
+_MOST_RECORDS: Final = 2**48
+
+
 def _order(num_records: int, seed: int) -> grain.MapDataset:
-    """Record numbers in a new seeded order each epoch, without end."""
-    return grain.MapDataset.range(num_records).seed(seed).shuffle().repeat()
+    """Record numbers in a new seeded order each epoch, for longer than anyone trains.
+
+    Not for ever: Grain's own endless data sets cannot be cut where a batch has one record, since their length, one more
+    than the largest index, is no index.
+    """
+    return grain.MapDataset.range(num_records).seed(seed).shuffle().repeat(_MOST_RECORDS // num_records + 1)
 
 
 def _group_size(train: TrainConfig, group_batches: int) -> int:
