@@ -20,6 +20,7 @@ PROGRAM = """
 import sys, jax, jax.numpy as jnp
 from sage_jax.compile_cache import keep_compiled_programs
 keep_compiled_programs(sys.argv[1])
+print(jax.config.values["jax_persistent_cache_min_compile_time_secs"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 found = []
 jax.monitoring.register_event_listener(lambda event, **_: found.append(event))
@@ -37,9 +38,10 @@ def run(folder: Path, **environment: str) -> list[str]:
 
 
 def test_a_later_process_finds_what_an_earlier_one_compiled(tmp_path: Path) -> None:
-    value, hits = run(tmp_path)
+    least, value, hits = run(tmp_path)
+    assert float(least) == 0.2
     assert hits == "0" and list((tmp_path / "compiled").iterdir())
-    again, hits = run(tmp_path)
+    _, again, hits = run(tmp_path)
     assert again == value and int(hits) >= 1
 
 
@@ -48,6 +50,7 @@ def test_jax_s_own_settings_come_first(tmp_path: Path) -> None:
     assert list((tmp_path / "theirs").iterdir()) and not (tmp_path / "ours").exists()
     run(tmp_path / "ours", JAX_ENABLE_COMPILATION_CACHE="false")
     assert not (tmp_path / "ours" / "compiled").exists()
+    assert float(run(tmp_path, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="3")[0]) == 3.0
 
 
 def test_a_shape_compiles_once_and_is_told() -> None:
