@@ -7,7 +7,6 @@ from typing import Final
 
 import jax
 
-
 _LEAST: Final = "jax_persistent_cache_min_compile_time_secs"
 _JAX_LEAST: Final = 1.0
 _SECONDS: Final = 0.2
