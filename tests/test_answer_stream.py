@@ -155,12 +155,14 @@ def test_nothing_compiles_after_the_longest_group_has_come() -> None:
     def compiled() -> dict[str, int]:
         return {name: getattr(responder._functions, name)._cache_size() for name in names}
 
-    assert compiled() == dict.fromkeys(names, 0)
+    before = compiled()  # `widen_rows` is no model's own: other tests have compiled it, too
+    assert sum(before.values()) == before["widen_rows"]
     groups = groups_of(IMAGES)
     assert len({batch.token_ids.shape[1] for batch, _ in groups}) == 2
     stream = AnswerStream(responder, num_rows=ROWS)
     list(stream.answers(groups[:2]))
     once = compiled()
-    assert once["widen_rows"] == 1 and max(once.values()) <= 2  # of two lengths
+    assert max(once[name] - before[name] for name in names) <= 2  # of two lengths
+    assert min(once.values()) >= 1
     list(stream.answers(groups[2:]))
     assert compiled() == once
