@@ -83,6 +83,25 @@ def test_the_formula_counts_the_products_of_a_forward_pass() -> None:
     assert flops.step() == flops.vision + 3 * (flops.adapter + flops.decoder + flops.output)
 
 
+def test_the_input_pipeline_is_set_beside_a_step() -> None:
+    """A long step never waits for its batch, one that takes no time always does."""
+    found = []
+    for seconds in ("0.5", "0"):
+        given = ["--steps", "3", "--num-images", "8", "--step-seconds", seconds]
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.input_pipeline", *given],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=True,
+        )
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    slow, fast = found
+    assert slow["what"] == "input_pipeline" and 0.0 < slow["padding"] < 1.0
+    assert slow["input_wait"] < 0.5 < fast["input_wait"] and fast["images_per_s"] > slow["images_per_s"] > 0.0
+
+
 @pytest.mark.parametrize(
     ("command", "figures"),
     [

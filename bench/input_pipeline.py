@@ -1,11 +1,11 @@
 """How long a training step waits for its batch: the input stream of a config against a step of given seconds.
 
-    python bench/input_wait.py --config configs/quickstart.py --stage sfe --step-seconds 0.15
-    python bench/input_wait.py --config configs/sage_8b.py --stage sfe --image-px 1024 --step-seconds 5 --num-workers 12
+    python -m bench.input_pipeline --config configs/quickstart.py --stage sfe --step-seconds 0.15
+    python -m bench.input_pipeline --config configs/sage_8b_lora.py --stage edpo --image-px 1024 --step-seconds 3
 
 Records are drawn by the built-in generator, with pictures of `--image-px`; all else is as in the config. The step is a
-sleep, as the host sees a step on an accelerator. Prints one line of JSON; the first batch, which no step hides, is left
-out.
+sleep, as the host sees a step on an accelerator; 0 s tells how many images the input can give. Prints one line of JSON;
+the first batch, which no step hides, is left out.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ def main() -> None:
             time.sleep(given.step_seconds)
             before = time.perf_counter()
     found = {
+        "what": "input_pipeline",
         "stage": f"{given.config} {given.stage}",
         "cores": os.cpu_count(),
         "num_workers": given.num_workers,
@@ -89,6 +90,7 @@ def main() -> None:
         "step_seconds": given.step_seconds,
         "input_wait": round(sum(waits) / (before - started), 4),
         "median_wait_ms": round(1e3 * float(np.median(waits)), 2),
+        "images_per_s": round(train.batch_size * len(waits) / (before - started), 2),
         "padding": round(float(np.mean(padding)), 4),
     }
     print(json.dumps(found))
