@@ -60,8 +60,8 @@ def _project_as_dot(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
 class OutputMajorLinear(nnx.Module):
     """A linear layer with its kernel as (out, in), for answering on a CPU.
 
-    Decoding reads all weights for each token, and products of a few rows with a kernel that lies this way take three
-    fifths to nine tenths of the time (docs/benchmarks.md). More rows take the same either way.
+    Decoding reads all weights for each token, and products of a few rows with a kernel that lies this way take less
+    time (docs/benchmarks.md). More rows take the same either way.
     """
 
     MOST_ROWS = 16
