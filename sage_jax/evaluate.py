@@ -107,11 +107,6 @@ class Examination:
             if advance is not None:
                 advance(done)
 
-    def answer(self, batch: TreeBatch, records: Sequence[Record]) -> Iterator[tuple[Record, Answers]]:
-        """The records of one batch and their answers, the batch axis taken off."""
-        shown = shown_records(batch, records)
-        yield from _by_record(shown, self.responder.answer(batch, draw_seeds(shown)))
-
     def scores(
         self, records: Sequence[Record], *, with_reference: bool, advance: Callable[[int], None] | None = None
     ) -> Iterator[tuple[Record, Scores]]:

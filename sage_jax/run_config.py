@@ -308,9 +308,9 @@ class Config:
             "evaluate.decoding.method = 'checkpoint' needs one: name it in model.weights, or set greedy or sample",
         )
         require(
-            self.model.fusion.head == "comparison" or not self.inspect.questions,
-            "inspect.questions: further questions do not pass the question head of model.fusion.head = 'all'; leave "
-            "them out, or train with 'comparison'",
+            self.model.fusion.head == "comparison" or not self.inspect.questions or self.inspect.ask == "together",
+            "inspect.questions: questions asked in turn do not pass the question head of model.fusion.head = 'all'; "
+            "set inspect.ask to 'together', or train with 'comparison'",
         )
         require(bool(self.run_dir), "run_dir is empty: name the folder that the run writes")
         rank = self.base.lora.rank

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,11 +23,14 @@ from sage_jax.config import ConfigError, MeshConfig, PreferenceConfig
 from sage_jax.models import sage
 from sage_jax.models.attention import attend
 from sage_jax.models.attention_kernels import Attention, attend_all, attention_of, gpu_of, takes_cudnn
-from sage_jax.models.block_sparse_attention import TreeBlocks, attend_blocks, tree_blocks
+from sage_jax.models.block_sparse_attention import attend_blocks
+from sage_jax.models.tree_blocks import TreeBlocks, tree_blocks
 from sage_jax.objectives import PreferenceObjective
 from sage_jax.parameters import Params, merge, split
 from sage_jax.plan.device_kinds import DEVICE_KINDS
 from sage_jax.sharding import batch_sharding, make_mesh
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -44,6 +50,14 @@ def test_auto_takes_the_kernel_of_the_devices(backend: Any, resolved: str) -> No
 def test_a_kernel_of_other_devices_is_refused_with_the_way_out(attention: Any, backend: Any) -> None:
     with pytest.raises(ConfigError, match=rf"model\.attention = '{attention}' .* {backend.upper()}s: set .* 'auto'"):
         attention_of(dataclasses.replace(TINY, attention=attention), backend)
+
+
+def test_models_load_without_what_kernels_are_written_in() -> None:
+    """jaxlib does not have it on every system that a model runs on."""
+    found = "any(name.startswith('jax.experimental.pallas') for name in sys.modules)"
+    program = f"import sys, sage_jax.generate, sage_jax.step; print({found})"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_gpus_that_the_kernel_was_not_compiled_for_are_older_ones() -> None:

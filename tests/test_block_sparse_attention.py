@@ -12,8 +12,9 @@ import pytest
 from attention_cases import Owners, gradients, random_heads, random_owners, random_row, real_weights
 
 from sage_jax.models.attention import attend
-from sage_jax.models.block_sparse_attention import BLOCK, TreeBlocks, attend_blocks, tree_blocks
+from sage_jax.models.block_sparse_attention import attend_blocks
 from sage_jax.models.sage import tree_mask
+from sage_jax.models.tree_blocks import BLOCK, TreeBlocks, tree_blocks
 
 
 def plain(queries: jax.Array, keys: jax.Array, values: jax.Array, owners: Owners) -> jax.Array:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sage_jax.config import ConfigError, DataConfig, TrainConfig
+from sage_jax.config import ConfigError, DataConfig, FusionConfig, ModelConfig, TrainConfig
 from sage_jax.run_config import (
     STAGES,
     TRAINING_STAGES,
@@ -99,6 +99,14 @@ def test_decoding_takes_what_its_method_reads() -> None:
     assert DecodingConfig("sample", 0.7, 0.8, 20, 1.05, 3).top_k == 20
     with pytest.raises(ConfigError, match="repetition_penalty = 1.2 has no effect with method = 'checkpoint'"):
         DecodingConfig("checkpoint", repetition_penalty=1.2)
+
+
+def test_a_question_head_is_passed_by_questions_asked_together_alone() -> None:
+    model = dataclasses.replace(ModelConfig(), fusion=FusionConfig(head="all"))
+    asked = InspectConfig(questions=("Where is it?",))
+    with pytest.raises(ConfigError, match=r"inspect\.questions: .* set inspect\.ask to 'together'"):
+        Config(model=model, inspect=asked)
+    assert Config(model=model, inspect=dataclasses.replace(asked, ask="together")).inspect.questions
 
 
 def test_an_integer_is_taken_for_a_float() -> None:

@@ -15,8 +15,8 @@ from sage_jax.batch import TreeBatch
 from sage_jax.models.attention import attend
 from sage_jax.models.decoding import prompts_of
 from sage_jax.models.sage import tree_mask
-from sage_jax.models.splash_attention import TreeSlotMask, TreeSlots, attend_dense, attend_slots
-from sage_jax.models.tree_attention import TreeLayout, tree_layout
+from sage_jax.models.splash_attention import TreeSlotMask, attend_dense, attend_slots
+from sage_jax.models.tree_attention import TreeLayout, TreeSlots, tree_layout
 
 SIZES = {"num_questions": 3, "num_answers": 4, "length": 100}
 

@@ -10,11 +10,9 @@ import jax.numpy as jnp
 
 from sage_jax.axes import Array, Bool, Float
 from sage_jax.config import ConfigError, ModelConfig
-from sage_jax.models import splash_attention
 from sage_jax.models.attention import attend
-from sage_jax.models.block_sparse_attention import TreeBlocks, attend_blocks
-from sage_jax.models.splash_attention import TreeSlots, attend_slots
-from sage_jax.models.tree_attention import TreeLayout, attend_tree
+from sage_jax.models.tree_attention import TreeLayout, TreeSlots, attend_tree
+from sage_jax.models.tree_blocks import TreeBlocks
 
 Attention = Literal["tree", "masked", "pallas", "splash"]
 """`model.attention` without `auto`."""
@@ -70,11 +68,18 @@ def attend_visible(
     values: Float[Array, "B S R X"],
     visibility: Visibility,
 ) -> Float[Array, "B S N X"]:
-    """Attention of a sequence over itself. On a CPU, where only tests come to one, kernels are interpreted."""
+    """Attention of a sequence over itself. On a CPU, where only tests come to one, kernels are interpreted.
+
+    What a kernel is written in is imported where it runs: jaxlib does not have it on every system.
+    """
     interpret = jax.default_backend() == "cpu"
     if isinstance(visibility, TreeBlocks):
+        from sage_jax.models.block_sparse_attention import attend_blocks
+
         return attend_blocks(queries, keys, values, visibility, interpret=interpret)
     if isinstance(visibility, TreeSlots):
+        from sage_jax.models.splash_attention import attend_slots
+
         return attend_slots(queries, keys, values, visibility, interpret=interpret)
     if isinstance(visibility, TreeLayout):
         return attend_tree(queries, keys, values, visibility)
@@ -89,7 +94,9 @@ def attend_all(
 ) -> Float[Array, "B S N X"]:
     """Attention of tokens that all see each other, such as patches: cuDNN's on GPU, splash on TPU, else XLA's."""
     if attention == "splash":
-        return splash_attention.attend_dense(queries, keys, values, interpret=jax.default_backend() == "cpu")
+        from sage_jax.models.splash_attention import attend_dense
+
+        return attend_dense(queries, keys, values, interpret=jax.default_backend() == "cpu")
     if attention == "pallas" and takes_cudnn(queries.dtype, queries.shape[-1]):
         return _attend_cudnn(queries, keys, values)
     return attend(queries, keys, values)

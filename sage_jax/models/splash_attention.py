@@ -21,7 +21,7 @@ import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
 
 from sage_jax.axes import Array, Bool, Float
-from sage_jax.models.tree_attention import TreeLayout
+from sage_jax.models.tree_attention import TreeLayout, TreeSlots
 from sage_jax.sharding import on_each_device
 
 LANES: Final = 128
@@ -29,14 +29,6 @@ LANES: Final = 128
 
 _LARGEST_BLOCK: Final = 512
 _HEADS: Final = ("batch", "none", "heads", "none")
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TreeSlots:
-    """The layout of a tree that attention computes in slots."""
-
-    layout: TreeLayout
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,6 +50,14 @@ class TreeLayout:
     place: Int[Array, "B S"]
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TreeSlots:
+    """The layout of a tree whose attention computes all in slots (`splash_attention.attend_slots`)."""
+
+    layout: TreeLayout
+
+
 def tree_layout(batch: TreeBatch) -> TreeLayout:
     """The layout of a batch whose `prefix_slots` and `question_slots` are given.
 
