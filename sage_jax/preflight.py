@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Final
 
 from sage_jax.config import ConfigError
 from sage_jax.export import check_export
+from sage_jax.models.attention_kernels import attention_of
 from sage_jax.optim import partition
 from sage_jax.provenance import changes_since_training, require_current
 from sage_jax.run import Run
 from sage_jax.run_config import STARTS_FROM
 from sage_jax.subjects import References, find_images
 from sage_jax.train import check_batch_size
+
+_COMPUTING: Final = ("evaluate", "inspect", "ablate")
+"""Stages that run a model, beside those that train one."""
 
 
 def check_stages(run: Run, stages: Sequence[str]) -> None:
@@ -23,6 +28,8 @@ def check_stages(run: Run, stages: Sequence[str]) -> None:
       WeightsError: The model cannot be exported.
       UploadError: There is no way to the hub.
     """
+    if any(stage in _COMPUTING or stage in STARTS_FROM for stage in stages):
+        attention_of(run.config.model)
     _check_starts(run, stages)
     ablated = run.config.ablate.stages if "ablate" in stages else ()
     for seed in run.config.ablate.seeds if ablated else ():

@@ -25,6 +25,7 @@ from sage_jax.stages import run_stages
         (["--config.inspect.images=/nope"], "inspect.images = '/nope': no such file or folder"),
         (["--config.inspect.references=/nope"], "inspect.references = '/nope': no such file or folder"),
         (["--config.mesh.data=3"], "mesh"),
+        (["--config.stages=evaluate", "--config.model.attention=pallas"], "model.attention = 'pallas' is a kernel"),
         (
             ["--config.stages=prepare,ablate", "--config.ablate.stages=('edpo',)"],
             r"ablate.stages = \('edpo',\), seed 0: stage 'edpo' needs stage 'sfe'",

@@ -12,11 +12,13 @@ from attention_cases import gradients, random_heads, real_weights
 from tiny_sage import on_device, random_batch
 
 from sage_jax.batch import TreeBatch
+from sage_jax.config import MeshConfig
 from sage_jax.models.attention import attend
 from sage_jax.models.decoding import prompts_of
 from sage_jax.models.sage import tree_mask
 from sage_jax.models.splash_attention import TreeSlotMask, attend_dense, attend_slots
 from sage_jax.models.tree_attention import TreeLayout, TreeSlots, tree_layout
+from sage_jax.sharding import make_mesh
 
 SIZES = {"num_questions": 3, "num_answers": 4, "length": 100}
 
@@ -43,6 +45,16 @@ def test_values_and_gradients_equal_those_of_masked_attention_in_float64(heads: 
     for ours, theirs in zip(found, expected, strict=True):
         assert np.abs(theirs).max() > 0.1
         np.testing.assert_allclose(ours, theirs, atol=3e-5)
+
+
+def test_devices_compute_their_own_rows_and_heads() -> None:
+    batch = on_device(random_batch(3, rows=4, **SIZES))
+    given = random_heads(batch.token_mask, (4, 2), 8, jnp.float32)
+    weights = real_weights(batch.token_mask, given[0])
+    expected = gradients(kernel, given, weights, batch)
+    with jax.set_mesh(make_mesh(MeshConfig(data=4, fsdp=1, tensor=2))):
+        found = gradients(kernel, given, weights, batch)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
 
 
 def test_prompts_alone_give_what_masked_attention_gives() -> None:
