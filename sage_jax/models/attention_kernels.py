@@ -70,7 +70,7 @@ def attend_visible(
 ) -> Float[Array, "B S N X"]:
     """Attention of a sequence over itself. On a CPU, where only tests come to one, kernels are interpreted.
 
-    What a kernel is written in is imported where it runs: jaxlib does not have it on every system.
+    What a kernel is written in is imported where it runs: a jaxlib without GPU or TPU may not have it.
     """
     interpret = jax.default_backend() == "cpu"
     if isinstance(visibility, TreeBlocks):
