@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
@@ -40,16 +40,80 @@ def make_schedule(train: TrainConfig) -> Callable[[jax.typing.ArrayLike], jax.Ar
     return learning_rate
 
 
-def make_optimizer(train: TrainConfig) -> optax.GradientTransformation:
+def make_optimizer(train: TrainConfig) -> optax.GradientTransformationExtraArgs:
     """AdamW on gradients clipped to a global norm of `clip_norm`; only matrices decay (see DECAYED).
 
     Norm scales, biases, LayerScale and learned single vectors keep their size: pulling them to zero would change what
-    a layer computes, not how complex it is.
+    a layer computes, not how complex it is. `update` takes `finite`, a truth value: where it is False the state stays
+    as it was, and the updates mean nothing.
     """
-    return optax.chain(
-        optax.clip_by_global_norm(train.clip_norm),
-        optax.adamw(make_schedule(train), b1=train.b1, b2=train.b2, weight_decay=train.weight_decay, mask=decays),
+    adamw = optax.chain(  # as optax.adamw nests it, so that states are the same
+        scale_by_adam_in_place(train.b1, train.b2),
+        optax.add_decayed_weights(train.weight_decay, decays),
+        optax.scale_by_learning_rate(make_schedule(train)),
     )
+    inner = optax.chain(clip_by_global_norm(train.clip_norm), adamw)
+
+    def update(
+        gradients: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        *,
+        finite: jax.Array | bool = True,
+        **_: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        updates, new = inner.update(gradients, state, params, finite=finite)
+        counted = jax.tree.map(lambda n, o: jnp.where(finite, n, o) if jnp.ndim(n) == 0 else n, new, state)
+        return updates, counted  # all else are moments, which have stayed
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """optax.clip_by_global_norm by one factor for all: quotients would be kept in memory for their two readers."""
+
+    def update(
+        gradients: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        del params
+        factor = jnp.minimum(1.0, max_norm / optax.tree.norm(gradients))
+        return jax.tree.map(lambda gradient: gradient * factor.astype(gradient.dtype), gradients), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
+def scale_by_adam_in_place(b1: float, b2: float, eps: float = 1e-8) -> optax.GradientTransformationExtraArgs:
+    """optax.scale_by_adam, computed so that a CPU writes the moments of a donated state where they lie.
+
+    Its `update` takes `finite`; where that is False the moments stay as they were. On a CPU, XLA else computes new
+    moments twice, for the state and for the update, and first copies the old ones that the second time reads; GPUs have
+    all in one kernel.
+    """
+
+    def update(
+        gradients: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        *,
+        finite: jax.Array | bool = True,
+        **_: Any,
+    ) -> tuple[optax.Updates, optax.ScaleByAdamState]:
+        del params
+        assert isinstance(state, optax.ScaleByAdamState)
+
+        def unless_skipped(new: optax.Updates, old: optax.Updates) -> optax.Updates:
+            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+        mu = unless_skipped(optax.tree.update_moment(gradients, state.mu, b1, 1), state.mu)
+        nu = unless_skipped(optax.tree.update_moment_per_elem_norm(gradients, state.nu, b2, 2), state.nu)
+        if jax.default_backend() == "cpu":
+            mu, nu = jax.lax.optimization_barrier((mu, nu))
+        count = optax.safe_increment(state.count)
+        mean, square = optax.tree.bias_correction(mu, b1, count), optax.tree.bias_correction(nu, b2, count)
+        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mean, square)
+        return updates, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
+
+    return optax.GradientTransformationExtraArgs(optax.scale_by_adam(b1, b2, eps).init, update)
 
 
 def decays(params: Params) -> dict[str, bool]:

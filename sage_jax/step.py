@@ -57,7 +57,7 @@ class TrainState:
     num_skipped_in_row: jax.Array
 
 
-def init_state(trainable: Params, *, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+def init_state(trainable: Params, *, optimizer: optax.GradientTransformationExtraArgs, seed: int) -> TrainState:
     """The state before the first step. Copies the parameters, since steps donate theirs."""
     trainable = jax.tree.map(jnp.copy, trainable)
     step, num_skipped, num_in_row = (jnp.zeros((), jnp.int32) for _ in range(3))  # one buffer cannot be donated thrice
@@ -71,7 +71,7 @@ def train_step(
     batch: TreeBatch,
     *,
     graphdef: nnx.GraphDef[Any],
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     objective: Objective,
     accumulate: int,
 ) -> tuple[TrainState, Metrics]:
@@ -93,19 +93,16 @@ def train_step(
     (loss, metrics), gradients = _summed(functools.partial(gradient_of, state.trainable), batch, accumulate)
     grad_norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable, finite=finite)
     trainable = optax.apply_updates(state.trainable, updates)
     skipped = 1 - finite.astype(jnp.int32)
-
-    def unless_skipped(new: Any, old: Any) -> Any:
-        return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
     one = jnp.ones((), jnp.float32)
     metrics = {**metrics, "loss": (loss, one), "grad_norm": (grad_norm, one), "skipped": (skipped, one)}
     return TrainState(
         step=state.step + 1,
-        trainable=unless_skipped(trainable, state.trainable),
-        opt_state=unless_skipped(opt_state, state.opt_state),
+        trainable=jax.tree.map(lambda new, old: jnp.where(finite, new, old), trainable, state.trainable),
+        opt_state=opt_state,
         rng=state.rng,
         num_skipped=state.num_skipped + skipped,
         num_skipped_in_row=jnp.where(finite, 0, state.num_skipped_in_row + 1),
@@ -137,7 +134,7 @@ def jit_step(
     state: TrainState,
     mesh: Mesh,
     graphdef: nnx.GraphDef[Any],
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     objective: Objective,
     accumulate: int,
 ) -> Any:

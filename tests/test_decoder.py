@@ -12,7 +12,8 @@ from flax import nnx
 from tiny_sage import TINY, VOCAB_SIZE, random_params
 
 from sage_jax.config import DecoderConfig
-from sage_jax.models.decoder import Decoder, KvCache, rotary
+from sage_jax.models.decoder import Decoder, DecoderMlp, KvCache, rotary
+from sage_jax.models.vit import VitMlp
 from sage_jax.parameters import Params, merge, split
 
 QWEN3 = dataclasses.replace(TINY.decoder, qkv_bias=True, qk_norm=True, head_dim=6, tie_embeddings=True)
@@ -114,3 +115,22 @@ def test_bfloat16_compute_gives_float32_logits_near_float32_compute() -> None:
     _, exact = one_pass(make_decoder(TINY.decoder), embeddings, positions, mask)
     assert (hidden.dtype, logits.dtype) == (jnp.bfloat16, jnp.float32)
     np.testing.assert_allclose(logits, exact, atol=0.15)
+
+
+@pytest.mark.parametrize("part", ["decoder", "vit"])
+def test_a_backward_pass_keeps_no_more_of_an_mlp_than_its_first_products(part: str) -> None:
+    width, hidden, rngs = 8, 40, nnx.Rngs(0)
+    if part == "decoder":
+        sizes = dataclasses.replace(TINY.decoder, embed_dim=width, mlp_dim=hidden)
+        mlp, products = DecoderMlp(sizes, dtype=jnp.dtype("float32"), rngs=rngs), 2
+    else:
+        vit = dataclasses.replace(TINY.vit, embed_dim=width, mlp_dim=hidden)
+        mlp, products = VitMlp(vit, dtype=jnp.dtype("float32"), rngs=rngs), 1
+    graphdef, params = split(mlp)
+
+    def run(x: jax.Array, params: Params) -> jax.Array:
+        return merge(graphdef, params)(x)
+
+    _, backward = jax.vjp(run, jnp.ones((2, 3, width)), params)
+    kept = [leaf.shape for leaf in jax.tree.leaves(backward) if leaf.shape[-1:] == (hidden,) and leaf.ndim == 3]
+    assert kept == [(2, 3, hidden)] * products

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from sage_jax.config import ConfigError, TrainConfig
-from sage_jax.optim import freeze_table, make_optimizer, make_schedule, partition
+from sage_jax.optim import decays, freeze_table, make_optimizer, make_schedule, partition
 from sage_jax.parameters import Params
 
 TRAIN = TrainConfig(steps=50, warmup_steps=7, peak_learning_rate=3e-3, end_ratio=0.2)
@@ -83,6 +83,39 @@ def test_updates_are_clipped_adamw_that_decays_matrices_alone():
             expected[path] = expected[path] - float(schedule(update)) * step
     for path in SHAPES:
         np.testing.assert_allclose(params[path], expected[path], rtol=2e-5, atol=2e-6, err_msg=path)
+
+
+def test_a_step_that_is_not_finite_leaves_the_state_as_it_was():
+    optimizer, params = make_optimizer(TRAIN), random_params(0)
+    _, before = optimizer.update(random_params(1), optimizer.init(params), params)
+    _, moved = optimizer.update(random_params(2), before, params, finite=jnp.asarray(True))
+    poisoned = {path: leaf * np.nan for path, leaf in random_params(2).items()}
+    _, held = optimizer.update(poisoned, before, params, finite=jnp.asarray(False))
+    assert len(jax.tree.leaves(held)) == 2 * len(SHAPES) + 2  # moments, and the counts of Adam and of the schedule
+    for old, stayed, new in zip(*map(jax.tree.leaves, (before, held, moved)), strict=True):
+        np.testing.assert_array_equal(old, stayed)
+        assert not np.array_equal(old, new)
+
+
+def test_states_are_those_of_optax():
+    train, params = TRAIN, random_params(0)
+    of_optax = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(make_schedule(train), mask=decays))
+    assert jax.tree.structure(make_optimizer(train).init(params)) == jax.tree.structure(of_optax.init(params))
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere one kernel reads all and writes all")
+def test_a_donated_state_is_updated_where_it_lies():
+    optimizer = make_optimizer(TRAIN)
+    params = {"decoder/output/kernel": jnp.ones((256, 512)), "decoder/embedding/embedding": jnp.ones((512, 256))}
+
+    def step(params: Params, state: optax.OptState, gradients: Params, finite: jax.Array) -> tuple[Any, optax.OptState]:
+        updates, state = optimizer.update(gradients, state, params, finite=finite)
+        moved = optax.apply_updates(params, updates)
+        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, params), state
+
+    given = params, optimizer.init(params), params, jnp.asarray(True)
+    memory = jax.jit(step, donate_argnums=(0, 1)).lower(*given).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 0.1 * sum(leaf.nbytes for leaf in params.values())
 
 
 def test_every_parameter_is_on_one_side_and_patterns_match_from_the_start():

@@ -123,7 +123,12 @@ class DecoderMlp(nnx.Module):
 
     def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         """MLP output."""
-        return self.down(constrain(jax.nn.silu(self.gate(x)) * self.up(x), "batch", "none", "mlp"))
+
+        @jax.checkpoint  # a backward pass keeps gate and up alone: what is made of them costs less than its memory
+        def combine(gate: Array, up: Array) -> Array:
+            return self.down(constrain(jax.nn.silu(gate) * up, "batch", "none", "mlp"))
+
+        return combine(self.gate(x), self.up(x))
 
 
 class DecoderBlock(nnx.Module):

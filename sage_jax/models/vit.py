@@ -82,7 +82,12 @@ class VitMlp(nnx.Module):
 
     def __call__(self, x: Float[Array, "A S D"]) -> Float[Array, "A S D"]:
         """MLP output."""
-        return self.down(constrain(jax.nn.gelu(self.up(x), approximate=False), "batch", "none", "mlp"))
+
+        @jax.checkpoint  # a backward pass keeps the GELU's input alone
+        def activate(up: Array) -> Array:
+            return self.down(constrain(jax.nn.gelu(up, approximate=False), "batch", "none", "mlp"))
+
+        return activate(self.up(x))
 
 
 class VitBlock(nnx.Module):
