@@ -49,13 +49,12 @@ def main() -> None:
     parser.add_argument("--image-px", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=0, help="rows of this process; 0 = the config's")
     parser.add_argument("--num-workers", type=int, default=0, help="worker processes; 0 = threads")
-    parser.add_argument("--group-batches", type=int, default=0)
+    parser.add_argument("--group-batches", type=int, default=-1, help="-1 = the config's")
     given = parser.parse_args()
     flags.FLAGS.mark_as_parsed()
     config = from_config_dict(runpy.run_path(given.config)["get_config"]())
     data = DataConfig(num_train=given.num_images, num_test=1, image_px=given.image_px)
     records = [found for found in read_records(data, "train", 0) if isinstance(found, Record)]
-    # Few words make fewer tokens than under a checkpoint's tokenizer: a bucket of the config holds them all the same.
     chat = Chat(config.text, train_tokenizer(words_of(records), min(config.text.vocab_size, 768)))
     train = config.training(given.stage)
     train = dataclasses.replace(train, batch_size=given.batch_size or train.batch_size, accumulate=1)
@@ -68,15 +67,16 @@ def main() -> None:
         seed=0,
         num_workers=given.num_workers,
         prefetch=max(config.data.prefetch, given.num_workers),
-        group_batches=given.group_batches,
+        group_batches=config.data.group_batches if given.group_batches < 0 else given.group_batches,
     )
-    waits, padding, tiles_mb = [], [], 0.0
+    waits, padding, lengths, tiles_mb = [], [], set(), 0.0
     with contextlib.closing(loader):
         next(loader)
         started = before = time.perf_counter()
         for batch in itertools.islice(loader, given.steps):
             waits.append(time.perf_counter() - before)
             padding.append(1.0 - np.mean(batch.token_mask))
+            lengths.add(batch.token_ids.shape[1])
             tiles_mb = (batch.tiles.nbytes + batch.reference_tiles.nbytes) / 1e6
             time.sleep(given.step_seconds)
             before = time.perf_counter()
@@ -92,6 +92,8 @@ def main() -> None:
         "median_wait_ms": round(1e3 * float(np.median(waits)), 2),
         "images_per_s": round(train.batch_size * len(waits) / (before - started), 2),
         "padding": round(float(np.mean(padding)), 4),
+        "expected_padding": round(loader.shapes.padding, 4) if loader.shapes else None,
+        "lengths": sorted(lengths),
     }
     print(json.dumps(found))
 

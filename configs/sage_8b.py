@@ -37,13 +37,12 @@ def get_config() -> ml_collections.ConfigDict:
         Config(
             run_dir="runs/sage_8b",
             stages="prepare,sfe,edpo,evaluate",
-            data=DataConfig(source="adpl", root="AD-PL.json", num_train=0, num_test=0),
+            data=DataConfig(source="adpl", root="AD-PL.json", num_train=0, num_test=0, group_batches=8),
             text=TextConfig(
                 vocab_size=92553,
                 max_facts=8,
                 max_fact_tokens=64,
                 max_answer_tokens=80,
-                buckets=(2176, 2816, 4096),
             ),
             model=ModelConfig(
                 weights="InternVL2-8B",

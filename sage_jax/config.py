@@ -144,7 +144,10 @@ class TextConfig:
       max_facts: Fact sentences of an image (F); fewer are masked, more are left out.
       max_fact_tokens: Tokens of a fact sentence (J).
       max_answer_tokens: Tokens of an answer (L), closing token included.
-      buckets: Tree lengths that batches are padded to, ascending; the fewer, the fewer compilations.
+      buckets: Tree lengths that batches are padded to, ascending; the fewer, the fewer compilations. Empty: each stage
+        chooses `num_shapes` from the texts that it will draw, so that padding is least.
+      num_shapes: Most shapes that a training stage pads its batches to where it chooses them; for each its step is
+        compiled once.
       assist_prompt: Sentence that tells the decoder what the comparison embeddings are.
       assist_position: `question` closes each question with it (the paper), `prefix` the comparison embeddings.
       reference: How the decoder gets the reference image: `fusion`, through the comparison embeddings alone (the
@@ -157,16 +160,20 @@ class TextConfig:
     max_facts: int = 4
     max_fact_tokens: int = 32
     max_answer_tokens: int = 40
-    buckets: tuple[int, ...] = (256, 512, 1024)
+    buckets: tuple[int, ...] = ()
+    num_shapes: int = 2
     assist_prompt: str = "Above is the feature related to the anomaly facts."
     assist_position: Literal["question", "prefix"] = "question"
     reference: Literal["fusion", "prompt"] = "fusion"
     system: str = ""
 
     def __post_init__(self) -> None:
-        require_above_zero(self, "vocab_size", "max_facts", "max_fact_tokens", "max_answer_tokens")
+        require_above_zero(self, "vocab_size", "max_facts", "max_fact_tokens", "max_answer_tokens", "num_shapes")
         ascending = self.buckets == tuple(sorted(set(self.buckets)))
-        require(ascending and min(self.buckets, default=0) > 0, f"buckets = {self.buckets}: give ascending lengths")
+        require(
+            ascending and min(self.buckets, default=1) > 0,
+            f"buckets = {self.buckets}: give ascending lengths, or none, which chooses them from the data",
+        )
 
 
 @dataclasses.dataclass(frozen=True)

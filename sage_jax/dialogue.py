@@ -12,6 +12,7 @@ from sage_jax.batch import TreeBatch
 from sage_jax.data.chat import Chat, FactsAs
 from sage_jax.data.encode import TreeError
 from sage_jax.data.records import Question, Record
+from sage_jax.data.shapes import bucket_for
 from sage_jax.generate import Responder
 from sage_jax.models.decoding import Opening
 
@@ -103,7 +104,7 @@ class Dialogue:
         """Each row's answer to a further question; "" for padding rows.
 
         Raises:
-          TreeError: The conversation grows longer than the largest bucket.
+          TreeError: The conversation grows longer than the largest bucket, where the config has buckets.
         """
         asked = self._chat.follow_up_ids(question, facts_as=self._facts_as).tolist()
         rows = list(zip(self.said, self._real, strict=True))
@@ -122,14 +123,14 @@ class Dialogue:
     def _slots(self, size: int) -> int:
         """Slots of the cache for a turn: a bucket for what is said, and an answer; never fewer than there are."""
         room = self._responder.decoding.max_new_tokens
-        needed, buckets = int(self._talk.length) + size, self._chat.text.buckets
-        fitting = [bucket for bucket in buckets if bucket >= needed]
-        if not fitting:
+        needed, text = int(self._talk.length) + size, self._chat.text
+        bucket = bucket_for(needed, text)
+        if bucket is None:
             raise TreeError(
                 f"a conversation has {needed} tokens with its next question: add a bucket of {needed} or more to "
-                f"text.buckets (now {buckets}), or ask less"
+                f"text.buckets (now {text.buckets}), empty it, or ask less"
             )
-        return max(fitting[0] + room, self._talk.visible.shape[-1])
+        return max(bucket + room, self._talk.visible.shape[-1])
 
     def _unwritten(self, said: Int[np.ndarray, " L"]) -> list[int]:
         """The last token of an answer that was cut: the model has not read it yet."""

@@ -31,6 +31,8 @@ from sage_jax.run_log import RunLog
 from sage_jax.summary import HEADINGS, MODES, load_summary
 
 _NEAREST_TEMPLATE: Final = "internvl2_5"
+_POSITIONS: Final = 32768
+"""Positions that a config without `text.buckets` is exported with: RoPE itself has no end."""
 """Of OpenGVLab's conversations the one whose turns are written as those of models trained here."""
 
 
@@ -147,7 +149,7 @@ def _base_values(exported: Exported) -> dict[str, Any]:
             "bos_token_id": None,
             "eos_token_id": chat.end_id,
             "pad_token_id": chat.pad_id,
-            "max_position_embeddings": max(config.text.buckets) + config.evaluate.max_new_tokens,
+            "max_position_embeddings": max(config.text.buckets, default=_POSITIONS) + config.evaluate.max_new_tokens,
         }
         values = {"model_type": config.export.layout, TEXT_SECTION[config.export.layout]: text}
     if config.export.layout == "internvl_chat":

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sage_jax.axes import Array, Bool, Float, Int, UInt8
 from sage_jax.batch import Answers, Scores, TreeBatch
+from sage_jax.data.encode import TreeError
 from sage_jax.losses.log_probs import answer_logps, answer_token_logps
 from sage_jax.models.answer_rows import (
     AnswerRows,
@@ -95,15 +96,21 @@ def _cut_turned(stack: Float[Array, "Y E O"]) -> tuple[Array, ...]:
 class Responder:
     """A model on its devices, ready to answer batches.
 
-    It compiles once for each bucket length, with and without references, whatever the weights; a further turn compiles
-    once for each length of question (they come in powers of two) and each size of cache (one for each bucket).
+    It compiles once for each length that batches are padded to, with and without references, whatever the weights; a
+    further turn compiles once for each length of question (they come in powers of two) and each size of cache (one for
+    each length).
+
+    Args:
+      max_positions: Tokens of a sequence up to which the model's RoPE is right; 0 = any. Longer ones are a TreeError.
 
     Attributes:
       decoding: How it answers.
     """
 
-    def __init__(self, graphdef: nnx.GraphDef[Sage], params: Params, mesh: Mesh, decoding: Decoding):
-        self.decoding = decoding
+    def __init__(
+        self, graphdef: nnx.GraphDef[Sage], params: Params, mesh: Mesh, decoding: Decoding, max_positions: int = 0
+    ):
+        self.decoding, self._max_positions = decoding, max_positions
         self._params, self._mesh = params, mesh
         model = merge(graphdef, params)
         self._image_id = model.placeholders.image
@@ -111,6 +118,7 @@ class Responder:
 
     def begin(self, batch: TreeBatch) -> Opening:
         """The batch's images, encoded and prefilled on the devices: what several batches about them can go on from."""
+        self._require_positions(batch.token_mask)
         size = min(_doubles(int(self._image_end(batch).max())), batch.token_ids.shape[1])
         with jax.set_mesh(self._mesh):
             return self._functions.begin(self._params, self._put(_lean(batch)), size)
@@ -129,6 +137,7 @@ class Responder:
           opening: Of the images; it stays as it is, for other batches.
           max_new_tokens: Longest answer; 0 = that of `decoding`.
         """
+        self._require_positions(batch.token_mask)
         behind = np.where(batch.token_mask, np.arange(1, batch.token_ids.shape[1] + 1), 0).max(axis=1)
         size = _doubles(int(np.max(behind - self._image_end(batch), initial=1)))
         bare = dataclasses.replace(batch, tiles=batch.tiles[:, :0], reference_tiles=batch.reference_tiles[:, :0])
@@ -148,17 +157,20 @@ class Responder:
         Args:
           seeds: What tells a row's draws from those of other rows, 0 to 2^31 - 1; all 0 by default.
         """
+        self._require_positions(batch.token_mask)
         with jax.set_mesh(self._mesh):
             given = self._put((_lean(batch), _seeds(seeds, batch.token_ids)))
             return jax.tree.map(np.asarray, self._functions.answer(self._params, *given))
 
     def scores(self, batch: TreeBatch) -> Scores:
         """The answers' scores alone, in host memory: one pass over the tree, nothing is decoded."""
+        self._require_positions(batch.token_mask)
         with jax.set_mesh(self._mesh):
             return jax.tree.map(np.asarray, self._functions.scores(self._params, self._put(_lean(batch))))
 
     def open(self, batch: TreeBatch, seeds: Int[np.ndarray, " B"] | None = None) -> tuple[Answers, Talk]:
         """The same answers, and what a next turn needs, on the devices."""
+        self._require_positions(batch.token_mask)
         with jax.set_mesh(self._mesh):
             given = self._put((_lean(batch), _seeds(seeds, batch.token_ids)))
             answers, talk = self._functions.open(self._params, *given)
@@ -187,6 +199,7 @@ class Responder:
         written = int(talk.length) + token_ids[0].size + self.decoding.max_new_tokens * token_ids.shape[1]
         if slots < max(written, talk.visible.shape[-1]):
             raise ValueError(f"go_on: {slots} slots for {written} tokens; give as many or more")
+        self._require_positions(token_mask, written)
         with jax.set_mesh(self._mesh):
             if slots > talk.visible.shape[-1]:
                 talk = self._functions.widen(talk, slots)
@@ -196,6 +209,7 @@ class Responder:
 
     def prefill_rows(self, batch: TreeBatch, seeds: Int[np.ndarray, " B"] | None = None) -> tuple[Scores, AnswerRows]:
         """Scores of the batch, and its images with the first token of each answer; both on the devices."""
+        self._require_positions(batch.token_mask)
         with jax.set_mesh(self._mesh):
             return self._functions.prefill_rows(
                 self._params, *self._put((_lean(batch), _seeds(seeds, batch.token_ids)))
@@ -227,6 +241,7 @@ class Responder:
 
     def answer_logps(self, batch: TreeBatch) -> Float[np.ndarray, "B Q N"]:
         """Summed log-probability of every answer of the batch, in nats."""
+        self._require_positions(batch.token_mask)
         with jax.set_mesh(self._mesh):
             return np.asarray(self._functions.logps(self._params, self._put(_lean(batch))))
 
@@ -239,6 +254,15 @@ class Responder:
         """The batch size, raised to what the mesh divides."""
         parts = int(np.prod([self._mesh.shape[axis] for axis in MESH_AXES_OF["batch"]]))
         return -(-batch_size // parts) * parts
+
+    def _require_positions(self, token_mask: Any, said: int = 0) -> None:
+        """Checks that the longest row of a batch, with an answer, is within the model's positions."""
+        tokens = said or int(np.sum(token_mask, axis=1).max()) + self.decoding.max_new_tokens
+        if 0 < self._max_positions < tokens:
+            raise TreeError(
+                f"a sequence has {tokens} tokens, its answer included, and the RoPE of model.weights is the plain one "
+                f"up to {self._max_positions}: ask less, or lower model.max_tiles or evaluate.max_new_tokens"
+            )
 
     def _put(self, rows: Any) -> Any:
         sharding = batch_sharding(self._mesh)

@@ -23,6 +23,7 @@ _FREE: Final = (
     "text.max_fact_tokens",
     "text.max_answer_tokens",
     "text.buckets",
+    "text.num_shapes",
 )
 """What may differ from the config that a stage was trained with: how it computes, and how much it is given."""
 

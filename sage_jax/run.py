@@ -285,7 +285,9 @@ class Run:
         chat, longest = self.chat, self.config.evaluate.max_new_tokens
         decoding = Decoding(longest, chat.end_id, chat.verdict_ids, chat.stop_ids, self._sampling())
         model = self.structure_of(params), params
-        return Responder(*with_layers_apart(*model, self.mesh) if use_up else model, self.mesh, decoding)
+        parts = with_layers_apart(*model, self.mesh) if use_up else model
+        max_positions = self.checkpoint.config.max_positions if self.checkpoint else 0
+        return Responder(*parts, self.mesh, decoding, max_positions)
 
     def _sampling(self) -> Sampling:
         """How tokens are chosen, by `evaluate.decoding`.
@@ -345,11 +347,13 @@ def _check_decoding(config: Config, checkpoint: CheckpointConfig) -> None:
 
 
 def _check_positions(config: Config, max_positions: int) -> None:
-    """Checks that no sequence is longer than the checkpoint's RoPE is the plain one.
+    """Checks that no sequence is longer than the checkpoint's RoPE is the plain one, as far as the config says.
 
     Raises:
       ConfigError: One may be; the message names the fields.
     """
+    if not config.text.buckets:  # told where texts are measured, and by the responder
+        return
     longest = max(config.text.buckets) + config.evaluate.max_new_tokens
     if max_positions and longest > max_positions:
         raise ConfigError(

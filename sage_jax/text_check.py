@@ -1,4 +1,4 @@
-"""The check that every record's text fits, for the stages that a run has before it."""
+"""The check that every record's text fits, and what it needs, for the stages that a run has before it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from sage_jax.data.adpl import PreparedData, Split
 from sage_jax.data.chat import Chat
 from sage_jax.data.encode import ChosenRecords, TreeError
 from sage_jax.data.records import Fault
-from sage_jax.data.text_fit import TextUse, text_faults
+from sage_jax.data.shapes import TreeShape, enclosing
+from sage_jax.data.text_fit import TextUse, measure_text
 from sage_jax.files import replace_file
 from sage_jax.run_config import TRAINING_STAGES, Config
 from sage_jax.run_log import RunLog
@@ -23,42 +24,83 @@ from sage_jax.run_log import RunLog
 _SHOWN: Final = 10
 
 
-def require_text_fits(
-    stages: Sequence[str], *, config: Config, prepared: PreparedData, chat: Chat, log: RunLog
-) -> None:
-    """Encodes the text of all records as the stages will; what was found to fit is remembered beside the data set.
+@dataclasses.dataclass(frozen=True)
+class TextCheck:
+    """Encodes the text of all records as stages will; what was found is remembered beside the data set.
 
     Under `data.on_bad_record = "skip"` too: the record is as good as the others, it is the config that is too small.
 
-    Raises:
-      TreeError: Some do not fit; the message has the first few with file, line and the option to change.
+    Attributes:
+      max_tokens: Longest sequence that the model has positions for; 0 = any.
     """
-    for split, use, limit in dict.fromkeys(use for stage in stages for use in _uses(stage, config)):
-        model, text = config.model, config.text
-        key = json.dumps(
+
+    config: Config
+    prepared: PreparedData
+    chat: Chat
+    log: RunLog
+    max_tokens: int = 0
+
+    def require_fits(self, stages: Sequence[str]) -> None:
+        """Checks that all text fits, for each of these stages.
+
+        Raises:
+          TreeError: Some does not; the message has the first few with file, line and the option to change.
+        """
+        for split, use, limit in dict.fromkeys(use for stage in stages for use in _uses(stage, self.config)):
+            self._largest(split, use, limit)
+
+    def largest(self, stage: str) -> TreeShape:
+        """What any tree that a training stage draws can need.
+
+        Raises:
+          TreeError: Some text does not fit.
+        """
+        return self._largest(*next(_uses(stage, self.config)))
+
+    def _largest(self, split: Split, use: TextUse, limit: int) -> TreeShape:
+        done = self.prepared.path / f"fits-{hashlib.sha256(self._key(split, use, limit).encode()).hexdigest()[:16]}"
+        if done.is_file():
+            largest = TreeShape(**json.loads(done.read_text()))
+        else:
+            largest = self._measured(split, use, limit)
+            if jax.process_index() == 0:
+                replace_file(done, json.dumps(dataclasses.asdict(largest)))
+        if self.max_tokens and largest.length > self.max_tokens:
+            raise TreeError(
+                f"the longest tree of the {split} records has {largest.length} tokens, and the RoPE of "
+                f"{self.config.model.weights} is the plain one up to {self.max_tokens}: lower model.max_tiles, "
+                "text.max_answer_tokens or the stage's questions_per_image"
+            )
+        return largest
+
+    def _key(self, split: Split, use: TextUse, limit: int) -> str:
+        model, text = self.config.model, self.config.text
+        return json.dumps(
             [
-                *(split, limit, dataclasses.asdict(use), dataclasses.asdict(text), chat.tokenizer_digest()),
-                *(repr(chat.conversation), dataclasses.asdict(model.vit), model.downsample, model.max_tiles),
+                *(split, limit, dataclasses.asdict(use), dataclasses.asdict(text), self.chat.tokenizer_digest()),
+                *(repr(self.chat.conversation), dataclasses.asdict(model.vit), model.downsample, model.max_tiles),
             ]
         )
-        done = prepared.path / f"fits-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-        if done.is_file():
-            continue
-        records = adpl.open_split(prepared, split)
+
+    def _measured(self, split: Split, use: TextUse, limit: int) -> TreeShape:
+        config, records = self.config, adpl.open_split(self.prepared, split)
         chosen = ChosenRecords(records, range(len(records))[: limit or None])
         faults: list[Fault] = []
-        with log.progress(len(chosen), unit=f"{split} record's text") as advance:
-            found = text_faults(chosen, use, data=config.data, chat=chat, model=model, text=text)
-            for number, fault in enumerate(found, start=1):
-                faults += [fault] if fault else []
+        largest = TreeShape(0)
+        with self.log.progress(len(chosen), unit=f"{split} record's text") as advance:
+            parts = {"data": config.data, "chat": self.chat, "model": config.model, "text": config.text}
+            for number, found in enumerate(measure_text(chosen, use, **parts), start=1):
+                if isinstance(found, Fault):
+                    faults.append(found)
+                else:
+                    largest = enclosing((largest, found))
                 advance(number)
         if faults:
             shown = "\n  ".join(map(str, faults[:_SHOWN]))
             more = f"\n  and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
             noun = "record" if len(faults) == 1 else "records"
             raise TreeError(f"the text of {len(faults)} {split} {noun} does not fit: {shown}{more}")
-        if jax.process_index() == 0:
-            replace_file(done, key)
+        return largest
 
 
 def _uses(stage: str, config: Config) -> Iterator[tuple[Split, TextUse, int]]:

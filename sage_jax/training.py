@@ -34,7 +34,7 @@ from sage_jax.run import Run, prepared_counts
 from sage_jax.run_config import STARTS_FROM
 from sage_jax.run_log import RunLog
 from sage_jax.signals import Interrupted
-from sage_jax.text_check import require_text_fits
+from sage_jax.text_check import TextCheck
 from sage_jax.train import FitResult, fit
 from sage_jax.validation import Validation, split_by_image
 
@@ -106,7 +106,12 @@ def check_text(run: Run, log: RunLog, *stages: str) -> None:
       TreeError: Some does not.
     """
     wanted = [name for name in dict.fromkeys((*stages, *run.config.stage_names)) if not run.is_trained(name)]
-    require_text_fits(wanted, config=run.config, prepared=run.prepared, chat=run.chat, log=log)
+    _text_check(run, log).require_fits(wanted)
+
+
+def _text_check(run: Run, log: RunLog) -> TextCheck:
+    max_tokens = run.checkpoint.config.max_positions if run.checkpoint else 0
+    return TextCheck(run.config, run.prepared, run.chat, log, max_tokens)
 
 
 def log_changes(run: Run, name: str, stage: str, log: RunLog) -> None:
@@ -213,8 +218,11 @@ def _fit(
         revision=run.prepared.revision,
         group_batches=run.config.data.group_batches,
         features=features,
+        largest=None if run.config.text.buckets else _text_check(run, log).largest(stage),
         **shapes,
     )
+    if loader.shapes:
+        log.line(str(loader.shapes))
     run.write_json(f"stages/{stage}/data.json", prepared_counts(run.prepared))
     with (
         contextlib.closing(loader),

@@ -243,6 +243,13 @@ def test_a_conversation_longer_than_the_largest_bucket_is_refused(speaker: Speak
             dialogue.ask("a " * 30)
 
 
+def test_a_conversation_without_buckets_grows(speaker: Speaker) -> None:
+    chat = dataclasses.replace(speaker.chat, text=dataclasses.replace(TEXT, buckets=()))
+    dialogue = Dialogue(speaker.responder(), chat, speaker.batch(make_records(2)), facts_as="text")
+    for _ in range(4):  # far beyond the 320 tokens of the largest bucket
+        assert all(isinstance(said, str) for said in dialogue.ask("a " * 60))
+
+
 def test_a_conversation_has_one_question_a_row(speaker: Speaker) -> None:
     record = make_records(1)[0]
     more = dataclasses.replace(record, questions=record.questions * 2)

@@ -19,11 +19,12 @@ from PIL import Image
 from sage_jax.batch import TreeBatch
 from sage_jax.config import ModelConfig, TextConfig, TrainConfig, VitConfig
 from sage_jax.data.chat import Chat
-from sage_jax.data.pipeline import StreamError, make_eval_batches, make_train_loader, visited_records
+from sage_jax.data.pipeline import StreamError, TrainLoader, make_eval_batches, make_train_loader, visited_records
 from sage_jax.data.readers import read_records
 from sage_jax.data.records import Answer, Question, Record
+from sage_jax.data.shapes import needed_shape
 from sage_jax.data.tokenizer import train_tokenizer
-from sage_jax.data.tree import TreeError
+from sage_jax.data.tree import TreeError, build_tree
 from sage_jax.run_config import Config, from_config_dict
 
 TEXT = TextConfig(vocab_size=320, max_facts=2, max_fact_tokens=48, max_answer_tokens=48, buckets=(256, 1024, 2048))
@@ -367,15 +368,20 @@ def quickstart() -> Config:
     return from_config_dict(runpy.run_path(str(QUICKSTART))["get_config"]())
 
 
-def quickstart_batches(records: list[Record], stage: str, text: TextConfig, *, group_batches: int) -> list[TreeBatch]:
-    config = quickstart()
+def quickstart_chat(records: list[Record], text: TextConfig) -> Chat:
     asked = [question for record in records for question in (*record.questions, *record.descriptions)]
     words = [asked_or_told for q in asked for asked_or_told in (q.text, *(answer.text for answer in q.answers))]
     corpus = [*words, *(fact for record in records for fact in record.facts)]
-    chat = Chat(text, train_tokenizer(corpus, text.vocab_size))
+    return Chat(text, train_tokenizer(corpus, text.vocab_size))
+
+
+def quickstart_stream(
+    records: list[Record], stage: str, text: TextConfig, *, group_batches: int, **changes: Any
+) -> TrainLoader:
+    config, chat = quickstart(), quickstart_chat(records, text)
     options: dict[str, Any] = {"chat": chat, "model": config.model, "text": text, "train": config.training(stage)}
-    stream = make_train_loader(records, seed=0, num_workers=0, prefetch=2, group_batches=group_batches, **options)
-    return take(stream, 64)
+    options |= {"seed": 0, "num_workers": 0, "prefetch": 2, "group_batches": group_batches, **changes}
+    return make_train_loader(records, **options)
 
 
 def num_compiled(batches: list[TreeBatch]) -> int:
@@ -383,21 +389,59 @@ def num_compiled(batches: list[TreeBatch]) -> int:
     return len({(jax.tree.structure(batch), tuple(leaf.shape for leaf in jax.tree.leaves(batch))) for batch in batches})
 
 
-@pytest.mark.parametrize("stage", ["sfe", "edpo"])
-def test_grouped_trees_of_the_quickstart_waste_under_a_tenth_on_padding(
+@pytest.mark.parametrize("stage", ["base", "plain", "sfe", "dpo", "edpo"])
+def test_a_stage_of_the_quickstart_pads_under_a_tenth_in_two_shapes(
     stage: str, quickstart_records: list[Record]
 ) -> None:
-    text = dataclasses.replace(quickstart().text, buckets=(192, 208, 224, 248, 416, 448, 480, 528, 608))
-    padding = {
-        number: 1.0 - np.mean([batch.token_mask.mean() for batch in found])
-        for number in (0, 8)
-        for found in [quickstart_batches(quickstart_records, stage, text, group_batches=number)]
-    }
-    assert padding[8] < 0.10 < padding[0]
+    config = quickstart()
+    how: dict[str, Any] = {"group_batches": config.data.group_batches}
+    stream = quickstart_stream(quickstart_records, stage, config.text, **how)
+    assert stream.shapes is not None and len(stream.shapes.shapes) <= config.text.num_shapes
+    batches = take(stream, 200)  # more than shapes were chosen by
+    assert num_compiled(batches) <= config.text.num_shapes == 2
+    padding = 1.0 - np.mean([batch.token_mask.mean() for batch in batches])
+    assert padding < 0.10 and abs(padding - stream.shapes.padding) < 0.01
+    alone = quickstart_stream(quickstart_records, stage, config.text, group_batches=0)
+    assert alone.shapes is not None and stream.shapes.padding < alone.shapes.padding
 
 
-@pytest.mark.parametrize("stage", ["base", "plain", "sfe", "edpo"])
-def test_a_stage_of_the_quickstart_compiles_its_step_at_most_six_times(
-    stage: str, quickstart_records: list[Record]
-) -> None:
-    assert num_compiled(quickstart_batches(quickstart_records, stage, quickstart().text, group_batches=0)) <= 6
+def test_shapes_are_those_of_all_processes_and_alter_nothing_but_padding(quickstart_records: list[Record]) -> None:
+    chosen, given = quickstart().text, dataclasses.replace(quickstart().text, buckets=(608,))
+    how: dict[str, Any] = {"group_batches": 4}
+    whole = quickstart_stream(quickstart_records, "sfe", chosen, **how)
+    parts = [
+        quickstart_stream(quickstart_records, "sfe", chosen, **how, process_index=index, process_count=3)
+        for index in range(3)
+    ]
+    assert [part.shapes for part in parts] == [whole.shapes] * 3
+    long = quickstart_stream(quickstart_records, "sfe", given, **how)
+    long.set_state(whole.get_state())  # a stage goes on under other shapes
+    for batch, other, *shares in zip(take(whole, 6), take(long, 6), *(take(part, 6) for part in parts), strict=True):
+        length = batch.token_ids.shape[1]
+        assert {share.token_ids.shape[1] for share in shares} == {length} and other.token_ids.shape[1] == 608
+        np.testing.assert_array_equal(np.concatenate([share.token_ids for share in shares]), batch.token_ids)
+        np.testing.assert_array_equal(other.record_index, batch.record_index)
+        np.testing.assert_array_equal(other.token_ids[:, :length], batch.token_ids)
+        assert not other.token_mask[:, length:].any()
+
+
+def test_the_longest_tree_fits_though_no_batch_was_measured_with_it(records: list[Record], chat: Chat) -> None:
+    text, answers = dataclasses.replace(TEXT, buckets=()), (Answer("Yes. " + "a dent, " * 5),)
+    long = dataclasses.replace(records[0], questions=(Question("Is it so? " * 60, answers),))
+    many = [*records[1:] * 40, long]
+    train = train_config(batch_size=2, steps=1, warmup_steps=0)
+    stream = loader(many, chat, train, text=text)
+    assert stream.shapes is not None
+    needed = build_tree(long, chat=chat, model=MODEL, text=text, with_reference=True, answers="best")
+    assert stream.shapes.shapes[-1].holds(needed_shape(needed.tokens, (0,)))
+    drawn = next(batch for batch in stream if len(many) - 1 in batch.record_index)
+    stream.close()
+    assert drawn.token_ids.shape[1] == stream.shapes.shapes[-1].length
+
+
+def test_batches_without_buckets_come_in_few_shapes_in_evaluation(quickstart_records: list[Record]) -> None:
+    config = quickstart()
+    chat = quickstart_chat(quickstart_records, config.text)
+    how: dict[str, Any] = {"chat": chat, "model": config.model, "text": config.text, "batch_size": 16}
+    batches = [*make_eval_batches(quickstart_records, with_reference=True, answers="ranked", **how)]
+    assert num_compiled(batches) <= 4 and all(batch.token_mask.any(axis=1).all() for batch in batches)

@@ -20,7 +20,8 @@ from sage_jax.config import MeshConfig, TrainConfig
 from sage_jax.data.chat import Chat
 from sage_jax.data.pipeline import make_train_loader
 from sage_jax.data.records import Record
-from sage_jax.data.tree import TreeShape, build_tree, stack_rows
+from sage_jax.data.shapes import TreeShape
+from sage_jax.data.tree import build_tree, stack_rows
 from sage_jax.generate import Decoding, Responder
 from sage_jax.models.sage import Placeholders, Sage
 from sage_jax.parameters import digest, split

@@ -18,11 +18,13 @@ from sage_jax.data.chat import Chat
 from sage_jax.data.encode import TreeError
 from sage_jax.data.images import encode_png
 from sage_jax.data.records import Fault
-from sage_jax.data.text_fit import TextUse, text_faults
+from sage_jax.data.shapes import enclosing, needed_shape
+from sage_jax.data.text_fit import TextUse, measure_text
+from sage_jax.data.tree import build_tree
 from sage_jax.run_config import Config, EvaluateConfig
 from sage_jax.run_log import RunLog
 from sage_jax.stages import run_stages
-from sage_jax.text_check import require_text_fits
+from sage_jax.text_check import TextCheck
 
 TEXT = TextConfig(vocab_size=400, max_facts=1, max_fact_tokens=64, max_answer_tokens=24, buckets=(64, 512))
 SFE = TextUse("best", "inspection", "fusion")
@@ -68,9 +70,9 @@ def found(data: DataConfig, root: Path, use: TextUse, text: TextConfig = TEXT) -
         "model": ModelConfig(),
         "text": text,
     }
-    faults = list(text_faults(open_split(prepared, "train"), use, **options))
-    assert len(faults) == 6
-    return [fault for fault in faults if fault is not None]
+    results = list(measure_text(open_split(prepared, "train"), use, **options))
+    assert len(results) == 6
+    return [each for each in results if isinstance(each, Fault)]
 
 
 def test_a_long_answer_is_told_with_its_line_and_only_where_it_is_read(tmp_path: Path) -> None:
@@ -104,12 +106,33 @@ def test_a_stages_use_decides_and_what_fits_is_not_encoded_again(
     prepared = prepare(data, TEXT, seed=0, run_dir=tmp_path / "run")
     parts: dict[str, Any] = {"config": config, "prepared": prepared, "chat": Chat(TEXT, prepared.tokenizer)}
     with RunLog(tmp_path / "run", "prepare") as log:
-        require_text_fits(["prepare", "sfe", "evaluate"], **parts, log=log)
+        check = TextCheck(**parts, log=log)
+        check.require_fits(["prepare", "sfe", "evaluate"])
         with pytest.raises(TreeError, match=f"1 train record does not fit: .*adpl.json:{lines[4]}: "):
-            require_text_fits(["sfe", "edpo"], **parts, log=log)
-        require_text_fits(["plain"], **parts, log=log)
-        monkeypatch.setattr("sage_jax.text_check.text_faults", None)
-        require_text_fits(["sfe", "plain"], **parts, log=log)
+            check.require_fits(["sfe", "edpo"])
+        check.require_fits(["plain"])
+        largest = check.largest("sfe")
+        monkeypatch.setattr("sage_jax.text_check.measure_text", None)
+        check.require_fits(["sfe", "plain"])
+        assert check.largest("sfe") == largest
+
+
+def test_the_largest_tree_is_told_and_one_beyond_the_models_positions_refused(tmp_path: Path) -> None:
+    data, _ = write_items(tmp_path, long_question=True)
+    text = dataclasses.replace(TEXT, buckets=())
+    config = Config(data=data, text=text, run_dir=str(tmp_path / "run"))
+    prepared = prepare(data, text, seed=0, run_dir=tmp_path / "run")
+    chat = Chat(text, prepared.tokenizer)
+    trees = [
+        build_tree(record, chat=chat, model=config.model, text=text, with_reference=True, answers="best")
+        for record in open_split(prepared, "train")
+    ]
+    with RunLog(tmp_path / "run", "prepare") as log:
+        largest = TextCheck(config, prepared, chat, log).largest("sfe")
+        assert largest.length == max(tree.length for tree in trees) > 512
+        assert largest == enclosing(needed_shape(tree.tokens, tree.question_ids) for tree in trees)
+        with pytest.raises(TreeError, match=f"has {largest.length} tokens.* up to {largest.length - 1}: lower"):
+            TextCheck(config, prepared, chat, log, max_tokens=largest.length - 1).require_fits(["sfe"])
 
 
 def test_prepare_stops_before_a_stage_that_could_not_draw_all(tmp_path: Path) -> None:

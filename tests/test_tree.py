@@ -16,9 +16,10 @@ from sage_jax.data.chat import Chat, ChatError
 from sage_jax.data.encode import TreeError, count_image_tokens, count_records, count_reference_tokens
 from sage_jax.data.images import ImageFault, encode_png
 from sage_jax.data.records import Answer, Question, Record
+from sage_jax.data.shapes import TreeShape, choose_bucket, choose_shape
 from sage_jax.data.tiles import tile_image, token_labels
 from sage_jax.data.tokenizer import train_tokenizer
-from sage_jax.data.tree import TreeRow, TreeShape, build_tree, choose_bucket, choose_shape, stack_rows
+from sage_jax.data.tree import TreeRow, build_tree, stack_rows
 
 TEXT = TextConfig(vocab_size=300, max_facts=3, max_fact_tokens=30, max_answer_tokens=30, buckets=(400, 800))
 MODEL = ModelConfig(vit=VitConfig(tile_px=16, patch_px=4), downsample=2)

@@ -22,12 +22,16 @@ from sage_jax.data.encode import (
 )
 from sage_jax.data.record_parts import RecordParts
 from sage_jax.data.records import Record
-from sage_jax.data.train_rows import LengthGroups, TrainAssembler, draw_modes, slots_of
-from sage_jax.data.tree import build_tree, choose_shape, stack_rows
+from sage_jax.data.shapes import ChosenShapes, TreeShape, choose_shape, choose_shapes, enclosing, most_needed
+from sage_jax.data.train_rows import GroupDraws, LengthGroups, Slots, TrainAssembler, draw_modes, slots_of
+from sage_jax.data.tree import build_tree, stack_rows
 from sage_jax.data.vit_features import StoredFeatures
 
 CACHE_BYTES: Final = 512 * 2**20
 """Memory for decoded tiles and token ids, all workers of a process together."""
+
+MEASURED_ROWS: Final = 2048
+"""Rows of the stream, in whole groups of batches from its start, that shapes are chosen by."""
 
 _STATE_VERSION = 1
 
@@ -40,12 +44,22 @@ class TrainLoader(Iterator[TreeBatch]):
     """Endless tree batches of this process's rows, resumable at any batch.
 
     The state is the number of the next batch: batches depend on seed and number alone, so that a run may resume with
-    other worker or process counts.
+    other worker or process counts. Shapes are no part of it: they alter padding alone.
+
+    Attributes:
+      shapes: What batches are padded to where that was chosen from the data.
     """
 
     def __init__(
-        self, batches: grain.MapDataset, *, num_workers: int, prefetch: int, identity: dict[str, int | str]
+        self,
+        batches: grain.MapDataset,
+        *,
+        num_workers: int,
+        prefetch: int,
+        identity: dict[str, int | str],
+        shapes: ChosenShapes | None = None,
     ) -> None:
+        self.shapes = shapes
         self._batches, self._num_workers, self._prefetch = batches, num_workers, prefetch
         self._identity = identity
         self._next_batch = 0
@@ -121,6 +135,7 @@ def make_train_loader(
     revision: str = "",
     group_batches: int = 0,
     features: StoredFeatures | None = None,
+    largest: TreeShape | None = None,
 ) -> TrainLoader:
     """The training stream of one process.
 
@@ -141,6 +156,8 @@ def make_train_loader(
       revision: Of the data set; a state of another one is refused.
       group_batches: Batches whose rows are sorted by length together; 0 or 1 = none are.
       features: ViT features of the records' images, in place of their pixels.
+      largest: What any tree of the stage can need, where it is known; without `text.buckets` the text of all records
+        is read for it otherwise.
 
     Raises:
       StreamError: There are no records, or the batch size does not divide among processes.
@@ -150,10 +167,6 @@ def make_train_loader(
         raise StreamError(
             f"batch_size = {train.batch_size} does not divide among {process_count} processes: give a multiple"
         )
-    share = train.batch_size // process_count
-    slots = slots_of(records, train.questions, train.answers, with_reference=train.reference_drop_rate < 1.0)
-    if train.questions_per_image:
-        slots = dataclasses.replace(slots, questions=min(train.questions_per_image, slots.questions))
     parts = RecordParts(
         records,
         chat=chat,
@@ -165,22 +178,52 @@ def make_train_loader(
         cache_bytes=CACHE_BYTES // max(1, num_workers),
         features=features,
     )
+    share, together = train.batch_size // process_count, max(group_batches, 1)
     rows = slice(process_index * share, (process_index + 1) * share)
-    assemble = TrainAssembler(parts, train, slots, rows)
-    batches = _order(len(records), seed).batch(_group_size(train, group_batches))
-    if group_batches > 1:
-        batches = grain.MapDataset.range(sys.maxsize).map(LengthGroups(batches, group_batches, assemble))
-    else:
-        batches = batches.random_map(assemble)
+    assemble = TrainAssembler(parts, train, _slots(records, train), rows)
+    groups = _order(len(records), seed).batch(train.batch_size * together).random_map(GroupDraws(assemble, together))
+    shapes = None
+    if not text.buckets:
+        shapes = _chosen_shapes(groups, together, train, text, largest or _largest(parts, train))
+    batches = LengthGroups(groups, together, assemble, shapes.shapes if shapes else ())
     identity = {
         "version": _STATE_VERSION,
         "seed": seed,
         "num_records": len(records),
         "batch_size": train.batch_size,
         "revision": revision,
-        "group_batches": max(group_batches, 1),
+        "group_batches": together,
     }
-    return TrainLoader(batches, num_workers=num_workers, prefetch=prefetch, identity=identity)
+    return TrainLoader(
+        grain.MapDataset.range(sys.maxsize).map(batches),
+        num_workers=num_workers,
+        prefetch=prefetch,
+        identity=identity,
+        shapes=shapes,
+    )
+
+
+def _slots(records: Sequence[Record], train: TrainConfig) -> Slots:
+    """Room for the questions that a stage draws, and their answers."""
+    slots = slots_of(records, train.questions, train.answers, with_reference=train.reference_drop_rate < 1.0)
+    drawn = train.questions_per_image or slots.questions
+    return dataclasses.replace(slots, questions=min(drawn, slots.questions))
+
+
+def _largest(parts: RecordParts, train: TrainConfig) -> TreeShape:
+    """What any tree of a stage can need."""
+    found = (parts.tokens(index, True) for index in range(len(parts.records)))
+    return enclosing(most_needed(tokens, train.questions_per_image) for tokens in found)
+
+
+def _chosen_shapes(
+    groups: grain.MapDataset, num_batches: int, train: TrainConfig, text: TextConfig, largest: TreeShape
+) -> ChosenShapes:
+    """Shapes for the first batches of a stream, as it will draw them: the same on all processes."""
+    rows = train.batch_size * num_batches
+    drawn = (groups[number] for number in range(min(-(-train.steps // num_batches), -(-MEASURED_ROWS // rows))))
+    sizes = [batch.size() for group in drawn if group is not None for batch in group]
+    return choose_shapes(sizes, largest, text.num_shapes)
 
 
 def visited_records(
@@ -197,7 +240,7 @@ def visited_records(
         return indices, draw_modes(len(indices), rng, train)
 
     visited: tuple[set[int], set[int]] = (set(), set())
-    draws = _order(num_records, seed).batch(_group_size(train, group_batches)).random_map(draw)
+    draws = _order(num_records, seed).batch(train.batch_size * max(group_batches, 1)).random_map(draw)
     for number in range(-(-train.steps // max(group_batches, 1))):
         batch = draws[number]
         assert batch is not None  # Grain's type allows for filters; there is none
@@ -279,11 +322,6 @@ def _order(num_records: int, seed: int) -> grain.MapDataset:
     than the largest index, is no index.
     """
     return grain.MapDataset.range(num_records).seed(seed).shuffle().repeat(_MOST_RECORDS // num_records + 1)
-
-
-def _group_size(train: TrainConfig, group_batches: int) -> int:
-    """Rows that are drawn together."""
-    return train.batch_size * max(group_batches, 1)
 
 
 def _require_records(records: Sequence[Record]) -> None:

@@ -18,7 +18,7 @@ from sage_jax.data.encode import (
 from sage_jax.data.images import ImageFault
 from sage_jax.data.readers import place_of
 from sage_jax.data.records import Fault, Record
-from sage_jax.data.tree import choose_bucket
+from sage_jax.data.shapes import TreeShape, choose_bucket, most_needed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +35,10 @@ class TextUse:
     questions_per_image: int = 0
 
 
-def text_faults(
+def measure_text(
     records: Sequence[Record], use: TextUse, *, data: DataConfig, chat: Chat, model: ModelConfig, text: TextConfig
-) -> Iterator[Fault | None]:
-    """For each record why its text does not fit, with the file, the line and the option to change; None where it does.
+) -> Iterator[Fault | TreeShape]:
+    """What each record's tree can need; or why its text does not fit, with the file, the line and the option to change.
 
     Of questions drawn at random the longest count, so that no draw can fail where this finds nothing. Of an image only
     the header is read, and that only where the number of its tokens depends on it.
@@ -56,12 +56,11 @@ def text_faults(
                 facts_as=use.facts_as,
                 num_reference_tokens=count_reference_tokens(record, model=model) if text.reference == "prompt" else 0,
             )
-            lengths = sorted((question.length for question in tokens.questions), reverse=True)
-            longest = lengths[: use.questions_per_image or len(lengths)]
-            choose_bucket([len(tokens.prefix_ids) + sum(longest)], [record.record_id], text)
+            needed = most_needed(tokens, use.questions_per_image)
+            choose_bucket([needed.length], [record.record_id], text)
         except (TreeError, ImageFault) as error:
             file, line = place_of(record, data)
             problem, _, cure = str(error).rpartition(": ")
             yield Fault(file, line, problem, cure)
         else:
-            yield None
+            yield needed

@@ -16,7 +16,8 @@ from sage_jax.config import TrainConfig
 from sage_jax.data.encode import AnswersKept, Counted, QuestionKind, RecordTokens, count_records
 from sage_jax.data.record_parts import RecordParts
 from sage_jax.data.records import Record
-from sage_jax.data.tree import TreeRow, choose_shape, stack_rows, tree_length
+from sage_jax.data.shapes import BatchSize, TreeShape, choose_shape, enclosing, needed_shape, tree_length
+from sage_jax.data.tree import TreeRow, stack_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,18 +48,29 @@ class Drawn:
       indices: Records.
       with_reference: Whether the row shows the record's reference.
       questions: Which of the record's questions it asks.
-      lengths: Tokens of its tree.
+      tokens: The record's text.
     """
 
     indices: Int[np.ndarray, " B"]
     with_reference: Bool[np.ndarray, " B"]
     questions: tuple[tuple[int, ...], ...]
-    lengths: Int[np.ndarray, " B"]
+    tokens: tuple[RecordTokens, ...]
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " B"]:
+        """Tokens of each tree."""
+        return np.asarray([tree_length(one, asked) for one, asked in zip(self.tokens, self.questions, strict=True)])
 
     def rows(self, chosen: Int[np.ndarray, " C"]) -> Drawn:
         """Some of the rows, in the order given."""
-        asked = tuple(self.questions[row] for row in chosen)
-        return Drawn(self.indices[chosen], self.with_reference[chosen], asked, self.lengths[chosen])
+        asked, tokens = (tuple(each[row] for row in chosen) for each in (self.questions, self.tokens))
+        return Drawn(self.indices[chosen], self.with_reference[chosen], asked, tokens)
+
+    def size(self) -> BatchSize:
+        """What the trees of the batch need, and its real tokens: placeholders of missing facts are none."""
+        needed = [needed_shape(one, asked) for one, asked in zip(self.tokens, self.questions, strict=True)]
+        hidden = sum(int(np.count_nonzero(~one.prefix_mask)) for one in self.tokens)
+        return BatchSize(enclosing(needed), len(needed), sum(one.length for one in needed) - hidden)
 
 
 class TrainAssembler:
@@ -67,33 +79,29 @@ class TrainAssembler:
     def __init__(self, parts: RecordParts, train: TrainConfig, slots: Slots, rows: slice) -> None:
         self._parts, self._train, self._slots, self._rows = parts, train, slots, rows
 
-    def __call__(self, indices: np.ndarray, rng: np.random.Generator) -> TreeBatch:
-        return self.build(self.draw(indices, rng))
-
     def draw(self, indices: np.ndarray, rng: np.random.Generator) -> Drawn:
         """What each of these records shows."""
         with_reference = draw_modes(len(indices), rng, self._train)
         tokens = self._tokens(indices, with_reference)
         chosen = tuple(self._draw_questions(len(one.questions), rng) for one in tokens)
-        lengths = [tree_length(one, asked) for one, asked in zip(tokens, chosen, strict=True)]
-        return Drawn(indices, with_reference, chosen, np.asarray(lengths))
+        return Drawn(indices, with_reference, chosen, tokens)
 
-    def build(self, drawn: Drawn) -> TreeBatch:
-        """This process's rows of the batch."""
-        parts, tokens = self._parts, self._tokens(drawn.indices, drawn.with_reference)
+    def build(self, drawn: Drawn, shapes: Sequence[TreeShape] = ()) -> TreeBatch:
+        """This process's rows of the batch, padded to the first of the shapes that holds it; none = by the config."""
+        parts = self._parts
         rows = [
             TreeRow(
-                tokens[row],
+                drawn.tokens[row],
                 parts.pixels(int(drawn.indices[row])),
                 drawn.questions[row],
                 bool(drawn.with_reference[row]),
                 int(drawn.indices[row]),
             )
-            for row in range(len(tokens))[self._rows]
+            for row in range(len(drawn.tokens))[self._rows]
         ]
         return stack_rows(
             rows,
-            shape=choose_shape(tokens, drawn.questions, parts.text),
+            shape=choose_shape(drawn.tokens, drawn.questions, parts.text, shapes),
             num_questions=self._slots.questions,
             num_answers=self._slots.answers,
             chat=parts.chat,
@@ -103,10 +111,9 @@ class TrainAssembler:
             form=parts.features.form if parts.features else None,
         )
 
-    def _tokens(self, indices: np.ndarray, with_reference: np.ndarray) -> list[RecordTokens]:
-        return [
-            self._parts.tokens(int(index), bool(shown)) for index, shown in zip(indices, with_reference, strict=True)
-        ]
+    def _tokens(self, indices: np.ndarray, with_reference: np.ndarray) -> tuple[RecordTokens, ...]:
+        rows = zip(indices, with_reference, strict=True)
+        return tuple(self._parts.tokens(int(index), bool(shown)) for index, shown in rows)
 
     def _draw_questions(self, available: int, rng: np.random.Generator) -> tuple[int, ...]:
         wanted = self._train.questions_per_image
@@ -115,18 +122,37 @@ class TrainAssembler:
         return tuple(sorted(rng.permutation(available)[:wanted].tolist()))
 
 
-class LengthGroups:
-    """Batches of trees of about one length, by number: what `group_batches` batches show is drawn together, sorted by
-    length, cut into batches again, and these are put in a random order.
+class GroupDraws:
+    """Draws groups of batches: the rows of a group are sorted by length and cut into batches, in a random order.
 
     Args:
-      groups: The records of each group.
-      num_batches: Batches of a group.
+      num_batches: Batches of a group; 1 = they are left as they are drawn.
     """
 
-    def __init__(self, groups: grain.MapDataset, num_batches: int, assemble: TrainAssembler) -> None:
+    def __init__(self, assemble: TrainAssembler, num_batches: int) -> None:
         self._assemble, self._num_batches = assemble, num_batches
-        self._groups = groups.random_map(self._cut)
+
+    def __call__(self, indices: np.ndarray, rng: np.random.Generator) -> list[Drawn]:
+        drawn = self._assemble.draw(indices, rng)
+        if self._num_batches == 1:
+            return [drawn]
+        batches = np.argsort(drawn.lengths, kind="stable").reshape(self._num_batches, -1)
+        return [drawn.rows(rows) for rows in batches[rng.permutation(self._num_batches)]]
+
+
+class LengthGroups:
+    """Batches of trees of about one length, by number.
+
+    Args:
+      groups: Groups as `GroupDraws` draws them.
+      num_batches: Batches of a group.
+      shapes: What batches are padded to, the shortest first; none = by the config.
+    """
+
+    def __init__(
+        self, groups: grain.MapDataset, num_batches: int, assemble: TrainAssembler, shapes: Sequence[TreeShape]
+    ) -> None:
+        self._groups, self._num_batches, self._assemble, self._shapes = groups, num_batches, assemble, shapes
         self._drawn: dict[int, list[Drawn]] = {}
         self._lock = threading.Lock()
 
@@ -145,12 +171,7 @@ class LengthGroups:
                 # Two are kept: while one thread makes the last batch of a group, another begins the next group.
                 self._drawn = {**dict(list(self._drawn.items())[-1:]), group: drawn}
             chosen = self._drawn[group][place]
-        return self._assemble.build(chosen)
-
-    def _cut(self, indices: np.ndarray, rng: np.random.Generator) -> list[Drawn]:
-        drawn = self._assemble.draw(indices, rng)
-        batches = np.argsort(drawn.lengths, kind="stable").reshape(self._num_batches, -1)
-        return [drawn.rows(rows) for rows in batches[rng.permutation(self._num_batches)]]
+        return self._assemble.build(chosen, self._shapes)
 
 
 def draw_modes(num_rows: int, rng: np.random.Generator, train: TrainConfig) -> np.ndarray:

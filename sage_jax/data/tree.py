@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 
@@ -27,6 +25,7 @@ from sage_jax.data.encode import (
     tokens_per_side,
 )
 from sage_jax.data.records import Record
+from sage_jax.data.shapes import TreeShape, tree_length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +51,6 @@ class TreeRow:
     def length(self) -> int:
         """Tokens of the tree."""
         return tree_length(self.tokens, self.question_ids)
-
-
-def tree_length(tokens: RecordTokens, question_ids: Sequence[int]) -> int:
-    """Tokens of a record's tree with these of its questions."""
-    return len(tokens.prefix_ids) + sum(tokens.questions[index].length for index in question_ids)
 
 
 def build_tree(
@@ -110,94 +104,6 @@ def _reference_tokens(pixels: RecordPixels, with_reference: bool, model: ModelCo
     if text.reference == "fusion" or not with_reference or pixels.reference_tiles is None:
         return 0
     return len(pixels.reference_tiles) * tokens_per_side(model) ** 2
-
-
-@dataclasses.dataclass(frozen=True)
-class TreeShape:
-    """Static sizes of a batch of trees, see `TreeBatch`.
-
-    Attributes:
-      length: All tokens of a tree.
-      prefix_slots, question_slots, answer_slots: The longest prefix, question and answer.
-      target_slots: Answer tokens of a tree.
-    """
-
-    length: int
-    prefix_slots: int = 0
-    question_slots: int = 0
-    answer_slots: int = 0
-    target_slots: int = 0
-
-
-PREFIX_STEPS: Final = 8
-"""Prefixes are padded to eighths of the bucket: few shapes, for each of them compiles the step anew."""
-
-TARGET_STEPS: Final = 4
-"""Answer tokens of a tree, whose logits alone are padded, to quarters of the bucket."""
-
-SHORTEST_BLOCK: Final = 32
-"""Slots of a question and of an answer come in this number and its doubles."""
-
-
-def choose_shape(tokens: Sequence[RecordTokens], asked: Sequence[Sequence[int]], text: TextConfig) -> TreeShape:
-    """The smallest of the few static shapes that holds every tree.
-
-    Args:
-      tokens: The records' text.
-      asked: Which of its questions each tree holds.
-      text: The buckets.
-
-    Raises:
-      TreeError: A tree is longer than the largest bucket.
-    """
-    lengths = [tree_length(one, ids) for one, ids in zip(tokens, asked, strict=True)]
-    bucket = choose_bucket(lengths, [one.record_id for one in tokens], text)
-    trees = [[one.questions[index] for index in ids] for one, ids in zip(tokens, asked, strict=True)]
-    answers = [[len(answer) for question in tree for answer in question.answers] for tree in trees]
-    return shape_of(
-        bucket,
-        longest_prefix=max(len(one.prefix_ids) for one in tokens),
-        longest_question=max((len(question.ids) for tree in trees for question in tree), default=0),
-        longest_answer=max((length for tree in answers for length in tree), default=0),
-        answer_tokens=max(map(sum, answers)),
-    )
-
-
-def shape_of(
-    bucket: int, *, longest_prefix: int, longest_question: int, longest_answer: int, answer_tokens: int
-) -> TreeShape:
-    """The shape of a bucket with room for a prefix, a question, an answer and all answers of so many tokens."""
-
-    def steps(tokens: int, number: int) -> int:
-        step = -(-bucket // number)
-        return max(-(-tokens // step), 1) * step
-
-    def doubles(tokens: int) -> int:
-        return SHORTEST_BLOCK * 2 ** max(math.ceil(math.log2(max(tokens, 1) / SHORTEST_BLOCK)), 0)
-
-    return TreeShape(
-        bucket,
-        prefix_slots=min(steps(longest_prefix, PREFIX_STEPS), bucket),
-        question_slots=doubles(longest_question),
-        answer_slots=doubles(longest_answer),
-        target_slots=steps(answer_tokens, TARGET_STEPS),
-    )
-
-
-def choose_bucket(lengths: Sequence[int], record_ids: Sequence[str], text: TextConfig) -> int:
-    """The smallest bucket that holds every tree.
-
-    Raises:
-      TreeError: A tree is longer than the largest bucket.
-    """
-    longest = max(lengths)
-    for bucket in text.buckets:
-        if longest <= bucket:
-            return bucket
-    raise TreeError(
-        f"record {record_ids[list(lengths).index(longest)]}: its tree has {longest} tokens:"
-        f" add a bucket of {longest} or more to text.buckets (now {text.buckets}) or lower questions_per_image"
-    )
 
 
 def stack_rows(

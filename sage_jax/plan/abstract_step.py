@@ -16,7 +16,8 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 from sage_jax.batch import TreeBatch
 from sage_jax.config import ConfigError, LoraConfig, ModelConfig, TrainConfig
 from sage_jax.data.encode import TileForm, feature_form, tiles_per_image
-from sage_jax.data.tree import TreeShape, empty_batch, shape_of
+from sage_jax.data.shapes import TreeShape, bucket_for, rounded, shape_of
+from sage_jax.data.tree import empty_batch
 from sage_jax.lora_params import start_shapes
 from sage_jax.models.lora import fold, structure_of
 from sage_jax.models.sage import Placeholders, Sage
@@ -108,22 +109,25 @@ def tree_size(config: Config, stage: str) -> TreeSize:
     image = tiles_per_image(config.model) * config.model.tokens_per_tile
     question = plan.question_tokens + num_answers * text.max_answer_tokens
     tokens = image + facts + plan.prompt_tokens + num_questions * question
-    for bucket in text.buckets:
-        if tokens <= bucket:
-            prefix = image + facts + plan.prompt_tokens
-            shape = shape_of(
-                bucket,
-                longest_prefix=prefix,
-                longest_question=plan.question_tokens,
-                longest_answer=text.max_answer_tokens,
-                answer_tokens=num_questions * num_answers * text.max_answer_tokens,
-            )
-            return TreeSize(num_questions, num_answers, tokens, shape)
-    raise ConfigError(
-        f"{stage}: a tree of {image} image tokens and {num_questions} questions of {num_answers} answers has {tokens} "
-        f"tokens: add a bucket of {tokens} or more to text.buckets (now {text.buckets}), or lower "
-        f"{stage}.questions_per_image"
+    prefix, answers = image + facts + plan.prompt_tokens, num_questions * num_answers * text.max_answer_tokens
+    if not text.buckets:  # the longest shape that a stage chooses holds its longest tree
+        needed = TreeShape(tokens, prefix, plan.question_tokens, text.max_answer_tokens, answers)
+        return TreeSize(num_questions, num_answers, tokens, rounded(needed))
+    bucket = bucket_for(tokens, text)
+    if bucket is None:
+        raise ConfigError(
+            f"{stage}: a tree of {image} image tokens and {num_questions} questions of {num_answers} answers has "
+            f"{tokens} tokens: add a bucket of {tokens} or more to text.buckets (now {text.buckets}), empty it, or "
+            f"lower {stage}.questions_per_image"
+        )
+    shape = shape_of(
+        bucket,
+        longest_prefix=prefix,
+        longest_question=plan.question_tokens,
+        longest_answer=text.max_answer_tokens,
+        answer_tokens=answers,
     )
+    return TreeSize(num_questions, num_answers, tokens, shape)
 
 
 def abstract_step(config: Config, stage: str) -> AbstractStep:
