@@ -44,7 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
     return to_config_dict(
         Config(
             run_dir="runs/quickstart",
-            data=DataConfig(source="generator", num_train=4000, num_test=200, image_px=64, group_batches=8),
+            data=DataConfig(source="generator", num_train=4000, num_test=200, image_px=64, group_batches=4),
             text=TextConfig(
                 vocab_size=768,
                 max_answer_tokens=32,

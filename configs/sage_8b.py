@@ -37,7 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
         Config(
             run_dir="runs/sage_8b",
             stages="prepare,sfe,edpo,evaluate",
-            data=DataConfig(source="adpl", root="AD-PL.json", num_train=0, num_test=0, group_batches=8),
+            data=DataConfig(source="adpl", root="AD-PL.json", num_train=0, num_test=0, group_batches=4),
             text=TextConfig(
                 vocab_size=92553,
                 max_facts=8,
