@@ -23,9 +23,11 @@ from bench.sizes import COMPARISON, FIRST_FREE, Size, make_model, make_tree
 from sage_jax.allocator import restart_with_huge_pages
 from sage_jax.batch import TreeBatch
 from sage_jax.config import MeshConfig
+from sage_jax.data.encode import feature_form
 from sage_jax.generate import Responder, with_layers_apart
-from sage_jax.kept_references import KeptReferences
+from sage_jax.kept_features import KeptFeatures
 from sage_jax.models.decoding import Decoding
+from sage_jax.models.sage import compute_dtype
 from sage_jax.sharding import make_mesh
 
 FACTS, FACT_TOKENS = 3, 16
@@ -91,7 +93,13 @@ def main() -> None:
     batches = folder(size, options, seed=1)
 
     def inspect() -> int:
-        kept = KeptReferences(responder.vit_features, images_at_once=1, capacity=KEPT_BYTES)
+        kept = KeptFeatures(
+            responder.vit_features,
+            form=feature_form(size.model, np.dtype(compute_dtype(size.model))),
+            tiles_at_once=size.tiles,
+            capacity=KEPT_BYTES,
+            images=("reference_tiles",),
+        )
         for batch in batches:
             shown = kept.put_into(batch)
             result = responder.scores(shown) if options.scores_only else responder.answer(shown)

@@ -22,12 +22,14 @@ from jax.sharding import Mesh
 from sage_jax.asking import Told, ask, asked_record
 from sage_jax.batch import TreeBatch
 from sage_jax.config import ConfigError
+from sage_jax.data.encode import feature_form, tiles_per_image
 from sage_jax.data.records import Record
 from sage_jax.evaluate import Examination, anomaly_map
 from sage_jax.files import replace_file
 from sage_jax.inspection_page import write_page
-from sage_jax.kept_references import KeptReferences
+from sage_jax.kept_features import KeptFeatures
 from sage_jax.metrics.localisation import peak_boxes
+from sage_jax.models.sage import compute_dtype
 from sage_jax.report import (
     InspectionRow,
     Totals,
@@ -238,16 +240,22 @@ def _read(images: Images, indices: Sequence[int], examination: Examination, rows
     return _Chunk(indices, keys, stamps, subjects, batches)
 
 
-def _kept_references(examination: Examination) -> KeptReferences | None:
+def _kept_references(examination: Examination) -> KeptFeatures | None:
     """What computes each reference once; None where the config gives it no memory."""
     megabytes, responder = examination.config.inspect.reference_memory_mb, examination.responder
     if not megabytes:
         return None
-    at_once = responder.rows(_REFERENCES_AT_ONCE)
-    return KeptReferences(responder.vit_features, images_at_once=at_once, capacity=megabytes * 10**6)
+    model = examination.config.model
+    return KeptFeatures(
+        responder.vit_features,
+        form=feature_form(model, np.dtype(compute_dtype(model))),
+        tiles_at_once=responder.rows(_REFERENCES_AT_ONCE) * tiles_per_image(model),
+        capacity=megabytes * 10**6,
+        images=("reference_tiles",),
+    )
 
 
-def _tell(chunk: _Chunk, examination: Examination, references: KeptReferences | None) -> list[Told | None]:
+def _tell(chunk: _Chunk, examination: Examination, references: KeptFeatures | None) -> list[Told | None]:
     """What the model says of every image of a chunk, in its order; None for images that cannot be read."""
     found: list[Told | None] = [None] * len(chunk.subjects)
     for positions, records, batch in chunk.batches:
