@@ -91,8 +91,12 @@ class DataConfig:
       group_batches: Batches of training whose trees are drawn together, sorted by length and cut into batches again, so
         that a batch has trees of about one length and little padding; 0 = each batch as it is drawn.
       vit_features: Where stages that do not train the ViT get its features from: `none` computes them with each batch;
-        `disk` computes those of all training images once and keeps them in `cache_dir`, by weights and data. The stage
-        `plan` tells the room that they take.
+        `memory` computes those of each distinct image of a batch once, before the step, and keeps them for later
+        batches: for references that many images share, and for a data set whose features the memory holds; `disk`
+        computes those of all training images once and keeps them in `cache_dir`, by weights and data: for many epochs
+        and stages. The stage `plan` tells the room that they take.
+      vit_memory_mb: Host memory of each process for the features of `vit_features=memory`, in MB (10^6 bytes); beyond,
+        the least recently used image is dropped. 0 = none are kept, but an image is computed once a batch even so.
     """
 
     source: Literal["generator", "deeppcb", "mvtec", "visa", "meta", "adpl"] = "generator"
@@ -113,7 +117,8 @@ class DataConfig:
     num_workers: int = 0
     prefetch: int = 2
     group_batches: int = 0
-    vit_features: Literal["none", "disk"] = "none"
+    vit_features: Literal["none", "memory", "disk"] = "none"
+    vit_memory_mb: int = 4096
 
     def __post_init__(self) -> None:
         require_share(self, "defect_rate")
@@ -123,6 +128,7 @@ class DataConfig:
             f"validation_fraction = {self.validation_fraction}: give a share from 0 to below 1",
         )
         require_not_negative(self, "num_train", "num_test", "image_px", "num_workers", "prefetch", "group_batches")
+        require_not_negative(self, "vit_memory_mb")
         require_known("pair_types", self.pair_types, typing.get_args(PairType), "kind")
         kinds = len(self.pair_types)
         require(

@@ -240,8 +240,8 @@ class PlanConfig:
       prompt_tokens: Tokens of system message and template.
       question_tokens: Tokens of a question.
       num_questions, num_answers: Questions of an image, and ranked answers of a question, in the data set.
-      num_images: Distinct images of the training data, references too, for the disk that `data.vit_features` takes; 0 =
-        two for each of `data.num_train`.
+      num_images: Distinct images of the training data, references too, for the disk or the share of memory that
+        `data.vit_features` takes; 0 = two for each of `data.num_train`.
       compile: Whether the step is also compiled for simulated devices, which gives communication and the compiler's
         own memory; without, the plan takes seconds.
     """

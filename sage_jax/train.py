@@ -8,7 +8,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -22,8 +22,13 @@ from sage_jax.optim import freeze_table, make_optimizer, make_schedule, partitio
 from sage_jax.parameters import Params, split
 from sage_jax.run_log import RunLog, StepInput, StepLog
 from sage_jax.sharding import batch_sharding, param_shardings
-from sage_jax.step import CompiledStep, Metrics, Objective, TrainState, init_state, jit_step, state_shardings
+from sage_jax.step import CompiledStep, Objective, TrainState, init_state, jit_step, state_shardings
 from sage_jax.stop_request import StopRequest
+
+Item = TypeVar("Item")
+
+Encode = Callable[[TreeBatch], Callable[[], TreeBatch]]
+"""Begins to compute a batch whose images are ViT features, and gives what waits for it (`KeptFeatures.begin`)."""
 
 
 class Loader(Protocol):
@@ -68,6 +73,7 @@ def fit(
     checkpoints: StageCheckpoints,
     config_json: str,
     record_ids: Callable[[np.ndarray], list[str]],
+    encode: Encode | None = None,
     attach: Callable[[TreeBatch], TreeBatch] | None = None,
     evaluate: Callable[[Params], Mapping[str, float]] | None = None,
     finish: Callable[[Params], None] | None = None,
@@ -84,6 +90,7 @@ def fit(
       checkpoints: Where the state, and in the end all parameters, are saved.
       config_json: The config, kept with checkpoints; a resume logs what changed.
       record_ids: Names of data set rows, for the log of skipped steps.
+      encode: Puts images into a batch as their ViT features, computed beside the steps.
       attach: Completes a batch on the host, such as with reference log-probabilities.
       evaluate: Scores all parameters every `eval_every` steps and at the end; `score` picks the best checkpoint.
       finish: Gets all parameters after the last step, before the stage is marked as finished.
@@ -104,68 +111,80 @@ def fit(
         init = functools.partial(init_state, optimizer=optimizer, seed=seed)
         state, before = _start_or_resume(run, init, trainable, mesh, checkpoints, loader, config_json)
         del trainable
-        first = int(state.step)
+        first, began = int(state.step), started - before
         compiled = CompiledStep(jit_step(state, mesh, graphdef, optimizer, objective, train.accumulate), run.line)
-
-        def step_fn(state: TrainState, batch: TreeBatch) -> tuple[TrainState, Metrics]:
-            return compiled(state, frozen, batch)
-
-        def save(step: int, state: TrainState, loader_state: Any, score: float | None) -> None:
-            about = {"config_json": config_json, "seconds": before + time.monotonic() - started, "score": score}
-            checkpoints.save(step, state, loader_state=loader_state, **about)
-
-        def score(step: int, state: TrainState) -> float | None:
-            if evaluate is None:
-                return None
-            found = log.evaluation(step, evaluate({**frozen, **state.trainable}))
-            return found if math.isfinite(found) else None  # a loss that is not finite is no candidate for the best
-
         with run.progress(train.steps, done=first) as advance:
             log = StepLog(run, train, make_schedule(train), record_ids, advance)
             log.resume(first, int(state.num_skipped), int(state.num_skipped_in_row))
-            batches = _batches_ahead(stage, loader, batch_sharding(mesh), attach, train.steps - first)
-            steps, state = _train(state, first, step_fn, batches, train, stop, log, score, save)
+            batches = _batches_ahead(stage, loader, batch_sharding(mesh), encode, attach, train.steps - first)
+            keeper = _Keeper(checkpoints, config_json, began, frozen, evaluate, log)
+            steps, state = _train(state, first, compiled, batches, train, stop, keeper)
             run.shares = log.shares()
             run.counts = {"compilations": len(compiled.seconds), "compile_seconds": sum(compiled.seconds)}
         if checkpoints.best_step is not None:
             run.line(f"lowest validation loss at step {checkpoints.best_step}; its checkpoint is kept")
-        params = {**frozen, **state.trainable}
-        interrupted = steps < train.steps
+        params, interrupted = {**frozen, **state.trainable}, steps < train.steps
         if interrupted:
             checkpoints.wait()
         else:
             if finish is not None:
                 finish(params)
             checkpoints.save_final(params, config_json=config_json)
-    return FitResult(params, before + time.monotonic() - started, steps, interrupted)
+    return FitResult(params, time.monotonic() - began, steps, interrupted)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Keeper:
+    """Saves the states of a stage, and scores those that are to be scored.
+
+    Attributes:
+      began: Where the clock would have stood at the start of the stage, had it never stopped.
+      frozen: Parameters that do not train.
+    """
+
+    checkpoints: StageCheckpoints
+    config_json: str
+    began: float
+    frozen: Params
+    evaluate: Callable[[Params], Mapping[str, float]] | None
+    log: StepLog
+
+    def save(self, step: int, state: TrainState, loader_state: Any, *, scored: bool) -> None:
+        score = self._score(step, state) if scored else None
+        about = {"config_json": self.config_json, "seconds": time.monotonic() - self.began, "score": score}
+        self.checkpoints.save(step, state, loader_state=loader_state, **about)
+
+    def _score(self, step: int, state: TrainState) -> float | None:
+        if self.evaluate is None:
+            return None
+        found = self.log.evaluation(step, self.evaluate({**self.frozen, **state.trainable}))
+        return found if math.isfinite(found) else None  # a loss that is not finite is no candidate for the best
 
 
 def _train(
     state: TrainState,
     first: int,
-    step_fn: Callable[[TrainState, TreeBatch], tuple[TrainState, Metrics]],
+    compiled: CompiledStep,
     batches: Iterator[_Ahead],
     train: TrainConfig,
     stop: StopRequest,
-    log: StepLog,
-    score: Callable[[int, TrainState], float | None],
-    save: Callable[[int, TrainState, Any, float | None], None],
+    keeper: _Keeper,
 ) -> tuple[int, TrainState]:
     """Steps until the last one or a stop; the steps done and the state after them."""
-    step = first
+    step, log = first, keeper.log
     while step < train.steps:
         began = time.monotonic()
         batch, given, loader_state = next(batches)
         if log.is_idle():  # while the step before still runs, the loop waits but the devices do not
             given = dataclasses.replace(given, waited=time.monotonic() - began)
-        state, metrics = step_fn(state, batch)
+        state, metrics = compiled(state, keeper.frozen, batch)
         step += 1
         log.follow(step, metrics, given)  # waits for the step before, while this one runs
         stopping = stop.agreed()
         evaluating = _is_due(step, train.eval_every, train.steps) and not stopping
         if stopping or evaluating or _is_due(step, train.checkpoint_every, train.steps):
             log.catch_up()
-            save(step, state, loader_state, score(step, state) if evaluating else None)
+            keeper.save(step, state, loader_state, scored=evaluating)
         if stopping:
             break
     return step, state
@@ -208,27 +227,47 @@ def _batches_ahead(
     stage: str,
     loader: Loader,
     sharding: NamedSharding,
+    encode: Encode | None,
     attach: Callable[[TreeBatch], TreeBatch] | None,
     num_batches: int,
 ) -> Iterator[_Ahead]:
-    """Batches on the devices, one ahead of the step, each with what the log says of it and the loader's position."""
+    """Batches on the devices, one ahead of the step, each with what the log says of it and the loader's position.
 
-    def load(number: int) -> _Ahead:
-        try:
-            batch = next(loader)
-        except StopIteration:
-            raise RuntimeError(
-                f"{stage}: the data ended {num_batches - number} batches before the last step; make the stream repeat"
-            ) from None
-        position = loader.get_state()
-        batch = batch if attach is None else attach(batch)
-        placed = jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch)
-        mask = np.asarray(batch.token_mask)
-        return placed, StepInput(np.asarray(batch.record_index), int(np.count_nonzero(mask)), mask.size), position
+    With `encode` the loader is one batch further ahead: the devices compute its features before the step that they run
+    while the features are laid out, so that neither waits for the other.
+    """
 
-    ahead: deque[_Ahead] = deque()
-    for number in range(num_batches):
-        ahead.append(load(number))
+    def read() -> Iterator[tuple[Callable[[], TreeBatch], Any]]:
+        for number in range(num_batches):
+            try:
+                batch = next(loader)
+            except StopIteration:
+                left = num_batches - number
+                raise RuntimeError(
+                    f"{stage}: the data ended {left} batches before the last step; make the stream repeat"
+                ) from None
+            begun = encode(batch) if encode else functools.partial(_same, batch)
+            yield begun, loader.get_state()
+
+    def placed() -> Iterator[_Ahead]:
+        for begun, position in _one_ahead(read()) if encode else read():
+            batch = begun() if attach is None else attach(begun())
+            rows = jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch)
+            mask = np.asarray(batch.token_mask)
+            yield rows, StepInput(np.asarray(batch.record_index), int(np.count_nonzero(mask)), mask.size), position
+
+    return _one_ahead(placed())
+
+
+def _same(batch: TreeBatch) -> TreeBatch:
+    return batch
+
+
+def _one_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The items, each when the one behind it is made."""
+    ahead: deque[Item] = deque()
+    for item in items:
+        ahead.append(item)
         if len(ahead) > 1:
             yield ahead.popleft()
     yield from ahead

@@ -11,16 +11,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from sage_jax.batch import TreeBatch
 from sage_jax.checkpoint import StageCheckpoints
 from sage_jax.data import adpl
-from sage_jax.data.encode import ChosenRecords
-from sage_jax.data.pipeline import make_train_loader, visited_records
+from sage_jax.data.encode import ChosenRecords, feature_form, tiles_per_image
+from sage_jax.data.pipeline import TrainLoader, make_train_loader, visited_records
 from sage_jax.data.records import Record
 from sage_jax.data.vit_features import StoredFeatures
 from sage_jax.feature_store import FeatureKey, stored_features
 from sage_jax.hf.peft import export_peft_adapter, save_adapters
+from sage_jax.kept_features import KeptFeatures
 from sage_jax.models.attention_kernels import attention_of
 from sage_jax.models.lora import TRAINED
 from sage_jax.models.sage import compute_dtype
@@ -37,6 +39,7 @@ from sage_jax.signals import Interrupted
 from sage_jax.text_check import TextCheck
 from sage_jax.train import FitResult, fit
 from sage_jax.validation import Validation, split_by_image
+from sage_jax.vit_encoder import VitEncoder
 
 Attach = Callable[[TreeBatch], TreeBatch]
 
@@ -159,8 +162,12 @@ def _reference_of(
     return attach_reference(table[list(records.kept)]), attach_reference(table[list(records.held_out)])
 
 
-def _features_of(run: Run, stage: str, params: Params, records: StageRecords, log: RunLog) -> StoredFeatures | None:
-    """ViT features of the stage's images, where the config wants them stored and the stage leaves the ViT as it is."""
+def _features_of(
+    run: Run, stage: str, params: Params, records: StageRecords, log: RunLog
+) -> StoredFeatures | KeptFeatures | None:
+    """ViT features of the stage's images, stored or kept, where the config wants them and the stage leaves the ViT as
+    it is.
+    """
     config, data = run.config, run.config.data
     if data.vit_features == "none":
         return None
@@ -169,6 +176,8 @@ def _features_of(run: Run, stage: str, params: Params, records: StageRecords, lo
         log.line("data.vit_features has no effect here: the stage trains the ViT")
         return None
     frozen = {path: leaf for path, leaf in params.items() if not path.endswith(TRAINED)}
+    if data.vit_features == "memory":
+        return _kept_features(run, stage, frozen)
     vit = {path: leaf for path, leaf in frozen.items() if path.startswith("vit/")}
     stored = stored_features(
         records.stored,
@@ -182,6 +191,20 @@ def _features_of(run: Run, stage: str, params: Params, records: StageRecords, lo
     return stored.chosen(records.kept)
 
 
+def _kept_features(run: Run, stage: str, params: Params) -> KeptFeatures:
+    """What computes the features of this process's images of a batch, and keeps those that `vit_memory_mb` holds."""
+    model, train = run.config.model, run.config.training(stage)
+    encoder = VitEncoder(run.structure_of(params), params, run.mesh)
+    rows = train.batch_size // train.accumulate // jax.process_count()
+    return KeptFeatures(
+        encoder,
+        form=feature_form(model, np.dtype(compute_dtype(model))),
+        tiles_at_once=encoder.at_once(rows * tiles_per_image(model)),
+        capacity=run.config.data.vit_memory_mb * 10**6,
+        by_record=True,
+    )
+
+
 def _fit(
     run: Run,
     stage: str,
@@ -189,12 +212,11 @@ def _fit(
     records: StageRecords,
     attach: Attach | None,
     attach_held_out: Attach | None,
-    features: StoredFeatures | None,
+    features: StoredFeatures | KeptFeatures | None,
     log: RunLog,
 ) -> FitResult:
     """Trains from the parameters, which are used up."""
     config, trained = run.config.training(stage), records.trained
-    shapes = {"chat": run.chat, "model": run.config.model, "text": run.config.text}
     objective, structure = stage_objective(stage, config), run.structure_of(params, scale=config.lora.scale)
     validation = None
     if config.eval_every:
@@ -205,32 +227,19 @@ def _fit(
             graphdef=structure,
             mesh=run.mesh,
             attach=attach_held_out,
-            **shapes,
+            chat=run.chat,
+            model=run.config.model,
+            text=run.config.text,
         )
-    loader = make_train_loader(
-        trained,
-        train=config,
-        seed=run.config.seed,
-        num_workers=run.config.data.num_workers,
-        prefetch=run.config.data.prefetch,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        revision=run.prepared.revision,
-        group_batches=run.config.data.group_batches,
-        features=features,
-        largest=None if run.config.text.buckets else _text_check(run, log).largest(stage),
-        **shapes,
-    )
+    stored = features if isinstance(features, StoredFeatures) else None
+    loader = _loader(run, stage, trained, stored, log)
     if loader.shapes:
         log.line(str(loader.shapes))
+    kept = features if isinstance(features, KeptFeatures) else None
     run.write_json(f"stages/{stage}/data.json", prepared_counts(run.prepared))
-    with (
-        contextlib.closing(loader),
-        StageCheckpoints(
-            run.stage_dir(stage), keep_last=config.keep_last, starts_from=run.start_hash(stage)
-        ) as checkpoints,
-    ):
-        return fit(
+    about = {"keep_last": config.keep_last, "starts_from": run.start_hash(stage)}
+    with contextlib.closing(loader), StageCheckpoints(run.stage_dir(stage), **about) as checkpoints:
+        result = fit(
             stage=stage,
             run=log,
             train=config,
@@ -243,10 +252,37 @@ def _fit(
             checkpoints=checkpoints,
             config_json=json.dumps(dataclasses.asdict(run.config)),
             record_ids=lambda rows: [trained[int(row)].record_id for row in rows if row >= 0],
+            encode=kept.begin if kept else None,
             attach=attach,
             evaluate=validation,
             finish=functools.partial(write_adapters, run, stage) if config.lora.rank else None,
         )
+    if kept:
+        log.line(f"ViT features of {kept.num_computed:,} images computed")
+    return result
+
+
+def _loader(
+    run: Run, stage: str, records: Sequence[Record], features: StoredFeatures | None, log: RunLog
+) -> TrainLoader:
+    """This process's stream of a stage."""
+    data = run.config.data
+    return make_train_loader(
+        records,
+        chat=run.chat,
+        model=run.config.model,
+        text=run.config.text,
+        train=run.config.training(stage),
+        seed=run.config.seed,
+        num_workers=data.num_workers,
+        prefetch=data.prefetch,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        revision=run.prepared.revision,
+        group_batches=data.group_batches,
+        features=features,
+        largest=None if run.config.text.buckets else _text_check(run, log).largest(stage),
+    )
 
 
 def _taken(params: Params) -> Params:

@@ -53,10 +53,10 @@ class VitEncoder:
         """Shapes of tiles that it was compiled for."""
         return self._features._cache_size()
 
-    def whole(self, num_tiles: int) -> int:
-        """A number of tiles, raised to what the devices divide."""
-        parts = int(np.prod([self._mesh.shape[axis] for axis in MESH_AXES_OF["batch"]]))
-        return -(-num_tiles // parts) * parts
+    def at_once(self, num_tiles: int) -> int:
+        """Tiles to run on together where so many may come: a number that the devices divide, few on each."""
+        devices = int(np.prod([self._mesh.shape[axis] for axis in MESH_AXES_OF["batch"]]))
+        return min(-(-num_tiles // devices), TILES_ON_DEVICE) * devices
 
     def __call__(self, tiles: UInt8[np.ndarray, "A H W 3"]) -> Float[Array, "A M E"]:
         """What the adapter reads of each tile, on its way to the host; as many tiles as the devices divide.

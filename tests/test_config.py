@@ -32,6 +32,7 @@ from sage_jax.config import (
         (DataConfig, {"test_fraction": 1.0}, "test_fraction = 1.0"),
         (DataConfig, {"source": "mvtec"}, "root is empty: name the folder or file of the mvtec data set"),
         (DataConfig, {"num_test": 0}, "num_test = 0: must be above 0"),
+        (DataConfig, {"vit_memory_mb": -1}, "vit_memory_mb = -1: must be 0 or more"),
         (DataConfig, {"records_per_image": 4}, "records_per_image = 4: give 1 to 3"),
         (DataConfig, {"pair_types": ("diagnosis",)}, "'diagnosis' is no kind; did you mean 'defect diagnosis'?"),
         (TextConfig, {"buckets": (512, 256)}, "buckets = (512, 256): give ascending lengths"),

@@ -1,8 +1,9 @@
-"""Stopped and started again, a run ends as one that was never stopped, bit for bit."""
+"""Stopped and started again, a run ends as one that was never stopped: bit for bit, where steps compute all of it."""
 
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import signal
@@ -106,3 +107,26 @@ def test_validation_is_scored_at_its_steps_and_the_best_checkpoint_is_kept(tiny_
     assert f"lowest validation loss at step {best}; its checkpoint is kept" in ended.stderr
     kept = {path.name for path in (tmp_path / "run" / "stages" / "edpo" / "checkpoints").glob("[0-9]*")}
     assert kept == {str(best), "4"}
+
+
+def test_vit_features_kept_in_memory_train_as_those_of_the_steps_after_a_kill_too(
+    tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    for name in ("cache", "compiled", "run/stages/sfe", "run/tokenizer"):
+        shutil.copytree(tiny_run.folder / name, tmp_path / name)
+    only = ("--config.stages=edpo", "--config.edpo.checkpoint_every=1", "--config.data.vit_features=memory")
+    process = start_main(tmp_path, *only)
+    checkpoints = tmp_path / "run" / "stages" / "edpo" / "checkpoints"
+    deadline = time.monotonic() + 300
+    while not any(path.name.isdigit() for path in checkpoints.glob("*")):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.005)
+    process.kill()
+    process.communicate(timeout=60)
+    ended = run_main(tmp_path, *only)
+    assert "edpo: resumed from step " in ended.stderr
+    assert re.search(r"edpo: ViT features of \d+ images computed", ended.stderr)
+    kept, whole = (load_final(folder / "run" / "stages" / "edpo") for folder in (tmp_path, tiny_run.folder))
+    assert kept.keys() == whole.keys()
+    for path in whole:
+        np.testing.assert_allclose(np.asarray(kept[path]), np.asarray(whole[path]), atol=1e-4, err_msg=path)

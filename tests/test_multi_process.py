@@ -1,4 +1,4 @@
-"""Two processes train as one: the same records, the same loss, the same parameters and their hash."""
+"""Two processes, each with ViT features of its own, train as one: the same records, loss, parameters and their hash."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from tiny_sage import random_params
 
 from sage_jax.checkpoint import StageCheckpoints, load_final
 from sage_jax.config import MeshConfig, PreferenceConfig, TrainConfig
+from sage_jax.data.encode import feature_form
 from sage_jax.data.pipeline import make_train_loader
+from sage_jax.kept_features import KeptFeatures
 from sage_jax.models.sage import Placeholders, Sage
 from sage_jax.objectives import PreferenceObjective
 from sage_jax.parameters import Params, digest, merge, split
 from sage_jax.run_log import RunLog
 from sage_jax.sharding import MESH_AXES, make_mesh, param_shardings
 from sage_jax.train import fit
+from sage_jax.vit_encoder import VitEncoder
 
 TRAIN = TrainConfig(
     steps=3,
@@ -41,8 +44,12 @@ QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 """Compiler options of the two processes: their steps are few and small, their compilations long."""
 
 
-def train(folder: Path, mesh: Mesh) -> Params:
-    """A stage from fixed random weights, each process with its share of the same records."""
+def train(folder: Path, mesh: Mesh, *, keep_features: bool) -> Params:
+    """A stage from fixed random weights, each process with its share of the same records.
+
+    Args:
+      keep_features: Each process computes ViT features of its images beside the steps; else the steps compute them.
+    """
     records, chat = make_records(7), make_chat()
     placeholders = Placeholders(chat.image_id, chat.comparison_id)
     graphdef, shapes = split(nnx.eval_shape(lambda: Sage(MODEL, chat.vocab_size, placeholders, nnx.Rngs(0))))
@@ -58,12 +65,17 @@ def train(folder: Path, mesh: Mesh) -> Params:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    params, kept = random_params(shapes), None
+    if keep_features:
+        placed = jax.device_put(params, param_shardings(params, mesh))  # no process has all of a parameter
+        encoder, form = VitEncoder(graphdef, placed, mesh), feature_form(MODEL, np.dtype(np.float32))
+        kept = KeptFeatures(encoder, form=form, tiles_at_once=encoder.at_once(2), capacity=10**6, by_record=True)
     with RunLog(folder, "edpo") as run, StageCheckpoints(folder / "edpo", keep_last=1) as checkpoints:
         result = fit(
             stage="edpo",
             run=run,
             train=TRAIN,
-            model=merge(graphdef, random_params(shapes)),
+            model=merge(graphdef, params),
             objective=OBJECTIVE,
             loader=loader,
             mesh=mesh,
@@ -71,7 +83,10 @@ def train(folder: Path, mesh: Mesh) -> Params:
             checkpoints=checkpoints,
             config_json="{}",
             record_ids=lambda rows: [records[row].record_id for row in rows],
+            encode=kept.begin if kept else None,
         )
+    if kept:  # of its own rows: two of each batch, each with a reference or none
+        assert 4 <= kept.num_computed <= 2 * 2 * TRAIN.steps
     return result.params
 
 
@@ -97,7 +112,7 @@ def test_two_processes_end_with_the_parameters_of_one(tmp_path: Path) -> None:
     try:
         # Meanwhile the same on four devices of this one process.
         mesh = jax.make_mesh((2, 2, 1), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:4])
-        one = train(tmp_path / "one", mesh)
+        one = train(tmp_path / "one", mesh, keep_features=False)
         ends = [child.communicate(timeout=SECONDS)[0] for child in children]
     finally:
         for child in children:
@@ -115,7 +130,7 @@ if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 2)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"127.0.0.1:{sys.argv[3]}", 2, int(sys.argv[2]), initialization_timeout=SECONDS)
-    trained = train(Path(sys.argv[1]), make_mesh(MeshConfig(data=2, fsdp=2)))
+    trained = train(Path(sys.argv[1]), make_mesh(MeshConfig(data=2, fsdp=2)), keep_features=True)
     # As evaluation reads them, on a mesh that leaves no process with all of a parameter.
     shardings = param_shardings(trained, make_mesh(MeshConfig(data=1, fsdp=4)))
     print(digest(load_final(Path(sys.argv[1]) / "edpo", shardings)))

@@ -63,6 +63,29 @@ def test_a_plan_tells_the_disk_that_stored_vit_features_take() -> None:
     assert "16,384 bytes an image; give plan.num_images" in plan_of(num_train=0, source="adpl", root="x")[1]
 
 
+def test_a_plan_counts_the_vit_beside_the_steps_where_features_are_kept_in_memory() -> None:
+    def plan_of(vit_features: Any, **changes: Any) -> tuple[StagePlan, str]:
+        data = dataclasses.replace(CONFIG.data, vit_features=vit_features, **changes)
+        config = dataclasses.replace(planned(CONFIG, compile=False, stages=("sfe",)), data=data)
+        said = io.StringIO()
+        found = plan_stages(config, lambda line: None)
+        print_plans(config, found, Console(file=said, width=300))
+        json.dumps(plans_json(config, found))
+        return found["sfe"], said.getvalue()
+
+    (plain, _), (disk, _) = plan_of("none"), plan_of("disk")
+    kept, said = plan_of("memory", num_train=10, vit_memory_mb=1)
+    assert kept.kept and not kept.stored and not disk.kept and not plain.kept
+    assert kept.kept.image == 16 * 256 * 4 and kept.kept.num_kept == 10**6 // (16 * 256 * 4) == 61
+    assert "holds 61 of 20 images of up to 16,384 bytes" in said
+    # What the step is spared is what all images of a batch took in it, test images and references.
+    assert kept.flops == disk.flops == plain.flops - 2 * CONFIG.sfe.batch_size * kept.kept.image_flops
+    assert kept.memory and disk.memory and plain.memory
+    features = 2 * kept.kept.image  # of the one row of a device, computed for two batches at once
+    assert kept.memory.batches == disk.memory.batches + 2 * features
+    assert disk.memory.phases["vision"] < kept.memory.phases["vision"] < plain.memory.phases["vision"]
+
+
 def test_the_stage_plans_without_weights_data_or_devices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = dataclasses.replace(planned(CONFIG, compile=False), run_dir=str(tmp_path), stages="plan")
     assert not Path(config.model.weights).exists()

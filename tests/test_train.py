@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,31 @@ def test_sigterm_saves_exits_0_and_resumes_bitwise(tmp_path: Path, uninterrupted
     resumed = run_stage(tmp_path, LONG)
     assert f"resumed from step {stopped['steps']}" in (tmp_path / "log.txt").read_text()
     assert_same(resumed.params, uninterrupted.params)
+
+
+def test_what_is_computed_beside_the_steps_is_begun_a_batch_early_and_resumes_bitwise(
+    tmp_path: Path, uninterrupted: FitResult
+):
+    events: list[str] = []
+
+    def encode(batch: TreeBatch) -> Callable[[], TreeBatch]:
+        number = int(batch.record_index[0]) // LONG.batch_size
+        events.append(f"begun {number}")
+
+        def given() -> TreeBatch:
+            events.append(f"given {number}")
+            return batch
+
+        return given
+
+    stopped = run_stage(tmp_path, LONG, SignallingLoader(at=6), encode=encode)
+    assert events[:5] == ["begun 0", "begun 1", "given 0", "begun 2", "given 1"]
+    assert stopped.interrupted and stopped.steps < 6  # the loader was ahead
+    events.clear()
+    resumed = run_stage(tmp_path, LONG, encode=encode)
+    assert_same(resumed.params, uninterrupted.params)
+    expected = range(stopped.steps, LONG.steps)
+    assert [event for event in events if "begun" in event] == [f"begun {number}" for number in expected]  # none beyond
 
 
 def test_two_processes_train_as_one_and_stop_together(tmp_path: Path):

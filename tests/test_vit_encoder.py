@@ -20,11 +20,12 @@ def test_features_are_those_of_the_model_split_over_all_devices(mesh: MeshConfig
     params, devices = random_params(shapes), make_mesh(mesh)
     placed = jax.device_put(params, param_shardings(params, devices))
     encode = VitEncoder(graphdef, placed, devices)
-    tiles = np.random.default_rng(0).integers(0, 256, (encode.whole(5), 8, 8, 3), np.uint8)
+    tiles = np.random.default_rng(0).integers(0, 256, (encode.at_once(5), 8, 8, 3), np.uint8)
     found = encode(tiles)
     assert isinstance(found, jax.Array) and len(tiles) == 8
     assert found.sharding.shard_shape(found.shape)[0] == 8 // (devices.shape["data"] * devices.shape["fsdp"])
     np.testing.assert_allclose(found, merge(graphdef, params).vit_features(jnp.asarray(tiles)), atol=1e-5)
+    assert encode.at_once(10**6) == 8 * devices.shape["data"] * devices.shape["fsdp"]
     # What the mesh holds already is not held twice.
     (kept,) = (leaf for path, leaf in encode.params.items() if path == "vit/position_embedding")
     shards = kept.addressable_shards, placed["vit/position_embedding"].addressable_shards

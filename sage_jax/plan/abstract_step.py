@@ -151,7 +151,7 @@ def abstract_step(config: Config, stage: str) -> AbstractStep:
 
 
 def stored_form(config: Config, stage: str) -> TileForm | None:
-    """What a stage's batches carry of a tile where it reads stored ViT features; None where it computes them."""
+    """What a stage's batches carry of a tile where they carry ViT features; None where the step computes them."""
     if config.data.vit_features == "none":
         return None
     if any(path.startswith("vit/") for path in state_shapes(config, stage)[0].trainable):

@@ -8,7 +8,6 @@ from typing import Final
 import jax.numpy as jnp
 
 from sage_jax.config import ModelConfig
-from sage_jax.data.encode import tiles_per_image
 from sage_jax.losses.log_probs import CHUNK_LOGITS
 from sage_jax.models.attention_kernels import takes_cudnn
 from sage_jax.plan.abstract_step import TreeSize
@@ -43,7 +42,7 @@ class LocalSizes:
       gradient_bytes: Bytes of the gradients of all trainable parameters on this device.
       accumulates: Whether the step has several micro-batches.
       trains_decoder: Whether the decoder's kernels train; else (LoRA) no gradient of theirs is made.
-      computes_vision: Whether the step runs the ViT; else its features are stored.
+      vision_tiles: Tiles that the ViT runs on together on one device; 0 where all features are stored.
     """
 
     model: ModelConfig
@@ -57,7 +56,7 @@ class LocalSizes:
     gradient_bytes: int
     accumulates: bool
     trains_decoder: bool
-    computes_vision: bool = True
+    vision_tiles: int
 
     def split(self, size: int, over: int | None = None) -> int:
         """A size over `tensor` devices; one that they do not divide (or of whose heads they do not) stays whole."""
@@ -75,7 +74,7 @@ def temporary_bytes(local: LocalSizes) -> dict[str, int]:
     always = accumulated + (output if local.accumulates else 0)  # a copy outlives the loop over micro-batches
     gradient_of_output = output if local.trains_decoder else 0
     return {
-        "vision": always + (vision_bytes(local) if local.computes_vision else 0),
+        "vision": always + vision_bytes(local),
         "loss": accumulated + kept + output + gradient_of_output + logit_bytes(local),
         "backward": accumulated + gradients + kept + output + gradient_of_output + layer_bytes(local),
         "update": int((1 + MOMENT_COPIES) * gradients),
@@ -171,9 +170,8 @@ def logit_bytes(local: LocalSizes) -> int:
 
 
 def vision_bytes(local: LocalSizes) -> int:
-    """Working set of one layer of the vision encoder, test and reference tiles at once; nothing is kept of it."""
-    vit, c = local.model.vit, local.dtype_bytes
-    tiles = 2 * local.rows * tiles_per_image(local.model)
+    """Working set of one layer of the vision encoder; nothing is kept of it."""
+    vit, c, tiles = local.model.vit, local.dtype_bytes, local.vision_tiles
     patches = (vit.tile_px // vit.patch_px) ** 2 + 1
     scores = tiles * local.split(vit.num_heads) * patches**2
     if local.model.attention == "splash" or (

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import AbstractMesh
 
 from sage_jax.config import ConfigError
+from sage_jax.data.encode import TileForm, tiles_per_image
 from sage_jax.data.tree import empty_batch
 from sage_jax.models.attention_kernels import Attention, attention_of
 from sage_jax.plan.abstract_step import (
@@ -28,9 +29,14 @@ from sage_jax.plan.activations import LocalSizes, temporary_bytes
 from sage_jax.plan.device_kinds import DEVICE_KINDS
 from sage_jax.run_config import Config
 from sage_jax.sharding import opt_state_shardings, param_shardings
+from sage_jax.vit_encoder import TILES_ON_DEVICE
 
 BATCHES_ON_DEVICE = 2
 """The batch of the running step, and the next one (`train._batches_ahead`)."""
+
+
+FEATURES_ON_DEVICE = 2
+"""Batches whose ViT features are computed beside the steps and on their way to the host, where none was known."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +108,7 @@ def predict_memory(config: Config, stage: str) -> MemoryPlan:
         gradient_bytes=state.gradients,
         accumulates=train.accumulate > 1,
         trains_decoder="decoder/embedding/embedding" in trainable,
-        computes_vision=form is None,
+        vision_tiles=vision_tiles(config, rows, form),
     )
     phases = temporary_bytes(local)
     largest = max(phases, key=lambda name: phases[name])
@@ -110,8 +116,18 @@ def predict_memory(config: Config, stage: str) -> MemoryPlan:
     held += train.accumulate > 1 and largest != "update"
     sizes = (tree.shape, tree.num_questions, tree.num_answers, 0, model, config.text)
     row = empty_batch(1, *sizes, form=form)
-    batch = rows * train.accumulate * sum(leaf.nbytes for leaf in jax.tree.leaves(row))
-    return MemoryPlan(state, BATCHES_ON_DEVICE * batch, phases, held * state.gradients)
+    batch = BATCHES_ON_DEVICE * sum(leaf.nbytes for leaf in jax.tree.leaves(row))
+    if form and config.data.vit_features == "memory":  # of two more batches, on their way to the host
+        batch += FEATURES_ON_DEVICE * (row.tiles.nbytes + row.reference_tiles.nbytes)
+    return MemoryPlan(state, rows * train.accumulate * batch, phases, held * state.gradients)
+
+
+def vision_tiles(config: Config, rows: int, form: TileForm | None) -> int:
+    """Tiles that the ViT runs on together on one device, in a step on so many rows or beside it."""
+    tiles = rows * tiles_per_image(config.model)
+    if form is None:  # test images and references
+        return 2 * tiles
+    return min(tiles, TILES_ON_DEVICE) if config.data.vit_features == "memory" else 0
 
 
 def planned_attention(config: Config) -> Attention:

@@ -22,7 +22,7 @@ def print_plans(config: Config, plans: dict[str, StagePlan], console: Console | 
     console = console or Console(width=max(110, Console().width))
     console.print(_memory_table(config, plans), _work_table(config, plans))
     for stage, plan in plans.items():
-        for line in (*_stored(stage, plan), *_advice(stage, plan)):
+        for line in (*_stored(stage, plan), *_kept(stage, plan), *_advice(stage, plan)):
             console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -36,6 +36,8 @@ def plans_json(config: Config, plans: dict[str, StagePlan]) -> dict[str, Any]:
             found["memory"].update({name: getattr(plan.memory, name) for name in ("parameters", "activations", "peak")})
         if plan.stored:
             found["stored"]["total"] = plan.stored.total
+        if plan.kept:
+            found["kept"]["num_kept"] = plan.kept.num_kept
         stages[stage] = found
     data, fsdp, tensor = mesh_sizes(config.mesh, config.plan.num_devices)
     mesh = {"data": data, "fsdp": fsdp, "tensor": tensor}
@@ -94,6 +96,18 @@ def _stored(stage: str, plan: StagePlan) -> list[str]:
     holds = "holds" if stored.total <= stored.free else "does not hold"
     disk = f"the disk of data.cache_dir, with {_gb(stored.free)} GB free, {holds} them"
     return [f"{said} {stored.total:,} bytes for {stored.num_images:,} images; {disk}"]
+
+
+def _kept(stage: str, plan: StagePlan) -> list[str]:
+    """What kept ViT features take and what they spare, as a line; none where they are not kept."""
+    kept = plan.kept
+    if kept is None:
+        return []
+    of = f" of {kept.num_images:,}" if kept.num_images else ""
+    return [
+        f"{stage}: the ViT runs beside the steps, {kept.image_flops / 1e12:,.2f} TFLOP an image, once while it is "
+        f"kept; data.vit_memory_mb of each process holds {kept.num_kept:,}{of} images of up to {kept.image:,} bytes"
+    ]
 
 
 def _advice(stage: str, plan: StagePlan) -> list[str]:

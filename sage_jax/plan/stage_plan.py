@@ -11,9 +11,9 @@ from pathlib import Path
 import jax
 
 from sage_jax.config import ConfigError
-from sage_jax.data.encode import tiles_per_image
-from sage_jax.parameters import count
-from sage_jax.plan.abstract_step import TreeSize, abstract_step, stored_form, tree_size
+from sage_jax.data.encode import pixel_form, tiles_per_image
+from sage_jax.parameters import count, merge
+from sage_jax.plan.abstract_step import AbstractStep, Shapes, TreeSize, abstract_step, stored_form, tree_size
 from sage_jax.plan.flops import matmul_flops
 from sage_jax.plan.memory import MemoryPlan, predict_memory
 from sage_jax.plan.search import Change, find_changes, usable_bytes
@@ -42,6 +42,28 @@ class StoredBytes:
 
 
 @dataclasses.dataclass(frozen=True)
+class KeptBytes:
+    """Host memory of a process for ViT features, of images with all their tiles, and what the ViT takes beside steps.
+
+    Attributes:
+      num_images: Distinct training images, all processes together; 0 = not known.
+      image: Bytes of one.
+      memory: Bytes of `data.vit_memory_mb`.
+      image_flops: Operations of the ViT's matrix products on an image that is not kept.
+    """
+
+    num_images: int
+    image: int
+    memory: int
+    image_flops: int
+
+    @property
+    def num_kept(self) -> int:
+        """Images that the memory holds."""
+        return self.memory // self.image
+
+
+@dataclasses.dataclass(frozen=True)
 class StagePlan:
     """What one training stage takes.
 
@@ -54,7 +76,8 @@ class StagePlan:
       flops: Operations of a step's matrix products, all devices together.
       compiled: The compiler's view; None where it was not asked.
       changes: What to change where it does not fit, the first of each kind.
-      stored: Disk that its ViT features take; None where it computes them with each batch.
+      stored: Disk that its ViT features take; None where they are not stored.
+      kept: Memory for its ViT features; None where they are not kept. Operations of the ViT are then not in `flops`.
     """
 
     tree: TreeSize
@@ -67,6 +90,7 @@ class StagePlan:
     compiled: Compiled | None
     changes: tuple[Change, ...]
     stored: StoredBytes | None = None
+    kept: KeptBytes | None = None
 
     @property
     def fits(self) -> bool:
@@ -116,14 +140,33 @@ def plan_stage(config: Config, stage: str) -> StagePlan:
         compiled=None,
         changes=() if fits else tuple(find_changes(config, stage)),
         stored=_stored(config, stage),
+        kept=_kept(config, stage, step),
     )
 
 
 def _stored(config: Config, stage: str) -> StoredBytes | None:
     form = stored_form(config, stage)
-    if form is None:
+    if form is None or config.data.vit_features != "disk":
         return None
     folder = Path(config.data.cache_dir).expanduser().absolute()
     there = next(each for each in (folder, *folder.parents) if each.exists())
-    num_images = config.plan.num_images or 2 * config.data.num_train
-    return StoredBytes(num_images, tiles_per_image(config.model) * form.nbytes, shutil.disk_usage(there).free)
+    image = tiles_per_image(config.model) * form.nbytes
+    return StoredBytes(_num_images(config), image, shutil.disk_usage(there).free)
+
+
+def _kept(config: Config, stage: str, step: AbstractStep) -> KeptBytes | None:
+    form = stored_form(config, stage)
+    if form is None or config.data.vit_features != "memory":
+        return None
+    num_tiles, pixels = tiles_per_image(config.model), pixel_form(config.model)
+    image = jax.ShapeDtypeStruct((num_tiles, *pixels.shape), pixels.dtype)
+
+    def features(params: Shapes, tiles: jax.Array) -> jax.Array:
+        return merge(step.graphdef, params).vit_features(tiles)
+
+    flops = matmul_flops(jax.make_jaxpr(features)({**step.state.trainable, **step.frozen}, image))
+    return KeptBytes(_num_images(config), num_tiles * form.nbytes, config.data.vit_memory_mb * 10**6, flops)
+
+
+def _num_images(config: Config) -> int:
+    return config.plan.num_images or 2 * config.data.num_train
