@@ -60,23 +60,24 @@ class KeptFeatures:
 
     def begin(self, batch: TreeBatch) -> Callable[[], TreeBatch]:
         """Begins to compute what `put_into` gives, and returns at once; what it returns waits for it."""
-        shown: dict[tuple[Images, int], bytes] = {}
-        images: dict[bytes, np.ndarray] = {}
-        for name in self._images:
-            tiles, mask = np.asarray(getattr(batch, name)), _mask(batch, name)
-            for row in map(int, np.flatnonzero(mask.any(axis=1))):
-                image = tiles[row, mask[row]]
-                key = shown[name, row] = self._key(image, name, int(batch.record_index[row]))
-                images.setdefault(key, image)
-        found = {key: kept for key in images if (kept := self._kept.find(key)) is not None}
-        found |= self._begun({key: image for key, image in images.items() if key not in found})
+        shown: dict[tuple[Images, int], bytes] = {
+            (name, int(row)): self._key(batch, name, int(row))
+            for name in self._images
+            for row in np.flatnonzero(_mask(batch, name).any(axis=1))
+        }
+        found = {key: kept for key in dict.fromkeys(shown.values()) if (kept := self._kept.find(key)) is not None}
+        found |= self._begun({key: _image(batch, *place) for place, key in shown.items() if key not in found})
         return lambda: self._filled(batch, {place: found[key] for place, key in shown.items()})
 
-    def _key(self, image: UInt8[np.ndarray, "T H W 3"], name: Images, record: int) -> bytes:
-        place = name, record
-        if not self._by_record or place not in self._known:
-            self._known[place] = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
-        return self._known[place]
+    def _key(self, batch: TreeBatch, name: Images, row: int) -> bytes:
+        """Digest of an image, which its record stands for once it is known."""
+        place = name, int(batch.record_index[row])
+        if self._by_record and place in self._known:
+            return self._known[place]
+        key = hashlib.blake2b(_image(batch, name, row).data, digest_size=16).digest()
+        if self._by_record:
+            self._known[place] = key
+        return key
 
     def _begun(self, images: Mapping[bytes, np.ndarray]) -> dict[bytes, _Features]:
         """Features of images, under way, which are kept from now on."""
@@ -133,3 +134,8 @@ class _Features:
 
 def _mask(batch: TreeBatch, name: Images) -> np.ndarray:
     return np.asarray(batch.tile_mask if name == "tiles" else batch.reference_tile_mask)
+
+
+def _image(batch: TreeBatch, name: Images, row: int) -> UInt8[np.ndarray, "T H W 3"]:
+    """A copy of an image's tiles, those that only pad left out."""
+    return np.asarray(getattr(batch, name))[row, _mask(batch, name)[row]]
