@@ -21,13 +21,13 @@ from sage_jax.axes import Float, Int
 from sage_jax.batch import Answers, Scores, TreeBatch
 from sage_jax.config import ModelConfig
 from sage_jax.data.chat import Chat, FactsAs
-from sage_jax.data.encode import AnswersKept, ChosenRecords, RecordCounts
+from sage_jax.data.encode import AnswersKept, ChosenRecords, RecordCounts, blank_tiles
 from sage_jax.data.facts import Vocabulary
-from sage_jax.data.images import decode_mask, decode_rgb
+from sage_jax.data.images import decode_mask, remembered_rgb
 from sage_jax.data.pipeline import make_eval_batches
 from sage_jax.data.preferences import INSPECTION_QUESTION, PLACES
 from sage_jax.data.records import Question, Record
-from sage_jax.data.tiles import image_size, map_from_tokens, tile_image
+from sage_jax.data.tiles import image_size, map_from_tokens
 from sage_jax.generate import Responder
 from sage_jax.metrics import ranking
 from sage_jax.metrics.detection import detection_metrics
@@ -182,11 +182,10 @@ def anomaly_map(
     record: Record, similarity: Float[np.ndarray, " M"], model: ModelConfig
 ) -> tuple[np.ndarray, Float[np.ndarray, "H W"]]:
     """The test image, and 1 - similarity laid back over it (SFE, step 3): larger where it is unlike its reference."""
-    image = decode_rgb(record.test_image, name=record.test_path)
-    tiled = tile_image(image, tile_px=model.vit.tile_px, max_tiles=model.max_tiles)
-    side = int(np.sqrt(model.tokens_per_tile))
-    values = 1.0 - similarity[: len(tiled.tiles) * side**2]
+    image = remembered_rgb(record.test_image, name=record.test_path, keep=False)
     height, width = image.shape[:2]
+    tiled, side = blank_tiles(width, height, model=model), int(np.sqrt(model.tokens_per_tile))
+    values = 1.0 - similarity[: len(tiled.tiles) * side**2]
     return image, map_from_tokens(values, tiled, tokens_per_side=side, height=height, width=width)
 
 

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from sage_jax.axes import UInt8
-from sage_jax.data.images import decode_rgb
+from sage_jax.data.images import decode_rgb, remembered_rgb
 from sage_jax.report import InspectionRow, Pictures, Totals, choose_rows, picture, small_picture, write_report
 from sage_jax.row_journal import RowJournal
 from sage_jax.run_config import InspectConfig
@@ -60,7 +60,7 @@ def write_page(
 
     @functools.lru_cache(maxsize=_KEPT_PICTURES)
     def reference_picture(content: bytes) -> bytes:
-        return encode(decode_rgb(content, name="reference"))
+        return encode(remembered_rgb(content, name="reference", keep=False))
 
     def make(position: int) -> Pictures:
         return _pictures(images.read(chosen[position]), rows[position], encode, reference_picture)
@@ -95,7 +95,7 @@ def _pictures(
     record = subject.record
     if row.verdict == "unreadable" or record is None:
         return Pictures()
-    test = encode(decode_rgb(record.test_image, name=record.test_path))
+    test = encode(remembered_rgb(record.test_image, name=record.test_path, keep=False))
     if record.reference_image is None or not Path(row.overlay_path).is_file():
         return Pictures(test)
     drawn = Path(row.overlay_path).read_bytes()

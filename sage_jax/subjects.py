@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from sage_jax.config import ConfigError
 from sage_jax.data.facts import Vocabulary
-from sage_jax.data.images import SUFFIXES, decode_rgb
+from sage_jax.data.images import SUFFIXES, remembered_rgb
 from sage_jax.data.records import PAIR_TYPES, Record
 from sage_jax.run_config import InspectConfig
 
@@ -91,7 +91,7 @@ class UserImages:
         category = self._category or (folder if folder.replace("_", " ") in self._vocabulary.objects else "part")
         try:
             test_image = path.read_bytes()
-            decode_rgb(test_image, name=name)
+            remembered_rgb(test_image, name=name)
             reference = self._references.of(path)
         except (OSError, ValueError) as error:  # ImageFault is one, and so is a path with a NUL byte
             reason = f"{name}: cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
@@ -213,7 +213,7 @@ class References:
 def _read_reference(path: Path, stamp: str) -> bytes:
     """A reference's content; the stamp is there to tell a changed file from the one that was read before."""
     content = path.read_bytes()
-    decode_rgb(content, name=f"reference {path}")
+    remembered_rgb(content, name=f"reference {path}")
     return content
 
 

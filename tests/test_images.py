@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
+from sage_jax.data import images
 from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, encode_png, read_inside
 
 _RGB = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)
@@ -183,3 +184,24 @@ def test_a_root_that_is_a_link_serves_its_files(tmp_path: Path) -> None:
     (tmp_path / "real/a.png").write_bytes(b"fine")
     os.symlink(tmp_path / "real", tmp_path / "link")
     assert read_inside(tmp_path / "link", "a.png") == b"fine"
+
+
+def test_a_remembered_file_is_decoded_once_and_cannot_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+
+    def counting(data: bytes, *, name: str) -> np.ndarray:
+        decoded.append(name)
+        return decode_rgb(data, name=name)
+
+    monkeypatch.setattr(images, "decode_rgb", counting)
+    images._remembered.cache_clear()
+    data = encode_png(_RGB)
+    assert images.remembered_rgb(data, name="not kept", keep=False).sum() == _RGB.sum()
+    for name, keep in (("kept", True), ("found", True), ("found", False)):
+        pixels = images.remembered_rgb(bytes(bytearray(data)), name=name, keep=keep)  # by content, not by object
+        np.testing.assert_array_equal(pixels, _RGB)
+        assert not pixels.flags.writeable
+    assert decoded == ["not kept", "kept"]
+    for name in ("broken", "broken again"):  # a fault is found anew, under the name of the file at hand
+        with pytest.raises(ImageFault, match=f"{name}:"):
+            images.remembered_rgb(data[:50], name=name)

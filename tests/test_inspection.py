@@ -10,10 +10,12 @@ import shutil
 import signal
 import time
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from photographs import SCRIPT, drawn, write_photographs
 from PIL import Image
@@ -22,6 +24,8 @@ from tiny_run import CONFIG, TinyRun, read_jsonl, run_main, start_main
 from sage_jax import inspection, inspection_page
 from sage_jax.command_line import read_config
 from sage_jax.config import ConfigError
+from sage_jax.data import images as image_files
+from sage_jax.data.images import decode_rgb
 from sage_jax.data.records import Record
 from sage_jax.generate import Responder
 from sage_jax.inspection import _short_stem, inspect
@@ -427,6 +431,29 @@ def test_a_folder_compared_with_one_image_runs_the_vit_on_that_image_once(
     for one, other in zip(found[1], found[0], strict=True):
         assert one["reason"] == other["reason"] and one["verdict"] == other["verdict"]
         assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+
+
+def test_every_file_is_decoded_once_from_reading_to_report(
+    work: Work, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    decoded: Counter[str] = Counter()
+
+    def counting(data: bytes, *, name: str) -> np.ndarray:
+        decoded[name] += 1
+        return decode_rgb(data, name=name)
+
+    for index, path in enumerate(sorted((work.folder / "images").iterdir())):  # no two of the same content
+        (tmp_path / path.name).write_bytes(path.read_bytes() + bytes([index]))
+    for module in (image_files, inspection_page):
+        monkeypatch.setattr(module, "decode_rgb", counting)
+    image_files._remembered.cache_clear()
+    work.here(f"--config.inspect.images={tmp_path}")
+    shown = {Path(row["image"]).name: row["verdict"] for row in work.rows()}
+    assert len(shown) == MANY
+    found = {Path(name).name: times for name, times in decoded.items() if Path(name).parent == tmp_path}
+    assert found == {name: 1 + (verdict == "unreadable") for name, verdict in shown.items()}
+    assert sum(times for name, times in decoded.items() if name.endswith("good.png")) == 1
+    shutil.rmtree(work.output)
 
 
 def test_questions_asked_together_are_answered_as_if_each_came_alone(work: Work, whole: dict[str, bytes]) -> None:

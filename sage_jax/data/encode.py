@@ -13,7 +13,7 @@ import numpy as np
 from sage_jax.axes import Bool, Float, Int, UInt8
 from sage_jax.config import ModelConfig, TextConfig
 from sage_jax.data.chat import Chat, ChatError, FactsAs
-from sage_jax.data.images import decode_mask, decode_rgb
+from sage_jax.data.images import decode_mask, remembered_rgb
 from sage_jax.data.records import Question, Record
 from sage_jax.data.tiles import TiledImage, image_size, num_tiles, tile_grid, tile_image, token_labels
 
@@ -291,9 +291,8 @@ def decode_pixels(record: Record, *, model: ModelConfig) -> RecordPixels:
     Raises:
       ImageFault: An image cannot be read.
     """
-    tiled = tile_image(
-        decode_rgb(record.test_image, name=record.test_path), tile_px=model.vit.tile_px, max_tiles=model.max_tiles
-    )
+    image = remembered_rgb(record.test_image, name=record.test_path, keep=False)
+    tiled = tile_image(image, tile_px=model.vit.tile_px, max_tiles=model.max_tiles)
     labels, reference = _labels(record, tiled, model), None
     if record.reference_image is not None:
         size = {"tile_px": model.vit.tile_px, "max_tiles": model.max_tiles}
@@ -308,10 +307,14 @@ def decode_labels(record: Record, *, model: ModelConfig) -> Float[np.ndarray, " 
       ImageFault: The header cannot be read.
     """
     width, height = image_size(record.test_image, name=record.test_path)
+    return _labels(record, blank_tiles(width, height, model=model), model)
+
+
+def blank_tiles(width: int, height: int, *, model: ModelConfig) -> TiledImage:
+    """The tiles of an image of so many px, without their pixels: how many there are, and where."""
     columns, rows = tile_grid(width, height, tile_px=model.vit.tile_px, max_tiles=model.max_tiles)
     has_thumbnail = columns * rows > 1
-    blank = np.zeros((columns * rows + has_thumbnail, 0, 0, 3), np.uint8)
-    return _labels(record, TiledImage(blank, columns, rows, has_thumbnail), model)
+    return TiledImage(np.zeros((columns * rows + has_thumbnail, 0, 0, 3), np.uint8), columns, rows, has_thumbnail)
 
 
 def _labels(record: Record, tiled: TiledImage, model: ModelConfig) -> Float[np.ndarray, " M"] | None:
@@ -326,6 +329,7 @@ def _labels(record: Record, tiled: TiledImage, model: ModelConfig) -> Float[np.n
 @functools.lru_cache(maxsize=8)
 def _reference_tiles(image: bytes, *, name: str, tile_px: int, max_tiles: int) -> UInt8[np.ndarray, "T2 H W 3"]:
     """Tiles of a reference, read-only: many images in a row may be compared with one, which is decoded once then."""
-    tiles = tile_image(decode_rgb(image, name=name), tile_px=tile_px, max_tiles=max_tiles).tiles
+    pixels = remembered_rgb(image, name=name, keep=False)
+    tiles = tile_image(pixels, tile_px=tile_px, max_tiles=max_tiles).tiles
     tiles.flags.writeable = False
     return tiles

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,15 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from sage_jax.axes import Bool, UInt8
+from sage_jax.recently_used import RecentlyUsed
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 # Only these decoders are tried: others start external programs (EPS) or render (WMF), which a data set never needs.
 _FORMATS: Final = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 _WIDE_MODES: Final = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _MAX_PIXELS: Final = 178_956_970
+_REMEMBERED_BYTES: Final = 2**28
+"""Of pixels that `remembered_rgb` keeps."""
 
 T = TypeVar("T")
 
@@ -64,6 +68,34 @@ def decode_rgb(data: bytes, *, name: str, max_pixels: int = _MAX_PIXELS) -> UInt
         return np.array(image.convert("RGB"), dtype=np.uint8)
 
     return _decode(data, name, max_pixels, convert)
+
+
+def remembered_rgb(data: bytes, *, name: str, keep: bool = True) -> UInt8[np.ndarray, "H W 3"]:
+    """Pixels as `decode_rgb` gives them, read-only, of a file that several parts of a program use one after the other.
+
+    The last 256 MB of pixels are remembered by the files' content.
+
+    Args:
+      keep: Whether they are remembered from now on; those that were before are found either way.
+
+    Raises:
+      ImageFault: As `decode_rgb`.
+    """
+
+    def decode() -> UInt8[np.ndarray, "H W 3"]:
+        pixels = decode_rgb(data, name=name)
+        pixels.flags.writeable = False
+        return pixels
+
+    if keep:
+        return _remembered().get(data, decode)
+    found = _remembered().find(data)
+    return decode() if found is None else found
+
+
+@functools.cache
+def _remembered() -> RecentlyUsed:
+    return RecentlyUsed(_REMEMBERED_BYTES)
 
 
 def decode_mask(data: bytes, *, name: str = "mask", max_pixels: int = _MAX_PIXELS) -> Bool[np.ndarray, "H W"]:
