@@ -82,15 +82,26 @@ def with_layers_apart(graphdef: nnx.GraphDef[Sage], params: Params, mesh: Mesh) 
             found[path] = leaf
             continue
         spec = parameter_spec(path, leaf.shape, mesh)[1:]
-        cut = _cut_turned if path in turned else tuple
-        spec = spec[::-1] if path in turned else spec
-        layers = jax.jit(cut, out_shardings=NamedSharding(mesh, PartitionSpec(*spec)))(leaf)
+        sharding = NamedSharding(mesh, PartitionSpec(*(spec[::-1] if path in turned else spec)))
+        cut = _cut_on_host if on_cpu and mesh.size == 1 else _cut_on_devices
+        layers = cut(leaf, sharding, turned=path in turned)
         found.update({f"{stack}{index}/{path[len(stack) :]}": layer for index, layer in enumerate(layers)})
     return split(nnx.eval_shape(restructured))[0], found
 
 
+def _cut_on_devices(stack: Array, sharding: NamedSharding, *, turned: bool) -> tuple[Array, ...]:
+    """The layers of a stack, each in an array of its own, kernels as (out, in) where `turned` is set."""
+    return jax.jit(_cut_turned if turned else tuple, out_shardings=sharding)(stack)
+
+
 def _cut_turned(stack: Float[Array, "Y E O"]) -> tuple[Array, ...]:
     return tuple(stack.swapaxes(1, 2))
+
+
+def _cut_on_host(stack: Array, sharding: NamedSharding, *, turned: bool) -> tuple[Array, ...]:
+    """As `_cut_on_devices`, of a CPU alone: copying compiles nothing, where each kind of stack is a program there."""
+    layers = np.asarray(stack)
+    return tuple(jax.device_put(np.array(layer.T if turned else layer, order="C"), sharding) for layer in layers)
 
 
 class Responder:
