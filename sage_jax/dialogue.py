@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Final
 
 import numpy as np
 
@@ -13,11 +12,8 @@ from sage_jax.data.chat import Chat, FactsAs
 from sage_jax.data.encode import TreeError
 from sage_jax.data.records import Question, Record
 from sage_jax.data.shapes import bucket_for
-from sage_jax.generate import Responder
+from sage_jax.generate import Responder, compiled_size
 from sage_jax.models.decoding import Opening
-
-_SHORTEST_TURN: Final = 16
-"""Tokens that the shortest questions are padded to; longer ones to its doubles, so that few lengths compile."""
 
 
 def write_facts(
@@ -109,9 +105,7 @@ class Dialogue:
         asked = self._chat.follow_up_ids(question, facts_as=self._facts_as).tolist()
         rows = list(zip(self.said, self._real, strict=True))
         spoken = [[*self._unwritten(said), *asked] if real else [] for said, real in rows]
-        size = _SHORTEST_TURN
-        while size < max(map(len, spoken)):
-            size *= 2
+        size = compiled_size(max(map(len, spoken)))
         ids = np.full((len(spoken), 1, size), self._chat.pad_id, np.int32)
         mask = np.zeros(ids.shape, np.bool_)
         for row, tokens in enumerate(spoken):

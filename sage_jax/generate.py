@@ -108,8 +108,8 @@ class Responder:
     """A model on its devices, ready to answer batches.
 
     It compiles once for each length that batches are padded to, with and without references, whatever the weights; a
-    further turn compiles once for each length of question (they come in powers of two) and each size of cache (one for
-    each length).
+    further turn compiles once for each length of question (`compiled_size`) and each size of cache (one for each
+    length).
 
     Args:
       max_positions: Tokens of a sequence up to which the model's RoPE is right; 0 = any. Longer ones are a TreeError.
@@ -130,7 +130,7 @@ class Responder:
     def begin(self, batch: TreeBatch) -> Opening:
         """The batch's images, encoded and prefilled on the devices: what several batches about them can go on from."""
         self._require_positions(batch.token_mask)
-        size = min(_doubles(int(self._image_end(batch).max())), batch.token_ids.shape[1])
+        size = min(compiled_size(int(self._image_end(batch).max())), batch.token_ids.shape[1])
         with jax.set_mesh(self._mesh):
             return self._functions.begin(self._params, self._put(_lean(batch)), size)
 
@@ -150,7 +150,7 @@ class Responder:
         """
         self._require_positions(batch.token_mask)
         behind = np.where(batch.token_mask, np.arange(1, batch.token_ids.shape[1] + 1), 0).max(axis=1)
-        size = _doubles(int(np.max(behind - self._image_end(batch), initial=1)))
+        size = compiled_size(int(np.max(behind - self._image_end(batch), initial=1)))
         bare = dataclasses.replace(batch, tiles=batch.tiles[:, :0], reference_tiles=batch.reference_tiles[:, :0])
         with jax.set_mesh(self._mesh):
             given = self._put((bare, _seeds(seeds, batch.token_ids)))
@@ -285,7 +285,7 @@ class Responder:
         return jax.tree.map(put, rows)
 
 
-def _doubles(size: int) -> int:
+def compiled_size(size: int) -> int:
     """A size that holds so many tokens, of the few that are compiled: a power of two, or one and a half."""
     found = _SHORTEST
     while found < size:

@@ -180,7 +180,7 @@ jax.monitoring.register_event_duration_secs_listener(note)
 
 
 def test_turns_tiles_and_lengths_compile_a_few_shapes_once(speaker: Speaker) -> None:
-    """Prefills go by bucket and by whether a reference is shown, further turns by length (powers of two) and by bucket.
+    """Prefills go by bucket and by whether a reference is shown, further turns by length (a few sizes) and by bucket.
 
     That is all, whatever the images and the questions.
     """
@@ -198,9 +198,9 @@ def test_turns_tiles_and_lengths_compile_a_few_shapes_once(speaker: Speaker) -> 
     assert len(seen) > 15
     prefills, turns, wider = (
         2 * 3,
-        2 * 3,
+        3 * 3,
         3,
-    )  # buckets with and without reference; lengths up to 16 and up to 32, and buckets; pairs of buckets
+    )  # buckets with and without reference; lengths up to 16, 24 and 32, and buckets; pairs of buckets
     assert 0 < len(compilations) - before <= prefills + turns + wider
 
 
