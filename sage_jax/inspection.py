@@ -48,7 +48,7 @@ _TO_DO: Final = -1
 _MOST_DRAWING: Final = 4
 """Overlays that are drawn at once."""
 _REFERENCES_AT_ONCE: Final = 4
-"""References that the ViT runs on together: with one for all images, what it computes beside that is waste."""
+"""References that the ViT runs on together, where there may be several."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,14 +242,16 @@ def _read(images: Images, indices: Sequence[int], examination: Examination, rows
 
 def _kept_references(examination: Examination) -> KeptFeatures | None:
     """What computes each reference once; None where the config gives it no memory."""
-    megabytes, responder = examination.config.inspect.reference_memory_mb, examination.responder
+    config, responder = examination.config.inspect, examination.responder
+    megabytes = config.reference_memory_mb
     if not megabytes:
         return None
-    model = examination.config.model
+    one_for_all = bool(config.references) and Path(config.references).expanduser().is_file()
+    at_once, model = responder.rows(1 if one_for_all else _REFERENCES_AT_ONCE), examination.config.model
     return KeptFeatures(
         responder.vit_features,
         form=feature_form(model, np.dtype(compute_dtype(model))),
-        tiles_at_once=responder.rows(_REFERENCES_AT_ONCE) * tiles_per_image(model),
+        tiles_at_once=at_once * tiles_per_image(model),
         capacity=megabytes * 10**6,
         images=("reference_tiles",),
     )

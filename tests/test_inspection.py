@@ -13,23 +13,27 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from photographs import SCRIPT, drawn, write_photographs
 from PIL import Image
 from tiny_run import CONFIG, TinyRun, read_jsonl, run_main, start_main
+from tiny_sage import TINY, random_batch
 
 from sage_jax import inspection, inspection_page
 from sage_jax.command_line import read_config
 from sage_jax.config import ConfigError
 from sage_jax.data import images as image_files
+from sage_jax.data.encode import feature_form
 from sage_jax.data.images import decode_rgb
 from sage_jax.data.records import Record
 from sage_jax.generate import Responder
 from sage_jax.inspection import _short_stem, inspect
 from sage_jax.run import Run
+from sage_jax.run_config import InspectConfig
 from sage_jax.run_log import RunLog
 from sage_jax.stages import run_stages
 from sage_jax.subjects import Subject, UserImages
@@ -431,6 +435,25 @@ def test_a_folder_compared_with_one_image_runs_the_vit_on_that_image_once(
     for one, other in zip(found[1], found[0], strict=True):
         assert one["reason"] == other["reason"] and one["verdict"] == other["verdict"]
         assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+
+
+@pytest.mark.parametrize(("references", "num_tiles"), [("good.png", 2), (".", 8)])
+def test_one_reference_for_all_images_is_all_that_the_vit_runs_on(
+    tmp_path: Path, references: str, num_tiles: int
+) -> None:
+    calls: list[int] = []
+
+    def features(tiles: np.ndarray) -> np.ndarray:
+        calls.append(len(tiles))
+        return np.zeros((len(tiles), *feature_form(TINY, np.dtype(np.float32)).shape), np.float32)
+
+    (tmp_path / "good.png").write_bytes(drawn()[0].test_image)
+    config = SimpleNamespace(inspect=InspectConfig(references=str(tmp_path / references)), model=TINY)
+    responder = SimpleNamespace(rows=lambda count: count, vit_features=features)
+    kept = inspection._kept_references(cast(Any, SimpleNamespace(config=config, responder=responder)))
+    assert kept is not None
+    kept.put_into(random_batch(0, rows=1))  # of one reference of two tiles
+    assert calls == [num_tiles]
 
 
 def test_every_file_is_decoded_once_from_reading_to_report(
