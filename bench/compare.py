@@ -99,12 +99,24 @@ COMPARISONS: Final = {
             Figure("images/s with start", "process_images_per_s", "process_images_per_s", 3.0),
         ),
     ),
+    "inspection_in_turn": Comparison(
+        "inspect_folder --images 32 --rows 8 --questions 5 --ask in_turn",
+        "inspect --images 32 --batch 8 --questions 5",
+        (
+            Figure("images/s of the stage, over loading, reading and answering", "images_per_s", "images_per_s", 3.0),
+            Figure("images/s with start", "process_images_per_s", "process_images_per_s", 3.0),
+        ),
+    ),
     "facts_and_questions": Comparison(
         "generate --rows 1 --questions 5 --facts 64",
         "--what generate --batch 1",
         (Figure("seconds over six calls", "seconds", "total_s", 0.4, scale=6.0, less=True),),
     ),
 }
+
+
+IN_FOLDER: Final = {"inspection_folder", "inspection_in_turn"}
+"""Comparisons that need a work folder."""
 
 
 def main() -> None:
@@ -116,19 +128,22 @@ def main() -> None:
     found.add_argument("--pairs", type=int, default=3)
     found.add_argument("--repeats", type=int, default=3, help="measurements of a run")
     found.add_argument("--warmup", type=int, default=1)
-    found.add_argument("--work", type=Path, help="folder of inspection_folder: images, model and export, kept")
+    found.add_argument(
+        "--work", type=Path, help=f"folder of {', '.join(sorted(IN_FOLDER))}: images, model and export, kept"
+    )
     options = found.parse_args()
     unknown = [name for name in options.names if name not in COMPARISONS]
     if unknown:
         found.error(f"there is no comparison {', '.join(unknown)}; there are {', '.join(COMPARISONS)}")
     if not options.peer.is_file():
         found.error(f"--peer: there is no file {options.peer}")
-    if options.work is None and "inspection_folder" in (options.names or COMPARISONS):
-        found.error("inspection_folder needs --work, a folder that is made once and kept")
+    in_folder = sorted(IN_FOLDER.intersection(options.names or COMPARISONS))
+    if options.work is None and in_folder:
+        found.error(f"{in_folder[0]} needs --work, a folder that is made once and kept")
     shared = ["--size", options.size, "--repeats", str(options.repeats), "--warmup", str(options.warmup)]
     for name in options.names or COMPARISONS:
         comparison = COMPARISONS[name]
-        given = [*shared, "--work", str(options.work)] if name == "inspection_folder" else shared
+        given = [*shared, "--work", str(options.work)] if name in IN_FOLDER else shared
         pairs = []
         for _ in range(options.pairs):
             ours = run([sys.executable, "-m", *_module(comparison.ours), *given])
