@@ -55,14 +55,14 @@ def make_optimizer(train: TrainConfig) -> optax.GradientTransformationExtraArgs:
     inner = optax.chain(clip_by_global_norm(train.clip_norm), adamw)
 
     def update(
-        gradients: optax.Updates,
+        updates: optax.Updates,
         state: optax.OptState,
         params: optax.Params | None = None,
         *,
         finite: jax.Array | bool = True,
         **_: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
-        updates, new = inner.update(gradients, state, params, finite=finite)
+        updates, new = inner.update(updates, state, params, finite=finite)
         counted = jax.tree.map(lambda n, o: jnp.where(finite, n, o) if jnp.ndim(n) == 0 else n, new, state)
         return updates, counted  # all else are moments, which have stayed
 
@@ -73,13 +73,13 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     """optax.clip_by_global_norm by one factor for all: quotients would be kept in memory for their two readers."""
 
     def update(
-        gradients: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.OptState]:
         del params
-        factor = jnp.minimum(1.0, max_norm / optax.tree.norm(gradients))
-        return jax.tree.map(lambda gradient: gradient * factor.astype(gradient.dtype), gradients), state
+        factor = jnp.minimum(1.0, max_norm / optax.tree.norm(updates))
+        return jax.tree.map(lambda gradient: gradient * factor.astype(gradient.dtype), updates), state
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return optax.GradientTransformation(optax.identity().init, update)
 
 
 def scale_by_adam_in_place(b1: float, b2: float, eps: float = 1e-8) -> optax.GradientTransformationExtraArgs:
@@ -91,7 +91,7 @@ def scale_by_adam_in_place(b1: float, b2: float, eps: float = 1e-8) -> optax.Gra
     """
 
     def update(
-        gradients: optax.Updates,
+        updates: optax.Updates,
         state: optax.OptState,
         params: optax.Params | None = None,
         *,
@@ -104,8 +104,8 @@ def scale_by_adam_in_place(b1: float, b2: float, eps: float = 1e-8) -> optax.Gra
         def unless_skipped(new: optax.Updates, old: optax.Updates) -> optax.Updates:
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
-        mu = unless_skipped(optax.tree.update_moment(gradients, state.mu, b1, 1), state.mu)
-        nu = unless_skipped(optax.tree.update_moment_per_elem_norm(gradients, state.nu, b2, 2), state.nu)
+        mu = unless_skipped(optax.tree.update_moment(updates, state.mu, b1, 1), state.mu)
+        nu = unless_skipped(optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2), state.nu)
         if jax.default_backend() == "cpu":
             mu, nu = jax.lax.optimization_barrier((mu, nu))
         count = optax.safe_increment(state.count)

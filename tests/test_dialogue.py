@@ -244,7 +244,7 @@ def test_a_conversation_longer_than_the_largest_bucket_is_refused(speaker: Speak
 
 
 def test_a_conversation_without_buckets_grows(speaker: Speaker) -> None:
-    chat = dataclasses.replace(speaker.chat, text=dataclasses.replace(TEXT, buckets=()))
+    chat = Chat(dataclasses.replace(TEXT, buckets=()), speaker.tokenizer, TRANSFORMERS)
     dialogue = Dialogue(speaker.responder(), chat, speaker.batch(make_records(2)), facts_as="text")
     for _ in range(4):  # far beyond the 320 tokens of the largest bucket
         assert all(isinstance(said, str) for said in dialogue.ask("a " * 60))

@@ -437,18 +437,19 @@ def test_a_folder_compared_with_one_image_runs_the_vit_on_that_image_once(
         assert one["score"] == pytest.approx(other["score"], abs=1e-5)
 
 
-@pytest.mark.parametrize(("references", "num_tiles"), [("good.png", 2), (".", 8)])
+@pytest.mark.parametrize(("references", "num_tiles"), [("good.png", 3), (".", 12)])
 def test_one_reference_for_all_images_is_all_that_the_vit_runs_on(
     tmp_path: Path, references: str, num_tiles: int
 ) -> None:
     calls: list[int] = []
+    model = dataclasses.replace(TINY, max_tiles=2)  # and a thumbnail
 
     def features(tiles: np.ndarray) -> np.ndarray:
         calls.append(len(tiles))
-        return np.zeros((len(tiles), *feature_form(TINY, np.dtype(np.float32)).shape), np.float32)
+        return np.zeros((len(tiles), *feature_form(model, np.dtype(np.float32)).shape), np.float32)
 
     (tmp_path / "good.png").write_bytes(drawn()[0].test_image)
-    config = SimpleNamespace(inspect=InspectConfig(references=str(tmp_path / references)), model=TINY)
+    config = SimpleNamespace(inspect=InspectConfig(references=str(tmp_path / references)), model=model)
     responder = SimpleNamespace(rows=lambda count: count, vit_features=features)
     kept = inspection._kept_references(cast(Any, SimpleNamespace(config=config, responder=responder)))
     assert kept is not None

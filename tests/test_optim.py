@@ -115,6 +115,7 @@ def test_a_donated_state_is_updated_where_it_lies():
 
     given = params, optimizer.init(params), params, jnp.asarray(True)
     memory = jax.jit(step, donate_argnums=(0, 1)).lower(*given).compile().memory_analysis()
+    assert memory is not None
     assert memory.temp_size_in_bytes < 0.1 * sum(leaf.nbytes for leaf in params.values())
 
 

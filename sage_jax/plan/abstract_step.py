@@ -64,7 +64,7 @@ class AbstractStep:
     model: ModelConfig
     tree: TreeSize
     graphdef: nnx.GraphDef[Any]
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformationExtraArgs
     objective: SftObjective | PreferenceObjective
     state: TrainState
     frozen: Shapes
