@@ -131,8 +131,8 @@ class InspectConfig:
       references: An image, a folder (the file of the image's own name, else its first image), or ""; none = zero-shot.
       questions: Asked about each image after the question whether there is a defect; their answers go to the rows and
         the report.
-      ask: How: `in_turn`, in one conversation, in which each answer knows those before; or `together`, each for itself,
-        all of an image at once, which takes a fraction of the time.
+      ask: How: `together`, each for itself, all of an image at once, as training and evaluation do; or `in_turn`, in
+        one conversation, in which each answer knows those before, and which takes longer.
       facts: Whose sentences the comparison embeddings are made of: those of `vocabulary` on the category, or those that
         the `model` itself writes about each image first (the paper).
       fact_tokens: Longest text of an image's facts that the model writes.
@@ -150,7 +150,7 @@ class InspectConfig:
     images: str = ""
     references: str = ""
     questions: tuple[str, ...] = ()
-    ask: Literal["in_turn", "together"] = "in_turn"
+    ask: Literal["together", "in_turn"] = "together"
     facts: Literal["vocabulary", "model"] = "vocabulary"
     fact_tokens: int = 96
     category: str = ""

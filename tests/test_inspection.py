@@ -74,6 +74,7 @@ def inspected(tiny_run: TinyRun, photographs: Path, tmp_path_factory: pytest.Tem
         f"--config.inspect.images={photographs / 'images'}",
         f"--config.inspect.references={photographs / 'references'}",
         "--config.inspect.map_threshold=0.0",
+        "--config.inspect.ask=in_turn",
         f"--config.inspect.questions={QUESTIONS}",
     )
     return folder
@@ -482,11 +483,11 @@ def test_every_file_is_decoded_once_from_reading_to_report(
 
 def test_questions_asked_together_are_answered_as_if_each_came_alone(work: Work, whole: dict[str, bytes]) -> None:
     questions = f"--config.inspect.questions={QUESTIONS}"
-    work.here(questions, "--config.inspect.ask=together")
+    work.here(questions)
     together = work.rows()
     for question in QUESTIONS:
         shutil.rmtree(work.output)
-        work.here(f"--config.inspect.questions=({question!r},)", "--config.inspect.ask=together")
+        work.here(f"--config.inspect.questions=({question!r},)")
         for row, alone in zip(together, work.rows(), strict=True):
             said = {turn["question"]: turn["answer"] for turn in row["follow_ups"]}
             assert all(said[turn["question"]] == turn["answer"] for turn in alone["follow_ups"])

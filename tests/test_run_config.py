@@ -103,7 +103,7 @@ def test_decoding_takes_what_its_method_reads() -> None:
 
 def test_a_question_head_is_passed_by_questions_asked_together_alone() -> None:
     model = dataclasses.replace(ModelConfig(), fusion=FusionConfig(head="all"))
-    asked = InspectConfig(questions=("Where is it?",))
+    asked = InspectConfig(questions=("Where is it?",), ask="in_turn")
     with pytest.raises(ConfigError, match=r"inspect\.questions: .* set inspect\.ask to 'together'"):
         Config(model=model, inspect=asked)
     assert Config(model=model, inspect=dataclasses.replace(asked, ask="together")).inspect.questions
