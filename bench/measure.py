@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench.sizes import SIZES, Size, with_options
+from sage_jax.allocator import compute_on_calling_thread
 from sage_jax.models.attention_kernels import attention_of
 from sage_jax.models.sage import compute_dtype
 
@@ -80,7 +81,8 @@ def timed(step: Callable[[int], Any], *, warmup: int, repeats: int) -> tuple[dic
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
-    """The options that all benchmarks share."""
+    """The options that all benchmarks share; what follows computes as the program does."""
+    compute_on_calling_thread()
     found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--size", choices=SIZES, default="tiny")
     found.add_argument("--tiles", type=int, default=0, help="tiles of an image; 0 = those of the size")

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from sage_jax.allocator import restart_with_huge_pages
+from sage_jax.allocator import compute_on_calling_thread, restart_with_huge_pages
 
 # Nothing heavy here: until a signal is handled, it ends the program without a word.
 from sage_jax.config import ConfigError
@@ -56,6 +56,7 @@ def _run(arguments: Sequence[str], signals: StopSignals) -> int:
             jax.distributed.initialize()
         except (RuntimeError, ValueError) as error:
             return _failed(ConfigError(f"SAGE_JAX_DISTRIBUTED=1, but the processes do not find each other: {error}"))
+    compute_on_calling_thread()
     signals.renew()
     try:
         run_stages(config)

@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sage_jax.allocator import give_back_freed_memory
+from sage_jax.allocator import give_back_freed_memory, keep_freed_memory
 from sage_jax.batch import TreeBatch
 from sage_jax.parameters import Params, merge
 from sage_jax.sharding import opt_state_shardings, param_shardings
@@ -161,6 +161,7 @@ class CompiledStep:
         self.seconds: list[float] = []
         self._jitted, self._tell = jitted, tell
         self._compiled: dict[Any, Callable[..., tuple[TrainState, Metrics]]] = {}
+        keep_freed_memory()
 
     def __call__(self, state: TrainState, frozen: Params, batch: TreeBatch) -> tuple[TrainState, Metrics]:
         """The state after the step, and its metrics."""
@@ -174,6 +175,9 @@ class CompiledStep:
             rows, length = batch.token_ids.shape
             shape = f"{rows} rows of {length} tokens{'' if batch.reference_tiles.shape[1] else ' without references'}"
             self._tell(f"compiled for {shape} in {self.seconds[-1]:.1f} s (shape {len(self.seconds)})")
+            done = jax.block_until_ready(self._compiled[key](state, frozen, batch))
+            give_back_freed_memory()  # what the first run keeps lies about in it, and the next one takes its own
+            return done
         return self._compiled[key](state, frozen, batch)
 
 

@@ -1,4 +1,4 @@
-"""Huge pages: asked for once, where the kernel waits to be asked, and never against the user's own setting."""
+"""Huge pages and kept memory: asked for once, where they help, and never against the user's own setting."""
 
 from __future__ import annotations
 
@@ -50,3 +50,32 @@ def test_a_program_starts_again_with_its_own_arguments_and_number(tmp_path: Path
     first, second, last = done.stdout.splitlines()
     assert first == second
     assert last == f"glibc.malloc.hugetlb=1 ['--a=b c', ''] {tmp_path.name}"
+
+
+COMPUTES = """
+import resource
+from sage_jax.allocator import compute_on_calling_thread, keep_freed_memory
+compute_on_calling_thread()
+import jax, jax.numpy as jnp
+keep_freed_memory()
+large = jax.jit(lambda x: jnp.sort(jnp.outer(x, x) + 1.0, axis=0)[:, 0])  # 64 MB of it for each intermediate
+x = jnp.ones(4096)
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    jax.block_until_ready(large(x))
+before = faults()
+for _ in range(4):
+    jax.block_until_ready(large(x))
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="another C library's allocator")
+@pytest.mark.parametrize(("tunables", "kept"), [("", True), ("glibc.malloc.trim_threshold=131072", False)])
+def test_a_computation_takes_what_the_one_before_it_freed(tunables: str, kept: bool) -> None:
+    environment = {**os.environ, "GLIBC_TUNABLES": tunables, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPUTES], env=environment, capture_output=True, text=True, check=True, timeout=300
+    )
+    pages = 4 * 64 * 2**20 // os.sysconf("SC_PAGE_SIZE")
+    assert (int(done.stdout) < 0.05 * pages) is kept
