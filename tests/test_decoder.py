@@ -12,7 +12,7 @@ from flax import nnx
 from tiny_sage import TINY, VOCAB_SIZE, random_params
 
 from sage_jax.config import DecoderConfig
-from sage_jax.models.decoder import Decoder, DecoderMlp, KvCache, rotary
+from sage_jax.models.decoder import Decoder, DecoderMlp, KvCache, rotary, turns
 from sage_jax.models.vit import VitMlp
 from sage_jax.parameters import Params, merge, split
 
@@ -48,12 +48,14 @@ def random_embeddings(*shape: int) -> jax.Array:
 def test_rotary_is_a_rotation_of_channel_pairs_by_position() -> None:
     rng = np.random.default_rng(1)
     x, positions = rng.normal(size=(2, 3, 2, 6)).astype(np.float32), rng.integers(0, 500, (2, 3))
-    found = np.asarray(rotary(jnp.asarray(x), jnp.asarray(positions), theta=100.0))
+    by, gradient = turns(jnp.asarray(positions), 6, theta=100.0), rng.normal(size=x.shape).astype(np.float32)
+    found, backward = jax.vjp(lambda x: rotary(x, by), jnp.asarray(x))
+    found, returned = np.asarray(found), np.asarray(backward(jnp.asarray(gradient))[0])
     for channel in range(3):
-        turned = (x[..., channel] + 1j * x[..., channel + 3]) * np.exp(
-            1j * positions[..., None] * 100.0 ** (-channel / 3)
-        )
-        np.testing.assert_allclose(found[..., channel] + 1j * found[..., channel + 3], turned, atol=1e-4)
+        turn = np.exp(1j * positions[..., None] * 100.0 ** (-channel / 3))
+        for given, turned, by_angle in ((x, found, turn), (gradient, returned, turn.conj())):
+            expected = (given[..., channel] + 1j * given[..., channel + 3]) * by_angle
+            np.testing.assert_allclose(turned[..., channel] + 1j * turned[..., channel + 3], expected, atol=1e-4)
 
 
 def test_only_differences_of_positions_matter() -> None:

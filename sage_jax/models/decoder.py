@@ -54,14 +54,38 @@ LayerCache = tuple[Array, Array, Array]
 """Keys and values of one layer, and how many slots are written."""
 
 
-def rotary(x: Float[Array, "B S N X"], position_ids: Int[Array, "B S"], *, theta: float) -> Float[Array, "B S N X"]:
-    """Rotary position embedding (RoFormer), pairing channel i with i + X / 2 as the Llama layout does."""
-    half = x.shape[-1] // 2
-    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = position_ids.astype(jnp.float32)[..., None, None] * frequencies  # B S 1 X/2
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
+Turns = tuple[Float[Array, "B S 1 H"], Float[Array, "B S 1 H"]]
+"""Cosine and sine by which a head's H = X / 2 pairs of channels are turned at each position; float32."""
+
+
+def turns(position_ids: Int[Array, "B S"], width: int, *, theta: float) -> Turns:
+    """The turns of rotary position embedding (RoFormer), for heads of a width."""
+    frequencies = theta ** (-jnp.arange(width // 2, dtype=jnp.float32) / (width // 2))
+    angles = position_ids.astype(jnp.float32)[..., None, None] * frequencies
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+@jax.custom_vjp
+def rotary(x: Float[Array, "B S N X"], by: Turns) -> Float[Array, "B S N X"]:
+    """Rotary position embedding, pairing channel i with i + X / 2 as the Llama layout does.
+
+    Its gradient is turned back; JAX's own rule would put it together from padded halves.
+    """
+    (cos, sin), half = by, x.shape[-1] // 2
     first, second = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def _rotary_forward(x: Array, by: Turns) -> tuple[Array, Turns]:
+    return rotary(x, by), by
+
+
+def _rotary_backward(by: Turns, gradient: Array) -> tuple[Array, Turns]:
+    cos, sin = by
+    return rotary(gradient, (cos, -sin)), (jnp.zeros_like(cos), jnp.zeros_like(sin))  # positions do not train
+
+
+rotary.defvjp(_rotary_forward, _rotary_backward)
 
 
 class DecoderAttention(nnx.Module):
@@ -83,7 +107,7 @@ class DecoderAttention(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B S D"],
-        position_ids: Int[Array, "B S"],
+        by: Turns,
         visibility: Visibility,
         cache: tuple[Array, Array, Array] | None,
     ) -> tuple[Float[Array, "B S D"], tuple[Array, Array] | None]:
@@ -92,8 +116,7 @@ class DecoderAttention(nnx.Module):
         queries, keys, values = split_qkv(self.qkv(x), num_heads=config.num_heads, num_kv_heads=config.num_kv_heads)
         if config.qk_norm:
             queries, keys = self.query_norm(queries), self.key_norm(keys)
-        queries = rotary(queries, position_ids, theta=config.rope_theta)
-        keys = rotary(keys, position_ids, theta=config.rope_theta)
+        queries, keys = rotary(queries, by), rotary(keys, by)
         written = None
         if cache is not None:
             old_keys, old_values, length = cache
@@ -179,10 +202,12 @@ class Decoder(nnx.Module):
             MLP; None = all.
         """
 
+        by = turns(position_ids, self.config.width_of_head, theta=self.config.rope_theta)
+
         def step(
             block: DecoderBlock, x: Array, slots: LayerCache | None, wanted: Array | None = None
         ) -> tuple[Array, tuple[Array, Array] | None]:
-            attended, written = block.attention(block.attention_norm(x), position_ids, visibility, slots)
+            attended, written = block.attention(block.attention_norm(x), by, visibility, slots)
             x = constrain(x + attended, "batch", "none", "none")
             if wanted is not None:
                 x = jnp.take_along_axis(x, wanted[..., None], axis=1)
