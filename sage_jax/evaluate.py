@@ -214,6 +214,7 @@ def evaluate_stage(
         if not len(shown):
             run.line(f"{name}: no test record has a reference image; nothing to score")
             continue
+        run.worked = True
         with StopRequest(run.line, mesh, after="this batch; the mode under way is scored anew") as stop:
             watch = Watch(f"{name} was scored; finished modes stay", run.progress, stop)
             predictions, metrics = _answer_metrics(stage, mode, examination, shown, watch)

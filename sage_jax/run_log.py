@@ -44,6 +44,8 @@ class RunLog:
 
     Attributes:
       resumed: Whether the stage goes on from work of an earlier run, so that its cost is added to that run's.
+      worked: Whether this run has done any of what the stage's cost is of; else the cost of an earlier run stands. A
+        stage that first looks what there is to do says so itself.
       shares: Shares by name that the stage measured of its own work, for the summary.
       counts: Counts and sums by name, likewise.
     """
@@ -52,6 +54,7 @@ class RunLog:
         self.run_dir = Path(run_dir)
         self.stage = stage
         self.resumed = False
+        self.worked = True
         self.shares: dict[str, float] = {}
         self.counts: dict[str, float] = {}
         self._writes = jax.process_index() == 0

@@ -143,6 +143,7 @@ def _run_stage(run: Run, stage: str) -> None:
                 run.summary_path,
                 stage,
                 resumed=lambda: log.resumed,
+                worked=lambda: log.worked,
                 shares=lambda: log.shares,
                 counts=lambda: log.counts,
             )
@@ -184,6 +185,7 @@ def evaluate(run: Run, stage: str, log: RunLog) -> None:
     Raises:
       ConfigError: None of them is trained, or there are no test records.
     """
+    log.worked = False  # until a mode is scored
     wanted = run.config.evaluate.stages
     trained = [name for name in wanted if run.is_trained(name)]
     if not trained:

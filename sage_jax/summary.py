@@ -98,10 +98,14 @@ def stage_cost(
     stage: str,
     *,
     resumed: Callable[[], bool] = lambda: False,
+    worked: Callable[[], bool] = lambda: True,
     shares: Callable[[], Mapping[str, float]] = dict,
     counts: Callable[[], Mapping[str, float]] = dict,
 ) -> Iterator[None]:
-    """Measures the stage inside and writes its cost, also when it is interrupted; asks for the rest at the end."""
+    """Measures the stage inside and writes its cost, also when it is interrupted; asks for the rest at the end.
+
+    Where it has not `worked`, the cost of an earlier run, if there is one, stands as it is.
+    """
     start = time.perf_counter()
     meter = PeakMemory()
     try:
@@ -109,8 +113,9 @@ def stage_cost(
             yield
     finally:
         seconds = time.perf_counter() - start
-        about = {"shares": shares(), "counts": counts(), "resumed": resumed()}
-        record_cost(path, stage, seconds=seconds, peak_memory_gb=meter.gigabytes, **about)
+        if worked() or stage not in load_summary(path)["stages"]:
+            about = {"shares": shares(), "counts": counts(), "resumed": resumed()}
+            record_cost(path, stage, seconds=seconds, peak_memory_gb=meter.gigabytes, **about)
 
 
 def record_metrics(

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from tiny_run import CONFIG, TinyRun, read_jsonl
 
-from sage_jax import evaluate
+from sage_jax import evaluate, stages
 from sage_jax.command_line import read_config
 from sage_jax.data import adpl
+from sage_jax.data.encode import TreeError
 from sage_jax.data.preferences import INSPECTION_QUESTION
 from sage_jax.data.tiles import tile_image
 from sage_jax.evaluate import anomaly_map, inspection_record
@@ -142,6 +143,23 @@ def test_a_mode_scored_before_is_left_and_the_other_one_is_done(
     assert again["stages"]["evaluate"]["seconds"] > whole["stages"]["evaluate"]["seconds"]
     changed = [path.name for path in (run_dir / "predictions").iterdir() if path.stat().st_mtime_ns != times[path.name]]
     assert changed == ["base_one_shot.jsonl"]
+
+
+def test_an_evaluation_that_scores_nothing_leaves_the_cost_of_the_one_before(
+    evaluated: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = evaluated()
+    cost = json.loads((run_dir / "summary.json").read_text())["stages"]["evaluate"]
+    evaluated()  # finds both modes scored
+    assert json.loads((run_dir / "summary.json").read_text())["stages"]["evaluate"] == cost
+
+    def too_long(*_: object) -> None:
+        raise TreeError("a question is too long")
+
+    monkeypatch.setattr(stages, "check_text", too_long)
+    with pytest.raises(TreeError):
+        evaluated("--config.evaluate.bootstrap_samples=51")
+    assert json.loads((run_dir / "summary.json").read_text())["stages"]["evaluate"] == cost
 
 
 def test_what_decides_a_score_makes_it_anew(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import random
@@ -156,6 +157,24 @@ def test_whether_a_stage_resumed_is_asked_when_it_ends(tmp_path: Path):
     with stage_cost(path, "evaluate", resumed=lambda: bool(resumed)):
         resumed.append("zero_shot")
     assert load_summary(path)["stages"]["evaluate"]["seconds"] >= 1000
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_stage_that_did_none_of_its_work_leaves_the_earlier_cost(tmp_path: Path, fails: bool):
+    path, worked = tmp_path / "summary.json", []
+    earlier = {"seconds": 1000, "peak_memory_gb": 1}
+    record_cost(path, "evaluate", seconds=1000, peak_memory_gb=1)
+    error = pytest.raises(ValueError, match="no records") if fails else contextlib.nullcontext()
+    with error, stage_cost(path, "evaluate", worked=lambda: bool(worked)):
+        if fails:
+            raise ValueError("no records")
+    assert load_summary(path)["stages"]["evaluate"] == earlier
+    with stage_cost(path, "evaluate", worked=lambda: bool(worked)):
+        worked.append("zero_shot")
+    assert load_summary(path)["stages"]["evaluate"] != earlier
+    with stage_cost(path, "inspect", worked=lambda: False):  # there is none that could stand
+        pass
+    assert load_summary(path)["stages"]["inspect"]["seconds"] >= 0
 
 
 def test_a_score_keeps_what_it_is_of(tmp_path: Path):
