@@ -196,8 +196,9 @@ class StageCheckpoints:
             raise CheckpointError(
                 f"{self._manager.directory}/{step}: this config trains other arrays than the checkpoint holds:\n"
                 f"  {listed}\n"
-                "Restore the config's model, freeze and lora fields, or delete "
-                f"{self.directory} to train this stage anew"
+                "Restore the config's model, freeze and lora fields; where they are as they were, another version of "
+                f"sage_jax wrote the checkpoint: go on with that one, or delete {self.directory} to train this stage "
+                "anew"
             )
 
 

@@ -44,7 +44,6 @@ class TrainState:
       step: Steps done, skipped ones included.
       trainable: Parameters that train, by path.
       opt_state: Optimizer state; its own count leaves skipped steps out.
-      rng: Key data, uint32[2]; constant, an objective that draws folds the step in.
       num_skipped: Steps skipped for a loss or gradient that was not finite.
       num_skipped_in_row: Those since the last finite step.
     """
@@ -52,17 +51,15 @@ class TrainState:
     step: jax.Array
     trainable: Params
     opt_state: optax.OptState
-    rng: jax.Array
     num_skipped: jax.Array
     num_skipped_in_row: jax.Array
 
 
-def init_state(trainable: Params, *, optimizer: optax.GradientTransformationExtraArgs, seed: int) -> TrainState:
+def init_state(trainable: Params, *, optimizer: optax.GradientTransformationExtraArgs) -> TrainState:
     """The state before the first step. Copies the parameters, since steps donate theirs."""
     trainable = jax.tree.map(jnp.copy, trainable)
     step, num_skipped, num_in_row = (jnp.zeros((), jnp.int32) for _ in range(3))  # one buffer cannot be donated thrice
-    rng = jax.random.key_data(jax.random.key(seed))
-    return TrainState(step, trainable, optimizer.init(trainable), rng, num_skipped, num_in_row)
+    return TrainState(step, trainable, optimizer.init(trainable), num_skipped, num_in_row)
 
 
 def train_step(
@@ -103,7 +100,6 @@ def train_step(
         step=state.step + 1,
         trainable=jax.tree.map(lambda new, old: jnp.where(finite, new, old), trainable, state.trainable),
         opt_state=opt_state,
-        rng=state.rng,
         num_skipped=state.num_skipped + skipped,
         num_skipped_in_row=jnp.where(finite, 0, state.num_skipped_in_row + 1),
     ), metrics
@@ -185,4 +181,4 @@ def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
     """Where a training state lives (arrays or shapes)."""
     whole: Any = NamedSharding(mesh, PartitionSpec())
     trainable: Any = param_shardings(state.trainable, mesh)
-    return TrainState(whole, trainable, opt_state_shardings(state.opt_state, mesh), whole, whole, whole)
+    return TrainState(whole, trainable, opt_state_shardings(state.opt_state, mesh), whole, whole)

@@ -69,7 +69,6 @@ def fit(
     objective: Objective,
     loader: Loader,
     mesh: Mesh,
-    seed: int,
     checkpoints: StageCheckpoints,
     config_json: str,
     record_ids: Callable[[np.ndarray], list[str]],
@@ -108,7 +107,7 @@ def fit(
     optimizer = make_optimizer(train)
     with jax.set_mesh(mesh), StopRequest(run.line, mesh) as stop:
         frozen = jax.device_put(frozen, param_shardings(frozen, mesh))
-        init = functools.partial(init_state, optimizer=optimizer, seed=seed)
+        init = functools.partial(init_state, optimizer=optimizer)
         state, before = _start_or_resume(run, init, trainable, mesh, checkpoints, loader, config_json)
         del trainable
         first, began = int(state.step), started - before

@@ -248,7 +248,6 @@ def _fit(
             objective=objective,
             loader=loader,
             mesh=run.mesh,
-            seed=run.config.seed,
             checkpoints=checkpoints,
             config_json=json.dumps(dataclasses.asdict(run.config)),
             record_ids=lambda rows: [trained[int(row)].record_id for row in rows if row >= 0],

@@ -155,6 +155,17 @@ def test_a_checkpoint_of_other_arrays_is_refused_by_name(tmp_path: Path):
     assert "linear_1/kernel" not in message and str(tmp_path) in message
 
 
+def test_a_checkpoint_of_another_version_is_refused_with_the_way_out(tmp_path: Path):
+    state = random_state(0)
+    with StageCheckpoints(tmp_path, keep_last=1) as checkpoints:
+        save(checkpoints, 1, state | {"rng": jnp.zeros(2, jnp.uint32)})
+        with pytest.raises(CheckpointError) as refused:
+            checkpoints.restore_latest(abstract(state))
+    message = str(refused.value)
+    assert "['rng']: uint32[2] -> (none)" in message
+    assert f"another version of sage_jax wrote the checkpoint: go on with that one, or delete {tmp_path}" in message
+
+
 def test_keeping_no_checkpoint_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="keep_last = 0"):
         StageCheckpoints(tmp_path, keep_last=0)

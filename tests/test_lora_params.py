@@ -83,7 +83,7 @@ def test_optimizer_state_is_of_what_trains_alone_and_has_shardings():
     }
     assert {path.split("/")[0] for path in trainable} == {"decoder", "vit", "adapter", "fusion"}
     optimizer = make_optimizer(LONG)
-    state = jax.eval_shape(lambda params: init_state(params, optimizer=optimizer, seed=0), trainable)
+    state = jax.eval_shape(lambda params: init_state(params, optimizer=optimizer), trainable)
     moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
     assert sum(leaf.size for leaf in moments) == 2 * sum(leaf.size for leaf in trainable.values())
     opt_state_shardings(state.opt_state, make_mesh(MeshConfig(2, 2, 2)))

@@ -121,7 +121,6 @@ def test_training_keeps_no_more_on_a_device_than_is_predicted(tmp_path: Path) ->
             objective=step.objective,
             loader=loader,
             mesh=mesh,
-            seed=0,
             checkpoints=checkpoints,
             config_json="{}",
             record_ids=lambda rows: [],

@@ -79,7 +79,6 @@ def train(folder: Path, mesh: Mesh, *, keep_features: bool) -> Params:
             objective=OBJECTIVE,
             loader=loader,
             mesh=mesh,
-            seed=0,
             checkpoints=checkpoints,
             config_json="{}",
             record_ids=lambda rows: [records[row].record_id for row in rows],

@@ -169,7 +169,6 @@ def run_stage(
             objective=SquaredError(),
             loader=loader or SeededLoader(rows=train.batch_size),
             mesh=options.pop("mesh", None) or one_device(),
-            seed=0,
             checkpoints=checkpoints,
             config_json=config,
             record_ids=names_of,
@@ -185,7 +184,7 @@ def one_step(train: TrainConfig, batch: TreeBatch, accumulate: int = 1, steps: i
     graphdef, params = split(ScorePredictor(nnx.Rngs(0)))
     trainable, frozen = partition(params, train.freeze)
     optimizer = make_optimizer(train)
-    state, metrics = init_state(trainable, optimizer=optimizer, seed=0), {}
+    state, metrics = init_state(trainable, optimizer=optimizer), {}
     step = functools.partial(
         train_step, graphdef=graphdef, optimizer=optimizer, objective=SquaredError(), accumulate=accumulate
     )
@@ -313,7 +312,6 @@ def test_the_wait_for_a_slow_stream_is_told_in_every_row_and_of_the_stage(tmp_pa
             objective=SquaredError(),
             loader=SeededLoader(seconds=0.1),
             mesh=one_device(),
-            seed=0,
             checkpoints=checkpoints,
             config_json="{}",
             record_ids=names_of,
@@ -418,7 +416,7 @@ def test_a_donated_first_state_leaves_the_parameters_it_was_made_of():
     trainable, frozen = partition(params, TRAIN.freeze)
     optimizer = make_optimizer(TRAIN)
     step = functools.partial(train_step, graphdef=graphdef, optimizer=optimizer, objective=SquaredError(), accumulate=1)
-    jax.jit(step, donate_argnums=0)(init_state(trainable, optimizer=optimizer, seed=0), frozen, batch)
+    jax.jit(step, donate_argnums=0)(init_state(trainable, optimizer=optimizer), frozen, batch)
     assert_same(params, split(ScorePredictor(nnx.Rngs(0)))[1])
 
 

@@ -170,7 +170,7 @@ def state_shapes(config: Config, stage: str) -> tuple[TrainState, Shapes]:
     """The training state and the frozen parameters of a stage."""
     train = config.training(stage)
     trainable, frozen = partition(start_shapes_of(config, stage), train.freeze)
-    init = functools.partial(init_state, optimizer=make_optimizer(train), seed=config.seed)
+    init = functools.partial(init_state, optimizer=make_optimizer(train))
     return jax.eval_shape(init, trainable), frozen
 
 

@@ -174,7 +174,7 @@ def _state_bytes(config: Config, stage: str, axes: tuple[tuple[str, int], ...]) 
     moments = zip(
         jax.tree.leaves(state.opt_state), jax.tree.leaves(opt_state_shardings(state.opt_state, mesh)), strict=True
     )
-    whole = (state.step, state.rng, state.num_skipped, state.num_skipped_in_row)
+    whole = (state.step, state.num_skipped, state.num_skipped_in_row)
     return StateBytes(
         trained=_local_bytes(trainable),
         frozen=_local_bytes(zip(frozen.values(), param_shardings(frozen, mesh).values(), strict=True)),
