@@ -29,9 +29,10 @@ import ml_collections
 
 from bench.measure import busy_seconds, parser, say
 from bench.sizes import SIZES
-from sage_jax.config import DataConfig, TextConfig, TrainConfig
+from sage_jax.config import TrainConfig
 from sage_jax.data.generator import draw
 from sage_jax.data.preferences import INSPECTION_QUESTION
+from sage_jax.data_config import DataConfig, TextConfig
 from sage_jax.files import replace_file
 from sage_jax.run_config import Config, EvaluateConfig, ExportConfig, InspectConfig, to_config_dict
 

@@ -12,16 +12,8 @@ from typing import Literal
 
 import ml_collections
 
-from sage_jax.config import (
-    DataConfig,
-    DecoderConfig,
-    FusionConfig,
-    ModelConfig,
-    PreferenceConfig,
-    TextConfig,
-    TrainConfig,
-    VitConfig,
-)
+from sage_jax.config import DecoderConfig, FusionConfig, ModelConfig, PreferenceConfig, TrainConfig, VitConfig
+from sage_jax.data_config import DataConfig, TextConfig
 from sage_jax.run_config import Config, EvaluateConfig, to_config_dict
 
 

@@ -15,16 +15,15 @@ Sizes alone, without weights: the same with --config.stages=plan
 import ml_collections
 
 from sage_jax.config import (
-    DataConfig,
     DecoderConfig,
     FusionConfig,
     MeshConfig,
     ModelConfig,
     PreferenceConfig,
-    TextConfig,
     TrainConfig,
     VitConfig,
 )
+from sage_jax.data_config import DataConfig, TextConfig
 from sage_jax.run_config import Config, EvaluateConfig, PlanConfig, to_config_dict
 
 ITEMS = 5683

@@ -17,11 +17,12 @@ from jax.sharding import Mesh
 
 from sage_jax.axes import Float
 from sage_jax.batch import TreeBatch
-from sage_jax.config import ModelConfig, TextConfig
+from sage_jax.config import ModelConfig
 from sage_jax.data.chat import Chat
 from sage_jax.data.encode import ChosenRecords
 from sage_jax.data.pipeline import make_eval_batches
 from sage_jax.data.records import Record
+from sage_jax.data_config import TextConfig
 from sage_jax.files import replace_file
 from sage_jax.generate import Responder
 from sage_jax.run_log import RunLog

@@ -12,11 +12,9 @@ import ml_collections
 
 from sage_jax.config import (
     ConfigError,
-    DataConfig,
     MeshConfig,
     ModelConfig,
     PreferenceConfig,
-    TextConfig,
     TrainConfig,
     nearest,
     require,
@@ -25,6 +23,7 @@ from sage_jax.config import (
     require_not_negative,
     require_share,
 )
+from sage_jax.data_config import DataConfig, TextConfig
 
 TRAINING_STAGES: Final = ("base", "plain", "sfe", "dpo", "edpo")
 

@@ -14,10 +14,11 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sage_jax.batch import TreeBatch
-from sage_jax.config import ConfigError, ModelConfig, TextConfig, TrainConfig
+from sage_jax.config import ConfigError, ModelConfig, TrainConfig
 from sage_jax.data.chat import Chat
 from sage_jax.data.pipeline import make_eval_batches
 from sage_jax.data.records import Record
+from sage_jax.data_config import TextConfig
 from sage_jax.models.sage import Sage
 from sage_jax.parameters import Params, merge
 from sage_jax.sharding import batch_sharding

@@ -7,11 +7,12 @@ import dataclasses
 import numpy as np
 from tiny_sage import TINY
 
-from sage_jax.config import ModelConfig, TextConfig
+from sage_jax.config import ModelConfig
 from sage_jax.data.chat import Chat
 from sage_jax.data.images import encode_png
 from sage_jax.data.records import Answer, Question, Record
 from sage_jax.data.tokenizer import train_tokenizer
+from sage_jax.data_config import TextConfig
 
 MODEL: ModelConfig = TINY
 TEXT = TextConfig(

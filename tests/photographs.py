@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sage_jax.config import DataConfig
 from sage_jax.data.generator import draw
 from sage_jax.data.records import AnnotatedImage
+from sage_jax.data_config import DataConfig
 
 SCRIPT = "<script>alert(1)<&.png"
 

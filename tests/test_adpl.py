@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sage_jax.config import ConfigError, DataConfig, TextConfig
+from sage_jax.config import ConfigError
 from sage_jax.data import adpl, readers
 from sage_jax.data.adpl import DataFaultError, PreparedData, decode_record, encode_record, open_split, prepare
 from sage_jax.data.chat import Chat, chat_template
 from sage_jax.data.encode import count_records
 from sage_jax.data.generator import draw
 from sage_jax.data.records import Fault, Record
+from sage_jax.data_config import DataConfig, TextConfig
 
 TEXT = TextConfig(vocab_size=400)
 

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sage_jax.config import DataConfig
 from sage_jax.data import adpl_json
 from sage_jax.data.adpl_json import FormatError, Item, read_items, read_records
 from sage_jax.data.facts import load_vocabulary
 from sage_jax.data.images import encode_png
 from sage_jax.data.records import Fault, Record
+from sage_jax.data_config import DataConfig
 
 _KINDS = ("standard comparison", "defect identification", "defect diagnosis")
 Split = Literal["train", "test"]

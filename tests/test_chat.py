@@ -10,9 +10,9 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from sage_jax.config import TextConfig
 from sage_jax.data.chat import Chat, ChatError, chat_template, check_placeholders
 from sage_jax.data.tokenizer import SPECIAL_TOKENS, VERDICT_WORDS, train_tokenizer
+from sage_jax.data_config import TextConfig
 
 FACTS = ("Caps are made of plastic.", " A dent lets air in. ", "Left out.")
 QUESTION = " Is there a defect in this cap?\n"

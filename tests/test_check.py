@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import rich.console
 
-from sage_jax.config import DataConfig
 from sage_jax.data.check import CheckReport, check, print_report
 from sage_jax.data.images import encode_png
 from sage_jax.data.readers import ReaderError, read_records, source_revision
 from sage_jax.data.records import Fault, Record
+from sage_jax.data_config import DataConfig
 
 _DATA = DataConfig(num_train=24, num_test=9, records_per_image=2)
 

@@ -10,14 +10,12 @@ import pytest
 
 from sage_jax.config import (
     ConfigError,
-    DataConfig,
     DecoderConfig,
     FusionConfig,
     LoraConfig,
     MeshConfig,
     ModelConfig,
     PreferenceConfig,
-    TextConfig,
     TrainConfig,
     VitConfig,
     nearest,
@@ -27,18 +25,6 @@ from sage_jax.config import (
 @pytest.mark.parametrize(
     ("cls", "fields", "message"),
     [
-        (DataConfig, {"defect_rate": 1.1}, "defect_rate = 1.1: give a share from 0 to 1"),
-        (DataConfig, {"validation_fraction": 1.0}, "validation_fraction = 1.0: give a share from 0 to below 1"),
-        (DataConfig, {"test_fraction": 1.0}, "test_fraction = 1.0"),
-        (DataConfig, {"source": "mvtec"}, "root is empty: name the folder or file of the mvtec data set"),
-        (DataConfig, {"num_test": 0}, "num_test = 0: must be above 0"),
-        (DataConfig, {"vit_memory_mb": -1}, "vit_memory_mb = -1: must be 0 or more"),
-        (DataConfig, {"records_per_image": 4}, "records_per_image = 4: give 1 to 3"),
-        (DataConfig, {"pair_types": ("diagnosis",)}, "'diagnosis' is no kind; did you mean 'defect diagnosis'?"),
-        (TextConfig, {"buckets": (512, 256)}, "buckets = (512, 256): give ascending lengths"),
-        (TextConfig, {"buckets": (0, 512)}, "buckets = (0, 512): give ascending lengths"),
-        (TextConfig, {"num_shapes": 0}, "num_shapes = 0: must be above 0"),
-        (TextConfig, {"max_facts": 0}, "max_facts = 0: must be above 0"),
         (VitConfig, {"tile_px": 0}, "tile_px = 0: must be above 0"),
         (VitConfig, {"tile_px": -64}, "tile_px = -64: must be above 0"),
         (VitConfig, {"layer_scale": math.nan}, "layer_scale = nan: must be 0 or more, and finite"),
@@ -73,7 +59,7 @@ def test_impossible_values_name_field_and_cure(cls: Any, fields: dict[str, Any],
     assert message in str(raised.value)
 
 
-@pytest.mark.parametrize("cls", [DataConfig, TextConfig, ModelConfig, MeshConfig, PreferenceConfig, TrainConfig])
+@pytest.mark.parametrize("cls", [ModelConfig, MeshConfig, PreferenceConfig, TrainConfig])
 def test_defaults_can_run_and_cannot_be_changed(cls: Any) -> None:
     config = cls()
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -10,12 +10,12 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from sage_jax.config import DataConfig
 from sage_jax.data import deeppcb
 from sage_jax.data.deeppcb import DEFECT_TYPES, DrawError, read_boards, read_images, turn, turn_box
 from sage_jax.data.images import decode_mask, decode_rgb, encode_png
 from sage_jax.data.readers import read_records
 from sage_jax.data.records import AnnotatedImage, Box, Fault
+from sage_jax.data_config import DataConfig
 
 Split = Literal["train", "test"]
 _SIDE = 200

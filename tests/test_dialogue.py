@@ -18,7 +18,7 @@ from tiny_tokenizers import qwen_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from sage_jax.batch import TreeBatch
-from sage_jax.config import ModelConfig, TextConfig
+from sage_jax.config import ModelConfig
 from sage_jax.data.chat import Chat
 from sage_jax.data.conversations import TRANSFORMERS
 from sage_jax.data.encode import TreeError
@@ -26,6 +26,7 @@ from sage_jax.data.images import decode_rgb, encode_png
 from sage_jax.data.pipeline import make_eval_batches
 from sage_jax.data.records import Question, Record
 from sage_jax.data.tiles import tile_image
+from sage_jax.data_config import TextConfig
 from sage_jax.dialogue import Dialogue, fact_record, write_facts
 from sage_jax.generate import Decoding, Responder
 from sage_jax.hf.tokenizer import read_tokenizer

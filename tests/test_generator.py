@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sage_jax.config import ConfigError, DataConfig
+from sage_jax.config import ConfigError
 from sage_jax.data import generator
 from sage_jax.data.generator import CATEGORIES, DEFECT_TYPES, HELD_OUT, MASK_THRESHOLD, draw
 from sage_jax.data.preferences import PLACES, place_of
 from sage_jax.data.records import AnnotatedImage
+from sage_jax.data_config import DataConfig
 
 
 def pixels(data: bytes | None) -> np.ndarray:

@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.internvl.processing_internvl import InternVLProcessor
 
-from sage_jax.config import TextConfig
 from sage_jax.data.chat import Chat
 from sage_jax.data.conversations import CONVERSATIONS, TRANSFORMERS
+from sage_jax.data_config import TextConfig
 from sage_jax.hf.config import CheckpointConfig, read_config
 from sage_jax.hf.faults import WeightsError
 from sage_jax.hf.tokenizer import find_conversation, read_tokenizer

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from sage_jax.config import DataConfig
 from sage_jax.data.images import decode_mask, encode_png
 from sage_jax.data.listed import VISA_LIST, ListError, files, read_images
 from sage_jax.data.records import AnnotatedImage, Box, Defect, Fault
+from sage_jax.data_config import DataConfig
 
 Split = Literal["train", "test"]
 _RNG = np.random.default_rng(3)

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sage_jax.config import DataConfig
 from sage_jax.data.images import decode_mask, encode_png
 from sage_jax.data.mvtec import TreeError, defects_of, files, read_images
 from sage_jax.data.records import AnnotatedImage, Box, Defect, Fault
+from sage_jax.data_config import DataConfig
 
 Split = Literal["train", "test"]
 _RNG = np.random.default_rng(11)

@@ -17,7 +17,7 @@ from absl import flags
 from PIL import Image
 
 from sage_jax.batch import TreeBatch
-from sage_jax.config import ModelConfig, TextConfig, TrainConfig, VitConfig
+from sage_jax.config import ModelConfig, TrainConfig, VitConfig
 from sage_jax.data.chat import Chat
 from sage_jax.data.pipeline import StreamError, TrainLoader, make_eval_batches, make_train_loader, visited_records
 from sage_jax.data.readers import read_records
@@ -25,6 +25,7 @@ from sage_jax.data.records import Answer, Question, Record
 from sage_jax.data.shapes import needed_shape
 from sage_jax.data.tokenizer import train_tokenizer
 from sage_jax.data.tree import TreeError, build_tree
+from sage_jax.data_config import TextConfig
 from sage_jax.run_config import Config, from_config_dict
 
 TEXT = TextConfig(vocab_size=320, max_facts=2, max_fact_tokens=48, max_answer_tokens=48, buckets=(256, 1024, 2048))

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sage_jax.config import DataConfig
 from sage_jax.data import generator, readers
 from sage_jax.data.images import decode_mask, decode_rgb, encode_png
 from sage_jax.data.readers import ReaderError, read_records, source_revision
@@ -28,6 +27,7 @@ from sage_jax.data.records import (
     Record,
     validate,
 )
+from sage_jax.data_config import DataConfig
 
 _RNG = np.random.default_rng(3)
 

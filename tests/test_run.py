@@ -15,7 +15,8 @@ from tiny_tokenizers import qwen_tokenizer
 
 from sage_jax.checkpoint import load_final
 from sage_jax.command_line import read_config
-from sage_jax.config import ConfigError, DecoderConfig, LoraConfig, ModelConfig, TextConfig
+from sage_jax.config import ConfigError, DecoderConfig, LoraConfig, ModelConfig
+from sage_jax.data_config import TextConfig
 from sage_jax.hf.faults import WeightsError
 from sage_jax.hf.importing import open_checkpoint
 from sage_jax.lora_params import start_params

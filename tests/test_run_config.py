@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from sage_jax.config import ConfigError, DataConfig, FusionConfig, ModelConfig, TrainConfig
+from sage_jax.config import ConfigError, FusionConfig, ModelConfig, TrainConfig
+from sage_jax.data_config import DataConfig
 from sage_jax.run_config import (
     STAGES,
     TRAINING_STAGES,

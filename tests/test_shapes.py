@@ -7,7 +7,6 @@ import itertools
 import numpy as np
 import pytest
 
-from sage_jax.config import TextConfig
 from sage_jax.data.encode import QuestionTokens, RecordTokens, TreeError
 from sage_jax.data.shapes import (
     BatchSize,
@@ -20,6 +19,7 @@ from sage_jax.data.shapes import (
     most_needed,
     needed_shape,
 )
+from sage_jax.data_config import TextConfig
 
 
 def tokens_of(prefix: int, *questions: tuple[int, ...], name: str = "r") -> RecordTokens:

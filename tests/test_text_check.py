@@ -12,7 +12,7 @@ import pytest
 from tiny_run import CONFIG
 
 from sage_jax.command_line import read_config
-from sage_jax.config import DataConfig, ModelConfig, TextConfig
+from sage_jax.config import ModelConfig
 from sage_jax.data.adpl import open_split, prepare
 from sage_jax.data.chat import Chat
 from sage_jax.data.encode import TreeError
@@ -21,6 +21,7 @@ from sage_jax.data.records import Fault
 from sage_jax.data.shapes import enclosing, needed_shape
 from sage_jax.data.text_fit import TextUse, measure_text
 from sage_jax.data.tree import build_tree
+from sage_jax.data_config import DataConfig, TextConfig
 from sage_jax.run_config import Config, EvaluateConfig
 from sage_jax.run_log import RunLog
 from sage_jax.stages import run_stages

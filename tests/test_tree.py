@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sage_jax.batch import TreeBatch
-from sage_jax.config import ModelConfig, TextConfig, VitConfig
+from sage_jax.config import ModelConfig, VitConfig
 from sage_jax.data.chat import Chat, ChatError
 from sage_jax.data.encode import TreeError, count_image_tokens, count_records, count_reference_tokens
 from sage_jax.data.images import ImageFault, encode_png
@@ -20,6 +20,7 @@ from sage_jax.data.shapes import TreeShape, choose_bucket, choose_shape
 from sage_jax.data.tiles import tile_image, token_labels
 from sage_jax.data.tokenizer import train_tokenizer
 from sage_jax.data.tree import TreeRow, build_tree, stack_rows
+from sage_jax.data_config import TextConfig
 
 TEXT = TextConfig(vocab_size=300, max_facts=3, max_fact_tokens=30, max_answer_tokens=30, buckets=(400, 800))
 MODEL = ModelConfig(vit=VitConfig(tile_px=16, patch_px=4), downsample=2)

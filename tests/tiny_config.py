@@ -2,16 +2,8 @@
 
 import ml_collections
 
-from sage_jax.config import (
-    DataConfig,
-    DecoderConfig,
-    FusionConfig,
-    ModelConfig,
-    PreferenceConfig,
-    TextConfig,
-    TrainConfig,
-    VitConfig,
-)
+from sage_jax.config import DecoderConfig, FusionConfig, ModelConfig, PreferenceConfig, TrainConfig, VitConfig
+from sage_jax.data_config import DataConfig, TextConfig
 from sage_jax.run_config import AblateConfig, Config, EvaluateConfig, InspectConfig, to_config_dict
 
 SFE = TrainConfig(

@@ -16,11 +16,12 @@ from tiny_tokenizers import CORPUS, qwen_tokenizer, save_internlm2
 from transformers import AutoModel, PreTrainedTokenizerFast
 
 from sage_jax.checkpoint import StageCheckpoints
-from sage_jax.config import DecoderConfig, FusionConfig, ModelConfig, TextConfig, VitConfig
+from sage_jax.config import DecoderConfig, FusionConfig, ModelConfig, VitConfig
 from sage_jax.data.chat import Chat
 from sage_jax.data.conversations import CONVERSATIONS, OWN
 from sage_jax.data.records import Question, Record
 from sage_jax.data.tokenizer import COMPARISON_TOKEN, save_tokenizer, train_tokenizer
+from sage_jax.data_config import TextConfig
 from sage_jax.hf.config import CheckpointConfig
 from sage_jax.hf.tokenizer import read_tokenizer
 from sage_jax.models.sage import copy_text_encoder

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from sage_jax.config import (
-    DecoderConfig,
-    FusionConfig,
-    MeshConfig,
-    ModelConfig,
-    TextConfig,
-    TrainConfig,
-    VitConfig,
-)
+from sage_jax.config import DecoderConfig, FusionConfig, MeshConfig, ModelConfig, TrainConfig, VitConfig
+from sage_jax.data_config import TextConfig
 from sage_jax.run_config import Config, PlanConfig
 
 CONFIG = Config(

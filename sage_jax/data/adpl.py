@@ -32,12 +32,13 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerFast
 
 from sage_jax import signals
-from sage_jax.config import ConfigError, DataConfig, TextConfig
+from sage_jax.config import ConfigError
 from sage_jax.data import readers
 from sage_jax.data import tokenizer as tokens
 from sage_jax.data.chat import chat_template
 from sage_jax.data.encode import RecordCounts
 from sage_jax.data.records import Answer, Box, Defect, Fault, Question, Record
+from sage_jax.data_config import DataConfig, TextConfig
 from sage_jax.files import replace_file
 from sage_jax.signals import Interrupted
 

@@ -14,10 +14,11 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from sage_jax.config import DataConfig, nearest
+from sage_jax.config import nearest
 from sage_jax.data.facts import Vocabulary
 from sage_jax.data.images import ImageFault, decode_rgb, read_inside
 from sage_jax.data.records import Answer, Fault, Question, Record, validate
+from sage_jax.data_config import DataConfig
 
 VERSION: Final = 1
 NUM_QUESTIONS: Final = 5

@@ -14,9 +14,9 @@ import tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from sage_jax.axes import Bool, Int
-from sage_jax.config import TextConfig
 from sage_jax.data import tokenizer as tokens
 from sage_jax.data.conversations import OWN, Conversation
+from sage_jax.data_config import TextConfig
 
 FactsAs = Literal["fusion", "text"]
 

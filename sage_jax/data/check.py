@@ -12,9 +12,9 @@ import rich.progress
 import rich.table
 
 from sage_jax import signals
-from sage_jax.config import DataConfig
 from sage_jax.data import readers
 from sage_jax.data.records import Fault, Record
+from sage_jax.data_config import DataConfig
 from sage_jax.signals import Interrupted
 from sage_jax.verdict import parse_verdict
 

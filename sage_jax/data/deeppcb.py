@@ -18,9 +18,9 @@ import numpy as np
 from scipy import ndimage
 
 from sage_jax.axes import Bool, UInt8
-from sage_jax.config import DataConfig
 from sage_jax.data.images import ImageFault, decode_rgb, encode_png, read_inside, resolve_inside
 from sage_jax.data.records import AnnotatedImage, Box, Defect, Fault
+from sage_jax.data_config import DataConfig
 
 VERSION: Final = 2
 CATEGORY: Final = "circuit board"

@@ -11,11 +11,12 @@ from typing import Literal, Protocol, overload, runtime_checkable
 import numpy as np
 
 from sage_jax.axes import Bool, Float, Int, UInt8
-from sage_jax.config import ModelConfig, TextConfig
+from sage_jax.config import ModelConfig
 from sage_jax.data.chat import Chat, ChatError, FactsAs
 from sage_jax.data.images import decode_mask, remembered_rgb
 from sage_jax.data.records import Question, Record
 from sage_jax.data.tiles import TiledImage, image_size, num_tiles, tile_grid, tile_image, token_labels
+from sage_jax.data_config import TextConfig
 
 AnswersKept = Literal["best", "ranked", "none"]
 QuestionKind = Literal["inspection", "description"]

@@ -9,13 +9,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sage_jax.config import ConfigError, DataConfig
+from sage_jax.config import ConfigError
 from sage_jax.data.generator_canvas import Canvas, Picture, Plane, smooth_noise
 from sage_jax.data.generator_canvas import canvas as draw_canvas
 from sage_jax.data.generator_defects import AT_EDGE, MAKERS, MARGIN
 from sage_jax.data.generator_products import ACCENTS, BODY_COLOURS, PAINTERS, Product
 from sage_jax.data.images import encode_png
 from sage_jax.data.records import AnnotatedImage, Box, Defect
+from sage_jax.data_config import DataConfig
 
 VERSION: Final = 3
 """Raised whenever the same seed draws other images, so that stored data sets are built again."""

@@ -13,10 +13,10 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from sage_jax.config import DataConfig
 from sage_jax.data import mvtec
 from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, encode_png, read_inside
 from sage_jax.data.records import AnnotatedImage, Fault
+from sage_jax.data_config import DataConfig
 
 VERSION: Final = 1
 VISA_LIST: Final = "split_csv/1cls.csv"

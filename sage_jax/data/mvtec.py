@@ -17,9 +17,9 @@ import numpy as np
 from scipy import ndimage
 
 from sage_jax.axes import Bool
-from sage_jax.config import DataConfig
 from sage_jax.data.images import SUFFIXES, ImageFault, decode_mask, decode_rgb, encode_png, read_inside
 from sage_jax.data.records import AnnotatedImage, Box, Defect, Fault
+from sage_jax.data_config import DataConfig
 
 VERSION: Final = 1
 GOOD_NAMES: Final = ("good", "ok", "normal")

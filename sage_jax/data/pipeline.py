@@ -14,7 +14,7 @@ import grain
 import numpy as np
 
 from sage_jax.batch import TreeBatch
-from sage_jax.config import ModelConfig, TextConfig, TrainConfig
+from sage_jax.config import ModelConfig, TrainConfig
 from sage_jax.data.chat import Chat, FactsAs
 from sage_jax.data.encode import (
     AnswersKept,
@@ -26,6 +26,7 @@ from sage_jax.data.shapes import ChosenShapes, TreeShape, choose_shape, choose_s
 from sage_jax.data.train_rows import GroupDraws, LengthGroups, Slots, TrainAssembler, draw_modes, slots_of
 from sage_jax.data.tree import build_tree, stack_rows
 from sage_jax.data.vit_features import StoredFeatures
+from sage_jax.data_config import TextConfig
 
 CACHE_BYTES: Final = 512 * 2**20
 """Memory for decoded tiles and token ids, all workers of a process together."""

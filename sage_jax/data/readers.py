@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
-from sage_jax.config import DataConfig
 from sage_jax.data import adpl_json, deeppcb, generator, listed, mvtec, preferences
 from sage_jax.data.facts import load_vocabulary
 from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, read_inside
 from sage_jax.data.records import AnnotatedImage, Fault, Record, validate
+from sage_jax.data_config import DataConfig
 
 VERSION: Final = 2
 # Where a data set lies and how it is read changes nothing in it; the vocabulary counts by its content.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sage_jax.config import ModelConfig, TextConfig
+from sage_jax.config import ModelConfig
 from sage_jax.data.chat import Chat, FactsAs
 from sage_jax.data.encode import (
     AnswersKept,
@@ -21,6 +21,7 @@ from sage_jax.data.encode import (
 )
 from sage_jax.data.records import Record
 from sage_jax.data.vit_features import StoredFeatures
+from sage_jax.data_config import TextConfig
 from sage_jax.recently_used import RecentlyUsed
 
 

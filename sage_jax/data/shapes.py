@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from sage_jax.config import TextConfig
 from sage_jax.data.encode import RecordTokens, TreeError
+from sage_jax.data_config import TextConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from sage_jax.config import DataConfig, ModelConfig, TextConfig
+from sage_jax.config import ModelConfig
 from sage_jax.data.chat import Chat, FactsAs
 from sage_jax.data.encode import (
     AnswersKept,
@@ -19,6 +19,7 @@ from sage_jax.data.images import ImageFault
 from sage_jax.data.readers import place_of
 from sage_jax.data.records import Fault, Record
 from sage_jax.data.shapes import TreeShape, choose_bucket, most_needed
+from sage_jax.data_config import DataConfig, TextConfig
 
 
 @dataclasses.dataclass(frozen=True)

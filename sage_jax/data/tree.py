@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sage_jax.batch import TreeBatch
-from sage_jax.config import ModelConfig, TextConfig
+from sage_jax.config import ModelConfig
 from sage_jax.data.chat import Chat, FactsAs, check_placeholders
 from sage_jax.data.encode import (
     AnswersKept,
@@ -26,6 +26,7 @@ from sage_jax.data.encode import (
 )
 from sage_jax.data.records import Record
 from sage_jax.data.shapes import TreeShape, tree_length
+from sage_jax.data_config import TextConfig
 
 
 @dataclasses.dataclass(frozen=True)
