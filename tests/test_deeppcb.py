@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from sage_jax.data import deeppcb
-from sage_jax.data.deeppcb import DEFECT_TYPES, DrawError, read_boards, read_images, turn, turn_box
+from sage_jax.data import deeppcb, deeppcb_boards
+from sage_jax.data.deeppcb import DrawError, read_images, turn, turn_box
+from sage_jax.data.deeppcb_boards import DEFECT_TYPES, changed_pixels, read_boards
 from sage_jax.data.images import decode_mask, decode_rgb, encode_png
 from sage_jax.data.readers import read_records
 from sage_jax.data.records import AnnotatedImage, Box, Fault
@@ -47,7 +48,7 @@ def _write_tree(root: Path, num: dict[str, int], boxes: list[tuple[int, int, int
             (root / f"g/g/{stem}_temp.jpg").write_bytes(encode_png(template))
             (root / f"g/g_not/{stem}.txt").write_text("\n".join(rows) + "\n")
             lines.append(f"g/g/{stem}.jpg g/g_not/{stem}.txt\n")
-        (root / deeppcb.LISTS[name]).write_text("".join(lines))
+        (root / deeppcb_boards.LISTS[name]).write_text("".join(lines))
 
 
 _BOXES = [(20, 30, 40, 50, 1), (60, 30, 75, 60, 2), (2, 150, 22, 170, 3), (180, 180, 199, 199, 6)]
@@ -157,7 +158,7 @@ def test_same_seed_same_crops_and_another_seed_others(tree: Path) -> None:
 def test_chunks_change_nothing(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = _images(_config(tree), "train")
     monkeypatch.setattr(deeppcb, "_CHUNK", 7)
-    monkeypatch.setattr(deeppcb, "_CACHED_BOARDS", 1)
+    monkeypatch.setattr(deeppcb_boards, "_CACHED_BOARDS", 1)
     assert _images(_config(tree), "train") == whole
 
 
@@ -293,7 +294,7 @@ def test_mask_is_what_changed_inside_a_box_or_the_box_where_nothing_did() -> Non
     reference = np.zeros((40, 40, 3), np.uint8)
     test = reference.copy()
     test[10, 12] = test[35, 2] = 255  # the second lies outside every box
-    mask = deeppcb.changed_pixels(test, reference, [Box(8, 8, 20, 20), Box(25, 25, 30, 30)])
+    mask = changed_pixels(test, reference, [Box(8, 8, 20, 20), Box(25, 25, 30, 30)])
     expected = np.zeros((40, 40), bool)
     expected[9:12, 11:14] = True  # one pixel wider all round
     expected[25:30, 25:30] = True

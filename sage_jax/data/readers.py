@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
-from sage_jax.data import adpl_json, deeppcb, generator, listed, mvtec, preferences
+from sage_jax.data import adpl_json, deeppcb, deeppcb_boards, generator, listed, mvtec, preferences
 from sage_jax.data.facts import load_vocabulary
 from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, read_inside
 from sage_jax.data.records import AnnotatedImage, Fault, Record, validate
@@ -107,7 +107,7 @@ def source_revision(data: DataConfig, seed: int) -> str:
             digest.update(hashlib.sha256(listed.list_path(data).read_bytes()).digest())
             _digest_files(digest, listed.images_root(data), listed.files(data))
         elif data.source == "deeppcb":
-            _digest_files(digest, Path(data.root).expanduser(), deeppcb.files(Path(data.root).expanduser()))
+            _digest_files(digest, Path(data.root).expanduser(), deeppcb_boards.files(Path(data.root).expanduser()))
     return digest.hexdigest()
 
 
