@@ -16,7 +16,7 @@ from bench.sizes import Size, make_model, make_tree
 from sage_jax.allocator import keep_freed_memory, restart_with_huge_pages
 from sage_jax.batch import TreeBatch
 from sage_jax.config import MeshConfig
-from sage_jax.generate import with_layers_apart
+from sage_jax.layers_apart import with_layers_apart
 from sage_jax.parameters import Params, merge
 from sage_jax.sharding import batch_sharding, make_mesh
 

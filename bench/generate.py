@@ -26,7 +26,8 @@ from sage_jax.allocator import restart_with_huge_pages
 from sage_jax.answer_stream import AnswerStream
 from sage_jax.batch import TreeBatch
 from sage_jax.config import MeshConfig
-from sage_jax.generate import Responder, with_layers_apart
+from sage_jax.generate import Responder
+from sage_jax.layers_apart import with_layers_apart
 from sage_jax.lora_params import narrow
 from sage_jax.models.decoding import Decoding
 from sage_jax.models.lora import structure_of

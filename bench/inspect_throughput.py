@@ -24,8 +24,9 @@ from sage_jax.allocator import restart_with_huge_pages
 from sage_jax.batch import TreeBatch
 from sage_jax.config import MeshConfig
 from sage_jax.data.encode import feature_form
-from sage_jax.generate import Responder, with_layers_apart
+from sage_jax.generate import Responder
 from sage_jax.kept_features import KeptFeatures
+from sage_jax.layers_apart import with_layers_apart
 from sage_jax.models.decoding import Decoding
 from sage_jax.models.sage import compute_dtype
 from sage_jax.sharding import make_mesh

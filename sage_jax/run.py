@@ -25,12 +25,13 @@ from sage_jax.data.facts import Vocabulary, load_vocabulary
 from sage_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from sage_jax.evaluate import Examination
 from sage_jax.files import replace_file
-from sage_jax.generate import Decoding, Responder, with_layers_apart
+from sage_jax.generate import Decoding, Responder
 from sage_jax.hf.config import CheckpointConfig
 from sage_jax.hf.faults import WeightsError
 from sage_jax.hf.generation_config import read_generation_config
 from sage_jax.hf.importing import Checkpoint, import_params, open_checkpoint
 from sage_jax.hf.tokenizer import find_conversation, read_tokenizer
+from sage_jax.layers_apart import with_layers_apart
 from sage_jax.lora_params import adapted_parts, keep, keeps_adapters, narrow, start_params
 from sage_jax.models.lora import ADDED, fold, is_plain, layers_of, merge_adapters, structure_of
 from sage_jax.models.sage import Placeholders, Sage, copy_text_encoder

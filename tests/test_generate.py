@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from test_sampling import peer
 from tiny_sage import (
     PLACEHOLDERS,
@@ -27,13 +27,14 @@ from tiny_sage import (
 
 from sage_jax.batch import Answers, TreeBatch
 from sage_jax.config import MeshConfig
-from sage_jax.generate import Decoding, Responder, with_layers_apart
+from sage_jax.generate import Decoding, Responder
+from sage_jax.layers_apart import with_layers_apart
 from sage_jax.lora_params import narrow
 from sage_jax.models.lora import structure_of
 from sage_jax.models.sage import Sage
 from sage_jax.models.sampling import Sampling, draw_keys
 from sage_jax.parameters import merge
-from sage_jax.sharding import MESH_AXES, make_mesh
+from sage_jax.sharding import make_mesh
 
 NEW, WIDTH = 6, 48
 YES, NO = (10, 11), (12, 13)
@@ -270,25 +271,6 @@ def test_layers_apart_answer_as_the_stack_does(prompts: TreeBatch, answered: tup
     found, asked = Responder(*apart, mesh, decoding).answer(prompts), prompts.question_ids >= 0
     np.testing.assert_array_equal(found.token_ids[asked], answered[1].token_ids[asked])
     np.testing.assert_allclose(found.verdict_score[asked], answered[1].verdict_score[asked], atol=1e-5)
-
-
-def test_one_cpu_takes_layers_apart_without_compiling_anything() -> None:
-    graphdef, shapes = structure()
-    alone = jax.make_mesh((1, 1, 1), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:1])
-    params = random_params(shapes)
-    compiled: list[str] = []
-
-    def note(event: str, duration_secs: float, **_: str | int) -> None:
-        compiled.extend([event] * event.endswith("backend_compile_duration"))
-
-    jax.monitoring.register_event_duration_secs_listener(note)
-    _, found = with_layers_apart(graphdef, jax.device_put(params, jax.devices()[0]), alone)
-    assert not compiled
-    _, expected = with_layers_apart(graphdef, params, make_mesh(MESH))
-    assert found.keys() == expected.keys()
-    for path, leaf in found.items():
-        assert leaf.devices() == {jax.devices()[0]}
-        np.testing.assert_array_equal(leaf, expected[path])
 
 
 def test_images_read_once_are_answered_about_as_from_scratch(prompts: TreeBatch, answered: tuple[int, Answers]) -> None:

@@ -41,6 +41,7 @@ LAYERS = {
     "generate": 3,
     "hf": 3,
     "kept_features": 3,
+    "layers_apart": 3,
     "vit_encoder": 3,
     "run_log": 3,
     "stop_request": 3,
