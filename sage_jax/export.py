@@ -31,9 +31,9 @@ from sage_jax.run_log import RunLog
 from sage_jax.summary import HEADINGS, MODES, load_summary
 
 _NEAREST_TEMPLATE: Final = "internvl2_5"
+"""Of OpenGVLab's conversations the one whose turns are written as those of models trained here."""
 _POSITIONS: Final = 32768
 """Positions that a config without `text.buckets` is exported with: RoPE itself has no end."""
-"""Of OpenGVLab's conversations the one whose turns are written as those of models trained here."""
 
 
 @dataclasses.dataclass(frozen=True)
