@@ -34,7 +34,7 @@ def main() -> None:
         graphdef, params = make_model(size)
         trainable, frozen = partition(params, train.freeze)
         optimizer = make_optimizer(train)
-        state = jax.eval_shape(functools.partial(init_state, optimizer=optimizer, seed=0), trainable)
+        state = jax.eval_shape(functools.partial(init_state, optimizer=optimizer), trainable)
         batch = jax.device_put(batches_of(size, options, num_answers=4)[0], batch_sharding(mesh))
         seconds: dict[str, float] = {}
         for again in ("", "cached_"):

@@ -66,7 +66,7 @@ def batches_of(size: Size, options: argparse.Namespace, num_answers: int) -> lis
 def with_adapters(graphdef: nnx.GraphDef[Sage], params: Params, lora: LoraConfig) -> tuple[nnx.GraphDef[Sage], Params]:
     """The model with adapters on its decoder, the kernels below them in bfloat16."""
     shapes = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in params.items()}
-    adapted = start_params(params, lora, seed=0)
+    adapted = start_params(params, lora)
     return structure_of(merge(graphdef, shapes), adapted, scale=lora.scale), adapted
 
 
@@ -93,7 +93,7 @@ def measure_steps(
         trainable, frozen = partition(params, train.freeze)
         start = {**frozen, **jax.tree.map(jnp.copy, trainable)} if complete is not None else {}
         optimizer = make_optimizer(train)
-        init = functools.partial(init_state, optimizer=optimizer, seed=0)
+        init = functools.partial(init_state, optimizer=optimizer)
         shardings = state_shardings(jax.eval_shape(init, trainable), mesh)
         state = [jax.jit(init, out_shardings=shardings)(trainable)]
         del params, trainable

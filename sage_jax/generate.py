@@ -90,13 +90,13 @@ class Responder:
           opening: Of the images; it stays as it is, for other batches.
           max_new_tokens: Longest answer; 0 = that of `decoding`.
         """
-        self._require_positions(batch.token_mask)
+        longest = max_new_tokens or self.decoding.max_new_tokens
+        self._require_positions(batch.token_mask, longest=longest)
         behind = np.where(batch.token_mask, np.arange(1, batch.token_ids.shape[1] + 1), 0).max(axis=1)
         size = compiled_size(int(np.max(behind - self._image_end(batch), initial=1)))
         bare = dataclasses.replace(batch, tiles=batch.tiles[:, :0], reference_tiles=batch.reference_tiles[:, :0])
         with jax.set_mesh(self._mesh):
             given = self._put((bare, _seeds(seeds, batch.token_ids)))
-            longest = max_new_tokens or self.decoding.max_new_tokens
             answers, talk = self._functions.go_on_from(self._params, opening, *given, size, longest)
             return jax.tree.map(np.asarray, answers), talk
 
@@ -208,13 +208,18 @@ class Responder:
         parts = int(np.prod([self._mesh.shape[axis] for axis in MESH_AXES_OF["batch"]]))
         return -(-batch_size // parts) * parts
 
-    def _require_positions(self, token_mask: Any, said: int = 0) -> None:
-        """Checks that the longest row of a batch, with an answer, is within the model's positions."""
-        tokens = said or int(np.sum(token_mask, axis=1).max()) + self.decoding.max_new_tokens
+    def _require_positions(self, token_mask: Any, said: int = 0, longest: int = 0) -> None:
+        """Checks that the longest row of a batch, with an answer of `longest` tokens, is within the model's positions.
+
+        Args:
+          longest: 0 = that of `decoding`.
+        """
+        tokens = said or int(np.sum(token_mask, axis=1).max()) + (longest or self.decoding.max_new_tokens)
         if 0 < self._max_positions < tokens:
             raise TreeError(
                 f"a sequence has {tokens} tokens, its answer included, and the RoPE of model.weights is the plain one "
-                f"up to {self._max_positions}: ask less, or lower model.max_tiles or evaluate.max_new_tokens"
+                f"up to {self._max_positions}: ask less, or lower model.max_tiles, evaluate.max_new_tokens or "
+                "inspect.fact_tokens"
             )
 
     def _put(self, rows: Any) -> Any:

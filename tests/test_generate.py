@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +27,11 @@ from tiny_sage import (
 
 from sage_jax.batch import Answers, TreeBatch
 from sage_jax.config import MeshConfig
+from sage_jax.data.encode import TreeError
 from sage_jax.generate import Decoding, Responder
 from sage_jax.layers_apart import with_layers_apart
 from sage_jax.lora_params import narrow
+from sage_jax.models.decoding import Opening
 from sage_jax.models.lora import structure_of
 from sage_jax.models.sage import Sage
 from sage_jax.models.sampling import Sampling, draw_keys
@@ -42,10 +44,10 @@ GREEDY = Sampling()
 MESH = MeshConfig(data=4, fsdp=1, tensor=2)
 
 
-def make_responder(end_id: int, mesh: MeshConfig = MESH, **options: Any) -> Responder:
+def make_responder(end_id: int, mesh: MeshConfig = MESH, max_positions: int = 0, **options: Any) -> Responder:
     graphdef, shapes = structure()
     decoding = Decoding(max_new_tokens=NEW, end_id=end_id, verdict_ids=(YES, NO), **options)
-    return Responder(graphdef, random_params(shapes), make_mesh(mesh), decoding)
+    return Responder(graphdef, random_params(shapes), make_mesh(mesh), decoding, max_positions)
 
 
 @pytest.fixture(scope="module")
@@ -326,3 +328,12 @@ def test_batches_are_filled_to_what_the_mesh_divides() -> None:
     responder = make_responder(2)
     assert [responder.rows(size) for size in (1, 4, 5, 64)] == [4, 4, 8, 64]
     assert TINY.compute_dtype == "float32"
+
+
+def test_a_sequence_behind_the_last_position_is_refused_whatever_the_length_of_its_answer(prompts: TreeBatch) -> None:
+    longest = int(np.sum(prompts.token_mask, axis=1).max())
+    with pytest.raises(TreeError, match=rf"has {longest + NEW} tokens.* up to {longest + NEW - 1}: .*max_new_tokens"):
+        make_responder(0, max_positions=longest + NEW - 1).answer(prompts)
+    responder, unread = make_responder(0, max_positions=longest + NEW), cast(Opening, None)
+    with pytest.raises(TreeError, match=rf"has {longest + NEW + 1} tokens.*inspect\.fact_tokens"):  # written facts
+        responder.go_on_from(unread, prompts, max_new_tokens=NEW + 1)
