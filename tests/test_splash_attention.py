@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_cases import gradients, random_heads, real_weights
+from attention_cases import Heads, gradients, random_heads, real_weights
 from tiny_sage import on_device, random_batch
 
 from sage_jax.batch import TreeBatch
@@ -18,7 +19,7 @@ from sage_jax.models.decoding import prompts_of
 from sage_jax.models.sage import tree_mask
 from sage_jax.models.splash_attention import TreeSlotMask, attend_dense, attend_slots
 from sage_jax.models.tree_attention import TreeLayout, TreeSlots, tree_layout
-from sage_jax.sharding import make_mesh
+from sage_jax.sharding import batch_sharding, make_mesh
 
 SIZES = {"num_questions": 3, "num_answers": 4, "length": 100}
 
@@ -47,14 +48,31 @@ def test_values_and_gradients_equal_those_of_masked_attention_in_float64(heads: 
         np.testing.assert_allclose(ours, theirs, atol=3e-5)
 
 
-def test_devices_compute_their_own_rows_and_heads() -> None:
+def test_devices_compute_their_own_rows_and_heads_and_gather_none() -> None:
     batch = on_device(random_batch(3, rows=4, **SIZES))
     given = random_heads(batch.token_mask, (4, 2), 8, jnp.float32)
-    weights = real_weights(batch.token_mask, given[0])
-    expected = gradients(kernel, given, weights, batch)
-    with jax.set_mesh(make_mesh(MeshConfig(data=4, fsdp=1, tensor=2))):
-        found = gradients(kernel, given, weights, batch)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
+    mesh = make_mesh(MeshConfig(data=4, fsdp=1, tensor=2))
+    split_heads = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp"), None, "tensor"))
+
+    def tree(given: Heads, batch: TreeBatch) -> jax.Array:
+        return kernel(*given, batch)
+
+    def tiles(given: Heads, _: TreeBatch) -> jax.Array:
+        queries, keys, values = (x[:, :70] for x in given)
+        return attend_dense(queries, jnp.repeat(keys, 2, axis=2), jnp.repeat(values, 2, axis=2), interpret=True)
+
+    for attention in (tree, tiles):
+
+        def gradient(given: Heads, batch: TreeBatch, attention: Any = attention) -> Heads:
+            return jax.grad(lambda given: jnp.sum(attention(given, batch) ** 2))(given)
+
+        expected = jax.jit(gradient)(given, batch)
+        with jax.set_mesh(mesh):
+            placed = jax.device_put((given, batch), (split_heads, batch_sharding(mesh)))
+            compiled = jax.jit(gradient).lower(*placed).compile()
+            found = compiled(*placed)
+        assert not re.search(r"all-gather|all-to-all|collective-permute", compiled.as_text() or "")
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), found, expected)
 
 
 def test_prompts_alone_give_what_masked_attention_gives() -> None:
