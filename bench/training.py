@@ -66,7 +66,7 @@ def batches_of(size: Size, options: argparse.Namespace, num_answers: int) -> lis
 def with_adapters(graphdef: nnx.GraphDef[Sage], params: Params, lora: LoraConfig) -> tuple[nnx.GraphDef[Sage], Params]:
     """The model with adapters on its decoder, the kernels below them in bfloat16."""
     shapes = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in params.items()}
-    adapted = start_params(params, lora)
+    adapted = start_params(params, lora, seed=0)
     return structure_of(merge(graphdef, shapes), adapted, scale=lora.scale), adapted
 
 
