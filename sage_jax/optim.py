@@ -83,11 +83,10 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 
 
 def scale_by_adam_in_place(b1: float, b2: float, eps: float = 1e-8) -> optax.GradientTransformationExtraArgs:
-    """optax.scale_by_adam, computed so that a CPU writes the moments of a donated state where they lie.
+    """optax.scale_by_adam, computed so that XLA writes the moments of a donated state where they lie.
 
-    Its `update` takes `finite`; where that is False the moments stay as they were. On a CPU, XLA else computes new
-    moments twice, for the state and for the update, and first copies the old ones that the second time reads; GPUs have
-    all in one kernel.
+    Its `update` takes `finite`; where that is False the moments stay as they were. That is chosen before the update
+    reads them: if it were chosen at the end, a CPU would copy the largest moments first.
     """
 
     def update(
@@ -106,8 +105,6 @@ def scale_by_adam_in_place(b1: float, b2: float, eps: float = 1e-8) -> optax.Gra
 
         mu = unless_skipped(optax.tree.update_moment(updates, state.mu, b1, 1), state.mu)
         nu = unless_skipped(optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2), state.nu)
-        if jax.default_backend() == "cpu":
-            mu, nu = jax.lax.optimization_barrier((mu, nu))
         count = optax.safe_increment(state.count)
         mean, square = optax.tree.bias_correction(mu, b1, count), optax.tree.bias_correction(nu, b2, count)
         updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mean, square)
