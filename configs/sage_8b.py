@@ -6,7 +6,7 @@ question a step, one epoch, 6 tiles and a thumbnail; in stage 2, rate 5e-6, beta
 + 1 next-token. Ours are the batch of stage 2, 64 images with all their questions, and its schedule; the epochs are over
 the 5,683 items of AD-PL. Sizes are those of the checkpoint's config.json, vocabulary 92,553; trees have room for
 questions of 100 and answers of 80 tokens.
-Hardware: 8 GPUs of 141 GB, or of 80 GB with accumulate=2 in stage 2, or 64 TPU v5e, by the plan in docs/plan.md.
+Hardware: 8 GPUs of 80 GB, or 64 TPU v5e, by the plan in docs/plan.md.
 Hours and metrics: not run yet.
 Command: python -m sage_jax.main --config configs/sage_8b.py --config.model.weights=FOLDER --config.data.root=FILE
 Sizes alone, without weights: the same with --config.stages=plan
