@@ -303,7 +303,13 @@ class _RowWriter:
 
     def _write(self, chunk: _Chunk, told: Sequence[Told | None]) -> None:
         rows = self._drawing.map(self._row, chunk.subjects, chunk.keys, told)
-        self._places[chunk.indices] = self._journal.append(list(zip(chunk.keys, chunk.stamps, rows, strict=True)))
+        try:
+            self._places[chunk.indices] = self._journal.append(list(zip(chunk.keys, chunk.stamps, rows, strict=True)))
+        except OSError as error:
+            why = error.strerror or error
+            raise ConfigError(
+                f"inspect.output: {self._output} cannot be written: {why}; the images before it keep their rows"
+            ) from None
 
     def _row(self, subject: Subject, key: str, told: Told | None) -> InspectionRow:
         if told is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import re
 import shlex
@@ -517,6 +518,27 @@ def test_what_was_answered_is_written_down_when_the_next_batch_fails(
     work.here()
     assert done_before(capfd.readouterr().err) == 2 * 8
     assert [Path(row["image"]).name for row in work.rows()] == [f"{index:02}.png" for index in range(MANY)]
+    shutil.rmtree(work.output)
+
+
+def test_a_disk_that_fills_up_while_overlays_are_drawn_is_told_and_costs_no_row(
+    work: Work, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    replace, written = inspection.replace_file, 0
+
+    def filling(path: Path, content: Any) -> None:
+        nonlocal written
+        written += 1
+        if written > 12:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(path, content)
+
+    monkeypatch.setattr(inspection, "replace_file", filling)
+    with pytest.raises(ConfigError, match="inspect.output: .* cannot be written: No space left on device"):
+        work.here()
+    monkeypatch.undo()
+    work.here()
+    assert done_before(capfd.readouterr().err) == 8  # one batch of a row for each device was whole
     shutil.rmtree(work.output)
 
 
