@@ -13,7 +13,7 @@ import numpy as np
 from bench.measure import parser, peak_flops, peak_memory_gb, say, size_of, timed
 from bench.model_flops import model_flops
 from bench.sizes import Size, make_model, make_tree
-from sage_jax.allocator import keep_freed_memory, restart_with_huge_pages
+from sage_jax.allocator import restart_with_huge_pages
 from sage_jax.batch import TreeBatch
 from sage_jax.config import MeshConfig
 from sage_jax.layers_apart import with_layers_apart
@@ -38,7 +38,6 @@ def main() -> None:
     options = found.parse_args()
     size = size_of(options)
     mesh = make_mesh(MeshConfig())
-    keep_freed_memory()
     with jax.set_mesh(mesh):
         graphdef, params = with_layers_apart(*make_model(size), mesh)  # as a model lies that answers
 

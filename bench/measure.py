@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench.sizes import SIZES, Size, with_options
-from sage_jax.allocator import compute_on_calling_thread
+from sage_jax.allocator import compute_on_calling_thread, keep_freed_memory
 from sage_jax.models.attention_kernels import attention_of
 from sage_jax.models.sage import compute_dtype
 
@@ -81,8 +81,7 @@ def timed(step: Callable[[int], Any], *, warmup: int, repeats: int) -> tuple[dic
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
-    """The options that all benchmarks share; what follows computes as the program does."""
-    compute_on_calling_thread()
+    """The options that all benchmarks share."""
     found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--size", choices=SIZES, default="tiny")
     found.add_argument("--tiles", type=int, default=0, help="tiles of an image; 0 = those of the size")
@@ -98,7 +97,9 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 
 def size_of(options: argparse.Namespace) -> Size:
-    """The size with the options' tiles and execution."""
+    """The size with the options' tiles and execution; what follows computes as the program does."""
+    compute_on_calling_thread()
+    keep_freed_memory()
     size = SIZES[options.size]
     layers = max(size.model.vit.num_layers, size.model.decoder.num_layers)
     on_cpu = layers if options.remat == "none" else 2

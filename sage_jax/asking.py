@@ -11,7 +11,7 @@ import numpy as np
 from sage_jax.batch import Answers, TreeBatch
 from sage_jax.data.records import Question, Record
 from sage_jax.dialogue import Dialogue, fact_record, write_facts
-from sage_jax.evaluate import Examination, draw_seeds, inspection_record, shown_records
+from sage_jax.examination import Examination, draw_seeds, inspection_record, shown_records
 from sage_jax.models.decoding import Opening
 
 
@@ -52,7 +52,7 @@ def ask(batch: TreeBatch, records: Sequence[Record], examination: Examination) -
       examination: The model and `inspect.questions`.
 
     Raises:
-      TreeError: A conversation is longer than the largest bucket.
+      TreeError: A conversation is longer than the largest bucket, where the config has buckets.
     """
     responder, opening = examination.responder, None
     if examination.config.inspect.facts == "model":

@@ -16,7 +16,7 @@ from sage_jax.checkpoint import final_config
 from sage_jax.config import ConfigError
 from sage_jax.data.conversations import CONVERSATIONS
 from sage_jax.data.tokenizer import load_tokenizer
-from sage_jax.evaluate import Examination, scored_of
+from sage_jax.examination import Examination, scored_of
 from sage_jax.hf.config import CheckpointConfig
 from sage_jax.hf.config_fields import TEXT_SECTION
 from sage_jax.hf.config_writer import check_expressible

@@ -12,7 +12,6 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sage_jax.allocator import keep_freed_memory
 from sage_jax.axes import Array, Bool, Float, Int, UInt8
 from sage_jax.batch import Answers, Scores, TreeBatch
 from sage_jax.data.encode import TreeError
@@ -64,7 +63,6 @@ class Responder:
     ):
         self.decoding, self._max_positions = decoding, max_positions
         self._params, self._mesh = params, mesh
-        keep_freed_memory()
         model = merge(graphdef, params)
         self._image_id = model.placeholders.image
         self._functions = _compiled(graphdef, mesh, decoding, model.config.decoder.num_kv_heads)

@@ -24,7 +24,7 @@ from sage_jax.batch import TreeBatch
 from sage_jax.config import ConfigError
 from sage_jax.data.encode import feature_form, tiles_per_image
 from sage_jax.data.records import Record
-from sage_jax.evaluate import Examination, anomaly_map
+from sage_jax.examination import Examination, anomaly_map
 from sage_jax.files import replace_file
 from sage_jax.inspection_page import write_page
 from sage_jax.kept_features import KeptFeatures

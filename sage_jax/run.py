@@ -23,7 +23,7 @@ from sage_jax.data.adpl import PreparedData
 from sage_jax.data.chat import Chat
 from sage_jax.data.facts import Vocabulary, load_vocabulary
 from sage_jax.data.tokenizer import load_tokenizer, save_tokenizer
-from sage_jax.evaluate import Examination
+from sage_jax.examination import Examination
 from sage_jax.files import replace_file
 from sage_jax.generate import Decoding, Responder
 from sage_jax.hf.config import CheckpointConfig

@@ -16,6 +16,7 @@ import jax
 import rich.console
 
 from sage_jax import inspection
+from sage_jax.allocator import keep_freed_memory
 from sage_jax.checkpoint import CheckpointError, config_changes, final_config
 from sage_jax.compile_cache import keep_compiled_programs
 from sage_jax.config import ConfigError, DecoderConfig
@@ -75,6 +76,7 @@ def run_stages(config: Config) -> None:
     keep_compiled_programs(config.data.cache_dir)
     run = Run(_without_weights(config) if set(config.stage_names) == {"plan"} else config)
     check_stages(run, config.stage_names)
+    keep_freed_memory()
     with contextlib.ExitStack() as held:
         try:
             if jax.process_index() == 0:

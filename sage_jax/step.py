@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sage_jax.allocator import give_back_freed_memory, keep_freed_memory
+from sage_jax.allocator import give_back_freed_memory
 from sage_jax.batch import TreeBatch
 from sage_jax.parameters import Params, merge
 from sage_jax.sharding import opt_state_shardings, param_shardings
@@ -157,7 +157,6 @@ class CompiledStep:
         self.seconds: list[float] = []
         self._jitted, self._tell = jitted, tell
         self._compiled: dict[Any, Callable[..., tuple[TrainState, Metrics]]] = {}
-        keep_freed_memory()
 
     def __call__(self, state: TrainState, frozen: Params, batch: TreeBatch) -> tuple[TrainState, Metrics]:
         """The state after the step, and its metrics."""

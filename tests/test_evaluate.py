@@ -22,7 +22,7 @@ from sage_jax.data import adpl
 from sage_jax.data.encode import TreeError
 from sage_jax.data.preferences import INSPECTION_QUESTION
 from sage_jax.data.tiles import tile_image
-from sage_jax.evaluate import anomaly_map, inspection_record
+from sage_jax.examination import anomaly_map, inspection_record
 from sage_jax.run_config import TRAINING_STAGES
 from sage_jax.stages import run_stages
 

@@ -31,7 +31,7 @@ from transformers import (
 
 from sage_jax.config import ConfigError, FusionConfig, ModelConfig, VitConfig
 from sage_jax.data.tokenizer import load_tokenizer
-from sage_jax.evaluate import anomaly_map, scored_of
+from sage_jax.examination import anomaly_map, scored_of
 from sage_jax.export import Exported, export
 from sage_jax.hf.faults import WeightsError
 from sage_jax.hf.importing import open_checkpoint
