@@ -14,12 +14,12 @@ import jax
 from bench.measure import say, size_of
 from bench.sizes import make_model
 from bench.training import batches_of, stage, training_parser
-from sage_jax.allocator import restart_with_huge_pages
 from sage_jax.config import MeshConfig, PreferenceConfig
-from sage_jax.objectives import PreferenceObjective
-from sage_jax.optim import make_optimizer, partition
+from sage_jax.process.allocator import restart_with_huge_pages
 from sage_jax.sharding import batch_sharding, make_mesh
-from sage_jax.step import init_state, jit_step
+from sage_jax.training.objectives import PreferenceObjective
+from sage_jax.training.optim import make_optimizer, partition
+from sage_jax.training.step import init_state, jit_step
 
 
 def main() -> None:

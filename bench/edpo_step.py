@@ -19,13 +19,13 @@ from flax import nnx
 
 from bench.measure import size_of
 from bench.training import batches_of, measure_steps, stage, training_parser
-from sage_jax.allocator import restart_with_huge_pages
 from sage_jax.batch import TreeBatch
 from sage_jax.config import PreferenceConfig
 from sage_jax.losses.log_probs import answer_logps
 from sage_jax.models.sage import Sage
-from sage_jax.objectives import PreferenceObjective, token_logps_of
 from sage_jax.parameters import Params, merge
+from sage_jax.process.allocator import restart_with_huge_pages
+from sage_jax.training.objectives import PreferenceObjective, token_logps_of
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -13,11 +13,11 @@ import numpy as np
 from bench.measure import parser, peak_flops, peak_memory_gb, say, size_of, timed
 from bench.model_flops import model_flops
 from bench.sizes import Size, make_model, make_tree
-from sage_jax.allocator import restart_with_huge_pages
 from sage_jax.batch import TreeBatch
 from sage_jax.config import MeshConfig
-from sage_jax.layers_apart import with_layers_apart
+from sage_jax.generation.unstacked import with_layers_apart
 from sage_jax.parameters import Params, merge
+from sage_jax.process.allocator import restart_with_huge_pages
 from sage_jax.sharding import batch_sharding, make_mesh
 
 

@@ -22,18 +22,18 @@ from flax import nnx
 
 from bench.measure import Watch, parser, peak_memory_gb, say, size_of
 from bench.sizes import COMPARISON, FIRST_FREE, IMAGE, Size, make_model, make_tree
-from sage_jax.allocator import restart_with_huge_pages
-from sage_jax.answer_stream import AnswerStream
 from sage_jax.batch import TreeBatch
 from sage_jax.config import MeshConfig
-from sage_jax.generate import Responder
-from sage_jax.layers_apart import with_layers_apart
-from sage_jax.lora_params import narrow
-from sage_jax.models.decoding import Decoding
+from sage_jax.generation.continuous_batching import AnswerStream
+from sage_jax.generation.decoding import Decoding
+from sage_jax.generation.responder import Responder
+from sage_jax.generation.sampling import Sampling
+from sage_jax.generation.unstacked import with_layers_apart
 from sage_jax.models.lora import structure_of
 from sage_jax.models.sage import Placeholders, Sage
-from sage_jax.models.sampling import Sampling
+from sage_jax.process.allocator import restart_with_huge_pages
 from sage_jax.sharding import make_mesh
+from sage_jax.training.lora_params import narrow
 
 NEVER = 5
 """Id that closes no answer of random weights, so that all have the same number of tokens."""

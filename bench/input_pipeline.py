@@ -22,13 +22,12 @@ import time
 import numpy as np
 from absl import flags
 
-from sage_jax.data.chat import Chat
-from sage_jax.data.pipeline import make_train_loader
-from sage_jax.data.readers import read_records
+from sage_jax.config import DataConfig, from_config_dict
 from sage_jax.data.records import Record
-from sage_jax.data.tokenizer import train_tokenizer
-from sage_jax.data_config import DataConfig
-from sage_jax.run_config import from_config_dict
+from sage_jax.data.sources.readers import read_records
+from sage_jax.data.stream.pipeline import make_train_loader
+from sage_jax.data.trees.chat import Chat
+from sage_jax.data.trees.tokenizer import train_tokenizer
 
 
 def words_of(records: list[Record]) -> list[str]:

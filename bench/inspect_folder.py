@@ -29,12 +29,19 @@ import ml_collections
 
 from bench.measure import busy_seconds, parser, say
 from bench.sizes import SIZES
-from sage_jax.config import TrainConfig
-from sage_jax.data.generator import draw
-from sage_jax.data.preferences import INSPECTION_QUESTION
-from sage_jax.data_config import DataConfig, TextConfig
-from sage_jax.files import replace_file
-from sage_jax.run_config import Config, EvaluateConfig, ExportConfig, InspectConfig, to_config_dict
+from sage_jax.config import (
+    Config,
+    DataConfig,
+    EvaluateConfig,
+    ExportConfig,
+    InspectConfig,
+    TextConfig,
+    TrainConfig,
+    to_config_dict,
+)
+from sage_jax.data.adpl.preferences import INSPECTION_QUESTION
+from sage_jax.data.sources.generated import draw
+from sage_jax.process.files import replace_file
 
 ROOT: Final = Path(__file__).parents[1]
 FURTHER: Final = (

@@ -20,15 +20,15 @@ import numpy as np
 from bench.generate import NEVER
 from bench.measure import Watch, parser, peak_memory_gb, say, size_of
 from bench.sizes import COMPARISON, FIRST_FREE, Size, make_model, make_tree
-from sage_jax.allocator import restart_with_huge_pages
 from sage_jax.batch import TreeBatch
 from sage_jax.config import MeshConfig
-from sage_jax.data.encode import feature_form
-from sage_jax.generate import Responder
-from sage_jax.kept_features import KeptFeatures
-from sage_jax.layers_apart import with_layers_apart
-from sage_jax.models.decoding import Decoding
+from sage_jax.data.trees.encode import feature_form
+from sage_jax.features.cached import KeptFeatures
+from sage_jax.generation.decoding import Decoding
+from sage_jax.generation.responder import Responder
+from sage_jax.generation.unstacked import with_layers_apart
 from sage_jax.models.sage import compute_dtype
+from sage_jax.process.allocator import restart_with_huge_pages
 from sage_jax.sharding import make_mesh
 
 FACTS, FACT_TOKENS = 3, 16

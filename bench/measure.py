@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench.sizes import SIZES, Size, with_options
-from sage_jax.allocator import compute_on_calling_thread, keep_freed_memory
-from sage_jax.models.attention_kernels import attention_of
+from sage_jax.models.attention.select import attention_of
 from sage_jax.models.sage import compute_dtype
+from sage_jax.process.allocator import compute_on_calling_thread, keep_freed_memory
 
 PEAK_TFLOPS: Final = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0}
 """Dense bfloat16 products of GPUs by a word of their name, from the vendor's data sheets, 10^12 operations a second."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from bench.measure import size_of
 from bench.training import batches_of, measure_steps, stage, training_parser
-from sage_jax.allocator import restart_with_huge_pages
-from sage_jax.objectives import SftObjective
+from sage_jax.process.allocator import restart_with_huge_pages
+from sage_jax.training.objectives import SftObjective
 
 
 def main() -> None:

@@ -17,13 +17,13 @@ from bench.model_flops import model_flops
 from bench.sizes import Size, make_model, make_tree
 from sage_jax.batch import TreeBatch
 from sage_jax.config import LoraConfig, MeshConfig, TrainConfig
-from sage_jax.lora_params import start_params
 from sage_jax.models.lora import structure_of
 from sage_jax.models.sage import Sage
-from sage_jax.optim import make_optimizer, partition
 from sage_jax.parameters import Params, merge
 from sage_jax.sharding import batch_sharding, make_mesh
-from sage_jax.step import CompiledStep, Objective, init_state, jit_step, state_shardings
+from sage_jax.training.lora_params import start_params
+from sage_jax.training.optim import make_optimizer, partition
+from sage_jax.training.step import CompiledStep, Objective, init_state, jit_step, state_shardings
 
 BUCKET_STEP = 8
 FROZEN = ("fusion/", "fact_encoder/")

@@ -11,7 +11,7 @@ import dataclasses
 import ml_collections
 
 from configs import quickstart
-from sage_jax.run_config import from_config_dict, to_config_dict
+from sage_jax.config import from_config_dict, to_config_dict
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -12,9 +12,19 @@ from typing import Literal
 
 import ml_collections
 
-from sage_jax.config import DecoderConfig, FusionConfig, ModelConfig, PreferenceConfig, TrainConfig, VitConfig
-from sage_jax.data_config import DataConfig, TextConfig
-from sage_jax.run_config import Config, EvaluateConfig, to_config_dict
+from sage_jax.config import (
+    Config,
+    DataConfig,
+    DecoderConfig,
+    EvaluateConfig,
+    FusionConfig,
+    ModelConfig,
+    PreferenceConfig,
+    TextConfig,
+    TrainConfig,
+    VitConfig,
+    to_config_dict,
+)
 
 
 def sfe_stage(facts: Literal["fusion", "text"]) -> TrainConfig:

@@ -13,9 +13,19 @@ Command: python -m sage_jax.main --config configs/quickstart.py
 
 import ml_collections
 
-from sage_jax.config import DecoderConfig, FusionConfig, ModelConfig, PreferenceConfig, TrainConfig, VitConfig
-from sage_jax.data_config import DataConfig, TextConfig
-from sage_jax.run_config import Config, EvaluateConfig, to_config_dict
+from sage_jax.config import (
+    Config,
+    DataConfig,
+    DecoderConfig,
+    EvaluateConfig,
+    FusionConfig,
+    ModelConfig,
+    PreferenceConfig,
+    TextConfig,
+    TrainConfig,
+    VitConfig,
+    to_config_dict,
+)
 
 
 def preference_stage(preference: PreferenceConfig) -> TrainConfig:

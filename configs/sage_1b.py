@@ -14,8 +14,15 @@ import dataclasses
 import ml_collections
 
 from configs import sage_8b
-from sage_jax.config import DecoderConfig, FusionConfig, MeshConfig, TrainConfig
-from sage_jax.run_config import PlanConfig, from_config_dict, to_config_dict
+from sage_jax.config import (
+    DecoderConfig,
+    FusionConfig,
+    MeshConfig,
+    PlanConfig,
+    TrainConfig,
+    from_config_dict,
+    to_config_dict,
+)
 
 
 def resized(train: TrainConfig, batch_size: int) -> TrainConfig:

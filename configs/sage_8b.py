@@ -15,16 +15,20 @@ Sizes alone, without weights: the same with --config.stages=plan
 import ml_collections
 
 from sage_jax.config import (
+    Config,
+    DataConfig,
     DecoderConfig,
+    EvaluateConfig,
     FusionConfig,
     MeshConfig,
     ModelConfig,
+    PlanConfig,
     PreferenceConfig,
+    TextConfig,
     TrainConfig,
     VitConfig,
+    to_config_dict,
 )
-from sage_jax.data_config import DataConfig, TextConfig
-from sage_jax.run_config import Config, EvaluateConfig, PlanConfig, to_config_dict
 
 ITEMS = 5683
 

@@ -15,8 +15,7 @@ import dataclasses
 import ml_collections
 
 from configs import sage_8b
-from sage_jax.config import LoraConfig, MeshConfig
-from sage_jax.run_config import PlanConfig, from_config_dict, to_config_dict
+from sage_jax.config import LoraConfig, MeshConfig, PlanConfig, from_config_dict, to_config_dict
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -7,11 +7,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from sage_jax.allocator import compute_on_calling_thread, restart_with_huge_pages
-
 # Nothing heavy here: until a signal is handled, it ends the program without a word.
 from sage_jax.config import ConfigError
-from sage_jax.signals import Interrupted, StopSignals
+from sage_jax.process.allocator import compute_on_calling_thread, restart_with_huge_pages
+from sage_jax.process.signals import Interrupted, StopSignals
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
 def _run(arguments: Sequence[str], signals: StopSignals) -> int:
     from absl import flags, logging
 
-    from sage_jax.command_line import USAGE, read_config
+    from sage_jax.config.command_line import USAGE, read_config
 
     if {"-h", "--help"} & set(arguments):
         print(USAGE)
@@ -45,7 +44,7 @@ def _run(arguments: Sequence[str], signals: StopSignals) -> int:
         config = read_config(arguments)
     except ConfigError as error:
         return _failed(error)
-    from sage_jax.stages import USER_ERRORS, run_stages  # after the checks: its imports take seconds
+    from sage_jax.stages.stages import USER_ERRORS, run_stages  # after the checks: its imports take seconds
 
     logging.set_verbosity(logging.WARNING)
     flags.FLAGS(["sage_jax"])  # none are defined here, but Grain's worker processes want them parsed

@@ -12,9 +12,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
-from tiny_run import TinyRun, run_main  # noqa: E402
 
-install_import_hook(["sage_jax.models", "sage_jax.losses"], "beartype.beartype")
+from tests.support.tiny_run import TinyRun, run_main  # noqa: E402
+
+_GENERATION = ("decoding", "continuous_decode", "sampling")
+_CHECKED = ("models", "losses", *(f"generation.{name}" for name in _GENERATION))
+install_import_hook([f"sage_jax.{name}" for name in _CHECKED], "beartype.beartype")
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from tiny_run import CONFIG, TinyRun, read_jsonl, run_main, start_main
 
-from sage_jax.checkpoint import load_final
-from sage_jax.command_line import read_config
+from sage_jax.config.command_line import read_config
+from sage_jax.training.checkpoint import load_final
+from tests.support.tiny_run import CONFIG, TinyRun, read_jsonl, run_main, start_main
 
 
 def test_sigterm_saves_and_the_printed_command_ends_bitwise_as_without_it(tiny_run: TinyRun, tmp_path: Path) -> None:

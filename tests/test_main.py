@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_run import CONFIG, ROOT, TinyRun
 
 from sage_jax.main import main
+from tests.support.tiny_run import CONFIG, ROOT, TinyRun
 
 
 def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -11,22 +11,22 @@ from pathlib import Path
 import jax
 import numpy as np
 from flax import nnx
-from inspection_records import MODEL, TEXT, make_chat, make_records
 from jax.sharding import AxisType, Mesh
-from tiny_sage import random_params
 
-from sage_jax.checkpoint import StageCheckpoints, load_final
 from sage_jax.config import MeshConfig, PreferenceConfig, TrainConfig
-from sage_jax.data.encode import feature_form
-from sage_jax.data.pipeline import make_train_loader
-from sage_jax.kept_features import KeptFeatures
+from sage_jax.data.stream.pipeline import make_train_loader
+from sage_jax.data.trees.encode import feature_form
+from sage_jax.features.cached import KeptFeatures
+from sage_jax.features.encoder import VitEncoder
+from sage_jax.journal.run_log import RunLog
 from sage_jax.models.sage import Placeholders, Sage
-from sage_jax.objectives import PreferenceObjective
 from sage_jax.parameters import Params, digest, merge, split
-from sage_jax.run_log import RunLog
 from sage_jax.sharding import MESH_AXES, make_mesh, param_shardings
-from sage_jax.train import fit
-from sage_jax.vit_encoder import VitEncoder
+from sage_jax.training.checkpoint import StageCheckpoints, load_final
+from sage_jax.training.loop import fit
+from sage_jax.training.objectives import PreferenceObjective
+from tests.support.inspection_records import MODEL, TEXT, make_chat, make_records
+from tests.support.tiny_sage import random_params
 
 TRAIN = TrainConfig(
     steps=3,

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from tiny_sage import TINY, random_params, structure
 
 from sage_jax.models.adapter import Adapter
 from sage_jax.parameters import count, digest, merge, split
+from tests.support.tiny_sage import TINY, random_params, structure
 
 
 def test_a_module_split_and_merged_is_the_same_module() -> None:

@@ -12,13 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, PartitionSpec
-from tiny_sage import QUICK, TINY, random_batch, random_params, structure
 
 from sage_jax import sharding
 from sage_jax.batch import TreeBatch
 from sage_jax.config import ConfigError, MeshConfig, ModelConfig, PreferenceConfig, TrainConfig
-from sage_jax.objectives import PreferenceObjective, SftObjective
-from sage_jax.optim import make_optimizer
 from sage_jax.parameters import Params, merge
 from sage_jax.sharding import (
     ShardingError,
@@ -30,6 +27,9 @@ from sage_jax.sharding import (
     param_shardings,
     parameter_spec,
 )
+from sage_jax.training.objectives import PreferenceObjective, SftObjective
+from sage_jax.training.optim import make_optimizer
+from tests.support.tiny_sage import QUICK, TINY, random_batch, random_params, structure
 
 CUBE = MeshConfig(data=2, fsdp=2, tensor=2)
 OBJECTIVES = {

@@ -11,11 +11,11 @@ import rich.markup
 import rich.progress
 import rich.table
 
-from sage_jax import signals
-from sage_jax.data import readers
+from sage_jax.config import DataConfig
 from sage_jax.data.records import Fault, Record
-from sage_jax.data_config import DataConfig
-from sage_jax.signals import Interrupted
+from sage_jax.data.sources import readers
+from sage_jax.process import signals
+from sage_jax.process.signals import Interrupted
 from sage_jax.verdict import parse_verdict
 
 SPLITS: Final[tuple[Literal["train", "test"], ...]] = ("train", "test")

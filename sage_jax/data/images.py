@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from sage_jax.axes import Bool, UInt8
-from sage_jax.recently_used import RecentlyUsed
+from sage_jax.process.recently_used import RecentlyUsed
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 # Only these decoders are tried: others start external programs (EPS) or render (WMF), which a data set never needs.

@@ -15,7 +15,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from sage_jax.config import ModelConfig
-from sage_jax.files import new_folder
 from sage_jax.hf.config_fields import Dtype, Layout
 from sage_jax.hf.config_writer import config_json, text_model_of
 from sage_jax.hf.faults import WeightsError
@@ -24,6 +23,7 @@ from sage_jax.hf.layouts import PLAIN, Row, Tensor, own_rows, plain_rows, tensor
 from sage_jax.hf.safetensors_file import ShardWriter
 from sage_jax.models.sage import copy_text_encoder
 from sage_jax.parameters import Params
+from sage_jax.process.files import new_folder
 
 MAX_SHARD_BYTES: Final = 5_000_000_000
 

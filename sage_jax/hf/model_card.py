@@ -16,8 +16,8 @@ import huggingface_hub
 import jinja2
 
 from sage_jax.config import ModelConfig
-from sage_jax.data.chat import FactsAs
-from sage_jax.data.preferences import INSPECTION_QUESTION
+from sage_jax.data.adpl.preferences import INSPECTION_QUESTION
+from sage_jax.data.trees.chat import FactsAs
 from sage_jax.hf.config_fields import Dtype, Layout
 
 _PLACES: Final = ("root", "images_root", "cache_dir", "vocabulary", "num_workers", "prefetch")

@@ -18,13 +18,13 @@ import jax
 import numpy as np
 
 from sage_jax.config import LoraConfig, ModelConfig
-from sage_jax.files import replace_file
 from sage_jax.hf.config_writer import text_model_of
 from sage_jax.hf.faults import WeightsError
 from sage_jax.hf.layouts import Row, plain_rows, tensors
 from sage_jax.hf.safetensors_file import ShardWriter
 from sage_jax.models.lora import LOW_RANK, fold, layers_of
 from sage_jax.parameters import Params, on_host
+from sage_jax.process.files import replace_file
 
 ADAPTER_FILE: Final = "adapter_model.safetensors"
 _WHOLE: Final = {"adapter": "multi_modal_projector", "vit": "vision_tower"}

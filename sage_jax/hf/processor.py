@@ -12,8 +12,8 @@ from typing import Any, Final
 from transformers import PreTrainedTokenizerFast
 
 from sage_jax.config import ModelConfig
-from sage_jax.data import tokenizer as tokens
-from sage_jax.data.chat import Chat
+from sage_jax.data.trees import tokenizer as tokens
+from sage_jax.data.trees.chat import Chat
 from sage_jax.models.vit import IMAGENET_DEVIATION, IMAGENET_MEAN
 
 _PROCESSOR: Final = "InternVLProcessor"
@@ -82,7 +82,7 @@ def save_text_files(tokenizer: PreTrainedTokenizerFast, chat: Chat, folder: Path
 
 
 def save_processor(model: ModelConfig, folder: Path) -> None:
-    """Writes what transformers' InternVL does with pictures: the tiling and the normalisation of `data/tiles.py`."""
+    """Writes what transformers' InternVL does with pictures: tiling and normalisation of `data/trees/tiles.py`."""
     size = {"height": model.vit.tile_px, "width": model.vit.tile_px}
     pixels = {
         "do_convert_rgb": True,

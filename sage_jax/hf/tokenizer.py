@@ -10,8 +10,8 @@ from typing import Any, Final
 from tokenizers import AddedToken, processors
 from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
-from sage_jax.data.conversations import CONVERSATIONS, TRANSFORMERS, Conversation
-from sage_jax.data.tokenizer import COMPARISON_TOKEN, IMAGE_TOKEN, TEMPLATE_TOKENS
+from sage_jax.data.trees.conversations import CONVERSATIONS, TRANSFORMERS, Conversation
+from sage_jax.data.trees.tokenizer import COMPARISON_TOKEN, IMAGE_TOKEN, TEMPLATE_TOKENS
 from sage_jax.hf.config import CheckpointConfig
 from sage_jax.hf.faults import WeightsError, listed
 from sage_jax.hf.sentencepiece_model import convert_sentencepiece

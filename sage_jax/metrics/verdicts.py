@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from sage_jax.files import replace_file
 from sage_jax.metrics.intervals import Metric, bootstrap_mean
+from sage_jax.process.files import replace_file
 from sage_jax.verdict import parse_verdict
 
 

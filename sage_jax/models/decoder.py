@@ -11,8 +11,8 @@ from flax import nnx
 from sage_jax.axes import Array, Float, Int
 from sage_jax.batch import AnyArray
 from sage_jax.config import DecoderConfig
-from sage_jax.models.attention import attend_cached, split_qkv
-from sage_jax.models.attention_kernels import Visibility, attend_visible
+from sage_jax.models.attention.masked import attend_cached, split_qkv
+from sage_jax.models.attention.select import Visibility, attend_visible
 from sage_jax.models.layers import Linear, Remat, RmsNorm, layers_apart, scan_layers, stack_layers
 from sage_jax.sharding import constrain
 

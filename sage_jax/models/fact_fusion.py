@@ -11,7 +11,7 @@ from flax import nnx
 
 from sage_jax.axes import Array, Bool, Float, Int
 from sage_jax.config import DecoderConfig, FusionConfig
-from sage_jax.models.attention import attend
+from sage_jax.models.attention.masked import attend
 from sage_jax.models.decoder import Decoder
 from sage_jax.models.layers import LayerNorm, Linear
 

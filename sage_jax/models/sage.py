@@ -12,11 +12,11 @@ from sage_jax.axes import Array, Bool, Float, Int, UInt8
 from sage_jax.batch import TreeBatch
 from sage_jax.config import ModelConfig
 from sage_jax.models.adapter import Adapter, pixel_shuffle
-from sage_jax.models.attention_kernels import Visibility, attention_of
+from sage_jax.models.attention.blocks import tree_blocks
+from sage_jax.models.attention.select import Visibility, attention_of
+from sage_jax.models.attention.tree import TreeSlots, tree_layout
 from sage_jax.models.decoder import Decoder
 from sage_jax.models.fact_fusion import Comparison, FactEncoder, FactFusion, compare, without_reference
-from sage_jax.models.tree_attention import TreeSlots, tree_layout
-from sage_jax.models.tree_blocks import tree_blocks
 from sage_jax.models.vit import Vit
 from sage_jax.sharding import constrain
 

@@ -9,8 +9,8 @@ from flax import nnx
 
 from sage_jax.axes import Array, Float, UInt8
 from sage_jax.config import VitConfig
-from sage_jax.models.attention import split_qkv
-from sage_jax.models.attention_kernels import Attention, attend_all
+from sage_jax.models.attention.masked import split_qkv
+from sage_jax.models.attention.select import Attention, attend_all
 from sage_jax.models.layers import LayerNorm, Linear, Remat, RmsNorm, scan_layers, stack_layers
 from sage_jax.sharding import constrain
 

@@ -14,19 +14,18 @@ from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from sage_jax.batch import TreeBatch
-from sage_jax.config import ConfigError, LoraConfig, ModelConfig, TrainConfig
-from sage_jax.data.encode import TileForm, feature_form, tiles_per_image
-from sage_jax.data.shapes import TreeShape, bucket_for, rounded, shape_of
-from sage_jax.data.tree import empty_batch
-from sage_jax.lora_params import start_shapes
+from sage_jax.config import Config, ConfigError, LoraConfig, ModelConfig, TrainConfig, starts_from
+from sage_jax.data.trees.encode import TileForm, feature_form, tiles_per_image
+from sage_jax.data.trees.shapes import TreeShape, bucket_for, rounded, shape_of
+from sage_jax.data.trees.tree import empty_batch
 from sage_jax.models.lora import fold, structure_of
 from sage_jax.models.sage import Placeholders, Sage
-from sage_jax.objectives import PreferenceObjective, SftObjective, stage_objective
-from sage_jax.optim import make_optimizer, partition
 from sage_jax.parameters import split
-from sage_jax.run_config import STARTS_FROM, Config
 from sage_jax.sharding import MESH_AXES, batch_sharding, mesh_sizes, param_shardings
-from sage_jax.step import TrainState, init_state, state_shardings
+from sage_jax.training.lora_params import start_shapes
+from sage_jax.training.objectives import PreferenceObjective, SftObjective, stage_objective
+from sage_jax.training.optim import make_optimizer, partition
+from sage_jax.training.step import TrainState, init_state, state_shardings
 
 Shapes = dict[str, Any]
 """Parameters by path, each a `jax.ShapeDtypeStruct`."""
@@ -176,10 +175,10 @@ def state_shapes(config: Config, stage: str) -> tuple[TrainState, Shapes]:
 
 def start_shapes_of(config: Config, stage: str) -> Shapes:
     """Parameters that a stage starts from, with the adapters that it and the stages before it make."""
-    loras, before = [config.training(stage).lora], STARTS_FROM[stage]
+    loras, before = [config.training(stage).lora], starts_from(stage)
     while before is not None:
         loras.insert(0, config.training(before).lora)
-        before = STARTS_FROM[before]
+        before = starts_from(before)
     # What makes no difference to shapes is left out, so that plans of other settings find them made.
     model = dataclasses.replace(config.model, remat="none", compute_dtype="float32", scan_unroll=1, attention="tree")
     return _start_shapes(model, vocab_rows(config), tuple(loras))

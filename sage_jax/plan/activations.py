@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from sage_jax.config import ModelConfig
 from sage_jax.losses.log_probs import CHUNK_LOGITS
-from sage_jax.models.attention_kernels import takes_cudnn
+from sage_jax.models.attention.select import takes_cudnn
 from sage_jax.plan.abstract_step import TreeSize
 
 MOMENT_COPIES: Final = 1.5

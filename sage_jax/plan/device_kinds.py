@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Final
 
-from sage_jax.models.attention_kernels import Backend
+from sage_jax.models.attention.select import Backend
 
 
 @dataclasses.dataclass(frozen=True)

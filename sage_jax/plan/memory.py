@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh
 
-from sage_jax.config import ConfigError
-from sage_jax.data.encode import TileForm, tiles_per_image
-from sage_jax.data.tree import empty_batch
-from sage_jax.models.attention_kernels import Attention, attention_of
+from sage_jax.config import Config, ConfigError
+from sage_jax.data.trees.encode import TileForm, tiles_per_image
+from sage_jax.data.trees.tree import empty_batch
+from sage_jax.features.encoder import TILES_ON_DEVICE
+from sage_jax.models.attention.select import Attention, attention_of
 from sage_jax.plan.abstract_step import (
     accelerator_model,
     planned_mesh,
@@ -27,9 +28,7 @@ from sage_jax.plan.abstract_step import (
 )
 from sage_jax.plan.activations import LocalSizes, temporary_bytes
 from sage_jax.plan.device_kinds import DEVICE_KINDS
-from sage_jax.run_config import Config
 from sage_jax.sharding import opt_state_shardings, param_shardings
-from sage_jax.vit_encoder import TILES_ON_DEVICE
 
 BATCHES_ON_DEVICE = 2
 """The batch of the running step, and the next one (`train._batches_ahead`)."""

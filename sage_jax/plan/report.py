@@ -8,9 +8,9 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from sage_jax.config import Config
 from sage_jax.plan.device_kinds import DEVICE_KINDS
 from sage_jax.plan.stage_plan import StagePlan
-from sage_jax.run_config import Config
 from sage_jax.sharding import mesh_sizes
 
 UTILISATION: Final = 0.4

@@ -7,10 +7,9 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, Final
 
-from sage_jax.config import ConfigError, LoraConfig, MeshConfig, ModelConfig
+from sage_jax.config import Config, ConfigError, LoraConfig, MeshConfig, ModelConfig
 from sage_jax.plan.device_kinds import DEVICE_KINDS
 from sage_jax.plan.memory import predict_memory
-from sage_jax.run_config import Config
 from sage_jax.sharding import mesh_sizes
 
 MOST_DEVICES: Final = 4096

@@ -15,12 +15,11 @@ from typing import Any, Final
 
 import jax
 
-from sage_jax.config import ConfigError
+from sage_jax.config import Config, ConfigError, from_config_dict
 from sage_jax.plan.abstract_step import abstract_step
 from sage_jax.plan.hlo import collectives, moved_by_kind
-from sage_jax.run_config import Config, from_config_dict
 from sage_jax.sharding import make_mesh
-from sage_jax.step import jit_step
+from sage_jax.training.step import jit_step
 
 _PARTITIONED: Final = "spmd-partitioning"
 """Pass after which the program is one device's and still in the dtypes that the model was written in."""

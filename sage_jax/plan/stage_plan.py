@@ -10,16 +10,15 @@ from pathlib import Path
 
 import jax
 
-from sage_jax.config import ConfigError
-from sage_jax.data.encode import pixel_form, tiles_per_image
+from sage_jax.config import Config, ConfigError
+from sage_jax.data.trees.encode import pixel_form, tiles_per_image
 from sage_jax.parameters import count, merge
 from sage_jax.plan.abstract_step import AbstractStep, Shapes, TreeSize, abstract_step, stored_form, tree_size
 from sage_jax.plan.flops import matmul_flops
 from sage_jax.plan.memory import MemoryPlan, predict_memory
 from sage_jax.plan.search import Change, find_changes, usable_bytes
 from sage_jax.plan.simulated import Compiled, compile_on_simulated_devices
-from sage_jax.run_config import Config
-from sage_jax.step import train_step
+from sage_jax.training.step import train_step
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,57 @@
+"""Config of a run: frozen dataclasses with their checks; a config file imports all that it needs from here."""
+
+from sage_jax.config.checks import (
+    nearest,
+    require,
+    require_above_zero,
+    require_divides,
+    require_known,
+    require_not_negative,
+    require_seed,
+    require_share,
+)
+from sage_jax.config.convert import field_paths, from_config_dict, to_config_dict
+from sage_jax.config.data import DataConfig, PairType, TextConfig
+from sage_jax.config.model import DecoderConfig, FusionConfig, MeshConfig, ModelConfig, VitConfig
+from sage_jax.config.run import Config
+from sage_jax.config.stages import STAGES, TRAINING_STAGES, TrainingStage, starts_from
+from sage_jax.config.tasks import AblateConfig, DecodingConfig, EvaluateConfig, ExportConfig, InspectConfig, PlanConfig
+from sage_jax.config.training import LoraConfig, PreferenceConfig, TrainConfig
+from sage_jax.errors import ConfigError
+
+__all__ = [
+    "AblateConfig",
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "DecoderConfig",
+    "DecodingConfig",
+    "EvaluateConfig",
+    "ExportConfig",
+    "FusionConfig",
+    "InspectConfig",
+    "LoraConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "PairType",
+    "PlanConfig",
+    "PreferenceConfig",
+    "STAGES",
+    "TRAINING_STAGES",
+    "TextConfig",
+    "TrainConfig",
+    "TrainingStage",
+    "VitConfig",
+    "field_paths",
+    "from_config_dict",
+    "nearest",
+    "require",
+    "require_above_zero",
+    "require_divides",
+    "require_known",
+    "require_not_negative",
+    "require_seed",
+    "require_share",
+    "starts_from",
+    "to_config_dict",
+]

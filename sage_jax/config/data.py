@@ -1,0 +1,129 @@
+"""Config of data and text: the source of the records, and the shapes that their text takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Literal
+
+from sage_jax.config.checks import require, require_above_zero, require_known, require_not_negative, require_share
+
+PairType = Literal["standard comparison", "defect identification", "defect diagnosis"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where records come from and how they are stored.
+
+    Attributes:
+      source: Reader: `generator` (built in), `deeppcb`, `mvtec` (any MVTec-style tree), `visa` (VisA with its
+        `split_csv`), `meta` (a meta.json as AnomalyCLIP and ADer read it) or `adpl` (AD-PL JSON).
+      root: Folder of the data set, or its JSON file for `adpl` and `meta`; unused by `generator`.
+      images_root: `adpl` and `meta`: folder that the JSON's image paths are relative to; "" = the JSON's own folder.
+      cache_dir: Where built data sets are kept, keyed by content hash, and compiled programs (`compiled/`).
+      vocabulary: TOML file of objects and defects, for facts and preferences; "" = the built-in one.
+      on_bad_record: `fail` stops at the first fault, `skip` leaves the record out and lists it in the run directory.
+      num_train: Images drawn for training; 0 = all there are (not for `generator`).
+      num_test: Images drawn for testing; 0 = all.
+      image_px: Side of a generated image or a DeepPCB crop; 0 = whole images.
+      held_out: Categories kept for testing. Empty: the source's own split, or `test_fraction` by hash.
+      test_fraction: Share of images kept for testing where the source has no split and nothing is held out.
+      validation_fraction: Share of training images, taken by the hash of their id, that no stage trains on and that
+        stages with `eval_every` validate on; 0 = none.
+      defect_rate: Share of defective images drawn by `generator` and `deeppcb`.
+      pair_types: Kinds of question that preferences are made for.
+      records_per_image: Kinds made of each annotated image, taken in turn from `pair_types`.
+      num_workers: Grain worker processes; 0 = threads of the main process.
+      prefetch: Batches kept ready.
+      group_batches: Batches of training whose trees are drawn together, sorted by length and cut into batches again, so
+        that a batch has trees of about one length and little padding; 0 = each batch as it is drawn.
+      vit_features: Where stages that do not train the ViT get its features from: `none` computes them with each batch;
+        `memory` computes those of each distinct image of a batch once, before the step, and keeps them for later
+        batches: for references that many images share, and for a data set whose features the memory holds; `disk`
+        computes those of all training images once and keeps them in `cache_dir`, by weights and data: for many epochs
+        and stages. The stage `plan` tells the room that they take.
+      vit_memory_mb: Host memory of each process for the features of `vit_features=memory`, in MB (10^6 bytes); beyond,
+        the least recently used image is dropped. 0 = none are kept, but an image is computed once a batch even so.
+    """
+
+    source: Literal["generator", "deeppcb", "mvtec", "visa", "meta", "adpl"] = "generator"
+    root: str = ""
+    images_root: str = ""
+    cache_dir: str = "~/.cache/sage_jax"
+    vocabulary: str = ""
+    on_bad_record: Literal["fail", "skip"] = "fail"
+    num_train: int = 4000
+    num_test: int = 200
+    image_px: int = 64
+    held_out: tuple[str, ...] = ()
+    test_fraction: float = 0.2
+    validation_fraction: float = 0.0
+    defect_rate: float = 0.5
+    pair_types: tuple[str, ...] = ("standard comparison", "defect identification", "defect diagnosis")
+    records_per_image: int = 1
+    num_workers: int = 0
+    prefetch: int = 2
+    group_batches: int = 0
+    vit_features: Literal["none", "memory", "disk"] = "none"
+    vit_memory_mb: int = 4096
+
+    def __post_init__(self) -> None:
+        require_share(self, "defect_rate")
+        require(0.0 < self.test_fraction < 1.0, f"test_fraction = {self.test_fraction}: give a share between 0 and 1")
+        require(
+            0.0 <= self.validation_fraction < 1.0,
+            f"validation_fraction = {self.validation_fraction}: give a share from 0 to below 1",
+        )
+        require_not_negative(self, "num_train", "num_test", "image_px", "num_workers", "prefetch", "group_batches")
+        require_not_negative(self, "vit_memory_mb")
+        require_known("pair_types", self.pair_types, typing.get_args(PairType), "kind")
+        kinds = len(self.pair_types)
+        require(
+            1 <= self.records_per_image <= kinds,
+            f"records_per_image = {self.records_per_image}: give 1 to {kinds}, the number of pair_types",
+        )
+        if self.source == "generator":
+            require_above_zero(self, "num_train", "num_test", "image_px")
+        else:
+            require(bool(self.root), f"root is empty: name the folder or file of the {self.source} data set")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """Tokenizer, chat template and the shapes of the tree.
+
+    Attributes:
+      vocab_size: Size of the tokenizer trained on the corpus.
+      max_facts: Fact sentences of an image (F); fewer are masked, more are left out.
+      max_fact_tokens: Tokens of a fact sentence (J).
+      max_answer_tokens: Tokens of an answer (L), closing token included.
+      buckets: Tree lengths that batches are padded to, ascending; the fewer, the fewer compilations. Empty: each stage
+        chooses `num_shapes` from the texts that it will draw, so that padding is least.
+      num_shapes: Most shapes that a training stage pads its batches to where it chooses them; for each its step is
+        compiled once.
+      assist_prompt: Sentence that tells the decoder what the comparison embeddings are.
+      assist_position: `question` closes each question with it (the paper), `prefix` the comparison embeddings.
+      reference: How the decoder gets the reference image: `fusion`, through the comparison embeddings alone (the
+        paper), or `prompt`, as a second image behind the test image too, where a row shows one.
+      system: System message; "" = the one that the checkpoint was released with (`none` leaves it out), and none for
+        models trained here.
+    """
+
+    vocab_size: int = 768
+    max_facts: int = 4
+    max_fact_tokens: int = 32
+    max_answer_tokens: int = 40
+    buckets: tuple[int, ...] = ()
+    num_shapes: int = 2
+    assist_prompt: str = "Above is the feature related to the anomaly facts."
+    assist_position: Literal["question", "prefix"] = "question"
+    reference: Literal["fusion", "prompt"] = "fusion"
+    system: str = ""
+
+    def __post_init__(self) -> None:
+        require_above_zero(self, "vocab_size", "max_facts", "max_fact_tokens", "max_answer_tokens", "num_shapes")
+        ascending = self.buckets == tuple(sorted(set(self.buckets)))
+        require(
+            ascending and min(self.buckets, default=1) > 0,
+            f"buckets = {self.buckets}: give ascending lengths, or none, which chooses them from the data",
+        )

@@ -1,0 +1,97 @@
+"""Config of a run: all that `python -m sage_jax.main --config FILE` reads."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from sage_jax.config.checks import require, require_known, require_seed
+from sage_jax.config.data import DataConfig, TextConfig
+from sage_jax.config.model import MeshConfig, ModelConfig
+from sage_jax.config.stages import STAGES, TRAINING_STAGES
+from sage_jax.config.tasks import AblateConfig, EvaluateConfig, ExportConfig, InspectConfig, PlanConfig
+from sage_jax.config.training import PreferenceConfig, TrainConfig
+
+
+def _require_preferences(stage: str, train: TrainConfig) -> None:
+    """Checks that a stage that learns preferences has pairs to learn from, as its reference policy sees them."""
+    for name, needed in (("answers", "ranked"), ("questions", "inspection"), ("facts", "fusion")):
+        given = getattr(train, name)
+        require(given == needed, f"{stage}.{name} = {given!r}: preferences are learnt from {needed!r}")
+    weights = train.preference
+    require(
+        weights.lambda_hard + weights.lambda_easy > 0,
+        f"{stage}.preference.lambda_hard and lambda_easy are 0: no pair would train; give one of them a weight",
+    )
+    require(
+        weights.sigmoid_weight + weights.bco_weight + weights.sft_weight > 0,
+        f"{stage}.preference.sigmoid_weight, bco_weight and sft_weight are 0: nothing would train; give one a weight",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A run: what `python -m sage_jax.main --config FILE` does.
+
+    Attributes:
+      run_dir: Folder of everything the run writes.
+      stages: Comma-separated stages, run in this order.
+      seed: Seed of weights, data order and generator.
+    """
+
+    run_dir: str = "runs/quickstart"
+    stages: str = "prepare,base,sfe,edpo,evaluate,inspect"
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    text: TextConfig = TextConfig()
+    model: ModelConfig = ModelConfig()
+    mesh: MeshConfig = MeshConfig()
+    base: TrainConfig = TrainConfig(freeze=("fusion/", "fact_encoder/"), questions="description", similarity_weight=1.0)
+    plain: TrainConfig = TrainConfig(facts="text")
+    sfe: TrainConfig = TrainConfig()
+    dpo: TrainConfig = TrainConfig(
+        answers="ranked",
+        freeze=("vit/", "fusion/", "fact_encoder/"),
+        preference=PreferenceConfig(eta=0.0, lambda_hard=0.0),
+    )
+    edpo: TrainConfig = TrainConfig(answers="ranked", freeze=("vit/", "fusion/", "fact_encoder/"))
+    evaluate: EvaluateConfig = EvaluateConfig()
+    inspect: InspectConfig = InspectConfig()
+    export: ExportConfig = ExportConfig()
+    ablate: AblateConfig = AblateConfig()
+    plan: PlanConfig = PlanConfig()
+
+    def __post_init__(self) -> None:
+        require(bool(self.stage_names), f"stages is empty: name some of {', '.join(STAGES)}")
+        require_known("stages", self.stage_names, STAGES, "stage")
+        require_seed("seed", self.seed)
+        require(
+            self.evaluate.decoding.method != "checkpoint" or bool(self.model.weights),
+            "evaluate.decoding.method = 'checkpoint' needs one: name it in model.weights, or set greedy or sample",
+        )
+        require(
+            self.model.fusion.head == "comparison" or not self.inspect.questions or self.inspect.ask == "together",
+            "inspect.questions: questions asked in turn do not pass the question head of model.fusion.head = 'all'; "
+            "set inspect.ask to 'together', or train with 'comparison'",
+        )
+        require(bool(self.run_dir), "run_dir is empty: name the folder that the run writes")
+        rank = self.base.lora.rank
+        require(rank == 0, f"base.lora.rank = {rank}: base models are trained from scratch; set it for a later stage")
+        for stage in TRAINING_STAGES:
+            every = self.training(stage).eval_every
+            require(
+                not every or self.data.validation_fraction > 0,
+                f"{stage}.eval_every = {every}, but data.validation_fraction is 0: give the share of training images "
+                "to validate on, such as 0.05, or set eval_every to 0",
+            )
+        for stage in TRAINING_STAGES.values():
+            if stage.objective == "preference":
+                _require_preferences(stage.name, self.training(stage.name))
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """The stages, in order."""
+        return tuple(name.strip() for name in self.stages.split(",") if name.strip())
+
+    def training(self, stage: str) -> TrainConfig:
+        """The config of a training stage."""
+        return getattr(self, TRAINING_STAGES[stage].name)

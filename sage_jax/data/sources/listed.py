@@ -1,0 +1,219 @@
+"""Data sets whose images stand in a list: VisA's `split_csv`, and meta.json as AnomalyCLIP and ADer read it."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from sage_jax.config import DataConfig
+from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, encode_png, read_inside
+from sage_jax.data.records import AnnotatedImage, Fault
+from sage_jax.data.sources import mvtec
+
+VERSION: Final = 1
+VISA_LIST: Final = "split_csv/1cls.csv"
+_SPLITS: Final = ("train", "test")
+_IMAGE_KEY: Final = re.compile(r'"img_path"\s*:')
+
+
+class ListError(ValueError):
+    """A list that cannot be read at all, or a category that it does not have."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """An image of a list: its entry, its mask's path ("" = none), and the line it stands in."""
+
+    entry: mvtec.Entry
+    mask: str
+    line: int | None
+
+
+def read_images(data: DataConfig, split: Literal["train", "test"], seed: int) -> Iterator[AnnotatedImage | Fault]:
+    """Annotated images of a list, divided, drawn and given references as `mvtec.read_images` does with a tree's.
+
+    VisA: `data.root` holds `split_csv/1cls.csv` with the columns object (or category), split, label, image, mask.
+    meta.json: `data.root` is the file, `{"train" | "test": {category: [{"img_path", "mask_path", "specie_name",
+    "anomaly": 0 | 1}]}}`, its paths relative to `data.images_root` or its own folder.
+
+    Raises:
+      ListError: The list cannot be read, or has none of the held-out categories.
+    """
+    path, root = list_path(data), images_root(data)
+    listed: dict[str, Listed] = {}
+    for item in _read_list(data):
+        if isinstance(item, Fault):
+            yield item
+        elif item.entry.path in listed:
+            problem = f"{item.entry.path} stands in line {listed[item.entry.path].line} already"
+            yield Fault(str(path), item.line, problem, "remove one of the two")
+        else:
+            listed[item.entry.path] = item
+    entries = [item.entry for item in listed.values()]
+    _check_held_out(data, {entry.category for entry in entries})
+    good: dict[str, list[mvtec.Entry]] = {}
+    for entry in entries:
+        if entry.good and entry.key.split("/")[1] == "train":
+            good.setdefault(entry.folder, []).append(entry)
+    chosen = [entry for entry in entries if mvtec.split_of(entry, data) == split]
+    num = data.num_train if split == "train" else data.num_test
+    for entry in mvtec.draw(chosen, num or len(chosen), np.random.default_rng([VERSION, seed])):
+        yield _read(root, path, listed[entry.path], mvtec.reference_of(entry, good.get(entry.folder, [])))
+
+
+def list_path(data: DataConfig) -> Path:
+    """The list itself."""
+    root = Path(data.root).expanduser()
+    return root / VISA_LIST if data.source == "visa" else root
+
+
+def images_root(data: DataConfig) -> Path:
+    """Folder that the list's paths are relative to."""
+    root = Path(data.root).expanduser()
+    if data.source == "visa":
+        return root
+    return Path(data.images_root).expanduser() if data.images_root else root.parent
+
+
+def files(data: DataConfig) -> Iterator[str]:
+    """Paths, relative to the images' root, of every image and mask that the list names."""
+    for item in _read_list(data):
+        if isinstance(item, Listed):
+            yield from (name for name in (item.entry.path, item.mask) if name)
+
+
+def _read_list(data: DataConfig) -> Iterator[Listed | Fault]:
+    path = list_path(data)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ListError(f"{path}: {error.strerror}: set data.root to the {data.source} data set") from None
+    except UnicodeDecodeError as error:
+        raise ListError(f"{path}: is not UTF-8 at byte {error.start}: save it as UTF-8") from None
+    yield from _read_visa(path, text) if data.source == "visa" else _read_meta(path, text)
+
+
+def _read_visa(path: Path, text: str) -> Iterator[Listed | Fault]:
+    reader = csv.DictReader(io.StringIO(text))
+    columns = reader.fieldnames or []
+    missing = [name for name in ("split", "label", "image", "mask") if name not in columns]
+    if missing or not {"object", "category"} & set(columns):
+        name = missing[0] if missing else "object"
+        raise ListError(f"{path}: has no column {name!r}: its first line must be object,split,label,image,mask")
+    try:
+        for row in reader:
+            cells = {name: (value or "").strip() for name, value in row.items() if isinstance(name, str)}
+            label = cells["label"].lower()
+            category = cells.get("object") or cells.get("category") or ""
+            defective = {"normal": False, "anomaly": True}.get(label)
+            if defective is None:
+                yield Fault(str(path), reader.line_num, f"label {label[:40]!r} is none", "write normal or anomaly")
+            else:
+                yield _listed(
+                    path, reader.line_num, cells["split"], category, label, cells["image"], cells["mask"], defective
+                )
+    except csv.Error as error:
+        yield Fault(
+            str(path), reader.line_num, f"cannot be parsed: {error}", "correct the line; those after it are lost"
+        )
+
+
+def _read_meta(path: Path, text: str) -> Iterator[Listed | Fault]:
+    try:
+        content: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ListError(f"{path}: is no JSON: {error}") from None
+    if not isinstance(content, dict) or not set(content) & set(_SPLITS):
+        raise ListError(f"{path}: holds no train and no test: a meta.json has these two, each with its categories")
+    # The items come in the text's order, so the n-th key stands where the n-th item that has one does.
+    places = iter([text.count("\n", 0, match.start()) + 1 for match in _IMAGE_KEY.finditer(text)])
+    for split, categories in content.items():
+        if split not in _SPLITS or not isinstance(categories, dict):
+            yield Fault(str(path), None, f"{split[:40]!a} is no split with categories", "name it train or test")
+            continue
+        for category, items in categories.items():
+            for number, item in enumerate(items if isinstance(items, list) else [items], start=1):
+                where = f"item {number} of {category!a} in {split}"
+                line = next(places, None) if isinstance(item, dict) and "img_path" in item else None
+                yield _read_meta_item(path, line, split, category, item, where)
+
+
+def _read_meta_item(path: Path, line: int | None, split: str, category: str, item: Any, where: str) -> Listed | Fault:
+    if not isinstance(item, dict):
+        return Fault(str(path), line, f"{where} is a {type(item).__name__}", "make it an object with img_path")
+    anomaly = item.get("anomaly")
+    if isinstance(anomaly, bool) or anomaly not in (0, 1):
+        return Fault(str(path), line, f"{where}: anomaly is {anomaly!r}", "write 0 or 1")
+    texts = {name: item.get(name, "") for name in ("img_path", "mask_path", "specie_name")}
+    for name, value in texts.items():
+        if not isinstance(value, str):
+            return Fault(str(path), line, f"{where}: {name} is a {type(value).__name__}", "give it a text")
+    image, mask, kind = (value.strip() for value in texts.values())
+    if not image:
+        return Fault(str(path), line, f"{where}: img_path is missing or empty", "add it")
+    return _listed(path, line, split, category, kind or "defect", image, mask, anomaly == 1)
+
+
+def _listed(
+    path: Path, line: int | None, split: str, category: str, kind: str, image: str, mask: str, defective: bool
+) -> Listed | Fault:
+    for value in (category, kind, image, mask):
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and no file can be called
+            return Fault(str(path), line, f"{value!a} holds half a character", "write the whole character")
+    if split not in _SPLITS or not category.strip():
+        problem = f"split {split[:40]!r} is none" if split not in _SPLITS else "the category is empty"
+        return Fault(str(path), line, problem, "write train or test" if split not in _SPLITS else "name the product")
+    if defective and (split == "train" or not mask):
+        problem = "is for training, where all are good" if split == "train" else "has no mask"
+        cure = "list it under test" if split == "train" else "add its mask, or leave it out"
+        return Fault(str(path), line, f"{image} is defective, but {problem}", cure)
+    label = kind if defective else mvtec.GOOD_NAMES[0]
+    if defective and kind.lower() in mvtec.GOOD_NAMES:
+        return Fault(str(path), line, f"{image} is defective, but called {kind!r}", "correct one of the two")
+    entry = mvtec.Entry(category, mvtec.words(category), label, image, f"{category}/{split}/{image}")
+    return Listed(entry, mask if defective else "", line)
+
+
+def _check_held_out(data: DataConfig, categories: set[str]) -> None:
+    for name in data.held_out:
+        if categories and mvtec.words(name) not in categories:
+            found = ", ".join(sorted(categories))
+            raise ListError(f"data.held_out: {list_path(data)} has no category {name!r}; it has {found}")
+
+
+def _read(root: Path, path: Path, item: Listed, reference: mvtec.Entry | None) -> AnnotatedImage | Fault:
+    """The annotated image of a line, or why there is none."""
+    entry = item.entry
+    try:
+        test_image = read_inside(root, entry.path)
+        reference_image = None if reference is None else read_inside(root, reference.path)
+        if item.mask:
+            mask = decode_mask(read_inside(root, item.mask), name=item.mask)
+        else:
+            mask = np.zeros(decode_rgb(test_image, name=entry.path).shape[:2], np.bool_)
+    except ImageFault as error:
+        return Fault(str(path), item.line, f"{error.name} {error.problem}", error.cure)
+    defects = mvtec.defects_of(mask, mvtec.words(entry.label))
+    if item.mask and not defects:
+        problem = f"{entry.path} is defective, but its mask {item.mask} is empty"
+        return Fault(str(path), item.line, problem, "mark the defect, or call the image good")
+    return AnnotatedImage(
+        image_id=entry.path,
+        test_image=test_image,
+        reference_image=reference_image,
+        category=entry.category,
+        defects=defects,
+        mask=encode_png(mask),
+        test_path=entry.path,
+        reference_path="" if reference is None else reference.path,
+    )

@@ -1,0 +1,230 @@
+"""Records of a data set, whatever its format: each is checked, and each fault is told once."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Literal, Protocol
+
+from sage_jax.config import DataConfig
+from sage_jax.data.adpl import preferences
+from sage_jax.data.adpl.facts import load_vocabulary
+from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, read_inside
+from sage_jax.data.records import AnnotatedImage, Fault, Record, validate
+from sage_jax.data.sources import adpl_json, deeppcb, deeppcb_boards, generated, listed, mvtec
+
+VERSION: Final = 2
+# Where a data set lies and how it is read changes nothing in it; the vocabulary counts by its content.
+_NOT_CONTENT: Final = (
+    "root",
+    "images_root",
+    "cache_dir",
+    "vocabulary",
+    "on_bad_record",
+    "num_workers",
+    "prefetch",
+    "group_batches",
+    "vit_features",
+    "validation_fraction",
+)
+
+
+class ReaderError(ValueError):
+    """A data set that cannot be used at all; the message names its path and the way out."""
+
+
+def read_records(data: DataConfig, split: Literal["train", "test"], seed: int) -> Iterator[Record | Fault]:
+    """Records of a split, and everything that is wrong with the data set, each fault once.
+
+    Every record has passed `validate`, its images and its mask decode, its boxes lie in its image, and its id, like
+    the id of an annotated image, occurs once. A record, image or line that fails comes as a Fault in its place; only
+    what makes the data set as a whole unusable is raised.
+
+    Args:
+      data: The data set.
+      split: `train` or `test`; see each reader for how it divides.
+      seed: Seed of draws and wording; which images are for testing does not depend on it.
+
+    Raises:
+      ReaderError: The data set as a whole cannot be used: no such folder or file, no list, nothing to draw.
+      VocabularyError: The vocabulary file cannot be used.
+    """
+    told: set[Fault] = set()
+    record_ids: set[str] = set()
+    with _unusable(data):
+        for item in _read(data, split, seed):
+            for result in (item,) if isinstance(item, Fault) else _checked(item, data, record_ids):
+                if not isinstance(result, Fault):
+                    yield result
+                elif result not in told:
+                    told.add(result)
+                    yield result
+
+
+def undrawn_faults(data: DataConfig, split: Literal["train", "test"], seed: int) -> Iterator[Fault | None]:
+    """The faults of all images of a split, of those too that the config does not draw; None for each good one.
+
+    A generator has no others, and where all are read anyway there is nothing to add: then nothing comes.
+
+    Raises:
+      ReaderError: As `read_records`.
+    """
+    num_drawn = data.num_train if split == "train" else data.num_test
+    if data.source == "generator" or num_drawn == 0:
+        return
+    image_px = 0 if data.source == "deeppcb" else data.image_px  # whole boards instead of crops
+    whole = dataclasses.replace(data, num_train=0, num_test=0, image_px=image_px, records_per_image=1)
+    for item in read_records(whole, split, seed):
+        yield item if isinstance(item, Fault) else None
+
+
+def source_revision(data: DataConfig, seed: int) -> str:
+    """SHA-256 of all that decides the records: files, vocabulary, config, seed, and the versions of the makers.
+
+    Moving a data set leaves it as it is; changing, adding, renaming or removing one of its files does not.
+
+    Returns:
+      64 hexadecimal digits.
+
+    Raises:
+      ReaderError: As `read_records`.
+    """
+    fields = {name: value for name, value in dataclasses.asdict(data).items() if name not in _NOT_CONTENT}
+    modules = (adpl_json, deeppcb, generated, listed, mvtec, preferences)
+    versions = {"readers": VERSION} | {module.__name__: module.VERSION for module in modules}
+    digest = hashlib.sha256(json.dumps([fields, versions, seed], sort_keys=True).encode())
+    digest.update(repr(load_vocabulary(data.vocabulary)).encode())
+    with _unusable(data):
+        if data.source == "adpl":
+            digest.update(hashlib.sha256(Path(data.root).expanduser().read_bytes()).digest())
+            _digest_files(digest, adpl_json.images_root(data), adpl_json.files(data))
+        elif data.source == "mvtec":
+            _digest_files(digest, Path(data.root).expanduser(), mvtec.files(Path(data.root).expanduser()))
+        elif data.source in ("visa", "meta"):
+            digest.update(hashlib.sha256(listed.list_path(data).read_bytes()).digest())
+            _digest_files(digest, listed.images_root(data), listed.files(data))
+        elif data.source == "deeppcb":
+            _digest_files(digest, Path(data.root).expanduser(), deeppcb_boards.files(Path(data.root).expanduser()))
+    return digest.hexdigest()
+
+
+class _Digest(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+
+
+@contextlib.contextmanager
+def _unusable(data: DataConfig) -> Iterator[None]:
+    """Turns what a reader raises for a data set as a whole into a ReaderError that names its path and a cure."""
+    try:
+        yield
+    except OSError as error:
+        place, cure = error.filename or data.root, f"set data.root to the {data.source} data set"
+        raise ReaderError(f"{place}: {error.strerror or error}; {cure}") from error
+    except (adpl_json.FormatError, deeppcb.DrawError, listed.ListError, mvtec.TreeError) as error:
+        raise ReaderError(str(error)) from error
+
+
+def _read(data: DataConfig, split: Literal["train", "test"], seed: int) -> Iterator[Record | Fault]:
+    """Records and faults as the sources give them, annotated images made into records."""
+    vocabulary = load_vocabulary(data.vocabulary)
+    if data.source == "adpl":
+        yield from adpl_json.read_records(data, split, seed, vocabulary)
+        return
+    check = _ImageCheck(data)
+    for index, image in enumerate(_images(data, split, seed)):
+        fault = image if isinstance(image, Fault) else check(image)
+        if fault is not None:
+            yield fault
+        elif not isinstance(image, Fault):
+            yield from preferences.make_records(
+                image, vocabulary, pair_types=data.pair_types, records=data.records_per_image, index=index, seed=seed
+            )
+
+
+def _images(data: DataConfig, split: Literal["train", "test"], seed: int) -> Iterator[AnnotatedImage | Fault]:
+    match data.source:
+        case "deeppcb":
+            return deeppcb.read_images(data, split, seed)
+        case "mvtec":
+            return mvtec.read_images(data, split, seed)
+        case "visa" | "meta":
+            return listed.read_images(data, split, seed)
+        case _:
+            return generated.draw(data, split, seed)
+
+
+def place_of(record: Record, data: DataConfig) -> tuple[str, int | None]:
+    """File and line at which a user finds a record: in the JSON of `adpl`, else its test image."""
+    return (data.root if data.source == "adpl" else _place(data, record.test_path)), record.line
+
+
+def _place(data: DataConfig, path: str) -> str:
+    """A path as a user finds it: below the data set's root, where there is one."""
+    if data.source in ("generator", "adpl"):
+        return path
+    return str((listed.images_root(data) if data.source == "meta" else Path(data.root)) / path)
+
+
+class _ImageCheck:
+    """Finds what is wrong with an annotated image; remembers ids, and images that were found whole."""
+
+    def __init__(self, data: DataConfig) -> None:
+        self.data = data
+        self.paths: dict[str, str] = {}
+        self.sizes: dict[bytes, tuple[int, ...]] = {}
+
+    def __call__(self, image: AnnotatedImage) -> Fault | None:
+        """The first fault of an image, None if it can be used."""
+        place = _place(self.data, image.test_path)
+        if image.image_id in self.paths:
+            problem = f"has the same id as {self.paths[image.image_id]}: {image.image_id}"
+            return Fault(place, None, problem, "rename one of the two")
+        self.paths[image.image_id] = place
+        try:
+            size = self._size(image.test_image, image.test_path)
+            if image.reference_image is not None:
+                self._size(image.reference_image, image.reference_path)
+            mask_size = size if image.mask is None else decode_mask(image.mask, name=f"mask of {image.test_path}").shape
+        except ImageFault as error:
+            return Fault(_place(self.data, error.name), None, error.problem, error.cure)
+        if mask_size != size:
+            problem = f"is {size[1]} x {size[0]} px, its mask {mask_size[1]} x {mask_size[0]}"
+            return Fault(place, None, problem, "export image and mask at one size")
+        for defect in image.defects:
+            box = defect.box
+            if not (0 <= box.left < box.right <= size[1] and 0 <= box.top < box.bottom <= size[0]):
+                return Fault(place, None, f"{box} does not lie in the image", "correct the annotation")
+        return None
+
+    def _size(self, data: bytes, name: str) -> tuple[int, ...]:
+        """Height and width of an image; decoded in full the first time, since a reference serves many images."""
+        key = hashlib.sha256(data).digest()
+        if key not in self.sizes:
+            self.sizes[key] = decode_rgb(data, name=name).shape[:2]
+        return self.sizes[key]
+
+
+def _checked(record: Record, data: DataConfig, record_ids: set[str]) -> list[Record | Fault]:
+    """The record, or everything wrong with it."""
+    place = _place(data, record.test_path)
+    faults: list[Record | Fault] = [
+        dataclasses.replace(fault, file=place) for fault in validate(record, num_questions=adpl_json.NUM_QUESTIONS)
+    ]
+    if record.record_id in record_ids:
+        faults.append(Fault(place, None, f"record id {record.record_id} occurs twice", "give each record its own id"))
+    record_ids.add(record.record_id)
+    return faults or [record]
+
+
+def _digest_files(digest: _Digest, root: Path, names: Iterator[str]) -> None:
+    """Adds the name and content of every file, in the order of names; a missing one by its name."""
+    for name in sorted(set(names)):
+        try:
+            content = hashlib.sha256(read_inside(root, name)).hexdigest()
+        except ImageFault:
+            content = "unreadable"
+        digest.update(f"{name!a}\n{content}\n".encode())

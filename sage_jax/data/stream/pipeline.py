@@ -1,0 +1,331 @@
+"""The Grain stream: records in seeded order, assembled into tree batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import grain
+import numpy as np
+
+from sage_jax.batch import TreeBatch
+from sage_jax.config import ModelConfig, TextConfig, TrainConfig
+from sage_jax.data.records import Record
+from sage_jax.data.stream.record_parts import RecordParts
+from sage_jax.data.stream.train_rows import GroupDraws, LengthGroups, Slots, TrainAssembler, draw_modes, slots_of
+from sage_jax.data.stream.vit_features import StoredFeatures
+from sage_jax.data.trees.chat import Chat, FactsAs
+from sage_jax.data.trees.encode import AnswersKept, QuestionKind
+from sage_jax.data.trees.shapes import ChosenShapes, TreeShape, choose_shape, choose_shapes, enclosing, most_needed
+from sage_jax.data.trees.tree import build_tree, stack_rows
+
+CACHE_BYTES: Final = 512 * 2**20
+"""Memory for decoded tiles and token ids, all workers of a process together."""
+
+MEASURED_ROWS: Final = 2048
+"""Rows of the stream, in whole groups of batches from its start, that shapes are chosen by."""
+
+_STATE_VERSION = 1
+
+
+class StreamError(ValueError):
+    """A stream that cannot be built or resumed; the message names the way out."""
+
+
+class TrainLoader(Iterator[TreeBatch]):
+    """Endless tree batches of this process's rows, resumable at any batch.
+
+    The state is the number of the next batch: batches depend on seed and number alone, so that a run may resume with
+    other worker or process counts. Shapes are no part of it: they alter padding alone.
+
+    Attributes:
+      shapes: What batches are padded to where that was chosen from the data.
+    """
+
+    def __init__(
+        self,
+        batches: grain.MapDataset,
+        *,
+        num_workers: int,
+        prefetch: int,
+        identity: dict[str, int | str],
+        shapes: ChosenShapes | None = None,
+    ) -> None:
+        self.shapes = shapes
+        self._batches, self._num_workers, self._prefetch = batches, num_workers, prefetch
+        self._identity = identity
+        self._next_batch = 0
+        self._iterator: grain.DatasetIterator | None = None
+
+    def __next__(self) -> TreeBatch:
+        if self._iterator is None:
+            self._iterator = iter(self._read_from(self._next_batch))
+        batch = next(self._iterator)
+        self._next_batch += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """Where the stream stands, ready for JSON."""
+        return {**self._identity, "next_batch": self._next_batch}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues where `get_state` was taken.
+
+        Raises:
+          StreamError: The state is that of another stream; the message names what differs.
+        """
+        saved = {"group_batches": 1, **state}  # positions of old do not say
+        for name, value in self._identity.items():
+            if saved.get(name) != value:
+                raise StreamError(
+                    f"the saved stream has {name} = {saved.get(name)}, this one {value}: resume with the same"
+                    " data and config, or start the stage anew"
+                )
+        self.close()
+        self._next_batch = int(state["next_batch"])
+
+    def close(self) -> None:
+        """Stops worker threads and processes; the next batch starts them again."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+    def _read_from(self, batch: int) -> grain.IterDataset:
+        batches = self._batches[batch:]
+        if self._num_workers == 0:
+            return batches.to_iter_dataset(_read_options(self._prefetch))
+        options = grain.MultiprocessingOptions(
+            num_workers=self._num_workers, per_worker_buffer_size=max(1, self._prefetch // self._num_workers)
+        )
+        return batches.to_iter_dataset(_read_options(1)).mp_prefetch(options, worker_init_fn=_end_with_parent)
+
+
+def _end_with_parent(worker: int, num_workers: int) -> None:
+    """Lets a worker process end when the one that reads from it is killed; Grain's would wait for it for ever."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, name="end-with-parent", daemon=True).start()
+
+
+def make_train_loader(
+    records: Sequence[Record],
+    *,
+    chat: Chat,
+    model: ModelConfig,
+    text: TextConfig,
+    train: TrainConfig,
+    seed: int,
+    num_workers: int,
+    prefetch: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    revision: str = "",
+    group_batches: int = 0,
+    features: StoredFeatures | None = None,
+    largest: TreeShape | None = None,
+) -> TrainLoader:
+    """The training stream of one process.
+
+    Records come in a new seeded order each epoch. The batches of all processes, put together in process order, are the
+    same whatever the number of processes and workers.
+
+    Args:
+      records: The data set; random access.
+      chat: Template and tokenizer.
+      model: Sizes of tiles and image tokens.
+      text: Shapes of the tree.
+      train: Batch size, questions, answers and reference dropout of the stage.
+      seed: Of order and draws.
+      num_workers: Worker processes; 0 = threads.
+      prefetch: Batches kept ready; 0 = none.
+      process_index: This process.
+      process_count: Processes that share the global batch.
+      revision: Of the data set; a state of another one is refused.
+      group_batches: Batches whose rows are sorted by length together; 0 or 1 = none are.
+      features: ViT features of the records' images, in place of their pixels.
+      largest: What any tree of the stage can need, where it is known; without `text.buckets` the text of all records
+        is read for it otherwise.
+
+    Raises:
+      StreamError: There are no records, or the batch size does not divide among processes.
+    """
+    _require_records(records)
+    if train.batch_size % process_count:
+        raise StreamError(
+            f"batch_size = {train.batch_size} does not divide among {process_count} processes: give a multiple"
+        )
+    parts = RecordParts(
+        records,
+        chat=chat,
+        model=model,
+        text=text,
+        answers=train.answers,
+        questions=train.questions,
+        facts_as=train.facts,
+        cache_bytes=CACHE_BYTES // max(1, num_workers),
+        features=features,
+    )
+    share, together = train.batch_size // process_count, max(group_batches, 1)
+    rows = slice(process_index * share, (process_index + 1) * share)
+    assemble = TrainAssembler(parts, train, _slots(records, train), rows)
+    groups = _order(len(records), seed).batch(train.batch_size * together).random_map(GroupDraws(assemble, together))
+    shapes = None
+    if not text.buckets:
+        shapes = _chosen_shapes(groups, together, train, text, largest or _largest(parts, train))
+    batches = LengthGroups(groups, together, assemble, shapes.shapes if shapes else ())
+    identity = {
+        "version": _STATE_VERSION,
+        "seed": seed,
+        "num_records": len(records),
+        "batch_size": train.batch_size,
+        "revision": revision,
+        "group_batches": together,
+    }
+    return TrainLoader(
+        grain.MapDataset.range(sys.maxsize).map(batches),
+        num_workers=num_workers,
+        prefetch=prefetch,
+        identity=identity,
+        shapes=shapes,
+    )
+
+
+def _slots(records: Sequence[Record], train: TrainConfig) -> Slots:
+    """Room for the questions that a stage draws, and their answers."""
+    slots = slots_of(records, train.questions, train.answers, with_reference=train.reference_drop_rate < 1.0)
+    drawn = train.questions_per_image or slots.questions
+    return dataclasses.replace(slots, questions=min(drawn, slots.questions))
+
+
+def _largest(parts: RecordParts, train: TrainConfig) -> TreeShape:
+    """What any tree of a stage can need."""
+    found = (parts.tokens(index, True) for index in range(len(parts.records)))
+    return enclosing(most_needed(tokens, train.questions_per_image) for tokens in found)
+
+
+def _chosen_shapes(
+    groups: grain.MapDataset, num_batches: int, train: TrainConfig, text: TextConfig, largest: TreeShape
+) -> ChosenShapes:
+    """Shapes for the first batches of a stream, as it will draw them: the same on all processes."""
+    rows = train.batch_size * num_batches
+    drawn = (groups[number] for number in range(min(-(-train.steps // num_batches), -(-MEASURED_ROWS // rows))))
+    sizes = [batch.size() for group in drawn if group is not None for batch in group]
+    return choose_shapes(sizes, largest, text.num_shapes)
+
+
+def visited_records(
+    num_records: int, *, train: TrainConfig, seed: int, group_batches: int = 0
+) -> tuple[list[int], list[int]]:
+    """The records that a stage's training stream takes without (0) and with (1) their reference, each once, ascending.
+
+    Of a record that has no reference image both are the same; the stream's draw does not know which those are. Of a
+    last group of batches that the stage does not come to the end of, all records count: which of them it takes depends
+    on their lengths.
+    """
+
+    def draw(indices: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        return indices, draw_modes(len(indices), rng, train)
+
+    visited: tuple[set[int], set[int]] = (set(), set())
+    draws = _order(num_records, seed).batch(train.batch_size * max(group_batches, 1)).random_map(draw)
+    for number in range(-(-train.steps // max(group_batches, 1))):
+        batch = draws[number]
+        assert batch is not None  # Grain's type allows for filters; there is none
+        for index, with_reference in zip(*batch, strict=True):
+            visited[int(with_reference)].add(int(index))
+    return sorted(visited[0]), sorted(visited[1])
+
+
+def make_eval_batches(
+    records: Sequence[Record],
+    *,
+    chat: Chat,
+    model: ModelConfig,
+    text: TextConfig,
+    batch_size: int,
+    with_reference: bool,
+    answers: AnswersKept,
+    questions: QuestionKind = "inspection",
+    facts_as: FactsAs = "fusion",
+) -> Iterator[TreeBatch]:
+    """All records once, in order, all their questions; the last batch is filled with rows of record index -1.
+
+    Args:
+      records: The data set; random access.
+      chat: Template and tokenizer.
+      model: Sizes of tiles and image tokens.
+      text: Shapes of the tree.
+      batch_size: Rows of a batch.
+      with_reference: One-shot; False = zero-shot.
+      answers: `best`, `ranked`, or `none`: prompts only, for generation.
+      questions: The records' questions, or their descriptions.
+      facts_as: Comparison embeddings, or plain text in the prompt.
+
+    Raises:
+      StreamError: There are no records.
+    """
+    _require_records(records)
+    slots = slots_of(records, questions, answers, with_reference=with_reference)
+
+    def assemble(number: int) -> TreeBatch:
+        indices = range(number * batch_size, min((number + 1) * batch_size, len(records)))
+        rows = [
+            build_tree(
+                records[index],
+                chat=chat,
+                model=model,
+                text=text,
+                with_reference=with_reference,
+                answers=answers,
+                questions=questions,
+                facts_as=facts_as,
+                record_index=index,
+            )
+            for index in indices
+        ]
+        shape = choose_shape([row.tokens for row in rows], [row.question_ids for row in rows], text)
+        return stack_rows(
+            [*rows, *[None] * (batch_size - len(rows))],
+            shape=shape,
+            num_questions=slots.questions,
+            num_answers=slots.answers,
+            chat=chat,
+            model=model,
+            text=text,
+            has_references=slots.references,
+        )
+
+    num_batches = -(-len(records) // batch_size)
+    return iter(grain.MapDataset.range(num_batches).map(assemble).to_iter_dataset(_read_options(2)))
+
+
+_MOST_RECORDS: Final = 2**48
+
+
+def _order(num_records: int, seed: int) -> grain.MapDataset:
+    """Record numbers in a new seeded order each epoch, for longer than anyone trains.
+
+    Not for ever: Grain's own endless data sets cannot be cut where a batch has one record, since their length, one more
+    than the largest index, is no index.
+    """
+    return grain.MapDataset.range(num_records).seed(seed).shuffle().repeat(_MOST_RECORDS // num_records + 1)
+
+
+def _require_records(records: Sequence[Record]) -> None:
+    if not len(records):
+        raise StreamError("there are no records in this split: check data.root, or raise data.num_train and num_test")
+
+
+def _read_options(prefetch: int) -> grain.ReadOptions:
+    # One thread more than cores helps nothing here: assembly holds the interpreter lock.
+    return grain.ReadOptions(num_threads=min(prefetch, 2), prefetch_buffer_size=prefetch)

@@ -1,0 +1,115 @@
+"""ViT features of a data set's images on disk: which tiles there are, and how they are read."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+
+from sage_jax.axes import Float, Int, UInt8
+from sage_jax.config import ModelConfig
+from sage_jax.data.images import decode_rgb
+from sage_jax.data.records import Record
+from sage_jax.data.trees.encode import TileForm, count_image_tokens, count_reference_tokens, tokens_per_side
+from sage_jax.data.trees.tiles import tile_image
+
+
+@dataclasses.dataclass(frozen=True)
+class TileTable:
+    """The distinct images of some records, their tiles numbered one image after the other.
+
+    Attributes:
+      places: First tile and number of tiles of each record's test image (0) and reference (1); zeros where it has none.
+      sources: Record of each image, and 0 where it is the test image, 1 where it is the reference.
+    """
+
+    places: Int[np.ndarray, "R 2 2"]
+    sources: Int[np.ndarray, "I 2"]
+
+    @property
+    def num_tiles(self) -> int:
+        return int(self.places.sum(axis=2).max(initial=0))
+
+
+def tile_table(records: Sequence[Record], *, model: ModelConfig, advance: Callable[[int], None]) -> TileTable:
+    """The tiles of records, each of which is read; images are told apart by their encoded bytes.
+
+    Args:
+      advance: Called with the number of records read so far.
+    """
+    places = np.zeros((len(records), 2, 2), np.int64)
+    sources: list[tuple[int, int]] = []
+    known: dict[bytes, tuple[int, int]] = {}
+    num_tiles, per_tile = 0, tokens_per_side(model) ** 2
+    for index in range(len(records)):
+        record = records[index]
+        for which, image in enumerate((record.test_image, record.reference_image)):
+            if image is None:
+                continue
+            key = hashlib.sha256(image).digest()
+            if key not in known:
+                count = (count_reference_tokens if which else count_image_tokens)(record, model=model) // per_tile
+                known[key] = num_tiles, count
+                num_tiles += count
+                sources.append((index, which))
+            places[index, which] = known[key]
+        advance(index + 1)
+    return TileTable(places, np.asarray(sources, np.int64).reshape(-1, 2))
+
+
+def tiles_from(
+    records: Sequence[Record], table: TileTable, start: int, *, model: ModelConfig, num_threads: int
+) -> Iterator[UInt8[np.ndarray, "T H W 3"]]:
+    """The tiles of a table's images from tile `start` on, image by image, decoded ahead."""
+    firsts = np.array([table.places[index, which, 0] for index, which in table.sources], np.int64)
+    first = int(np.searchsorted(firsts, start, side="right")) - 1
+
+    def decode(image: int) -> np.ndarray:
+        index, which = (int(number) for number in table.sources[image])
+        record = records[index]
+        content, name = (
+            (record.reference_image, record.reference_path) if which else (record.test_image, record.test_path)
+        )
+        assert content is not None
+        pixels = decode_rgb(content, name=name)
+        tiles = tile_image(pixels, tile_px=model.vit.tile_px, max_tiles=model.max_tiles).tiles
+        return tiles[max(start - int(firsts[image]), 0) :]
+
+    if first < 0:
+        return iter(())
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
+    return iter(grain.MapDataset.range(first, len(firsts)).map(decode).to_iter_dataset(options))
+
+
+class StoredFeatures:
+    """ViT features of records' images, read from a mapped file when asked for; safe to hand to worker processes.
+
+    Args:
+      path: Features of all tiles, one after the other.
+      places: Of the records, as in `TileTable`.
+      form: Of a tile.
+    """
+
+    def __init__(self, path: Path, places: Int[np.ndarray, "R 2 2"], form: TileForm) -> None:
+        self.path, self.places, self.form = path, places, form
+        self._tiles: np.ndarray | None = None
+
+    def __reduce__(self) -> tuple[type[StoredFeatures], tuple[Any, ...]]:
+        return StoredFeatures, (self.path, self.places, self.form)  # a worker process maps the file itself
+
+    def chosen(self, indices: Sequence[int]) -> StoredFeatures:
+        """Those of some records, by their new index."""
+        return StoredFeatures(self.path, self.places[np.asarray(indices, np.int64)], self.form)
+
+    def of(self, index: int) -> tuple[Float[np.ndarray, "T M E"], Float[np.ndarray, "T2 M E"] | None]:
+        """Features of a record's test image, and of its reference; None where it has none."""
+        if self._tiles is None:
+            self._tiles = np.memmap(self.path, self.form.dtype, mode="r").reshape(-1, *self.form.shape)
+        (first, count), (reference_first, reference_count) = self.places[index]
+        reference = self._tiles[reference_first : reference_first + reference_count] if reference_count else None
+        return self._tiles[first : first + count], reference

@@ -1,0 +1,335 @@
+"""A record as token ids and tiles, before it is laid out as a tree."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal, Protocol, overload, runtime_checkable
+
+import numpy as np
+
+from sage_jax.axes import Bool, Float, Int, UInt8
+from sage_jax.config import ModelConfig, TextConfig
+from sage_jax.data.images import decode_mask, remembered_rgb
+from sage_jax.data.records import Question, Record
+from sage_jax.data.trees.chat import Chat, ChatError, FactsAs
+from sage_jax.data.trees.tiles import TiledImage, image_size, num_tiles, tile_grid, tile_image, token_labels
+
+AnswersKept = Literal["best", "ranked", "none"]
+QuestionKind = Literal["inspection", "description"]
+
+BEST_SCORE, WORST_SCORE = 5.0, 1.0
+
+
+class TreeError(ValueError):
+    """A record that does not fit the tree's static shapes; the message names it and the option to change."""
+
+
+@dataclasses.dataclass(frozen=True)
+class QuestionTokens:
+    """A question's token ids, and its answers' with their judge scores, best first."""
+
+    ids: Int[np.ndarray, " S"]
+    answers: tuple[Int[np.ndarray, " _"], ...]
+    scores: tuple[float, ...]
+
+    @property
+    def length(self) -> int:
+        return len(self.ids) + sum(len(answer) for answer in self.answers)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordTokens:
+    """A record's text as token ids.
+
+    Attributes:
+      record_id: The record.
+      prefix_ids: Token ids up to the question.
+      prefix_mask: False at the comparison placeholders of missing facts.
+      fact_ids: Token ids of the facts; 0 where masked.
+      fact_mask: True at real fact tokens.
+      questions: Questions and answers.
+      has_comparison: Whether the prefix holds comparison placeholders, one for each fact that a record can have.
+    """
+
+    record_id: str
+    prefix_ids: Int[np.ndarray, " S"]
+    prefix_mask: Bool[np.ndarray, " S"]
+    fact_ids: Int[np.ndarray, "F J"]
+    fact_mask: Bool[np.ndarray, "F J"]
+    questions: tuple[QuestionTokens, ...]
+    has_comparison: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the token ids; 128 bytes for each array's header."""
+        arrays = [self.prefix_ids, self.prefix_mask, self.fact_ids, self.fact_mask]
+        for question in self.questions:
+            arrays += [question.ids, *question.answers]
+        return sum(array.nbytes + 128 for array in arrays)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordPixels:
+    """A record's tiles, as pixels or as ViT features, and the share of anomalous pixels under each image token.
+
+    A reference that is not there and labels that are unknown are None.
+    """
+
+    tiles: UInt8[np.ndarray, "T H W 3"] | Float[np.ndarray, "T _ E"]
+    reference_tiles: UInt8[np.ndarray, "T2 H W 3"] | Float[np.ndarray, "T2 _ E"] | None
+    token_labels: Float[np.ndarray, " M"] | None
+
+    @property
+    def nbytes(self) -> int:
+        arrays = (self.tiles, self.reference_tiles, self.token_labels)
+        return sum(array.nbytes + 128 for array in arrays if array is not None)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordCounts:
+    """The most questions, answers and references of any record of a data set, for the static shapes of batches."""
+
+    questions: int = 0
+    answers: int = 0
+    descriptions: int = 0
+    description_answers: int = 0
+    references: int = 0
+
+    def including(self, record: Record) -> RecordCounts:
+        """The counts with one more record."""
+        return RecordCounts(
+            max(self.questions, len(record.questions)),
+            max([self.answers, *(len(question.answers) for question in record.questions)]),
+            max(self.descriptions, len(record.descriptions)),
+            max([self.description_answers, *(len(question.answers) for question in record.descriptions)]),
+            max(self.references, int(record.reference_image is not None)),
+        )
+
+
+def count_records(records: Iterable[Record]) -> RecordCounts:
+    """The most questions, answers and references that any of the records has; reads them all."""
+    counts = RecordCounts()
+    for record in records:
+        counts = counts.including(record)
+    return counts
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """Records that know their counts, so that none has to be read for them."""
+
+    counts: RecordCounts
+
+
+class ChosenRecords(Sequence[Record]):
+    """Some records of a data set, read as they are asked for, under the whole data set's counts.
+
+    The counts give batches their shape, which must be the whole data set's whichever records are chosen.
+    """
+
+    def __init__(self, records: Sequence[Record], indices: Sequence[int]):
+        self._records, self._indices = records, indices
+        self.counts = records.counts if isinstance(records, Counted) else count_records(records)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> ChosenRecords: ...
+
+    def __getitem__(self, index: int | slice) -> Record | ChosenRecords:
+        if isinstance(index, slice):
+            return ChosenRecords(self._records, self._indices[index])
+        return self._records[self._indices[index]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TileForm:
+    """Shape and dtype of a tile in a batch."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def pixel_form(model: ModelConfig) -> TileForm:
+    """Of tiles as pixels."""
+    return TileForm((model.vit.tile_px, model.vit.tile_px, 3), np.dtype(np.uint8))
+
+
+def feature_form(model: ModelConfig, dtype: np.dtype) -> TileForm:
+    """Of tiles as ViT features, pixel-shuffled."""
+    return TileForm((model.tokens_per_tile, model.vit.embed_dim * model.downsample**2), dtype)
+
+
+def tokens_per_side(model: ModelConfig) -> int:
+    """Image tokens along a tile's side, after pixel shuffle."""
+    return model.vit.tile_px // model.vit.patch_px // model.downsample
+
+
+def tiles_per_image(model: ModelConfig) -> int:
+    """Most tiles of an image, thumbnail counted: T of a batch."""
+    return model.max_tiles + int(model.max_tiles > 1)
+
+
+def count_image_tokens(record: Record, *, model: ModelConfig) -> int:
+    """Image tokens of a record's test image, from its header alone where tiling depends on its size.
+
+    Raises:
+      ImageFault: The image cannot be read.
+    """
+    return _count_tokens(record.test_image, record.test_path, model)
+
+
+def count_reference_tokens(record: Record, *, model: ModelConfig) -> int:
+    """Image tokens of a record's reference image, found in the same way; 0 without one.
+
+    Raises:
+      ImageFault: The image cannot be read.
+    """
+    if record.reference_image is None:
+        return 0
+    return _count_tokens(record.reference_image, record.reference_path, model)
+
+
+def _count_tokens(image: bytes, name: str, model: ModelConfig) -> int:
+    per_tile = tokens_per_side(model) ** 2
+    if model.max_tiles == 1:
+        return per_tile
+    width, height = image_size(image, name=name)
+    return per_tile * num_tiles(width, height, tile_px=model.vit.tile_px, max_tiles=model.max_tiles)
+
+
+def questions_of(record: Record, questions: QuestionKind) -> tuple[Question, ...]:
+    """A record's questions of one kind.
+
+    Raises:
+      TreeError: There is none.
+    """
+    found = record.questions if questions == "inspection" else record.descriptions
+    if not found:
+        name = "questions" if questions == "inspection" else "descriptions"
+        raise TreeError(
+            f"record {record.record_id} has no {name}: leave the stage out or use a source that gives {name}"
+        )
+    return found
+
+
+def encode_text(
+    record: Record,
+    *,
+    num_image_tokens: int,
+    chat: Chat,
+    text: TextConfig,
+    answers: AnswersKept,
+    questions: QuestionKind,
+    facts_as: FactsAs,
+    num_reference_tokens: int = 0,
+) -> RecordTokens:
+    """Token ids of a record's prefix, questions and answers.
+
+    A question of which some answer has no judge score is scored by rank, evenly from 5 (best) to 1 (worst).
+
+    Args:
+      num_image_tokens: Of the test image.
+      num_reference_tokens: Of the reference image where it stands in the prompt, else 0.
+
+    Raises:
+      TreeError: An answer or fact is too long, or the record has no such questions.
+    """
+    facts = [fact for fact in record.facts if fact.strip()][: text.max_facts]
+    prefix = chat.prefix_ids(
+        num_image_tokens, facts=facts, facts_as=facts_as, num_reference_tokens=num_reference_tokens
+    )
+    mask = np.ones(prefix.shape, np.bool_)
+    mask[np.flatnonzero(prefix == chat.comparison_id)[len(facts) :]] = False
+    try:
+        fact_ids, fact_mask = chat.fact_ids(facts if facts_as == "fusion" else ())
+    except ChatError as error:
+        raise TreeError(f"record {record.record_id}: {error}") from None
+    asked = tuple(
+        _encode_question(question, record_id=record.record_id, chat=chat, text=text, answers=answers, facts_as=facts_as)
+        for question in questions_of(record, questions)
+    )
+    return RecordTokens(record.record_id, prefix, mask, fact_ids, fact_mask, asked, facts_as == "fusion")
+
+
+def _encode_question(
+    question: Question, *, record_id: str, chat: Chat, text: TextConfig, answers: AnswersKept, facts_as: FactsAs
+) -> QuestionTokens:
+    kept = {"best": question.answers[:1], "ranked": question.answers, "none": ()}[answers]
+    if answers != "none" and not kept:
+        raise TreeError(f"record {record_id}: question {question.text!r} has no answer to train on")
+    encoded = tuple(chat.answer_ids(answer.text) for answer in kept)
+    longest = max(map(len, encoded), default=0)
+    if longest > text.max_answer_tokens:
+        raise TreeError(
+            f"record {record_id}: an answer to {question.text!r} has {longest} tokens:"
+            f" raise text.max_answer_tokens (now {text.max_answer_tokens})"
+        )
+    scores = [answer.score for answer in question.answers]
+    judged = [score for score in scores if score is not None]
+    if len(judged) < len(scores):
+        judged = np.linspace(BEST_SCORE, WORST_SCORE, len(scores)).tolist()
+    return QuestionTokens(chat.question_ids(question.text, facts_as=facts_as), encoded, tuple(judged[: len(kept)]))
+
+
+def decode_pixels(record: Record, *, model: ModelConfig) -> RecordPixels:
+    """Tiles of a record's images, and its token labels.
+
+    A part known to be good needs no mask: its labels are 0.
+
+    Raises:
+      ImageFault: An image cannot be read.
+    """
+    image = remembered_rgb(record.test_image, name=record.test_path, keep=False)
+    tiled = tile_image(image, tile_px=model.vit.tile_px, max_tiles=model.max_tiles)
+    labels, reference = _labels(record, tiled, model), None
+    if record.reference_image is not None:
+        size = {"tile_px": model.vit.tile_px, "max_tiles": model.max_tiles}
+        reference = _reference_tiles(record.reference_image, name=record.reference_path, **size)
+    return RecordPixels(tiled.tiles, reference, labels)
+
+
+def decode_labels(record: Record, *, model: ModelConfig) -> Float[np.ndarray, " M"] | None:
+    """A record's token labels alone; of its test image the header is read.
+
+    Raises:
+      ImageFault: The header cannot be read.
+    """
+    width, height = image_size(record.test_image, name=record.test_path)
+    return _labels(record, blank_tiles(width, height, model=model), model)
+
+
+def blank_tiles(width: int, height: int, *, model: ModelConfig) -> TiledImage:
+    """The tiles of an image of so many px, without their pixels: how many there are, and where."""
+    columns, rows = tile_grid(width, height, tile_px=model.vit.tile_px, max_tiles=model.max_tiles)
+    has_thumbnail = columns * rows > 1
+    return TiledImage(np.zeros((columns * rows + has_thumbnail, 0, 0, 3), np.uint8), columns, rows, has_thumbnail)
+
+
+def _labels(record: Record, tiled: TiledImage, model: ModelConfig) -> Float[np.ndarray, " M"] | None:
+    side = tokens_per_side(model)
+    if record.mask is not None:
+        return token_labels(decode_mask(record.mask), tiled, tokens_per_side=side)
+    if record.anomalous is False:
+        return np.zeros(len(tiled.tiles) * side**2, np.float32)
+    return None
+
+
+@functools.lru_cache(maxsize=8)
+def _reference_tiles(image: bytes, *, name: str, tile_px: int, max_tiles: int) -> UInt8[np.ndarray, "T2 H W 3"]:
+    """Tiles of a reference, read-only: many images in a row may be compared with one, which is decoded once then."""
+    pixels = remembered_rgb(image, name=name, keep=False)
+    tiles = tile_image(pixels, tile_px=tile_px, max_tiles=max_tiles).tiles
+    tiles.flags.writeable = False
+    return tiles

@@ -1,0 +1,266 @@
+"""Tree-shaped token sequences: one image, its questions and their ranked answers in one row."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from sage_jax.batch import TreeBatch
+from sage_jax.config import ModelConfig, TextConfig
+from sage_jax.data.records import Record
+from sage_jax.data.trees.chat import Chat, FactsAs, check_placeholders
+from sage_jax.data.trees.encode import (
+    AnswersKept,
+    QuestionKind,
+    QuestionTokens,
+    RecordPixels,
+    RecordTokens,
+    TileForm,
+    TreeError,
+    decode_pixels,
+    encode_text,
+    pixel_form,
+    tiles_per_image,
+    tokens_per_side,
+)
+from sage_jax.data.trees.shapes import TreeShape, tree_length
+
+
+@dataclasses.dataclass(frozen=True)
+class TreeRow:
+    """One row before padding: a record's text and pixels, and what of them the row shows.
+
+    Attributes:
+      tokens: The text.
+      pixels: The tiles.
+      question_ids: Which of the record's questions, in this order.
+      with_reference: Whether the row shows the reference image, if there is one; under `text.reference` = `prompt` the
+        text has its placeholders just then.
+      record_index: Row of the data set.
+    """
+
+    tokens: RecordTokens
+    pixels: RecordPixels
+    question_ids: tuple[int, ...]
+    with_reference: bool
+    record_index: int
+
+    @property
+    def length(self) -> int:
+        """Tokens of the tree."""
+        return tree_length(self.tokens, self.question_ids)
+
+
+def build_tree(
+    record: Record,
+    *,
+    chat: Chat,
+    model: ModelConfig,
+    text: TextConfig,
+    with_reference: bool,
+    answers: AnswersKept,
+    questions: QuestionKind = "inspection",
+    question_ids: Sequence[int] | None = None,
+    facts_as: FactsAs = "fusion",
+    record_index: int = 0,
+) -> TreeRow:
+    """The tree of one record.
+
+    Args:
+      record: The record.
+      chat: Template and tokenizer.
+      model: Sizes of tiles and image tokens.
+      text: Shapes of the tree.
+      with_reference: Whether the row shows the reference image.
+      answers: `best`, all (`ranked`), or `none`: prompts only, for generation.
+      questions: The record's questions, or its descriptions.
+      question_ids: Which of them; None = all.
+      facts_as: Comparison embeddings, or plain text in the prompt.
+      record_index: Row of the data set, kept for later.
+
+    Raises:
+      TreeError: The record does not fit.
+      ImageFault: An image cannot be read.
+    """
+    pixels = decode_pixels(record, model=model)
+    tokens = encode_text(
+        record,
+        num_image_tokens=len(pixels.tiles) * tokens_per_side(model) ** 2,
+        chat=chat,
+        text=text,
+        answers=answers,
+        questions=questions,
+        facts_as=facts_as,
+        num_reference_tokens=_reference_tokens(pixels, with_reference, model, text),
+    )
+    chosen = range(len(tokens.questions)) if question_ids is None else question_ids
+    return TreeRow(tokens, pixels, tuple(chosen), with_reference, record_index)
+
+
+def _reference_tokens(pixels: RecordPixels, with_reference: bool, model: ModelConfig, text: TextConfig) -> int:
+    """Image tokens that a row's reference takes in its prompt."""
+    if text.reference == "fusion" or not with_reference or pixels.reference_tiles is None:
+        return 0
+    return len(pixels.reference_tiles) * tokens_per_side(model) ** 2
+
+
+def stack_rows(
+    rows: Sequence[TreeRow | None],
+    *,
+    shape: TreeShape,
+    num_questions: int,
+    num_answers: int,
+    chat: Chat,
+    model: ModelConfig,
+    text: TextConfig,
+    has_references: bool = True,
+    form: TileForm | None = None,
+) -> TreeBatch:
+    """Rows padded to static shapes; None gives a padding row, masked throughout, of record index -1.
+
+    The first `source_index` of every answer slot of a question is the question's last token, also where there is no
+    answer: the place from which to generate one.
+
+    Args:
+      rows: The rows.
+      shape: Length of the tree (S), and of its blocks.
+      num_questions: Question slots (Q).
+      num_answers: Answer slots of a question (N).
+      chat: Template, for padding.
+      model: Sizes of tiles and image tokens.
+      text: Sizes of facts and answers.
+      has_references: Whether there is room for references; without, no row may show one.
+      form: Of the rows' tiles; None = pixels.
+
+    Returns:
+      A batch of numpy arrays.
+
+    Raises:
+      TreeError: A row has more tokens, questions or answers than there is room for.
+      ChatError: A row's placeholders and embeddings differ in number.
+    """
+    batch = empty_batch(
+        len(rows),
+        shape,
+        num_questions,
+        num_answers,
+        chat.pad_id,
+        model,
+        text,
+        has_references=has_references,
+        form=form,
+    )
+    for index, row in enumerate(rows):
+        if row is None:
+            continue
+        asked = [row.tokens.questions[question] for question in row.question_ids]
+        most = max((len(question.answers) for question in asked), default=0)
+        if row.length > shape.length or len(asked) > num_questions or most > num_answers:
+            raise TreeError(
+                f"record {row.tokens.record_id}: {row.length} tokens, {len(asked)} questions, {most} answers do not fit"
+                f" into {shape.length} tokens, {num_questions} questions, {num_answers} answers"
+            )
+        check_placeholders(
+            row.tokens.prefix_ids,
+            chat,
+            len(row.pixels.tiles) * tokens_per_side(model) ** 2
+            + _reference_tokens(row.pixels, row.with_reference, model, text),
+            text.max_facts if row.tokens.has_comparison else 0,
+            record_id=row.tokens.record_id,
+        )
+        _write_pixels(batch, index, row)
+        _write_tree(batch, index, row, asked)
+    return batch
+
+
+def empty_batch(
+    rows: int,
+    shape: TreeShape,
+    questions: int,
+    answers: int,
+    pad_id: int,
+    model: ModelConfig,
+    text: TextConfig,
+    *,
+    has_references: bool = True,
+    form: TileForm | None = None,
+) -> TreeBatch:
+    """A batch of padding rows: the shapes and dtypes that every batch of these sizes has."""
+    tiles, form = tiles_per_image(model), form or pixel_form(model)
+    reference_tiles = tiles if has_references else 0
+    ranked = (rows, questions, answers)
+    length = text.max_answer_tokens
+    return TreeBatch(
+        tiles=np.zeros((rows, tiles, *form.shape), form.dtype),
+        tile_mask=np.zeros((rows, tiles), np.bool_),
+        reference_tiles=np.zeros((rows, reference_tiles, *form.shape), form.dtype),
+        reference_tile_mask=np.zeros((rows, reference_tiles), np.bool_),
+        fact_ids=np.zeros((rows, text.max_facts, text.max_fact_tokens), np.int32),
+        fact_mask=np.zeros((rows, text.max_facts, text.max_fact_tokens), np.bool_),
+        token_ids=np.full((rows, shape.length), pad_id, np.int32),
+        token_mask=np.zeros((rows, shape.length), np.bool_),
+        position_ids=np.zeros((rows, shape.length), np.int32),
+        question_index=np.full((rows, shape.length), -1, np.int32),
+        answer_index=np.full((rows, shape.length), -1, np.int32),
+        source_index=np.zeros((*ranked, length), np.int32),
+        target_ids=np.full((*ranked, length), pad_id, np.int32),
+        target_mask=np.zeros((*ranked, length), np.bool_),
+        scores=np.zeros(ranked, np.float32),
+        answer_mask=np.zeros(ranked, np.bool_),
+        question_ids=np.full((rows, questions), -1, np.int32),
+        reference_logps=np.zeros(ranked, np.float32),
+        token_labels=np.full((rows, tiles * tokens_per_side(model) ** 2), -1, np.float32),
+        record_index=np.full(rows, -1, np.int32),
+        prefix_slots=shape.prefix_slots,
+        question_slots=shape.question_slots,
+        answer_slots=min(shape.answer_slots, length),
+        target_slots=min(shape.target_slots, questions * answers * length),
+    )
+
+
+def _write_pixels(batch: TreeBatch, index: int, row: TreeRow) -> None:
+    pixels = row.pixels
+    batch.tiles[index, : len(pixels.tiles)] = pixels.tiles
+    batch.tile_mask[index, : len(pixels.tiles)] = True
+    if row.with_reference and pixels.reference_tiles is not None:
+        batch.reference_tiles[index, : len(pixels.reference_tiles)] = pixels.reference_tiles
+        batch.reference_tile_mask[index, : len(pixels.reference_tiles)] = True
+    if pixels.token_labels is not None:
+        batch.token_labels[index, : len(pixels.token_labels)] = pixels.token_labels
+    batch.record_index[index] = row.record_index
+
+
+def _write_tree(batch: TreeBatch, index: int, row: TreeRow, asked: Sequence[QuestionTokens]) -> None:
+    token_ids, positions = batch.token_ids[index], batch.position_ids[index]
+    prefix = row.tokens.prefix_ids
+    token_ids[: len(prefix)] = prefix
+    # Placeholders of missing facts take no position: a row with two facts equals a prompt written with two.
+    positions[: len(prefix)] = np.maximum(np.cumsum(row.tokens.prefix_mask) - 1, 0)
+    branch = int(positions[len(prefix) - 1]) + 1
+    batch.token_mask[index, : row.length] = True
+    batch.token_mask[index, : len(prefix)] = row.tokens.prefix_mask
+    batch.fact_ids[index], batch.fact_mask[index] = row.tokens.fact_ids, row.tokens.fact_mask
+    batch.question_ids[index, : len(asked)] = row.question_ids
+    num_answers = batch.answer_mask.shape[2]
+    steps = np.arange(token_ids.shape[0], dtype=np.int32)
+    start = len(prefix)
+    for slot, question in enumerate(asked):
+        end = start + len(question.ids)
+        token_ids[start:end] = question.ids
+        positions[start:end] = branch + steps[: end - start]
+        batch.question_index[index, start : end + sum(map(len, question.answers))] = slot
+        batch.source_index[index, slot, :, 0] = end - 1
+        answer_branch, start = branch + end - start, end
+        for rank, answer in enumerate(question.answers):
+            size = len(answer)
+            token_ids[start : start + size] = answer
+            positions[start : start + size] = answer_branch + steps[:size]
+            batch.answer_index[index, start : start + size] = slot * num_answers + rank
+            batch.source_index[index, slot, rank, 1:size] = start + steps[: size - 1]
+            batch.target_ids[index, slot, rank, :size] = answer
+            batch.target_mask[index, slot, rank, :size] = True
+            batch.scores[index, slot, rank] = question.scores[rank]
+            batch.answer_mask[index, slot, rank] = True
+            start += size

@@ -1,0 +1,175 @@
+"""What is asked of a model about records, by evaluation and inspection alike: answers, scores, rankings, maps."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import operator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, TypeVar
+
+import jax
+import numpy as np
+
+from sage_jax.axes import Float, Int
+from sage_jax.batch import Answers, Scores, TreeBatch
+from sage_jax.config import Config, ModelConfig
+from sage_jax.data.adpl.facts import Vocabulary
+from sage_jax.data.adpl.preferences import INSPECTION_QUESTION
+from sage_jax.data.images import remembered_rgb
+from sage_jax.data.records import Question, Record
+from sage_jax.data.stream.pipeline import make_eval_batches
+from sage_jax.data.trees.chat import Chat, FactsAs
+from sage_jax.data.trees.encode import AnswersKept, blank_tiles
+from sage_jax.data.trees.tiles import map_from_tokens
+from sage_jax.generation.continuous_batching import AnswerStream
+from sage_jax.generation.responder import Responder
+
+Found = TypeVar("Found")
+
+_GROUPS_A_BATCH: Final = 8
+"""Parts of a batch's rows that records are taken into at a time: rows wait for half of one, a sixteenth of all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Examination:
+    """What evaluation and inspection need of a model, beside the records.
+
+    Attributes:
+      responder: The model.
+      chat: Template and tokenizer.
+      config: The run.
+      vocabulary: Objects, defects and their names.
+      weights: Hash of the model's parameters.
+      facts_as: How the stage was given its facts.
+    """
+
+    responder: Responder
+    chat: Chat
+    config: Config
+    vocabulary: Vocabulary
+    weights: str
+    facts_as: FactsAs = "fusion"
+
+    def digest(self, **beside: object) -> str:
+        """Hash of all that decides an answer to a record, and of what else decides a result."""
+        config = self.config
+        parts = {
+            "weights": self.weights,
+            "tokenizer": self.chat.tokenizer_digest(),
+            "vocabulary": repr(self.vocabulary),
+            "model": dataclasses.asdict(config.model),
+            "text": dataclasses.asdict(config.text),
+            "decoding": dataclasses.asdict(self.responder.decoding),
+            "facts_as": self.facts_as,
+            **beside,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+    def answers(
+        self, records: Sequence[Record], *, with_reference: bool, advance: Callable[[int], None] | None = None
+    ) -> Iterator[tuple[Record, Answers]]:
+        """Each record and its answers, the batch axis taken off; the next records come in as rows become free.
+
+        Args:
+          advance: Takes the number of records done, when the next is asked for.
+        """
+        rows = self.rows(len(records))
+        at_once = self.responder.rows(-(-rows // _GROUPS_A_BATCH))
+        batches = self.batches(records, with_reference=with_reference, answers="none", rows=at_once)
+        groups = ((batch, draw_seeds(shown_records(batch, records))) for batch in batches)
+        stream = AnswerStream(self.responder, num_rows=rows)
+        for done, (index, answers) in enumerate(stream.answers(groups), start=1):
+            yield records[index], answers
+            if advance is not None:
+                advance(done)
+
+    def scores(
+        self, records: Sequence[Record], *, with_reference: bool, advance: Callable[[int], None] | None = None
+    ) -> Iterator[tuple[Record, Scores]]:
+        """Each record and the scores of its questions, the batch axis taken off; nothing is decoded."""
+        for batch in self._batches_done(records, with_reference, "none", advance):
+            yield from _by_record(shown_records(batch, records), self.responder.scores(batch))
+
+    def rankings(
+        self, records: Sequence[Record], *, with_reference: bool, advance: Callable[[int], None] | None = None
+    ) -> Iterator[tuple[Record, np.ndarray]]:
+        """Each record and the summed log-probabilities of its questions' answers [Q, N]."""
+        for batch in self._batches_done(records, with_reference, "ranked", advance):
+            logps = np.where(batch.answer_mask, self.responder.answer_logps(batch), np.nan)
+            yield from _by_record(shown_records(batch, records), logps)
+
+    def _batches_done(
+        self,
+        records: Sequence[Record],
+        with_reference: bool,
+        answers: AnswersKept,
+        advance: Callable[[int], None] | None,
+    ) -> Iterator[TreeBatch]:
+        """The batches, each counted when the next is asked for."""
+        for done, batch in enumerate(self.batches(records, with_reference=with_reference, answers=answers), start=1):
+            yield batch
+            if advance is not None:
+                advance(done)
+
+    def rows(self, num_records: int) -> int:
+        """Rows of the batches that so many records come in."""
+        return self.responder.rows(min(self.config.evaluate.batch_size, num_records))
+
+    def batches(
+        self, records: Sequence[Record], *, with_reference: bool, answers: AnswersKept, rows: int = 0
+    ) -> Iterator[TreeBatch]:
+        """The records in batches; `rows` fixes their size, so that few records compile nothing anew."""
+        return make_eval_batches(
+            records,
+            chat=self.chat,
+            model=self.config.model,
+            text=self.config.text,
+            batch_size=rows or self.rows(len(records)),
+            with_reference=with_reference,
+            answers=answers,
+            facts_as=self.facts_as,
+        )
+
+
+def shown_records(batch: TreeBatch, records: Sequence[Record]) -> list[Record | None]:
+    """The record of each row; None for padding rows."""
+    return [records[int(index)] if index >= 0 else None for index in batch.record_index]
+
+
+def _by_record(shown: Sequence[Record | None], found: Found) -> Iterator[tuple[Record, Found]]:
+    """The records of a batch and what was found of each; padding rows are left out."""
+    for row, record in enumerate(shown):
+        if record is not None:
+            yield record, jax.tree.map(operator.itemgetter(row), found)
+
+
+def draw_seeds(shown: Sequence[Record | None]) -> Int[np.ndarray, " B"]:
+    """What tells the draws of records apart: a record's are the same whatever batch it is in."""
+    names = ["" if record is None else record.record_id for record in shown]
+    return np.asarray([zlib.crc32(name.encode()) >> 1 for name in names], np.int32)
+
+
+def inspection_record(record: Record) -> Record:
+    """The record with the one question that inspection asks: whether there is a defect."""
+    return dataclasses.replace(record, questions=(Question(INSPECTION_QUESTION, ()),))
+
+
+def anomaly_map(
+    record: Record, similarity: Float[np.ndarray, " M"], model: ModelConfig
+) -> tuple[np.ndarray, Float[np.ndarray, "H W"]]:
+    """The test image, and 1 - similarity laid back over it (SFE, step 3): larger where it is unlike its reference."""
+    image = remembered_rgb(record.test_image, name=record.test_path, keep=False)
+    height, width = image.shape[:2]
+    tiled, side = blank_tiles(width, height, model=model), int(np.sqrt(model.tokens_per_tile))
+    values = 1.0 - similarity[: len(tiled.tiles) * side**2]
+    return image, map_from_tokens(values, tiled, tokens_per_side=side, height=height, width=width)
+
+
+def scored_of(examination: Examination, data_revision: str) -> str:
+    """Hash of all that decides a stage's metrics: model, test records, config of the evaluation and its seed."""
+    config = examination.config
+    evaluate = {name: value for name, value in dataclasses.asdict(config.evaluate).items() if name != "stages"}
+    return examination.digest(data=data_revision, evaluate=evaluate, seed=config.seed)

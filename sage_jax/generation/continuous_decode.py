@@ -1,0 +1,194 @@
+"""Rows of decoding that each hold an image at its own token, so that a row whose image has ended takes in the next.
+
+Tokens are written at one place for all rows. In front of the prompt's slots a cache has a ring of slots for answers:
+step k writes slots (k mod (L - 1)) * Q and on. An image has ended after at most L - 1 steps, before its first slot is
+written again. Slots need no order: positions are in the keys, and each row's mask says which slots are its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from sage_jax.axes import Array, Int
+from sage_jax.batch import AnyArray, Scores, TreeBatch
+from sage_jax.generation.decoding import Decoding, Talk, chosen_token, next_token, prefill, unasked, verdict_score
+from sage_jax.generation.sampling import draw_keys
+from sage_jax.models.sage import Sage
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class AnswerRows:
+    """Images whose questions are being answered, one a row, and how far each is.
+
+    Attributes:
+      talk: Where the talks stand; the ring's slots come first in its cache, and its length is where the ring goes on.
+      token: Last token of each answer.
+      ended: True where there is nothing more to answer; everywhere in a row that is free.
+      step: Number of the last token in its answer, from 0.
+      seeds: Of each row's draws.
+      token_ids: The answers so far; what follows is the closing id.
+
+    Of arrays, or of their shardings.
+    """
+
+    talk: Talk
+    token: AnyArray  # B Q
+    ended: AnyArray  # B Q
+    step: AnyArray  # B
+    seeds: AnyArray  # B
+    token_ids: AnyArray  # B Q L
+
+    @property
+    def num_slots(self) -> int:
+        """Slots of the cache."""
+        return self.talk.visible.shape[-1]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RowStates:
+    """How far rows are.
+
+    Attributes:
+      free: True where a row's answers have ended, or where it never had an image.
+      token_ids: Answers so far.
+      steps: Decoding steps that were made since the last time.
+
+    Of arrays, or of their shardings.
+    """
+
+    free: AnyArray  # B
+    token_ids: AnyArray  # B Q L
+    steps: AnyArray
+
+
+def ring_slots(num_questions: int, decoding: Decoding) -> int:
+    """Slots of the ring: a token of every question in every step that an image can take."""
+    return max(decoding.max_new_tokens - 1, 1) * num_questions
+
+
+def prefill_rows(
+    model: Sage, batch: TreeBatch, seeds: Int[Array, " B"], decoding: Decoding
+) -> tuple[Scores, AnswerRows]:
+    """The images of a batch with the first token of each answer, to be placed; their cache has no ring."""
+    logits, similarity, talk = prefill(model, batch, 0, decoding)
+    rows, num_questions, _ = logits.shape
+    keys, zero = draw_keys(decoding.sampling.seed, seeds, num_questions, talk.turns), jnp.zeros((), jnp.int32)
+    token, ended, talk = chosen_token(talk, logits, unasked(batch), keys, zero, decoding)
+    token_ids = jnp.full((rows, num_questions, decoding.max_new_tokens), decoding.end_id, jnp.int32)
+    found = AnswerRows(
+        talk=talk,
+        token=token,
+        ended=ended | (decoding.max_new_tokens == 1),
+        step=jnp.zeros(rows, jnp.int32),
+        seeds=seeds,
+        token_ids=token_ids.at[:, :, 0].set(token),
+    )
+    return Scores(verdict_score(logits, decoding.verdict_ids), similarity), found
+
+
+def free_rows(model: Sage, group: AnswerRows, rows: int, decoding: Decoding) -> AnswerRows:
+    """So many free rows for images of prompts as long as those of a group, which is only looked at for its shapes."""
+    num_questions = group.token.shape[1]
+    slots = ring_slots(num_questions, decoding) + group.num_slots
+
+    def none(x: Array) -> Array:
+        return jnp.zeros((rows, *x.shape[1:]), x.dtype)
+
+    talk = Talk(
+        cache=model.decoder.empty_cache(rows, slots),
+        visible=jnp.zeros((rows, num_questions, slots), bool),
+        position_ids=none(group.talk.position_ids),
+        used=jax.tree.map(none, group.talk.used),
+        turns=jnp.zeros((), jnp.int32),
+    )
+    return AnswerRows(
+        talk=talk,
+        token=none(group.token),
+        ended=jnp.ones((rows, num_questions), bool),
+        step=none(group.step),
+        seeds=none(group.seeds),
+        token_ids=none(group.token_ids),
+    )
+
+
+def widen_rows(rows: AnswerRows, slots: int) -> AnswerRows:
+    """The same with so many slots in all: the ring comes first, so that longer prompts find room behind."""
+    return dataclasses.replace(rows, talk=rows.talk.widened(slots))
+
+
+def place_rows(rows: AnswerRows, group: AnswerRows, places: Int[Array, " G"], decoding: Decoding) -> AnswerRows:
+    """The rows with a group's images in some of them; whatever these held is gone.
+
+    Args:
+      group: Of prompts no longer than the rows have slots for.
+      places: Row of each image of the group; the number of rows where one is left out.
+    """
+    ring = ring_slots(group.token.shape[1], decoding)
+    end = ring + group.num_slots
+
+    def put(into: Array, what: Array) -> Array:
+        return into.at[places].set(what, mode="drop")
+
+    cache, shown = rows.talk.cache, group.talk.cache
+    cache = dataclasses.replace(
+        cache,
+        keys=tuple(
+            old.at[places, :, :, ring:end].set(new, mode="drop")
+            for old, new in zip(cache.keys, shown.keys, strict=True)
+        ),
+        values=tuple(
+            old.at[places, :, ring:end].set(new, mode="drop")
+            for old, new in zip(cache.values, shown.values, strict=True)
+        ),
+    )
+    talk = Talk(
+        cache=cache,
+        visible=put(rows.talk.visible, jnp.pad(group.talk.visible, ((0, 0), (0, 0), (ring, rows.num_slots - end)))),
+        position_ids=put(rows.talk.position_ids, group.talk.position_ids),
+        used=jax.tree.map(put, rows.talk.used, group.talk.used),
+        turns=rows.talk.turns,
+    )
+    return AnswerRows(
+        talk=talk,
+        token=put(rows.token, group.token),
+        ended=put(rows.ended, group.ended),
+        step=put(rows.step, group.step),
+        seeds=put(rows.seeds, group.seeds),
+        token_ids=put(rows.token_ids, group.token_ids),
+    )
+
+
+def decode_rows(
+    model: Sage, rows: AnswerRows, wanted: Int[Array, ""], decoding: Decoding
+) -> tuple[AnswerRows, RowStates]:
+    """One token of every open answer in each step, until so many rows are free; and how far the rows then are."""
+    num_questions, longest = rows.token_ids.shape[1:]
+    keys = draw_keys(decoding.sampling.seed, rows.seeds, num_questions, rows.talk.turns)
+    ring = ring_slots(num_questions, decoding)
+
+    def unfinished(carry: tuple[AnswerRows, Array]) -> Array:
+        return jnp.sum(carry[0].ended.all(axis=1)) < wanted
+
+    def step(carry: tuple[AnswerRows, Array]) -> tuple[AnswerRows, Array]:
+        rows, steps = carry
+        number = rows.step + ~rows.ended.all(axis=1)
+        token, ended, talk = next_token(model, rows.talk, rows.token, rows.ended, keys, number[:, None], decoding)
+        here = (jnp.arange(longest) == number[:, None, None]) & ~rows.ended[..., None]
+        length = jnp.where(talk.length < ring, talk.length, 0)
+        rows = AnswerRows(
+            talk=dataclasses.replace(talk, cache=dataclasses.replace(talk.cache, length=length)),
+            token=token,
+            ended=ended | (number >= longest - 1)[:, None],
+            step=number,
+            seeds=rows.seeds,
+            token_ids=jnp.where(here, token[..., None], rows.token_ids),
+        )
+        return rows, steps + 1
+
+    rows, steps = jax.lax.while_loop(unfinished, step, (rows, jnp.zeros((), jnp.int32)))
+    return rows, RowStates(rows.ended.all(axis=1), rows.token_ids, steps)

@@ -1,0 +1,388 @@
+"""Decoding: prefill of image and questions as one tree, then one token of every question in each step."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sage_jax.axes import Array, Bool, Float, Int
+from sage_jax.batch import Answers, AnyArray, Scores, TreeBatch
+from sage_jax.generation.sampling import Sampling, choose, draw_keys
+from sage_jax.models.attention.tree import prefix_layout
+from sage_jax.models.decoder import KvCache
+from sage_jax.models.sage import Sage, tree_mask
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Talk:
+    """Where the conversations about a batch stand, one for each question: what a next turn goes on from.
+
+    The slots of a cache are shared by all questions of a row. Behind the prompt, tokens of the questions stand side by
+    side: token 0 of each, then token 1 of each.
+
+    Attributes:
+      cache: Of everything said so far.
+      visible: True at the slots that a question's next token sees.
+      position_ids: Position of that token.
+      used: True at the ids in a question's conversation; None without a repetition penalty.
+      turns: Answers given so far.
+
+    Of arrays, or of their shardings.
+    """
+
+    cache: KvCache
+    visible: AnyArray  # B Q T
+    position_ids: AnyArray  # B Q
+    used: AnyArray | None  # B Q V
+    turns: AnyArray
+
+    @property
+    def length(self) -> Int[Array, ""]:
+        """Slots written so far."""
+        return self.cache.length
+
+    def widened(self, slots: int) -> Talk:
+        """The same with a larger cache."""
+        more = slots - self.visible.shape[-1]
+        return dataclasses.replace(
+            self, cache=self.cache.widened(more), visible=jnp.pad(self.visible, ((0, 0), (0, 0), (0, more)))
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Opening:
+    """What all talks about the images of a batch begin with: read once, whatever is asked then.
+
+    Attributes:
+      images: The images, encoded and compared.
+      cache: System message and images; nothing else.
+      real: True at the slots that hold a token.
+
+    Of arrays, or of their shardings.
+    """
+
+    images: AnyArray
+    cache: KvCache
+    real: AnyArray  # B A
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How answers are generated, and which tokens open and close them.
+
+    Attributes:
+      max_new_tokens: Longest answer, closing token included.
+      end_id: Id that closes an answer, and fills up what follows.
+      verdict_ids: Ids that open a positive and a negative answer.
+      stop_ids: Further ids that close an answer.
+      sampling: How tokens are chosen.
+    """
+
+    max_new_tokens: int
+    end_id: int
+    verdict_ids: tuple[tuple[int, ...], tuple[int, ...]]
+    stop_ids: tuple[int, ...] = ()
+    sampling: Sampling = Sampling()
+
+    def closes(self, token_ids: AnyArray) -> Bool[AnyArray, "..."]:
+        """True at tokens that close an answer; of arrays on the host as well."""
+        closing = np.asarray(sorted({self.end_id, *self.stop_ids}), np.int32)
+        return (token_ids[..., None] == closing).any(axis=-1)
+
+
+def open_talk(model: Sage, batch: TreeBatch, seeds: Int[Array, " B"], decoding: Decoding) -> tuple[Answers, Talk]:
+    """Answers to a batch's questions, image and questions prefilled as one tree."""
+    room = decoding.max_new_tokens * batch.source_index.shape[1]
+    logits, similarity, talk = prefill(model, batch, room, decoding)
+    return _first_answers(model, batch, talk, logits, similarity, seeds, decoding)
+
+
+def prefill(
+    model: Sage, batch: TreeBatch, room: int, decoding: Decoding
+) -> tuple[Float[Array, "B Q V"], Float[Array, "B M"], Talk]:
+    """Logits of each answer's first token, similarities, and where the talks stand: image and questions as one tree.
+
+    Args:
+      room: Slots of the cache behind those of the prompt.
+    """
+    batch = prompts_of(batch)
+    rows, length = batch.token_ids.shape
+    images = model.embed_images(batch)
+    visibility = model.visibility(batch)
+    if isinstance(visibility, jax.Array):
+        visibility = jnp.pad(visibility, ((0, 0), (0, 0), (0, room)))
+    cache = model.decoder.empty_cache(rows, length + room)
+    last = batch.source_index[:, :, 0, 0]  # B Q: where the first answer token is predicted
+    embedded = model.embed_tokens(batch.token_ids, images)
+    last_hidden, cache = model.decoder(embedded, batch.position_ids, visibility, cache, last)
+    assert cache is not None
+    # Answers follow the longest row, not the bucket: the padding behind it would be lost to later turns.
+    written = jnp.max(jnp.where(batch.token_mask, jnp.arange(1, length + 1), 0)).astype(jnp.int32)
+
+    seen = _seen(batch, batch.question_index, batch.token_mask)
+    logits, talk = _asked(model, batch, dataclasses.replace(cache, length=written), last_hidden, seen, decoding)
+    return logits, images.compared.similarity, talk
+
+
+def _seen(batch: TreeBatch, question_index: Int[Array, "B S"], token_mask: Bool[Array, "B S"]) -> Bool[Array, "B Q S"]:
+    """True at the tokens that each question's answer sees."""
+    questions = jnp.arange(batch.source_index.shape[1])
+    return token_mask[:, None] & ((question_index[:, None] == -1) | (question_index[:, None] == questions[:, None]))
+
+
+def _asked(
+    model: Sage,
+    batch: TreeBatch,
+    cache: KvCache,
+    last_hidden: Float[Array, "B Q D"],
+    seen: Bool[Array, "B Q A"],
+    decoding: Decoding,
+) -> tuple[Float[Array, "B Q V"], Talk]:
+    """Logits of each answer's first token, and where the talks stand, of questions that are in the cache.
+
+    Args:
+      last_hidden: Of each question's last token.
+      seen: True at the first slots of the cache that a question's answer sees; it sees none of the others.
+    """
+    logits = model.decoder.logits(last_hidden)
+    used = None
+    if decoding.sampling.repetition_penalty != 1.0:
+        each = _seen(batch, batch.question_index, batch.token_mask)
+        ids = jnp.broadcast_to(batch.token_ids[:, None], each.shape)
+        used = _with_used(jnp.zeros(logits.shape, bool), ids, each)
+    last = batch.source_index[:, :, 0, 0]
+    return logits, Talk(
+        cache=cache,
+        visible=jnp.pad(seen, ((0, 0), (0, 0), (0, cache.num_slots - seen.shape[-1]))),
+        position_ids=jnp.take_along_axis(batch.position_ids, last, axis=1) + 1,
+        used=used,
+        turns=jnp.zeros((), jnp.int32),
+    )
+
+
+def unasked(batch: TreeBatch) -> Bool[Array, "B Q"]:
+    """True where there is no question to answer."""
+    return (batch.question_ids < 0) | (batch.record_index[:, None] < 0)
+
+
+def _first_answers(
+    model: Sage,
+    batch: TreeBatch,
+    talk: Talk,
+    logits: Float[Array, "B Q V"],
+    similarity: Float[Array, "B M"],
+    seeds: Int[Array, " B"],
+    decoding: Decoding,
+) -> tuple[Answers, Talk]:
+    """Answers to the questions of a batch, from the logits of their first tokens."""
+    token_ids, talk = _decode(model, talk, logits, unasked(batch), seeds, decoding)
+    return Answers(token_ids, verdict_score(logits, decoding.verdict_ids), similarity), talk
+
+
+def open_images(model: Sage, batch: TreeBatch, size: int) -> Opening:
+    """Encodes the images of a batch and prefills its tokens up to the last of an image: what any talk begins with.
+
+    Args:
+      size: Slots for these tokens.
+    """
+    images = model.encode_images(batch)
+    real = jnp.arange(size) < _image_end(model, batch)[:, None]
+    ids = jnp.where(real, batch.token_ids[:, :size], 0)
+    no_question = jnp.zeros(real.shape, bool)
+    embedded = model.embed_tokens(ids, model.embed_facts(images, batch.fact_ids, batch.fact_mask, no_question))
+    cache = model.decoder.empty_cache(len(ids), size)
+    _, cache = model.decoder(embedded, batch.position_ids[:, :size], prefix_layout(real), cache)
+    assert cache is not None
+    return Opening(images, cache, real)
+
+
+def _image_end(model: Sage, batch: TreeBatch) -> Int[Array, " B"]:
+    """Tokens of each row up to its last image token, that one included."""
+    here = batch.token_ids == model.placeholders.image
+    return jnp.max(jnp.where(here, jnp.arange(1, here.shape[1] + 1), 0), axis=1)
+
+
+def open_talk_on(
+    model: Sage, batch: TreeBatch, opening: Opening, seeds: Int[Array, " B"], size: int, decoding: Decoding
+) -> tuple[Answers, Talk]:
+    """What `open_talk` gives, from images that are encoded and prefilled; the opening stays as it is.
+
+    Args:
+      size: Slots for the tokens that follow the images.
+    """
+    num_questions, begun = batch.source_index.shape[1], opening.real.shape[1]
+    end = _image_end(model, batch)
+    index = end[:, None] + jnp.arange(size)
+
+    def behind(x: Array) -> Array:  # B S -> B size
+        return jnp.take_along_axis(x, jnp.minimum(index, x.shape[1] - 1), axis=1)
+
+    real = behind(batch.token_mask) & (index < batch.token_ids.shape[1])
+    question = behind(batch.question_index)
+    images = model.embed_facts(opening.images, batch.fact_ids, batch.fact_mask, real & (question >= 0))
+    embedded = model.embed_tokens(behind(batch.token_ids), images)
+    none = jnp.full(question.shape, -1)
+    before = jnp.broadcast_to(opening.real[:, None], (len(real), size, begun))
+    room = decoding.max_new_tokens * num_questions
+    mask = jnp.concatenate([before, tree_mask(real, question, none)], axis=2)
+    cache = opening.cache.widened(size + room)
+    mask = jnp.pad(mask, ((0, 0), (0, 0), (0, room)))
+    last = jnp.maximum(batch.source_index[:, :, 0, 0] - end[:, None], 0)
+    last_hidden, cache = model.decoder(embedded, behind(batch.position_ids), mask, cache, last)
+    assert cache is not None
+    asked = _seen(batch, question, real)
+    shown = jnp.broadcast_to(opening.real[:, None], (*asked.shape[:2], begun)) & asked.any(axis=-1, keepdims=True)
+    seen = jnp.concatenate([shown, asked], axis=2)
+    logits, talk = _asked(model, batch, cache, last_hidden, seen, decoding)
+    return _first_answers(model, batch, talk, logits, images.compared.similarity, seeds, decoding)
+
+
+def prompts_of(batch: TreeBatch) -> TreeBatch:
+    """The batch without answer slots, so that attention over its tree makes no blocks of answers."""
+    return dataclasses.replace(batch, target_ids=batch.target_ids[:, :, :0], target_mask=batch.target_mask[:, :, :0])
+
+
+def prompt_scores(model: Sage, batch: TreeBatch, decoding: Decoding) -> Scores:
+    """What `open_talk` gives of scores, without a cache and without an answer."""
+    hidden, images = model(prompts_of(batch))
+    last = batch.source_index[:, :, 0, 0]
+    logits = model.decoder.logits(jnp.take_along_axis(hidden, last[..., None], axis=1))
+    return Scores(verdict_score(logits, decoding.verdict_ids), images.compared.similarity)
+
+
+def go_on(
+    model: Sage,
+    talk: Talk,
+    token_ids: Int[Array, "B Q P"],
+    token_mask: Bool[Array, "B Q P"],
+    seeds: Int[Array, " B"],
+    decoding: Decoding,
+) -> tuple[Int[Array, "B Q L"], Talk]:
+    """Prefills the next question of each conversation behind what the cache holds, then decodes the answers."""
+    rows, num_questions, size = token_ids.shape
+    count = jnp.sum(token_mask, axis=-1)  # B Q
+    start = talk.length
+
+    def flat(x: Array) -> Array:  # B Q P -> B P*Q
+        return x.swapaxes(1, 2).reshape(rows, size * num_questions)
+
+    slot_question = jnp.tile(jnp.arange(num_questions), size)
+    slot_step = jnp.repeat(jnp.arange(size), num_questions)
+    own = (slot_question[:, None] == slot_question) & (slot_step[:, None] >= slot_step)
+    seen = jax.lax.dynamic_update_slice_in_dim(
+        jnp.tile(talk.visible, (1, size, 1)), own & flat(token_mask)[:, None], start, axis=2
+    )
+    positions = flat(talk.position_ids[..., None] + jnp.arange(size))
+    last = jnp.maximum(count - 1, 0) * num_questions + jnp.arange(num_questions)
+    last_hidden, cache = model.decoder(model.decoder.embedding(flat(token_ids)), positions, seen, talk.cache, last)
+    assert cache is not None
+    logits = model.decoder.logits(last_hidden)
+    mine = (slot_question == jnp.arange(num_questions)[:, None]) & flat(token_mask)[:, None]  # B Q P*Q
+    talk = Talk(
+        cache=dataclasses.replace(cache, length=start + jnp.max(count) * num_questions),
+        visible=jax.lax.dynamic_update_slice_in_dim(talk.visible, mine, start, axis=2),
+        position_ids=talk.position_ids + count,
+        used=None if talk.used is None else _with_used(talk.used, token_ids, token_mask),
+        turns=talk.turns,
+    )
+    return _decode(model, talk, logits, count == 0, seeds, decoding)
+
+
+def _decode(
+    model: Sage,
+    talk: Talk,
+    logits: Float[Array, "B Q V"],
+    ended: Bool[Array, "B Q"],
+    seeds: Int[Array, " B"],
+    decoding: Decoding,
+) -> tuple[Int[Array, "B Q L"], Talk]:
+    """One token of every question in each step, until all answers are closed.
+
+    Each token sees the prompt, its own question and its own answer. The token that a cut answer ends with is not
+    written to the cache, since nothing followed from it: it opens the next turn.
+
+    Args:
+      logits: Of each answer's first token.
+      ended: True where there is nothing to answer.
+    """
+    rows, num_questions, _ = logits.shape
+    new = decoding.max_new_tokens
+    keys = draw_keys(decoding.sampling.seed, seeds, num_questions, talk.turns)
+
+    def step(carry: tuple[Array, Array, Array, Array, Talk]) -> tuple[Array, Array, Array, Array, Talk]:
+        index, token, written, ended, talk = carry
+        token, ended, talk = next_token(model, talk, token, ended, keys, index + 1, decoding)
+        written = jax.lax.dynamic_update_index_in_dim(written, token, index + 1, axis=2)
+        return index + 1, token, written, ended, talk
+
+    def unfinished(carry: tuple[Array, Array, Array, Array, Talk]) -> Array:
+        return (carry[0] < new - 1) & ~jnp.all(carry[3])
+
+    zero = jnp.zeros((), jnp.int32)
+    token, ended, talk = chosen_token(talk, logits, ended, keys, zero, decoding)
+    written = jnp.full((rows, num_questions, new), decoding.end_id, jnp.int32).at[:, :, 0].set(token)
+    carry = (zero, token, written, ended, talk)
+    _, _, written, _, talk = jax.lax.while_loop(unfinished, step, carry)
+    return written, dataclasses.replace(talk, turns=talk.turns + 1)
+
+
+def next_token(
+    model: Sage,
+    talk: Talk,
+    token: Int[Array, "B Q"],
+    ended: Bool[Array, "B Q"],
+    keys: Array,
+    step: Int[Array, ""] | Int[Array, "B 1"],
+    decoding: Decoding,
+) -> tuple[Int[Array, "B Q"], Bool[Array, "B Q"], Talk]:
+    """Each question's next token, which answers have ended with it, and where the talks then stand.
+
+    Args:
+      token: The last one of each answer: it is read, and written to the cache.
+      ended: True where there is nothing more to answer.
+      keys: Those of `draw_keys`.
+      step: Number of the next token in its answer.
+    """
+    own = jnp.eye(token.shape[1], dtype=bool) & ~ended[..., None]  # what fills up a closed answer is never seen
+    visible = jax.lax.dynamic_update_slice_in_dim(talk.visible, own, talk.length, axis=2)
+    hidden, cache = model.decoder(model.decoder.embedding(token), talk.position_ids, visible, talk.cache)
+    assert cache is not None
+    talk = dataclasses.replace(talk, cache=cache, visible=visible, position_ids=talk.position_ids + ~ended)
+    return chosen_token(talk, model.decoder.logits(hidden), ended, keys, step, decoding)
+
+
+def chosen_token(
+    talk: Talk,
+    logits: Float[Array, "B Q V"],
+    ended: Bool[Array, "B Q"],
+    keys: Array,
+    step: Int[Array, ""] | Int[Array, "B 1"],
+    decoding: Decoding,
+) -> tuple[Int[Array, "B Q"], Bool[Array, "B Q"], Talk]:
+    """The token that each question's logits give; else as `next_token`."""
+    found = choose(logits, talk.used, keys, step, decoding.sampling)
+    token = jnp.where(ended, decoding.end_id, found).astype(jnp.int32)
+    ended = ended | decoding.closes(token)
+    if talk.used is not None:
+        talk = dataclasses.replace(talk, used=_with_used(talk.used, token[..., None], ~ended[..., None]))
+    return token, ended, talk
+
+
+def _with_used(
+    used: Bool[Array, "B Q V"], token_ids: Int[Array, "B Q P"], token_mask: Bool[Array, "B Q P"]
+) -> Bool[Array, "B Q V"]:
+    rows, questions = jnp.arange(used.shape[0])[:, None, None], jnp.arange(used.shape[1])[:, None]
+    return used.at[rows, questions, token_ids].max(token_mask)
+
+
+def verdict_score(
+    logits: Float[Array, "B Q V"], verdict_ids: tuple[tuple[int, ...], tuple[int, ...]]
+) -> Float[Array, "B Q"]:
+    """P(yes) / (P(yes) + P(no)) from an answer's first logits, 0..1."""
+    yes, no = (jax.nn.logsumexp(logits[..., jnp.asarray(ids)], axis=-1) for ids in verdict_ids)
+    return jax.nn.sigmoid(yes - no)

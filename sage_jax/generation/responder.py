@@ -1,0 +1,349 @@
+"""Answers and answer likelihoods: one prefill of image and questions, then cached decoding of all questions at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Final
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from sage_jax.axes import Array, Bool, Float, Int, UInt8
+from sage_jax.batch import Answers, Scores, TreeBatch
+from sage_jax.data.trees.encode import TreeError
+from sage_jax.generation.continuous_decode import (
+    AnswerRows,
+    RowStates,
+    decode_rows,
+    free_rows,
+    place_rows,
+    prefill_rows,
+    ring_slots,
+    widen_rows,
+)
+from sage_jax.generation.decoding import (
+    Decoding,
+    Opening,
+    Talk,
+    go_on,
+    open_images,
+    open_talk,
+    open_talk_on,
+    prompt_scores,
+)
+from sage_jax.losses.log_probs import answer_logps, answer_token_logps
+from sage_jax.models.decoder import KvCache
+from sage_jax.models.sage import Sage
+from sage_jax.parameters import Params, merge
+from sage_jax.sharding import MESH_AXES_OF, activation_sharding, batch_sharding
+
+_SHORTEST: Final = 16
+
+
+class Responder:
+    """A model on its devices, ready to answer batches.
+
+    It compiles once for each length that batches are padded to, with and without references, whatever the weights; a
+    further turn compiles once for each length of question (`compiled_size`) and each size of cache (one for each
+    length).
+
+    Args:
+      max_positions: Tokens of a sequence up to which the model's RoPE is right; 0 = any. Longer ones are a TreeError.
+
+    Attributes:
+      decoding: How it answers.
+    """
+
+    def __init__(
+        self, graphdef: nnx.GraphDef[Sage], params: Params, mesh: Mesh, decoding: Decoding, max_positions: int = 0
+    ):
+        self.decoding, self._max_positions = decoding, max_positions
+        self._params, self._mesh = params, mesh
+        model = merge(graphdef, params)
+        self._image_id = model.placeholders.image
+        self._functions = _compiled(graphdef, mesh, decoding, model.config.decoder.num_kv_heads)
+
+    def begin(self, batch: TreeBatch) -> Opening:
+        """The batch's images, encoded and prefilled on the devices: what several batches about them can go on from."""
+        self._require_positions(batch.token_mask)
+        size = min(compiled_size(int(self._image_end(batch).max())), batch.token_ids.shape[1])
+        with jax.set_mesh(self._mesh):
+            return self._functions.begin(self._params, self._put(_lean(batch)), size)
+
+    def go_on_from(
+        self,
+        opening: Opening,
+        batch: TreeBatch,
+        seeds: Int[np.ndarray, " B"] | None = None,
+        *,
+        max_new_tokens: int = 0,
+    ) -> tuple[Answers, Talk]:
+        """What `open` gives for a batch of the same images in the same order, which are not read again.
+
+        Args:
+          opening: Of the images; it stays as it is, for other batches.
+          max_new_tokens: Longest answer; 0 = that of `decoding`.
+        """
+        longest = max_new_tokens or self.decoding.max_new_tokens
+        self._require_positions(batch.token_mask, longest=longest)
+        behind = np.where(batch.token_mask, np.arange(1, batch.token_ids.shape[1] + 1), 0).max(axis=1)
+        size = compiled_size(int(np.max(behind - self._image_end(batch), initial=1)))
+        bare = dataclasses.replace(batch, tiles=batch.tiles[:, :0], reference_tiles=batch.reference_tiles[:, :0])
+        with jax.set_mesh(self._mesh):
+            given = self._put((bare, _seeds(seeds, batch.token_ids)))
+            answers, talk = self._functions.go_on_from(self._params, opening, *given, size, longest)
+            return jax.tree.map(np.asarray, answers), talk
+
+    def _image_end(self, batch: TreeBatch) -> Int[np.ndarray, " B"]:
+        here = np.asarray(batch.token_ids) == self._image_id
+        return np.where(here, np.arange(1, here.shape[1] + 1), 0).max(axis=1)
+
+    def answer(self, batch: TreeBatch, seeds: Int[np.ndarray, " B"] | None = None) -> Answers:
+        """Answers to all questions of the batch, in host memory.
+
+        Args:
+          seeds: What tells a row's draws from those of other rows, 0 to 2^31 - 1; all 0 by default.
+        """
+        self._require_positions(batch.token_mask)
+        with jax.set_mesh(self._mesh):
+            given = self._put((_lean(batch), _seeds(seeds, batch.token_ids)))
+            return jax.tree.map(np.asarray, self._functions.answer(self._params, *given))
+
+    def scores(self, batch: TreeBatch) -> Scores:
+        """The answers' scores alone, in host memory: one pass over the tree, nothing is decoded."""
+        self._require_positions(batch.token_mask)
+        with jax.set_mesh(self._mesh):
+            return jax.tree.map(np.asarray, self._functions.scores(self._params, self._put(_lean(batch))))
+
+    def open(self, batch: TreeBatch, seeds: Int[np.ndarray, " B"] | None = None) -> tuple[Answers, Talk]:
+        """The same answers, and what a next turn needs, on the devices."""
+        self._require_positions(batch.token_mask)
+        with jax.set_mesh(self._mesh):
+            given = self._put((_lean(batch), _seeds(seeds, batch.token_ids)))
+            answers, talk = self._functions.open(self._params, *given)
+            return jax.tree.map(np.asarray, answers), talk
+
+    def go_on(
+        self,
+        talk: Talk,
+        token_ids: Int[np.ndarray, "B Q P"],
+        token_mask: Bool[np.ndarray, "B Q P"],
+        *,
+        slots: int,
+        seeds: Int[np.ndarray, " B"] | None = None,
+    ) -> tuple[Int[np.ndarray, "B Q L"], Talk]:
+        """Answers to further questions of the same conversations, one each, and what the turn after needs.
+
+        Raises ValueError where `slots` are too few.
+
+        Args:
+          talk: Where they stand; it is used up.
+          token_ids: What is said next, up to where the answers begin; a token of the answer before that closes nothing
+            comes first, see `Talk`.
+          token_mask: True at real tokens, which come first; a question without any is left as it is.
+          slots: Size of the cache for this turn: at least what is written, P and the longest answer of all questions.
+        """
+        written = int(talk.length) + token_ids[0].size + self.decoding.max_new_tokens * token_ids.shape[1]
+        if slots < max(written, talk.visible.shape[-1]):
+            raise ValueError(f"go_on: {slots} slots for {written} tokens; give as many or more")
+        self._require_positions(token_mask, written)
+        with jax.set_mesh(self._mesh):
+            if slots > talk.visible.shape[-1]:
+                talk = self._functions.widen(talk, slots)
+            said = self._put((token_ids, token_mask, _seeds(seeds, token_ids)))
+            answered, talk = self._functions.go_on(self._params, talk, *said)
+            return np.asarray(answered), talk
+
+    def prefill_rows(self, batch: TreeBatch, seeds: Int[np.ndarray, " B"] | None = None) -> tuple[Scores, AnswerRows]:
+        """Scores of the batch, and its images with the first token of each answer; both on the devices."""
+        self._require_positions(batch.token_mask)
+        with jax.set_mesh(self._mesh):
+            return self._functions.prefill_rows(
+                self._params, *self._put((_lean(batch), _seeds(seeds, batch.token_ids)))
+            )
+
+    def place_rows(
+        self, rows: AnswerRows | None, group: AnswerRows, places: Int[np.ndarray, " G"], *, num_rows: int
+    ) -> AnswerRows:
+        """The rows with a group's images in these of them, see `AnswerStream`.
+
+        Args:
+          rows: They are used up; None = `num_rows` free ones.
+          group: Of `prefill_rows`.
+          places: Row of each image of the group; `num_rows` leaves it out.
+        """
+        slots = group.num_slots + ring_slots(group.token.shape[1], self.decoding)
+        with jax.set_mesh(self._mesh):
+            if rows is None:
+                rows = self._functions.free_rows(self._params, group, num_rows)
+            if rows.num_slots < slots:
+                rows = self._functions.widen_rows(rows, slots)
+            return self._functions.place_rows(rows, group, places)
+
+    def decode_rows(self, rows: AnswerRows, *, wanted: int) -> tuple[AnswerRows, RowStates]:
+        """The rows, used up, decoded until so many of them are free; and how far they are, in host memory."""
+        with jax.set_mesh(self._mesh):
+            rows, states = self._functions.decode_rows(self._params, rows, np.int32(wanted))
+            return rows, jax.tree.map(np.asarray, states)
+
+    def answer_logps(self, batch: TreeBatch) -> Float[np.ndarray, "B Q N"]:
+        """Summed log-probability of every answer of the batch, in nats."""
+        self._require_positions(batch.token_mask)
+        with jax.set_mesh(self._mesh):
+            return np.asarray(self._functions.logps(self._params, self._put(_lean(batch))))
+
+    def vit_features(self, tiles: UInt8[np.ndarray, "A H W 3"]) -> Float[np.ndarray, "A M E"]:
+        """What the adapter reads of each tile, in the compute dtype; as many tiles as the mesh divides."""
+        with jax.set_mesh(self._mesh):
+            return np.asarray(self._functions.features(self._params, self._put(tiles)))
+
+    def rows(self, batch_size: int) -> int:
+        """The batch size, raised to what the mesh divides."""
+        parts = int(np.prod([self._mesh.shape[axis] for axis in MESH_AXES_OF["batch"]]))
+        return -(-batch_size // parts) * parts
+
+    def _require_positions(self, token_mask: Any, said: int = 0, longest: int = 0) -> None:
+        """Checks that the longest row of a batch, with an answer of `longest` tokens, is within the model's positions.
+
+        Args:
+          longest: 0 = that of `decoding`.
+        """
+        tokens = said or int(np.sum(token_mask, axis=1).max()) + (longest or self.decoding.max_new_tokens)
+        if 0 < self._max_positions < tokens:
+            raise TreeError(
+                f"a sequence has {tokens} tokens, its answer included, and the RoPE of model.weights is the plain one "
+                f"up to {self._max_positions}: ask less, or lower model.max_tiles, evaluate.max_new_tokens or "
+                "inspect.fact_tokens"
+            )
+
+    def _put(self, rows: Any) -> Any:
+        sharding = batch_sharding(self._mesh)
+
+        def put(rows: Any) -> jax.Array:  # every process has the whole batch and gives its devices their rows
+            rows = np.asarray(rows)
+            return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
+
+        return jax.tree.map(put, rows)
+
+
+def compiled_size(size: int) -> int:
+    """A size that holds so many tokens, of the few that are compiled: a power of two, or one and a half."""
+    found = _SHORTEST
+    while found < size:
+        found = found * 3 // 2 if found * 3 // 2 >= size else found * 2
+    return found
+
+
+def _lean(batch: TreeBatch) -> TreeBatch:
+    """The batch as it is, or without tiles of references where no row shows one: they would be encoded for nothing."""
+    if np.asarray(batch.reference_tile_mask).any():
+        return batch
+    return dataclasses.replace(
+        batch, reference_tiles=batch.reference_tiles[:, :0], reference_tile_mask=batch.reference_tile_mask[:, :0]
+    )
+
+
+def _seeds(seeds: Int[np.ndarray, " B"] | None, rows: Any) -> Int[np.ndarray, " B"]:
+    return np.zeros(len(rows), np.int32) if seeds is None else np.asarray(seeds, np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Compiled:
+    """The jitted functions of a structure."""
+
+    answer: Callable[..., Answers]
+    open: Callable[..., tuple[Answers, Talk]]
+    begin: Callable[..., Opening]
+    go_on_from: Callable[..., tuple[Answers, Talk]]
+    go_on: Callable[..., tuple[Array, Talk]]
+    widen: Callable[..., Talk]
+    prefill_rows: Callable[..., tuple[Scores, AnswerRows]]
+    free_rows: Callable[..., AnswerRows]
+    widen_rows: Callable[..., AnswerRows]
+    place_rows: Callable[..., AnswerRows]
+    decode_rows: Callable[..., tuple[AnswerRows, RowStates]]
+    scores: Callable[..., Scores]
+    logps: Callable[..., Array]
+    features: Callable[..., Array]
+
+
+@functools.lru_cache(maxsize=2)
+def _compiled(graphdef: nnx.GraphDef[Sage], mesh: Mesh, decoding: Decoding, num_kv_heads: int) -> _Compiled:
+    """The jitted functions: models that differ in weights alone compile once."""
+    whole: Any = NamedSharding(mesh, PartitionSpec())
+    rows: Any = batch_sharding(mesh)
+    # A talk goes out of one function and into another: were its sharding left open, each would compile again.
+    slots: Any = activation_sharding(mesh, ("batch", "heads"), {"heads": num_kv_heads})
+    talk = Talk(KvCache(slots, slots, whole), rows, rows, rows, whole)
+    held = AnswerRows(talk, rows, rows, rows, rows, rows)
+
+    def both(params: Params, batch: TreeBatch, seeds: Array) -> tuple[Answers, Talk]:
+        return open_talk(merge(graphdef, params), batch, seeds, decoding)
+
+    def begin(params: Params, batch: TreeBatch, size: int) -> Opening:
+        return open_images(merge(graphdef, params), batch, size)
+
+    def from_opening(
+        params: Params, opening: Opening, batch: TreeBatch, seeds: Array, size: int, longest: int
+    ) -> tuple[Answers, Talk]:
+        how = dataclasses.replace(decoding, max_new_tokens=longest)
+        return open_talk_on(merge(graphdef, params), batch, opening, seeds, size, how)
+
+    def answer(params: Params, batch: TreeBatch, seeds: Array) -> Answers:
+        return both(params, batch, seeds)[0]
+
+    def further(params: Params, talk: Talk, token_ids: Array, token_mask: Array, seeds: Array) -> tuple[Array, Talk]:
+        return go_on(merge(graphdef, params), talk, token_ids, token_mask, seeds, decoding)
+
+    def prefilled(params: Params, batch: TreeBatch, seeds: Array) -> tuple[Scores, AnswerRows]:
+        return prefill_rows(merge(graphdef, params), batch, seeds, decoding)
+
+    def free(params: Params, group: AnswerRows, num_rows: int) -> AnswerRows:
+        return free_rows(merge(graphdef, params), group, num_rows, decoding)
+
+    def placed(held: AnswerRows, group: AnswerRows, places: Array) -> AnswerRows:
+        return place_rows(held, group, places, decoding)
+
+    def decoded(params: Params, held: AnswerRows, wanted: Array) -> tuple[AnswerRows, RowStates]:
+        return decode_rows(merge(graphdef, params), held, wanted, decoding)
+
+    def scores(params: Params, batch: TreeBatch) -> Scores:
+        return prompt_scores(merge(graphdef, params), batch, decoding)
+
+    def logps(params: Params, batch: TreeBatch) -> Array:
+        return _answer_logps(merge(graphdef, params), batch)
+
+    return _Compiled(
+        answer=jax.jit(answer, out_shardings=whole),
+        open=jax.jit(both, out_shardings=(whole, talk)),
+        begin=jax.jit(begin, static_argnums=2, out_shardings=Opening(rows, talk.cache, rows)),
+        go_on_from=jax.jit(from_opening, static_argnums=(4, 5), out_shardings=(whole, talk)),
+        go_on=jax.jit(further, out_shardings=(whole, talk), donate_argnums=1),
+        widen=jax.jit(Talk.widened, static_argnums=1, out_shardings=talk),
+        prefill_rows=jax.jit(prefilled, out_shardings=(whole, held)),
+        free_rows=jax.jit(free, static_argnums=2, out_shardings=held),
+        widen_rows=jax.jit(widen_rows, static_argnums=1, out_shardings=held),
+        place_rows=jax.jit(placed, out_shardings=held, donate_argnums=0),
+        decode_rows=jax.jit(decoded, out_shardings=(held, whole), donate_argnums=1),
+        scores=jax.jit(scores, out_shardings=whole),
+        logps=jax.jit(logps, out_shardings=whole),
+        features=jax.jit(lambda params, tiles: merge(graphdef, params).vit_features(tiles), out_shardings=whole),
+    )
+
+
+def _answer_logps(model: Sage, batch: TreeBatch) -> Array:
+    hidden, _ = model(batch)
+    each, _ = answer_token_logps(
+        hidden,
+        batch.source_index,
+        batch.target_ids,
+        batch.target_mask,
+        model.decoder.logits,
+        vocab_size=model.decoder.vocab_size,
+        target_slots=batch.target_slots,
+    )
+    return answer_logps(each, batch.target_mask)

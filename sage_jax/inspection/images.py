@@ -1,0 +1,236 @@
+"""Images to inspect: the user's files or test records, each read when its turn comes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from sage_jax.config import ConfigError, InspectConfig
+from sage_jax.data.adpl.facts import Vocabulary
+from sage_jax.data.images import SUFFIXES, remembered_rgb
+from sage_jax.data.records import PAIR_TYPES, Record
+
+_LIST_SUFFIXES: Final = (".txt", ".lst", ".list")
+_KEPT_REFERENCES: Final = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """An image to inspect, or why it cannot be."""
+
+    path: str
+    category: str
+    record: Record | None
+    error: str = ""
+
+
+class Images(Protocol):
+    """Images to inspect, in order; none is in memory before it is read."""
+
+    def __len__(self) -> int: ...
+
+    def key(self, index: int) -> str:
+        """Sixteen hex digits that name an image wherever it stands in the order."""
+        ...
+
+    def stamp(self, index: int) -> str:
+        """What changes when an image or its reference does; of the content at the time of the call."""
+        ...
+
+    def read(self, index: int) -> Subject:
+        """The image with its reference, or its error."""
+        ...
+
+
+class UserImages:
+    """The images that `inspect.images` names, with the references of `inspect.references`.
+
+    Raises:
+      ConfigError: Paths that cannot be, before any work.
+    """
+
+    def __init__(self, config: InspectConfig, vocabulary: Vocabulary) -> None:
+        self._references = References(config.references)
+        self._paths = find_images(config.images)
+        self._category, self._vocabulary = config.category, vocabulary
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def unmatched(self) -> str:
+        """Which images are compared with a reference that is not their own, as a sentence; "" where none is."""
+        own = sum(self._references.has_own(path) for path in self._paths)
+        first = self._references.path_of(Path())
+        if first is None or own == len(self._paths):
+            return ""
+        return (
+            f"{len(self._paths) - own} of {len(self._paths)} images have no reference of their own name, so they are "
+            f"compared with the folder's first: {first.name}"
+        )
+
+    def key(self, index: int) -> str:
+        return _hashed(os.fsencode(self._paths[index]))
+
+    def stamp(self, index: int) -> str:
+        path = self._paths[index]
+        reference = self._references.path_of(path)
+        with_reference = "" if reference is None else f"{_hashed(os.fsencode(reference))} {_file_stamp(reference)}"
+        return f"{_file_stamp(path)}; {with_reference}"
+
+    def read(self, index: int) -> Subject:
+        path = self._paths[index]
+        # A file name need not be text; the report must be.
+        name = os.fsencode(path).decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
+        folder = path.parent.name
+        category = self._category or (folder if folder.replace("_", " ") in self._vocabulary.objects else "part")
+        try:
+            test_image = path.read_bytes()
+            remembered_rgb(test_image, name=name)
+            reference = self._references.of(path)
+        except (OSError, ValueError) as error:  # ImageFault is one, and so is a path with a NUL byte
+            reason = f"{name}: cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+            reason = reason if name in reason else f"{name}: {reason}"
+            return Subject(name, category, None, reason)
+        record = Record(
+            record_id=name,
+            image_id=name,
+            test_image=test_image,
+            reference_image=None if reference is None else reference[1],
+            category=category,
+            pair_type=PAIR_TYPES[0],
+            facts=self._vocabulary.facts_for(category),
+            questions=(),
+            descriptions=(),
+            anomalous=None,
+            defects=(),
+            mask=None,
+            test_path=name,
+            reference_path="" if reference is None else reference[0],
+        )
+        return Subject(name, category, record)
+
+
+class SampleImages:
+    """A few test records, to show what inspection gives: distinct images, as many defective as good where there are."""
+
+    def __init__(self, records: Sequence[Record], wanted: int) -> None:
+        distinct = {record.image_id: (index, record.anomalous) for index, record in enumerate(records)}.values()
+        defective = [index for index, anomalous in distinct if anomalous]
+        good = [index for index, anomalous in distinct if not anomalous]
+        half = min(len(defective), max(wanted // 2, wanted - len(good)))
+        chosen = {*defective[:half], *good[: wanted - half]}
+        self._records = [records[index] for index, _ in distinct if index in chosen]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def key(self, index: int) -> str:
+        return _hashed(self._records[index].record_id.encode())
+
+    def stamp(self, index: int) -> str:
+        return _hashed(repr(self._records[index]).encode())
+
+    def read(self, index: int) -> Subject:
+        record = self._records[index]
+        return Subject(record.test_path, record.category, record)
+
+
+def find_images(images: str) -> list[Path]:
+    """The image files that `inspect.images` names: one image, a folder (searched with its subfolders), or a list.
+
+    A list is a text file with a path a line, relative to its own folder; blank lines and `#` lines are left out.
+
+    Raises:
+      ConfigError: There is no such file, or no image in the folder or list.
+    """
+    path = Path(images).expanduser()
+    if path.is_dir():
+        found = _images_under(path)
+    elif path.suffix.lower() in _LIST_SUFFIXES and path.is_file():
+        try:
+            lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"inspect.images = {images!r}: no list of paths in UTF-8 ({error})") from None
+        found = [path.parent / line for line in lines if line and not line.startswith("#")]
+    elif path.is_file():
+        found = [path]
+    else:
+        raise ConfigError(f"inspect.images = {images!r}: no such file or folder")
+    if not found:
+        raise ConfigError(f"inspect.images = {images!r}: no image in it; known suffixes: {', '.join(SUFFIXES)}")
+    return found
+
+
+class References:
+    """The good references that `inspect.references` names: one image for all, or a folder matched by file name.
+
+    In a folder, an image's reference is the file of the same name or, without one, the folder's first image. The last
+    few are kept, so that one that serves many images is read once, and a folder of many does not fill the memory.
+
+    Raises:
+      ConfigError: There is no such file, or no image in the folder.
+    """
+
+    def __init__(self, references: str):
+        self._files: dict[str, Path] = {}
+        self._first: Path | None = None
+        self._read = functools.lru_cache(maxsize=_KEPT_REFERENCES)(_read_reference)
+        if not references:
+            return
+        path = Path(references).expanduser()
+        if not path.exists():
+            raise ConfigError(f"inspect.references = {references!r}: no such file or folder")
+        files = [path] if path.is_file() else _images_under(path)
+        if not files:
+            raise ConfigError(f"inspect.references = {references!r}: no image in it")
+        self._files = {each.name: each for each in reversed(files)}
+        self._first = files[0]
+
+    def has_own(self, image: Path) -> bool:
+        """Whether an image's reference was meant for it: the file of its name, or the only one that there is."""
+        return image.name in self._files or len(self._files) == 1
+
+    def path_of(self, image: Path) -> Path | None:
+        """Path of an image's reference; None = zero-shot."""
+        return self._files.get(image.name, self._first)
+
+    def of(self, image: Path) -> tuple[str, bytes] | None:
+        """Path and content of an image's reference; None = zero-shot.
+
+        Raises:
+          OSError, ImageFault: It cannot be read.
+        """
+        path = self.path_of(image)
+        return None if path is None else (str(path), self._read(path, _file_stamp(path)))
+
+
+def _read_reference(path: Path, stamp: str) -> bytes:
+    """A reference's content; the stamp is there to tell a changed file from the one that was read before."""
+    content = path.read_bytes()
+    remembered_rgb(content, name=f"reference {path}")
+    return content
+
+
+def _images_under(folder: Path) -> list[Path]:
+    """Image files of a folder and its subfolders; hidden ones, and those in hidden folders, do not count."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    shown = (path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    return sorted(path for path in shown if path.is_file())
+
+
+def _file_stamp(path: Path) -> str:
+    """Size and time of change of a file; of one that may not be read, that."""
+    try:
+        state = path.stat()
+    except (OSError, ValueError):  # ValueError: a NUL byte, which no path has
+        return "absent"
+    return f"{state.st_size} {state.st_mtime_ns}" if os.access(path, os.R_OK) else "locked"
+
+
+def _hashed(name: bytes) -> str:
+    return hashlib.sha256(name).hexdigest()[:16]

@@ -1,0 +1,124 @@
+"""What a model says of a batch of images to inspect: its questions in one conversation, or each for itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from sage_jax.batch import Answers, TreeBatch
+from sage_jax.data.records import Question, Record
+from sage_jax.evaluation.evaluator import Examination, draw_seeds, inspection_record, shown_records
+from sage_jax.generation.decoding import Opening
+from sage_jax.generation.dialogue import Dialogue, fact_record, write_facts
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """What the model says of an image.
+
+    Attributes:
+      record: The image.
+      reason: Its answer to the question whether there is a defect.
+      verdict_score: P(yes) / (P(yes) + P(no)) of that answer.
+      similarity: Of each image token to the reference; 1 without one.
+      follow_ups: The questions of `inspect.questions`, each with its answer.
+      num_tokens: Tokens of all answers, the closing ones included.
+    """
+
+    record: Record
+    reason: str
+    verdict_score: float
+    similarity: np.ndarray
+    follow_ups: tuple[tuple[str, str], ...]
+    num_tokens: int
+
+
+def asked_record(record: Record, examination: Examination) -> Record:
+    """The record with the questions that its image's tree holds; those in turn are asked when it has been answered."""
+    asked = inspection_record(record)
+    further = () if _in_turn(examination) else examination.config.inspect.questions
+    return dataclasses.replace(asked, questions=(*asked.questions, *(Question(each, ()) for each in further)))
+
+
+def ask(batch: TreeBatch, records: Sequence[Record], examination: Examination) -> Iterator[Told]:
+    """What the model says of each record of a batch.
+
+    Args:
+      batch: Of `records`, which `asked_record` has made.
+      records: One for each row; rows behind them are padding.
+      examination: The model and `inspect.questions`.
+
+    Raises:
+      TreeError: A conversation is longer than the largest bucket, where the config has buckets.
+    """
+    responder, opening = examination.responder, None
+    if examination.config.inspect.facts == "model":
+        batch, opening = _with_own_facts(batch, records, examination)
+    shown = shown_records(batch, records)
+    seeds = draw_seeds(shown)
+    if _in_turn(examination):
+        answers, token_ids = _conversation(batch, seeds, opening, examination)
+    else:
+        answers = responder.answer(batch, seeds) if opening is None else responder.go_on_from(opening, batch, seeds)[0]
+        token_ids = np.asarray(answers.token_ids)
+    for row, record in enumerate(shown):
+        if record is not None:
+            reason, *further = (examination.chat.decode(ids) for ids in token_ids[row])
+            yield Told(
+                record,
+                reason,
+                verdict_score=float(answers.verdict_score[row, 0]),
+                similarity=np.asarray(answers.similarity[row]),
+                follow_ups=tuple(zip(examination.config.inspect.questions, further, strict=True)),
+                num_tokens=sum(_num_tokens(ids, examination) for ids in token_ids[row]),
+            )
+
+
+def _in_turn(examination: Examination) -> bool:
+    config = examination.config.inspect
+    return config.ask == "in_turn" and bool(config.questions)
+
+
+def _conversation(
+    batch: TreeBatch, seeds: np.ndarray, opening: Opening | None, examination: Examination
+) -> tuple[Answers, np.ndarray]:
+    """Answers to the batch's own question, and token ids of all answers of the conversations [B, Q, L]."""
+    dialogue = Dialogue(
+        examination.responder,
+        examination.chat,
+        batch,
+        facts_as=examination.facts_as,
+        seeds=seeds,
+        opening=opening,
+    )
+    said = [dialogue.said]
+    for question in examination.config.inspect.questions:
+        dialogue.ask(question)
+        said.append(dialogue.said)
+    return dialogue.answers, np.stack(said, axis=1)
+
+
+def _num_tokens(ids: np.ndarray, examination: Examination) -> int:
+    closing = examination.responder.decoding.closes(ids)
+    return int(closing.argmax()) + 1 if closing.any() else len(ids)
+
+
+def _with_own_facts(batch: TreeBatch, records: Sequence[Record], examination: Examination) -> tuple[TreeBatch, Opening]:
+    """The batch with facts that the model has written about its images, and where talks about them begin."""
+    chat, rows = examination.chat, len(batch.record_index)
+    how: dict[str, Any] = {"with_reference": bool(batch.reference_tile_mask.any()), "answers": "none", "rows": rows}
+    asking = dataclasses.replace(examination, facts_as="text")
+    (asked,) = asking.batches([fact_record(record, chat) for record in records], **how)
+    told, opening = write_facts(
+        examination.responder,
+        chat,
+        asked,
+        max_new_tokens=examination.config.inspect.fact_tokens,
+        seeds=draw_seeds(shown_records(batch, records)),
+    )
+    own = [dataclasses.replace(record, facts=facts) for record, facts in zip(records, told, strict=False)]
+    (batch,) = examination.batches(own, **how)
+    return batch, opening

@@ -1,0 +1,258 @@
+"""Export of a trained stage: a folder that transformers loads, SAGE in torch beside it, and a model card."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import huggingface_hub
+import jax
+
+from sage_jax.config import Config, ConfigError
+from sage_jax.data.trees.conversations import CONVERSATIONS
+from sage_jax.data.trees.tokenizer import load_tokenizer
+from sage_jax.evaluation.evaluator import Examination, scored_of
+from sage_jax.hf.config import CheckpointConfig
+from sage_jax.hf.config_fields import TEXT_SECTION
+from sage_jax.hf.config_writer import check_expressible
+from sage_jax.hf.exporting import export_checkpoint
+from sage_jax.hf.model_card import CardContent, licence_files, model_card, read_base
+from sage_jax.hf.processor import save_generation_config, save_processor, save_text_files
+from sage_jax.hf.torch_module import add_torch_module, sage_settings
+from sage_jax.hf.upload import HubApi, check_upload, upload
+from sage_jax.journal.run_log import RunLog
+from sage_jax.journal.summary import HEADINGS, MODES, load_summary
+from sage_jax.parameters import Params
+from sage_jax.training.checkpoint import final_config
+
+_NEAREST_TEMPLATE: Final = "internvl2_5"
+"""Of OpenGVLab's conversations the one whose turns are written as those of models trained here."""
+_POSITIONS: Final = 32768
+"""Positions that a config without `text.buckets` is exported with: RoPE itself has no end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """The model to export, beside its parameters.
+
+    Attributes:
+      examination: The model's config, template and hash.
+      stage: Stage whose model it is.
+      tokenizer: Folder of the run's tokenizer.
+      base: Folder of `model.weights` and what its config.json says, or None.
+      trained: Folder of each stage that made the model, in order.
+    """
+
+    examination: Examination
+    stage: str
+    tokenizer: Path
+    base: tuple[Path, CheckpointConfig] | None
+    trained: Mapping[str, Path]
+
+    @property
+    def config(self) -> Config:
+        return self.examination.config
+
+
+def export_folder(config: Config) -> Path:
+    """Folder that the stage writes."""
+    given = config.export.folder
+    return Path(given).expanduser() if given else Path(config.run_dir) / "export"
+
+
+def check_export(config: Config) -> None:
+    """Checks, before any work, that the export can be written and uploaded.
+
+    Raises:
+      ConfigError: There is something at its folder.
+      WeightsError: The layout has no model that computes the same.
+      UploadError: There is no way to the hub.
+    """
+    folder = export_folder(config)
+    if folder.exists():
+        raise ConfigError(
+            f"config.export.folder: {folder} is there already: delete it, or give another with --config.export.folder"
+        )
+    check_expressible(config.model, config.export.layout)
+    if config.export.upload_to:
+        check_upload(config.export.upload_to)
+
+
+def export(
+    params: Params,
+    exported: Exported,
+    *,
+    log: RunLog,
+    add_files: Sequence[Callable[[Path], None]] = (),
+    api: HubApi | None = None,
+) -> Path:
+    """Writes the folder, whole or not at all, then uploads it if it is asked for.
+
+    Args:
+      params: Parameters of the stage; every process takes part.
+      exported: What they are.
+      log: Told what was done.
+      add_files: Write what else belongs into the folder before it takes its name.
+      api: The hub; huggingface_hub's by default.
+
+    Returns:
+      The folder.
+
+    Raises:
+      UploadError: The upload failed; the folder is complete.
+    """
+    config, chat = exported.config, exported.examination.chat
+    folder, options = export_folder(config), config.export
+    writers = [_model_files, _card, *([_torch_module] if options.layout == "internvl" else [])]
+
+    def write(written: Path) -> None:
+        for writer in writers:
+            writer(exported, written)
+        for add in add_files:
+            add(written)
+
+    export_checkpoint(
+        params,
+        config.model,
+        folder,
+        layout=options.layout,
+        dtype=options.dtype,
+        image_token_id=chat.image_id,
+        base=_base_values(exported),
+        max_shard_bytes=int(options.max_shard_gb * 1e9),
+        add_files=write,
+    )
+    log.line(f"{exported.stage} as {options.layout}, {options.dtype}: {folder}")
+    if not options.license:
+        log.line("export.license is not set: the card states no licence for the model but its base's, if any")
+    if jax.process_index() == 0 and _no_scores(exported):
+        log.line(_no_scores(exported))
+    if options.upload_to and jax.process_index() == 0:
+        upload(folder, options.upload_to, private=options.private, api=api or huggingface_hub.HfApi())
+        log.line(f"uploaded to {options.upload_to}")
+    return folder
+
+
+def _base_values(exported: Exported) -> dict[str, Any]:
+    """config.json to start from: the base's, or what a model trained here says beside its sizes."""
+    config, chat = exported.config, exported.examination.chat
+    values: dict[str, Any]
+    if exported.base:
+        values = dict(exported.base[1].values)
+    else:
+        text = {
+            "bos_token_id": None,
+            "eos_token_id": chat.end_id,
+            "pad_token_id": chat.pad_id,
+            "max_position_embeddings": max(config.text.buckets, default=_POSITIONS) + config.evaluate.max_new_tokens,
+        }
+        values = {"model_type": config.export.layout, TEXT_SECTION[config.export.layout]: text}
+    if config.export.layout == "internvl_chat":
+        values["max_dynamic_patch"] = config.model.max_tiles
+        values.update(dynamic_image_size=config.model.max_tiles > 1, use_thumbnail=config.model.max_tiles > 1)
+        values["template"] = _template(exported)
+    return values
+
+
+def _template(exported: Exported) -> str:
+    """OpenGVLab's name of the conversation, or of the nearest that has one."""
+    chat = exported.examination.chat
+    for name, conversation in CONVERSATIONS.items():
+        if (conversation.system, conversation.between) == (chat.system, chat.conversation.between):
+            return name
+    return (exported.base[1].values.get("template") if exported.base else None) or _NEAREST_TEMPLATE
+
+
+def _model_files(exported: Exported, folder: Path) -> None:
+    """Tokenizer, templates, processor and generation config; licence files of the base."""
+    config, chat = exported.config, exported.examination.chat
+    is_internvl = config.export.layout == "internvl"
+    save_text_files(load_tokenizer(exported.tokenizer), chat, folder, named=is_internvl)
+    base = exported.base[0] if exported.base else None
+    save_generation_config(chat, base, folder, max_new_tokens=config.evaluate.max_new_tokens)
+    if is_internvl:
+        save_processor(config.model, folder)
+    for path in licence_files(base) if base else ():
+        (folder / "base").mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / "base" / path.name)
+
+
+def _torch_module(exported: Exported, folder: Path) -> None:
+    config, examination = exported.config, exported.examination
+    new = config.evaluate.max_new_tokens
+    settings = sage_settings(config.model, examination.chat, facts_as=examination.facts_as, max_new_tokens=new)
+    add_torch_module(folder, settings)
+
+
+def _card(exported: Exported, folder: Path) -> None:
+    config, options = exported.config, exported.config.export
+    recipe, data, counts = [], {}, {}
+    for stage, stage_dir in exported.trained.items():
+        under = json.loads(final_config(stage_dir))
+        fields = dict(under[stage])
+        if stage not in ("dpo", "edpo"):
+            fields.pop("preference")
+        recipe.append((stage, {"seed": under["seed"], **fields}))
+        data, counts = under["data"], _json(stage_dir / "data.json")
+    content = CardContent(
+        name=options.upload_to or export_folder(config).name,
+        stage=exported.stage,
+        layout=options.layout,
+        dtype=options.dtype,
+        facts_as=exported.examination.facts_as,
+        base=read_base(exported.base[0], options.base_model) if exported.base else None,
+        license=options.license,
+        data_license=options.data_license,
+        recipe=recipe,
+        data=data,
+        data_counts=counts,
+        model=config.model,
+        metrics=_metrics(exported),
+        headings={name: heading.replace("\n", " ").strip() for name, heading in HEADINGS.items()},
+        scored_revision=_revision(config),
+        no_scores=_no_scores(exported),
+        template_note=_template_note(exported),
+    )
+    (folder / "README.md").write_text(model_card(content), encoding="utf-8")
+
+
+def _template_note(exported: Exported) -> str:
+    name, chat = _template(exported), exported.examination.chat
+    if exported.config.export.layout == "internvl" or CONVERSATIONS[name].system == chat.system:
+        return ""
+    said = repr(chat.system) if chat.system else "none"
+    return (
+        f"`template` names OpenGVLab's conversation {name}, whose turns are written as this model's; the system "
+        f"message that it was trained with is {said}: set it in the tool that reads this."
+    )
+
+
+def _revision(config: Config) -> str:
+    """Revision of the data that the run read last, which is what was evaluated."""
+    return str(_json(Path(config.run_dir) / "data.json").get("revision", ""))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _metrics(exported: Exported) -> dict[str, Any]:
+    """Metrics of exactly these weights, by mode: what evaluation wrote under their hash and this config."""
+    config = exported.config
+    key = scored_of(exported.examination, _revision(config))
+    entries = load_summary(Path(config.run_dir) / "summary.json")["metrics"].get(exported.stage, {})
+    return {mode: entries[mode] for mode in MODES if entries.get(mode, {}).get("scored_of") == key}
+
+
+def _no_scores(exported: Exported) -> str:
+    """Why the card has no scores; "" where it has."""
+    if _metrics(exported):
+        return ""
+    return (
+        "No scores: summary.json has none of these weights under this config. The stage evaluate, run with the same "
+        "settings before the export, writes them."
+    )

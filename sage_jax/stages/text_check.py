@@ -1,0 +1,120 @@
+"""The check that every record's text fits, and what it needs, for the stages that a run has before it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import jax
+
+from sage_jax.config import TRAINING_STAGES, Config
+from sage_jax.data import store
+from sage_jax.data.records import Fault
+from sage_jax.data.store import PreparedData, Split
+from sage_jax.data.stream.text_fit import TextUse, measure_text
+from sage_jax.data.trees.chat import Chat
+from sage_jax.data.trees.encode import ChosenRecords, TreeError
+from sage_jax.data.trees.shapes import TreeShape, enclosing
+from sage_jax.journal.run_log import RunLog
+from sage_jax.process.files import replace_file
+
+_SHOWN: Final = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class TextCheck:
+    """Encodes the text of all records as stages will; what was found is remembered beside the data set.
+
+    Under `data.on_bad_record = "skip"` too: the record is as good as the others, it is the config that is too small.
+
+    Attributes:
+      max_tokens: Longest sequence that the model has positions for; 0 = any.
+    """
+
+    config: Config
+    prepared: PreparedData
+    chat: Chat
+    log: RunLog
+    max_tokens: int = 0
+
+    def require_fits(self, stages: Sequence[str]) -> None:
+        """Checks that all text fits, for each of these stages.
+
+        Raises:
+          TreeError: Some does not; the message has the first few with file, line and the option to change.
+        """
+        for split, use, limit in dict.fromkeys(use for stage in stages for use in _uses(stage, self.config)):
+            self._largest(split, use, limit)
+
+    def largest(self, stage: str) -> TreeShape:
+        """What any tree that a training stage draws can need.
+
+        Raises:
+          TreeError: Some text does not fit.
+        """
+        return self._largest(*next(_uses(stage, self.config)))
+
+    def _largest(self, split: Split, use: TextUse, limit: int) -> TreeShape:
+        done = self.prepared.path / f"fits-{hashlib.sha256(self._key(split, use, limit).encode()).hexdigest()[:16]}"
+        if done.is_file():
+            largest = TreeShape(**json.loads(done.read_text()))
+        else:
+            largest = self._measured(split, use, limit)
+            if jax.process_index() == 0:
+                replace_file(done, json.dumps(dataclasses.asdict(largest)))
+        if self.max_tokens and largest.length > self.max_tokens:
+            raise TreeError(
+                f"the longest tree of the {split} records has {largest.length} tokens, and the RoPE of "
+                f"{self.config.model.weights} is the plain one up to {self.max_tokens}: lower model.max_tiles, "
+                "text.max_answer_tokens or the stage's questions_per_image"
+            )
+        return largest
+
+    def _key(self, split: Split, use: TextUse, limit: int) -> str:
+        model, text = self.config.model, self.config.text
+        return json.dumps(
+            [
+                *(split, limit, dataclasses.asdict(use), dataclasses.asdict(text), self.chat.tokenizer_digest()),
+                *(repr(self.chat.conversation), dataclasses.asdict(model.vit), model.downsample, model.max_tiles),
+            ]
+        )
+
+    def _measured(self, split: Split, use: TextUse, limit: int) -> TreeShape:
+        config, records = self.config, store.open_split(self.prepared, split)
+        chosen = ChosenRecords(records, range(len(records))[: limit or None])
+        faults: list[Fault] = []
+        largest = TreeShape(0)
+        with self.log.progress(len(chosen), unit=f"{split} record's text") as advance:
+            parts = {"data": config.data, "chat": self.chat, "model": config.model, "text": config.text}
+            for number, found in enumerate(measure_text(chosen, use, **parts), start=1):
+                if isinstance(found, Fault):
+                    faults.append(found)
+                else:
+                    largest = enclosing((largest, found))
+                advance(number)
+        if faults:
+            shown = "\n  ".join(map(str, faults[:_SHOWN]))
+            more = f"\n  and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+            noun = "record" if len(faults) == 1 else "records"
+            raise TreeError(f"the text of {len(faults)} {split} {noun} does not fit: {shown}{more}")
+        return largest
+
+
+def _uses(stage: str, config: Config) -> Iterator[tuple[Split, TextUse, int]]:
+    """The ways in which a stage encodes records: split, use, and how many records (0 = all)."""
+    if stage == "ablate":
+        for name in (*config.ablate.stages, "evaluate"):
+            evaluate = dataclasses.replace(config.evaluate, stages=config.ablate.stages)
+            yield from _uses(name, dataclasses.replace(config, evaluate=evaluate))
+    elif stage == "evaluate":
+        for name in config.evaluate.stages:
+            facts = config.training(name).facts
+            yield "test", TextUse("ranked", "inspection", facts), config.evaluate.num_records
+    elif stage in TRAINING_STAGES:
+        train = config.training(stage)
+        yield "train", TextUse(train.answers, train.questions, train.facts, train.questions_per_image), 0
+        if stage in ("dpo", "edpo") and train.preference.reference == "ratio":
+            yield "train", TextUse("ranked", "inspection", "fusion"), 0  # reference log-probabilities: all questions

@@ -1,0 +1,351 @@
+"""Checkpoints of a training stage: its state while it trains, and its parameters when it is done (Orbax)."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from orbax.checkpoint import checkpoint_managers
+
+from sage_jax.config import ConfigError
+from sage_jax.parameters import Params, digest
+from sage_jax.process.files import replace_file
+
+_FINAL: Final = "final"
+_DONE: Final = "DONE.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that does not fit this run; the message names it, what differs, and the way out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a checkpoint held.
+
+    Attributes:
+      step: Steps done when it was written.
+      state: The state, on the shardings asked for.
+      loader_state: Position of this process's data loader, as its `get_state` gave it.
+      config_json: The config that it was written under.
+      seconds: Time trained until then.
+    """
+
+    step: int
+    state: Any
+    loader_state: Any
+    config_json: str
+    seconds: float
+
+
+class StageCheckpoints:
+    """Checkpoints of one stage in a folder, written in the background; a process may be killed at any moment.
+
+    A checkpoint is written under a temporary name and renamed when it is whole, so that what a killed save leaves is
+    never restored; leftovers are removed here. `checkpoints/<step>` are for resuming; `final` with `DONE.json` are the
+    parameters of the finished stage.
+
+    Args:
+      directory: Folder of the stage.
+      keep_last: Newest checkpoints kept. The one of the highest score is kept as well.
+      starts_from: Hash of the weights that the stage starts from; "" = fresh ones.
+
+    Raises:
+      ConfigError: `keep_last` is below 1: the checkpoint just written would be deleted.
+    """
+
+    def __init__(self, directory: Path | str, *, keep_last: int, starts_from: str = "") -> None:
+        self._starts_from = starts_from
+        if keep_last < 1:
+            raise ConfigError(f"keep_last = {keep_last}: give 1 or more, or a stopped run cannot resume")
+        self.directory = Path(directory).absolute()
+        self._best = _BestAndLast(keep_last)
+        self._manager = ocp.CheckpointManager(
+            self.directory / "checkpoints",
+            options=ocp.CheckpointManagerOptions(preservation_policy=self._best, cleanup_tmp_directories=True),
+            item_names=("state", "about"),
+        )
+        for step in self._manager.all_steps():
+            self._best.scores[step] = self._about(step)["score"]
+
+    def __enter__(self) -> StageCheckpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def latest_step(self) -> int | None:
+        """Steps done at the newest checkpoint, or None without one."""
+        return self._manager.latest_step()
+
+    @property
+    def best_step(self) -> int | None:
+        """Steps done at the checkpoint of the highest score, or None where none has a score."""
+        return self._best.best(self._manager.all_steps())
+
+    def save(
+        self, step: int, state: Any, *, loader_state: Any, config_json: str, seconds: float, score: float | None = None
+    ) -> None:
+        """Starts to write a checkpoint and returns once the state is copied; it may be donated right after.
+
+        Args:
+          step: Steps done. A checkpoint of that step that is there already stays as it is.
+          state: Pytree of arrays.
+          loader_state: Bytes or JSON values; of this process, all processes' are kept.
+          config_json: The config that trains.
+          seconds: Time trained so far.
+          score: Quality of the state, higher is better; None = not measured.
+        """
+        loaders = _gather_json(_encoded(loader_state))  # before any return: every process must take part
+        if step in self._manager.all_steps():
+            return
+        about = {
+            "loaders": loaders,
+            "config": json.loads(config_json),
+            "seconds": seconds,
+            "score": score,
+            "starts_from": self._starts_from,
+            "arrays": _shapes(state),
+        }
+        self._best.scores[step] = score
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)),
+            force=True,
+        )
+
+    def restore_latest(self, abstract_state: Any) -> Restored | None:
+        """The newest checkpoint, its arrays read straight to their shardings, or None without one.
+
+        Args:
+          abstract_state: Pytree of `jax.ShapeDtypeStruct` with shardings; the mesh may differ from the saved one.
+
+        Raises:
+          CheckpointError: Its arrays are not those of `abstract_state`, its stage started from other weights, or
+            another number of processes wrote it.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        about = self._about(step)
+        self._check_arrays(step, about["arrays"], _shapes(abstract_state))
+        if (
+            about.get("starts_from") or self._starts_from
+        ) != self._starts_from:  # older ones have none of given weights
+            raise CheckpointError(
+                f"{self._manager.directory}/{step}: the weights that this stage starts from are others now: the stage "
+                "before has been trained anew since, or model.weights has other content; "
+                f"delete {self.directory} to train this one anew too"
+            )
+        if len(about["loaders"]) != jax.process_count():
+            raise CheckpointError(
+                f"{self._manager.directory}/{step}: written by {len(about['loaders'])} processes, each with its "
+                f"share of the data; resume with as many, not {jax.process_count()}"
+            )
+        restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state)))
+        return Restored(
+            step=step,
+            state=restored["state"],
+            loader_state=_decoded(about["loaders"][jax.process_index()]),
+            config_json=json.dumps(about["config"]),
+            seconds=about["seconds"],
+        )
+
+    def save_final(self, params: Params, *, config_json: str) -> None:
+        """Writes all parameters of the finished stage, then the marker that says so; waits for both."""
+        self.wait()
+        weights = digest(params)
+        marker = self.directory / _DONE
+        if jax.process_index() == 0:
+            marker.unlink(missing_ok=True)
+        _barrier("final_unmarked")
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(self.directory / _FINAL, params, force=True)
+        if jax.process_index() == 0:
+            about = {"weights": weights, "starts_from": self._starts_from, "config": json.loads(config_json)}
+            replace_file(marker, json.dumps(about, indent=2))
+        _barrier("final_marked")
+
+    def wait(self) -> None:
+        """Returns when every started checkpoint is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def _about(self, step: int) -> dict[str, Any]:
+        return self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+
+    def _check_arrays(self, step: int, saved: dict[str, str], wanted: dict[str, str]) -> None:
+        changes = config_changes(json.dumps(saved), json.dumps(wanted), separator="")
+        if changes:
+            listed = "\n  ".join(changes[:10] + [f"and {len(changes) - 10} more"] * (len(changes) > 10))
+            raise CheckpointError(
+                f"{self._manager.directory}/{step}: this config trains other arrays than the checkpoint holds:\n"
+                f"  {listed}\n"
+                "Restore the config's model, freeze and lora fields; where they are as they were, another version of "
+                f"sage_jax wrote the checkpoint: go on with that one, or delete {self.directory} to train this stage "
+                "anew"
+            )
+
+
+def is_finished(stage_dir: Path | str) -> bool:
+    """Whether a stage has its final parameters, whole."""
+    return (Path(stage_dir) / _DONE).is_file()
+
+
+def final_config(stage_dir: Path | str) -> str:
+    """The config, as JSON, that a finished stage was trained under."""
+    _require_finished(stage_dir)
+    return json.dumps(json.loads((Path(stage_dir) / _DONE).read_text())["config"])
+
+
+def final_shapes(stage_dir: Path | str) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of the parameters of a finished stage, by path.
+
+    Raises:
+      CheckpointError: The stage is not finished.
+    """
+    _require_finished(stage_dir)
+    with ocp.StandardCheckpointer() as checkpointer:
+        names = _stored(checkpointer, Path(stage_dir).absolute() / _FINAL)
+    return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in names.items()}
+
+
+def final_weights(stage_dir: Path | str) -> str:
+    """Hash of a finished stage's parameters; "" of one that was written without."""
+    _require_finished(stage_dir)
+    return json.loads((Path(stage_dir) / _DONE).read_text()).get("weights", "")
+
+
+def final_start(stage_dir: Path | str) -> str:
+    """Hash of the parameters that a finished stage started from; "" where there are none."""
+    _require_finished(stage_dir)
+    return json.loads((Path(stage_dir) / _DONE).read_text()).get("starts_from", "")
+
+
+def load_final(stage_dir: Path | str, shardings: Mapping[str, Sharding] | None = None) -> Params:
+    """All parameters of a finished stage, trained and frozen, by path.
+
+    Args:
+      stage_dir: Folder of the stage.
+      shardings: Where each parameter goes; None = whole on every device.
+
+    Raises:
+      CheckpointError: The stage is not finished, or its parameters are not those of `shardings`.
+    """
+    _require_finished(stage_dir)
+    path = Path(stage_dir).absolute() / _FINAL
+    with ocp.StandardCheckpointer() as checkpointer:
+        names = _stored(checkpointer, path)
+        if shardings is None:
+            everywhere = NamedSharding(Mesh(np.asarray(jax.devices()), ("all",)), PartitionSpec())
+            shardings = dict.fromkeys(names, everywhere)
+        if shardings.keys() != names.keys():
+            odd = sorted(shardings.keys() ^ names.keys())
+            raise CheckpointError(
+                f"{path}: its parameters are not this model's; in one but not the other: {', '.join(odd[:5])}. "
+                "Use the model fields that the stage was trained with"
+            )
+        abstract = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[name]) for name, leaf in names.items()
+        }
+        return checkpointer.restore(path, abstract)
+
+
+def config_changes(old_json: str, new_json: str, *, separator: str = ".") -> list[str]:
+    """Fields that differ between two configs, one `field: old -> new` each, in the new one's order."""
+    old, new = (_flat(json.loads(text), separator) for text in (old_json, new_json))
+    missing = "(none)"
+    return [
+        f"{field}: {old.get(field, missing)} -> {new.get(field, missing)}"
+        for field in dict.fromkeys((*new, *old))
+        if old.get(field, missing) != new.get(field, missing)
+    ]
+
+
+class _BestAndLast:
+    """Orbax preservation policy: the newest n checkpoints and the one of the highest score."""
+
+    def __init__(self, keep_last: int) -> None:
+        self.keep_last = keep_last
+        self.scores: dict[int, float | None] = {}
+
+    def best(self, steps: Sequence[int]) -> int | None:
+        scored = {step: score for step in steps if (score := self.scores.get(step)) is not None}
+        return max(scored, key=lambda step: scored[step]) if scored else None
+
+    def should_preserve(
+        self,
+        checkpoints: Sequence[checkpoint_managers.PolicyCheckpointInfo],
+        *,
+        context: checkpoint_managers.PreservationContext,
+    ) -> Sequence[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*steps[-self.keep_last :], self.best(steps)}
+        return [step in kept for step in steps]
+
+
+def _require_finished(stage_dir: Path | str) -> None:
+    if not is_finished(stage_dir):
+        raise CheckpointError(f"{stage_dir}: this stage is not finished; train it first (there is no {_DONE})")
+
+
+def _stored(checkpointer: ocp.StandardCheckpointer, path: Path) -> dict[str, Any]:
+    stored: Any = checkpointer.metadata(path).item_metadata
+    return dict(stored.tree) if hasattr(stored, "tree") else dict(stored)
+
+
+def _shapes(tree: Any) -> dict[str, str]:
+    """What each array of a pytree is, by its path, such as `float32[2, 3]`."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+
+def _flat(values: Any, separator: str, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict) or not values:
+        return {prefix: values}
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(_flat(value, separator, f"{prefix}{separator}{name}" if prefix else name))
+    return flat
+
+
+def _encoded(loader_state: Any) -> Any:
+    if isinstance(loader_state, bytes):
+        return {"bytes": base64.b64encode(loader_state).decode()}
+    return {"json": loader_state}
+
+
+def _decoded(loader_state: Any) -> Any:
+    return base64.b64decode(loader_state["bytes"]) if "bytes" in loader_state else loader_state["json"]
+
+
+def _gather_json(value: Any) -> list[Any]:
+    """The JSON values of all processes, in their order."""
+    if jax.process_count() == 1:
+        return [value]
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.asarray([text.size])).reshape(-1)
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: text.size] = text
+    rows = multihost_utils.process_allgather(padded)
+    return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+
+def _barrier(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

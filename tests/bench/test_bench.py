@@ -1,0 +1,171 @@
+"""Benchmarks: the peer's data, the formula of operations against a traced step, lines that they print, ratios."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from bench.compare import COMPARISONS, Figure, ratio
+from bench.model_flops import model_flops, visible_pairs
+from bench.sizes import SIZES, draw_answers, draw_prompts, make_model, make_tree, with_options
+from sage_jax.models.sage import tree_mask
+from sage_jax.parameters import merge
+from sage_jax.plan.flops import matmul_flops
+from tests.support.tiny_sage import on_device
+
+ROOT = Path(__file__).parents[2]
+PEER = ROOT.parent / "shared" / "bench" / "peer_bench.py"
+needs_peer = pytest.mark.skipif(not PEER.is_file(), reason="the peer's benchmark is not beside the checkout")
+
+
+@pytest.fixture(scope="module")
+def peer() -> dict[str, Any]:
+    return runpy.run_path(str(PEER))
+
+
+@needs_peer
+@pytest.mark.parametrize("name", ["tiny", "small"])
+def test_sizes_are_the_peers(peer: dict[str, Any], name: str) -> None:
+    theirs, size = peer["SIZES"][name], SIZES[name]
+    vit, decoder = size.model.vit, size.model.decoder
+    assert (vit.tile_px, vit.patch_px, size.tiles) == (theirs["image"], theirs["patch"], theirs["tiles"])
+    assert (vit.num_layers, vit.embed_dim, vit.num_heads) == (theirs["v_layers"], theirs["v_hidden"], theirs["v_heads"])
+    assert vit.mlp_dim == 4 * theirs["v_hidden"] and size.vocab_size == theirs["vocab"]
+    assert (decoder.num_layers, decoder.embed_dim, decoder.mlp_dim) == (
+        theirs["layers"],
+        theirs["hidden"],
+        theirs["mlp"],
+    )
+    assert (decoder.num_heads, decoder.num_kv_heads) == (theirs["heads"], theirs["kv_heads"])
+    assert size.image_tokens == peer["image_tokens"](theirs)
+
+
+@needs_peer
+def test_data_are_the_peers(peer: dict[str, Any]) -> None:
+    size = SIZES["tiny"]
+    ids, pixels, answers = peer["make_groups"](peer["SIZES"]["tiny"], 3, 11)
+    text, drawn = draw_prompts(size, 3, 11)
+    np.testing.assert_array_equal(text, ids[:, size.image_tokens :])
+    np.testing.assert_array_equal(drawn, pixels)
+    assert [[one.tolist() for one in ranked] for ranked in draw_answers(size, 3, 11)] == answers
+
+
+def test_pairs_of_the_formula_are_those_of_the_mask() -> None:
+    batch = make_tree(SIZES["tiny"], rows=2, questions=3, num_answers=4, seed=5)
+    placed = on_device(batch)
+    mask = np.asarray(tree_mask(placed.token_mask, placed.question_index, placed.answer_index))
+    assert visible_pairs(batch) == int((mask & batch.token_mask[:, :, None]).sum())
+
+
+def test_the_formula_counts_the_products_of_a_forward_pass() -> None:
+    """Against those of the traced one over a row without padding: all but attention is the same to the operation."""
+    size = with_options(SIZES["tiny"], attention="masked")
+    batch = make_tree(size, rows=1, questions=2, num_answers=4, seed=3, round_to=1)
+    graphdef, params = make_model(size)
+    traced = jax.make_jaxpr(lambda params, batch: merge(graphdef, params)(batch)[0])(params, on_device(batch))
+    tokens, decoder = batch.token_ids.shape[1], size.model.decoder
+    heads = decoder.num_heads * decoder.width_of_head
+    hidden_pairs = 4.0 * (tokens**2 - visible_pairs(batch)) * heads * decoder.num_layers
+    flops = model_flops(size, batch)
+    expected = flops.vision + flops.adapter + flops.decoder + hidden_pairs
+    assert math.isclose(matmul_flops(traced), expected, rel_tol=5e-3)  # the fusion of facts is no part of it
+    assert math.isclose(flops.output, 2.0 * decoder.embed_dim * size.vocab_size * batch.target_mask.sum())
+    assert flops.step() == flops.vision + 3 * (flops.adapter + flops.decoder + flops.output)
+
+
+def test_the_input_pipeline_is_set_beside_a_step() -> None:
+    """A long step never waits for its batch, one that takes no time always does."""
+    found = []
+    for seconds in ("0.5", "0"):
+        given = ["--steps", "3", "--num-images", "8", "--step-seconds", seconds]
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.input_pipeline", *given],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=True,
+        )
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    slow, fast = found
+    assert slow["what"] == "input_pipeline" and 0.0 < slow["padding"] < 1.0
+    assert slow["input_wait"] < 0.5 < fast["input_wait"] and fast["images_per_s"] > slow["images_per_s"] > 0.0
+
+
+@pytest.mark.parametrize(
+    ("command", "figures"),
+    [
+        (["edpo_step", "--questions", "2", "--unroll", "1"], ("questions_per_s", "mfu", "peak_memory_gb", "padding")),
+        (["generate", "--rows", "1", "--questions", "2", "--unroll", "1"], ("decode_tokens_per_s", "tokens_per_s")),
+        (
+            ["generate", "--continuous", "5", "--rows", "2", "--unroll", "1"],
+            ("tokens_per_s", "tokens_per_s_in_batches", "useful", "useful_in_batches", "same_answers"),
+        ),
+        (
+            ["inspect_throughput", "--images", "2", "--rows", "1", "--unroll", "1"],
+            ("images_per_s", "references_computed"),
+        ),
+    ],
+)
+def test_a_benchmark_prints_a_line_with_its_figures(command: list[str], figures: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"bench.{command[0]}", *command[1:], "--repeats", "1", "--warmup", "1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},  # one device, as they are run
+        check=True,
+    )
+    (line,) = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert line["what"] == command[0] and line["size"] == "tiny" and line["n"] == 1
+    assert all(line[name] > 0 for name in ("seconds", *figures) if name != "padding")
+
+
+@needs_peer
+def test_both_sides_of_an_inspected_folder_answer_the_same_questions_of_the_same_files(tmp_path: Path) -> None:
+    asked = ["--work", str(tmp_path), "--images", "2", "--questions", "2", "--repeats", "1", "--warmup", "0"]
+    ours, theirs = (
+        subprocess.run(
+            [sys.executable, "-m", f"bench.{script}", *asked, *more],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=500,
+            env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
+            check=True,
+        )
+        for script, more in (("inspect_folder", ["--rows", "2"]), ("peer_inspect", ["--peer", str(PEER)]))
+    )
+    (line,), (peers,) = (
+        [json.loads(each) for each in done.stdout.splitlines() if each.startswith("{")] for done in (ours, theirs)
+    )
+    for figures in (line, peers):
+        assert (figures["images"], figures["questions"], figures["new_tokens"]) == (2, 2, 64) and figures["n"] == 1
+        assert all(figures[name] > 0 for name in ("seconds", "images_per_s", "process_images_per_s"))
+    assert 0 < line["answer_tokens"] <= peers["answer_tokens"] == 2 * 2 * 64
+    assert line["process_seconds"] > line["seconds"] > line["batch_seconds"] >= line["first_batch_seconds"] > 0
+
+
+def test_ratios_are_medians_of_pairs_held_against_their_bar() -> None:
+    figure = Figure("seconds over six calls", "seconds", "total_s", 0.4, scale=6.0, less=True)
+    pairs = [({"seconds": ours}, {"total_s": 1.0}) for ours in (3.0, 1.2, 2.1)]
+    found = ratio("facts_and_questions", "tiny", figure, pairs)
+    assert (found["ratio"], found["ratio_min"], found["ratio_max"], found["met"]) == (0.35, 0.2, 0.5, True)
+    faster = Figure("tokens/s", "ours", "theirs", 1.2)
+    assert not ratio("forward", "tiny", faster, [({"ours": 11.0}, {"theirs": 10.0})])["met"]
+
+
+def test_comparisons_name_benchmarks_that_are_there() -> None:
+    for comparison in COMPARISONS.values():
+        assert (ROOT / "bench" / f"{comparison.ours.split()[0]}.py").is_file()

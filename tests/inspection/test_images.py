@@ -1,0 +1,221 @@
+"""Images to inspect: which they are, what a broken one says, and how a changed one is known."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import tracemalloc
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sage_jax.config import ConfigError, InspectConfig
+from sage_jax.config.command_line import read_config
+from sage_jax.data.adpl.facts import load_vocabulary
+from sage_jax.data.adpl.preferences import make_records
+from sage_jax.data.images import SUFFIXES
+from sage_jax.data.records import Record
+from sage_jax.inspection.images import References, SampleImages, Subject, UserImages, find_images
+from tests.support.photographs import SCRIPT, drawn, write_photographs
+from tests.support.tiny_run import CONFIG
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_photographs(tmp_path_factory.mktemp("photographs"))
+
+
+def subjects(config: InspectConfig) -> list[Subject]:
+    images = UserImages(config, load_vocabulary())
+    return [images.read(index) for index in range(len(images))]
+
+
+def sampled(records: Sequence[Record], wanted: int) -> list[Record]:
+    images = SampleImages(records, wanted)
+    return [record for index in range(len(images)) if (record := images.read(index).record)]
+
+
+def test_images_are_named_by_file_folder_or_list(photographs: Path) -> None:
+    images = photographs / "images"
+    assert find_images(str(images / "b.PNG")) == [images / "b.PNG"]
+    assert [path.name for path in find_images(str(images))] == [SCRIPT, "b.PNG", "broken.jpg", "a.png"]
+    assert find_images(str(images / "notes.txt")) == [images / "b.PNG", images / "not_there.png"]
+
+
+@pytest.mark.parametrize("name", ["missing", "missing.png", "missing.txt"])
+def test_a_path_that_is_not_there_is_an_error(photographs: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"inspect.images = .*{name}.*: no such file or folder"):
+        find_images(str(photographs / name))
+    with pytest.raises(ConfigError, match=f"inspect.references = .*{name}.*: no such file or folder"):
+        References(str(photographs / name))
+
+
+def test_a_folder_or_list_without_images_is_an_error(photographs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no image in it; known suffixes: " + ", ".join(SUFFIXES[:2])):
+        find_images(str(photographs / "empty"))
+    with pytest.raises(ConfigError, match="inspect.references = .*: no image in it"):
+        References(str(photographs / "empty"))
+    (tmp_path / "list.txt").write_text("# nothing\n")
+    with pytest.raises(ConfigError, match="no image in it"):
+        find_images(str(tmp_path / "list.txt"))
+    (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="no list of paths in UTF-8"):
+        find_images(str(tmp_path / "list.txt"))
+
+
+def test_a_reference_is_the_file_of_the_same_name_else_the_first_else_none(photographs: Path) -> None:
+    folder = photographs / "references"
+    first, last = (str(folder / name) for name in ("a.png", "zzz.png"))
+
+    def chosen(references: str, image: str) -> str | None:
+        found = References(references).of(Path(image))
+        return None if found is None else found[0]
+
+    assert chosen(str(folder), "x/zzz.png") == last
+    assert chosen(str(folder), "x/other.png") == first
+    assert chosen(last, "x/a.png") == last
+    assert chosen("", "x/a.png") is None
+
+
+def test_images_without_a_reference_of_their_own_are_counted(photographs: Path) -> None:
+    images = str(photographs / "images")
+
+    def unmatched(references: str) -> str:
+        return UserImages(InspectConfig(images=images, references=references), load_vocabulary()).unmatched()
+
+    found = unmatched(str(photographs / "references"))
+    assert found.startswith("3 of 4 images have no reference of their own name") and found.endswith("first: a.png")
+    assert unmatched("") == unmatched(str(photographs / "references" / "a.png")) == ""
+    assert unmatched(images) == ""
+
+
+def test_a_reference_that_serves_many_images_is_read_once(photographs: Path) -> None:
+    references = References(str(photographs / "references" / "a.png"))
+    contents = [found[1] for name in ("x.png", "y.png") if (found := references.of(Path(name)))]
+    assert len(contents) == 2 and contents[0] is contents[1]
+
+
+def test_what_cannot_be_read_says_why_and_the_rest_is_read(photographs: Path) -> None:
+    config = InspectConfig(images=str(photographs / "images" / "notes.txt"))
+    good, missing = subjects(config)
+    assert good.record is not None and good.record.reference_image is None and good.error == ""
+    assert missing.record is None and "not_there.png: cannot be read: No such file" in missing.error
+    broken = dataclasses.replace(config, references=str(photographs / "images" / "broken.jpg"))
+    assert all(subject.record is None for subject in subjects(broken))
+    assert "reference" in subjects(broken)[0].error
+
+
+def test_a_file_name_that_is_no_text_is_shown_all_the_same(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(buffer, "PNG")
+    Path(str(tmp_path) + "/\udcff.png").write_bytes(buffer.getvalue())
+    (subject,) = subjects(InspectConfig(images=str(tmp_path)))
+    assert subject.record is not None
+    assert subject.path.encode() and subject.path.endswith("\ufffd.png")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16-le"])
+def test_a_list_with_a_mark_or_nul_bytes_costs_no_more_than_its_own_lines(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.png").write_bytes(drawn()[0].test_image)
+    (tmp_path / "list.txt").write_bytes("a.png\n".encode(encoding) + b"\na.png\n")
+    config = InspectConfig(images=str(tmp_path / "list.txt"), references=str(tmp_path / "a.png"))
+    images = UserImages(config, load_vocabulary())
+    assert len({images.key(index) + images.stamp(index) for index in range(len(images))}) == len(set(images._paths))
+    found = [images.read(index) for index in range(len(images))]
+    assert found[-1].record is not None
+    if encoding == "utf-8-sig":
+        assert [subject.error for subject in found] == ["", ""]
+    else:
+        assert found[0].record is None and found[0].path in found[0].error and "null byte" in found[0].error
+        assert "\0" not in found[0].path
+
+
+def test_what_lies_in_a_hidden_folder_is_no_image(tmp_path: Path) -> None:
+    for name in ("a.png", ".ipynb_checkpoints/a-checkpoint.png", "b/.cache/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(drawn()[0].test_image)
+    assert find_images(str(tmp_path)) == [tmp_path / "a.png"]
+
+
+def test_the_category_is_the_configs_or_a_known_folder(photographs: Path) -> None:
+    images = str(photographs / "images" / "gear" / "a.png")
+    (named,) = subjects(InspectConfig(images=images, category="pill"))
+    (found,) = subjects(InspectConfig(images=images))
+    assert (named.category, found.category) == ("pill", "gear")
+    (other,) = subjects(InspectConfig(images=str(photographs / "images" / "b.PNG")))
+    assert other.category == "part"
+
+
+def test_the_sample_takes_distinct_images_and_fills_up_from_either_side() -> None:
+    vocabulary = load_vocabulary()
+    kinds = read_config(["--config", str(CONFIG)]).data.pair_types
+    records = [
+        record
+        for index, image in enumerate(drawn())
+        for record in make_records(image, vocabulary, pair_types=kinds, records=2, index=index, seed=0)
+    ]
+    assert len(records) == 12
+    four = sampled(records, 4)
+    assert sorted(bool(record.anomalous) for record in four) == [False, False, True, True]
+    assert len({record.image_id for record in sampled(records, 99)}) == 6
+    defective = [record for record in records if record.anomalous]
+    assert len(sampled(defective, 2)) == 2
+
+
+def stamps(folder: Path) -> list[str]:
+    config = InspectConfig(images=str(folder / "images"), references=str(folder / "references"))
+    images = UserImages(config, load_vocabulary())
+    return [images.stamp(index) for index in range(len(images))]
+
+
+def test_a_stamp_changes_with_the_image_its_reference_and_leave_to_read(tmp_path: Path) -> None:
+    first, second = (image.test_image for image in drawn()[:2])
+    for name in ("images/a.png", "images/b.png", "references/a.png", "references/z.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(first)
+    before = stamps(tmp_path)
+    assert stamps(tmp_path) == before
+    (tmp_path / "images" / "a.png").write_bytes(second)
+    changed = stamps(tmp_path)
+    assert changed[0] != before[0] and changed[1] == before[1]
+    os.utime(tmp_path / "references" / "a.png", ns=(1, 1))  # the reference of both: of one name, and the first
+    assert stamps(tmp_path)[0] != changed[0] and stamps(tmp_path)[1] != changed[1]
+    now = stamps(tmp_path)
+    (tmp_path / "references" / "b.png").write_bytes(first)
+    assert stamps(tmp_path)[0] == now[0] and stamps(tmp_path)[1] != now[1]
+
+
+def test_an_image_keeps_its_key_when_others_come_before_it(tmp_path: Path) -> None:
+    image = drawn()[0].test_image
+    (tmp_path / "b.png").write_bytes(image)
+    config = InspectConfig(images=str(tmp_path))
+    key = UserImages(config, load_vocabulary()).key(0)
+    (tmp_path / "a.png").write_bytes(image)
+    images = UserImages(config, load_vocabulary())
+    assert images.key(1) == key != images.key(0)
+
+
+def test_a_reference_that_changes_is_read_again(tmp_path: Path) -> None:
+    first, second = (image.test_image for image in drawn()[:2])
+    (tmp_path / "good.png").write_bytes(first)
+    references = References(str(tmp_path / "good.png"))
+    assert references.of(Path("x.png")) == (str(tmp_path / "good.png"), first)
+    (tmp_path / "good.png").write_bytes(second)
+    assert references.of(Path("x.png")) == (str(tmp_path / "good.png"), second)
+
+
+def test_references_of_many_images_do_not_pile_up(tmp_path: Path) -> None:
+    image = drawn()[0].test_image
+    for index in range(40):
+        (tmp_path / f"{index}.png").write_bytes(image)
+    references = References(str(tmp_path))
+    tracemalloc.start()
+    for index in range(40):
+        references.of(Path(f"{index}.png"))
+    held = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*pathlib*")])
+    tracemalloc.stop()
+    assert sum(trace.size for trace in held.traces if trace.size >= len(image)) < 20 * len(image)

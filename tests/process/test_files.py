@@ -1,0 +1,69 @@
+"""Output files and folders that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sage_jax.process.files import locked, new_folder, replace_file
+
+
+def test_file_is_replaced_whole_and_its_folder_made(tmp_path: Path):
+    path = tmp_path / "a" / "b.txt"
+    replace_file(path, "µ first, long content")
+    replace_file(path, "second")
+    assert path.read_text(encoding="utf-8") == "second"
+    assert [item.name for item in path.parent.iterdir()] == ["b.txt"]
+    assert path.stat().st_mode & 0o444 == 0o444
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "b.txt"
+    replace_file(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        replace_file(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [item.name for item in tmp_path.iterdir()] == ["b.txt"]
+
+
+def test_content_may_come_in_parts_and_one_that_fails_leaves_the_old_file(tmp_path: Path):
+    path = tmp_path / "b.txt"
+    replace_file(path, (f"µ{number}\n" for number in range(3)))
+    assert path.read_text(encoding="utf-8") == "µ0\nµ1\nµ2\n"
+    with pytest.raises(ZeroDivisionError):
+        replace_file(path, (f"{1 // number}\n" for number in (1, 0)))
+    assert path.read_text(encoding="utf-8") == "µ0\nµ1\nµ2\n"
+    assert [item.name for item in tmp_path.iterdir()] == ["b.txt"]
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "deep" / "out") as folder:
+        (folder / "a.txt").write_text("a")
+        assert not (tmp_path / "deep" / "out").exists()
+    assert (tmp_path / "deep" / "out" / "a.txt").read_text() == "a"
+    assert (tmp_path / "deep" / "out").stat().st_mode & 0o777 == 0o755
+    with pytest.raises(RuntimeError, match="broken"):
+        with new_folder(tmp_path / "other") as folder:
+            (folder / "a.txt").write_text("a")
+            raise RuntimeError("broken")
+    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
+    with pytest.raises(FileExistsError):
+        with new_folder(tmp_path / "deep" / "out"):
+            pass
+    with pytest.raises(FileExistsError):
+        with new_folder(tmp_path / "raced"):
+            (tmp_path / "raced").mkdir()
+
+
+def test_a_folder_is_held_by_one_and_let_go_at_the_end(tmp_path: Path):
+    with locked(tmp_path / "run"), pytest.raises(BlockingIOError), locked(tmp_path / "run"):
+        pass
+    with locked(tmp_path / "run"):
+        pass

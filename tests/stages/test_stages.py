@@ -1,0 +1,233 @@
+"""What a run leaves behind, what it does again and what not, and what it asks of the user."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from sage_jax.config import TRAINING_STAGES, ConfigError, from_config_dict
+from sage_jax.config.command_line import read_config
+from sage_jax.data.sources.readers import source_revision
+from sage_jax.journal.summary import summary_tables
+from sage_jax.stages.run import Run
+from sage_jax.stages.stages import PACKAGES, run_stages
+from tests.support.tiny_run import CONFIG, TinyRun, read_jsonl, run_main
+
+METRICS = {
+    "verdict_accuracy",
+    "acc_g",
+    "auroc",
+    "average_precision",
+    "f1",
+    "mle",
+    "ranking_best_worst",
+    "ranking_adjacent",
+}
+INSPECT_COUNTS = {"images", "answer_tokens", "batch_seconds", "first_batch_seconds", "report_seconds"}
+
+
+def test_stages_run_in_the_order_of_the_config(tiny_run: TinyRun) -> None:
+    lines = (tiny_run.run_dir / "log.txt").read_text(encoding="utf-8").splitlines()
+    order = list(dict.fromkeys(line.split()[2].rstrip(":") for line in lines if line[:2] == "20"))
+    assert order == [stage for stage in read_config(["--config", str(CONFIG)]).stage_names if stage in order]
+    assert {"prepare", *TRAINING_STAGES, "inspect"} <= set(order)
+    assert list(tiny_run.summary()["stages"]) == list(read_config(["--config", str(CONFIG)]).stage_names)
+
+
+def test_check_prints_counts_of_both_splits(tiny_run: TinyRun) -> None:
+    assert "no faults" in tiny_run.stdout
+    assert "Questions by verdict of the best answer" in tiny_run.stdout
+
+
+def test_the_resolved_config_and_versions_are_kept(tiny_run: TinyRun) -> None:
+    kept = json.loads((tiny_run.run_dir / "config.json").read_text())
+    overrides = [f"--config.run_dir={tiny_run.run_dir}", f"--config.data.cache_dir={tiny_run.folder / 'cache'}"]
+    assert from_config_dict(kept) == read_config(["--config", str(CONFIG), *overrides])
+    versions = json.loads((tiny_run.run_dir / "versions.json").read_text())
+    assert {name: versions[name] for name in PACKAGES} == {n: importlib.metadata.version(n) for n in PACKAGES}
+    assert {"python", "sage_jax"} <= versions.keys()
+
+
+def test_the_data_revision_is_that_of_the_source(tiny_run: TinyRun) -> None:
+    config = read_config(["--config", str(CONFIG)])
+    kept = json.loads((tiny_run.run_dir / "data.json").read_text())
+    assert kept == {"revision": source_revision(config.data, config.seed), "train": 24, "test": 10}
+
+
+def test_metrics_have_a_row_for_every_step_and_the_preference_statistics(tiny_run: TinyRun) -> None:
+    rows = read_jsonl(tiny_run.run_dir / "metrics.jsonl")
+    config = read_config(["--config", str(CONFIG)])
+    for stage in TRAINING_STAGES:
+        steps = [row["step"] for row in rows if row["stage"] == stage]
+        assert steps == list(range(1, config.training(stage).steps + 1))
+        assert list((tiny_run.run_dir / "tensorboard" / stage).iterdir())
+    wanted = {
+        "reward_margin",
+        "ranking_best_worst",
+        "ranking_adjacent",
+        "chosen_logps",
+        "rejected_logps",
+        "extreme_gap",
+    }
+    assert all(wanted <= row.keys() for row in rows if row["stage"] in ("dpo", "edpo"))
+    losses = [row["loss"] for row in rows if row["stage"] == "base"]
+    assert sum(losses[-3:]) < sum(losses[:3])
+
+
+def test_the_loss_plot_is_a_picture(tiny_run: TinyRun) -> None:
+    with Image.open(tiny_run.run_dir / "loss.png") as image:
+        image.load()
+        assert image.format == "PNG" and min(image.size) > 100
+
+
+def test_the_summary_has_cost_and_metrics_of_the_promised_form(tiny_run: TinyRun) -> None:
+    summary = tiny_run.summary()
+    for stage, cost in summary["stages"].items():
+        shares = {"input_wait", "padding"} if stage in TRAINING_STAGES else set()
+        counts = {"compilations", "compile_seconds"} if stage in TRAINING_STAGES else set()
+        counts |= INSPECT_COUNTS if stage == "inspect" else set()
+        assert cost.keys() == {"seconds", "peak_memory_gb"} | shares | counts
+        assert all(0 < cost[name] for name in counts) and cost.get("compilations", 0) <= 6
+        assert all(0.0 <= cost[name] < 1.0 for name in shares)
+        assert cost["seconds"] >= 0 and 0.1 < cost["peak_memory_gb"] < 6
+    assert summary["metrics"].keys() == set(TRAINING_STAGES)
+    for modes in summary["metrics"].values():
+        assert modes.keys() == {"zero_shot", "one_shot"}
+        for mode, entry in modes.items():
+            maps = {"pixel_auroc"} if mode == "one_shot" else set()
+            assert entry.keys() == METRICS | maps | {"accuracy_by_kind", "unparsable", "scored_of"}
+            for metric in (*(entry[name] for name in METRICS | maps), *entry["accuracy_by_kind"].values()):
+                assert metric.keys() == {"value", "low", "high", "n"}
+                assert metric["low"] <= metric["value"] <= metric["high"] and metric["n"] > 0
+
+
+def test_the_final_table_is_printed_from_the_summary(tiny_run: TinyRun) -> None:
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(summary_tables(tiny_run.summary()))
+    table = [line.rstrip() for line in captured.get().splitlines()]
+    assert [line.rstrip() for line in tiny_run.stdout.splitlines()][-len(table) :] == table
+    accuracy = tiny_run.summary()["metrics"]["sfe"]["one_shot"]["verdict_accuracy"]["value"]
+    assert f"{accuracy:.3f}" in tiny_run.stdout
+
+
+def test_trained_parameters_move_and_frozen_ones_do_not(tiny_run: TinyRun) -> None:
+    config = from_config_dict(json.loads((tiny_run.run_dir / "config.json").read_text()))
+    run = Run(config)
+    base, sfe = (run.trained_params(stage, wanted_by="test") for stage in ("base", "sfe"))
+    moved = {path for path in base if (base[path] != sfe[path]).any()}
+    assert not [path for path in moved if path.startswith("vit/")]
+    assert {path.split("/")[0] for path in moved} >= {"adapter", "decoder", "fusion"}
+
+
+@pytest.fixture
+def copied(tiny_run: TinyRun, tmp_path: Path) -> Iterator[Any]:
+    """Runs stages in this process on a copy of the tiny run's folder."""
+    shutil.copytree(tiny_run.run_dir, tmp_path / "run")
+
+    def start(stages: str, *overrides: str) -> Path:
+        fields = [f"--config.run_dir={tmp_path / 'run'}", f"--config.data.cache_dir={tiny_run.folder / 'cache'}"]
+        run_stages(read_config(["--config", str(CONFIG), *fields, f"--config.stages={stages}", *overrides]))
+        return tmp_path / "run"
+
+    yield start
+
+
+def test_a_finished_stage_is_not_trained_again_and_keeps_its_cost(
+    tiny_run: TinyRun, copied: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = copied("base,sfe", "--config.sfe.steps=21")
+    said = capfd.readouterr().err
+    assert "base: finished before; delete" in said
+    assert "the config has changed since it was trained:\n  sfe.steps: 20 -> 21" in said
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert summary["stages"]["base"] == tiny_run.summary()["stages"]["base"]
+    assert (run_dir / "metrics.jsonl").read_bytes() == (tiny_run.run_dir / "metrics.jsonl").read_bytes()
+
+
+def test_the_last_trained_stage_is_exported_with_its_data_recipe_and_scores(tiny_run: TinyRun, copied: Any) -> None:
+    folder = copied("export") / "export"
+    assert {"config.json", "model.safetensors", "sage_fusion.safetensors", "tokenizer.json"} <= {
+        path.name for path in folder.iterdir()
+    }
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    data = json.loads((tiny_run.run_dir / "data.json").read_text())
+    assert f"revision: `{data['revision']}`" in card and "24 training and 10 test records" in card
+    assert "Stages, in order: base, sfe, edpo." in card and "steps `4`" in card
+    accuracy = tiny_run.summary()["metrics"]["edpo"]["one_shot"]["verdict_accuracy"]
+    assert f"| Verdict accuracy | one-shot | {accuracy['value']:.3f} |" in card
+    with pytest.raises(ConfigError, match=r"export is there already: delete it, or give another"):
+        copied("export")
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ("sfe", "stage 'sfe' needs stage 'base', .* run with --config.stages=base,sfe"),
+        ("edpo", "stage 'edpo' needs stage 'sfe', .* run with --config.stages=base,sfe,edpo"),
+        ("sfe,base", "stage 'sfe' needs stage 'base'"),
+        ("evaluate", "stage 'evaluate' needs stage 'base', .* run with --config.stages=base,evaluate"),
+        ("prepare,inspect", "stage 'inspect' needs stage 'base'"),
+        ("export,base", "stage 'export' needs stage 'base', .* run with --config.stages=base,export"),
+    ],
+)
+def test_a_stage_without_the_model_it_needs_says_how_to_train_it(tmp_path: Path, stages: str, message: str) -> None:
+    config = read_config(["--config", str(CONFIG), f"--config.stages={stages}", f"--config.run_dir={tmp_path / 'run'}"])
+    with pytest.raises(ConfigError, match=message):
+        run_stages(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    config = read_config(["--config", str(CONFIG), "--config.stages=prepare", f"--config.run_dir={tmp_path / 'run'}"])
+    with pytest.raises(ConfigError, match=r"run_dir = .*run' cannot be written"):
+        run_stages(config)
+
+
+def test_every_training_stage_has_a_start() -> None:
+    assert set(TRAINING_STAGES) == set(TRAINING_STAGES)
+
+
+def test_the_ablation_is_written_over_seeds_and_leaves_done_seeds_as_they_are(
+    tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_run.folder / "compiled", tmp_path / "compiled")
+    run_main(tmp_path, "--config.stages=ablate", "--config.ablate.seeds=(0,)")
+    first = tmp_path / "run" / "seed_0"
+    before = {path: path.stat().st_mtime_ns for path in first.rglob("DONE.json")}
+    predictions = first / "predictions" / "base_one_shot.jsonl"
+    scored = predictions.stat().st_mtime_ns
+    assert len(before) == 1
+    again = run_main(tmp_path, "--config.stages=ablate", "--config.ablate.seeds=(0, 1)")
+    for mode in ("zero-shot", "one-shot"):
+        assert again.stderr.count(f"base, {mode}: scored before, with the same model, data and config") == 1
+    assert {path: path.stat().st_mtime_ns for path in first.rglob("DONE.json")} == before
+    assert predictions.stat().st_mtime_ns == scored
+    ablation = json.loads((tmp_path / "run" / "ablation.json").read_text())
+    assert ablation["seeds"] == [0, 1]
+    for seed in (0, 1):
+        summary = json.loads((tmp_path / "run" / f"seed_{seed}" / "summary.json").read_text())
+        for mode in ("zero_shot", "one_shot"):
+            value = summary["metrics"]["base"][mode]["mle"]["value"]
+            assert ablation["rows"]["base"][mode]["mle"]["values"][str(seed)] == pytest.approx(value)
+    assert (tmp_path / "run" / "ablation.md").read_text().startswith("# Ablation over seeds 0, 1")
+    revisions = [json.loads((tmp_path / "run" / f"seed_{s}" / "data.json").read_text())["revision"] for s in (0, 1)]
+    assert revisions[0] != revisions[1]
+
+
+def test_the_log_tells_how_training_computes_and_what_it_compiled(tiny_run: TinyRun) -> None:
+    told = (tiny_run.run_dir / "log.txt").read_text(encoding="utf-8").splitlines()
+    for stage in TRAINING_STAGES:
+        mine = [line for line in told if f" {stage}: " in line]
+        assert sum("attention = tree, remat = none" in line for line in mine) == 1
+        shapes = sum("compiled for" in line for line in mine)
+        assert shapes == tiny_run.summary()["stages"][stage]["compilations"]

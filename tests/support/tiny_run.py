@@ -1,0 +1,66 @@
+"""Runs of the whole program on the tiny config, in processes of their own, as a user starts them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "tests" / "support" / "tiny_config.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class TinyRun:
+    """A finished run.
+
+    Attributes:
+      folder: Holds the run's folder, its data cache and its compilations, for runs that go on from it.
+      stdout, stderr: What it printed.
+    """
+
+    folder: Path
+    stdout: str
+    stderr: str
+
+    @property
+    def run_dir(self) -> Path:
+        return self.folder / "run"
+
+    def summary(self) -> dict[str, Any]:
+        return json.loads((self.run_dir / "summary.json").read_text(encoding="utf-8"))
+
+
+def start_main(folder: Path, *overrides: str) -> subprocess.Popen[str]:
+    """Starts the program; `run_dir` is `folder`/run unless overridden."""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        # One device, quick to compile; what one run compiled, the next one reads.
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",  # or the folder's path would be part of every key
+    }
+    fields = (f"--config.run_dir={folder / 'run'}", f"--config.data.cache_dir={folder / 'cache'}")
+    command = [sys.executable, "-m", "sage_jax.main", "--config", str(CONFIG), *fields, *overrides]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run_main(folder: Path, *overrides: str, expected: int = 0) -> TinyRun:
+    """Runs the program to its end and checks its exit status."""
+    process = start_main(folder, *overrides)
+    stdout, stderr = process.communicate(timeout=600)
+    assert process.returncode == expected, stderr
+    return TinyRun(folder, stdout, stderr)
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSONL file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,270 @@
+"""Checkpoints: whole or not there, on any mesh, with what the run needs to go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from sage_jax.config import ConfigError, MeshConfig
+from sage_jax.parameters import digest
+from sage_jax.sharding import make_mesh, param_shardings
+from sage_jax.training.checkpoint import (
+    CheckpointError,
+    StageCheckpoints,
+    config_changes,
+    final_config,
+    final_start,
+    final_weights,
+    is_finished,
+    load_final,
+)
+from sage_jax.training.optim import TrainConfig, make_optimizer
+
+SHAPES = {"adapter/linear_1/kernel": (8, 16), "adapter/linear_1/bias": (16,), "adapter/linear_2/kernel": (16, 8)}
+
+
+def random_params(seed: int) -> dict[str, jax.Array]:
+    rng = np.random.default_rng(seed)
+    return {path: jnp.asarray(rng.normal(size=shape), jnp.float32) for path, shape in SHAPES.items()}
+
+
+def random_state(seed: int) -> dict[str, Any]:
+    params = random_params(seed)
+    optimizer = make_optimizer(TrainConfig())
+    _, opt_state = optimizer.update(random_params(seed + 1), optimizer.init(params), params)
+    return {"params": params, "opt_state": opt_state, "step": jnp.asarray(seed, jnp.int32)}
+
+
+def abstract(state: Any, sharding: jax.sharding.Sharding | None = None) -> Any:
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state)
+
+
+def save(checkpoints: StageCheckpoints, step: int, state: Any, loader_state: Any = None, **about: Any) -> None:
+    checkpoints.save(step, state, loader_state=loader_state, **{"config_json": "{}", "seconds": 0.0} | about)
+
+
+def assert_same(left: Any, right: Any) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), left, right)
+
+
+@pytest.mark.parametrize("loader_state", [b"\x00\xff position 7", {"epoch": 1, "index": [3, 4]}])
+def test_a_run_gets_back_all_it_saved(tmp_path: Path, loader_state: Any):
+    state = random_state(4)
+    with StageCheckpoints(tmp_path / "sfe", keep_last=1) as checkpoints:
+        assert checkpoints.restore_latest(abstract(state)) is None
+        save(checkpoints, 4, state, loader_state, config_json='{"sfe": {"steps": 9}}', seconds=12.5)
+    with StageCheckpoints(tmp_path / "sfe", keep_last=1) as checkpoints:
+        restored = checkpoints.restore_latest(abstract(state))
+    assert restored is not None
+    assert_same(restored.state, state)
+    assert (restored.step, restored.seconds, restored.loader_state) == (4, 12.5, loader_state)
+    assert json.loads(restored.config_json) == {"sfe": {"steps": 9}}
+
+
+def test_a_checkpoint_of_one_mesh_restores_on_another(tmp_path: Path):
+    params = random_params(0)
+    one, other = make_mesh(MeshConfig(data=2, fsdp=4)), make_mesh(MeshConfig(data=1, fsdp=2, tensor=4))
+    with StageCheckpoints(tmp_path, keep_last=1) as checkpoints:
+        save(checkpoints, 1, jax.device_put(params, param_shardings(params, one)))
+        wanted = param_shardings(params, other)
+        target = {
+            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=wanted[path]) for path, leaf in params.items()
+        }
+        restored = checkpoints.restore_latest(target)
+    assert restored is not None
+    assert_same(restored.state, params)
+    for path, leaf in restored.state.items():
+        assert leaf.sharding == wanted[path]
+
+
+def test_a_state_donated_right_after_the_save_is_saved_as_it_was(tmp_path: Path):
+    state = {"params": jnp.arange(1_000_000, dtype=jnp.float32)}
+    expected = np.array(state["params"])
+    overwrite = jax.jit(lambda state: {"params": state["params"] * 0.0 - 1.0}, donate_argnums=0)
+    with StageCheckpoints(tmp_path, keep_last=1) as checkpoints:
+        save(checkpoints, 1, state)
+        jax.block_until_ready(overwrite(state))
+        restored = checkpoints.restore_latest(abstract({"params": jax.ShapeDtypeStruct((1_000_000,), jnp.float32)}))
+    assert restored is not None
+    np.testing.assert_array_equal(restored.state["params"], expected)
+
+
+def test_newest_and_best_checkpoints_are_kept_even_over_a_restart(tmp_path: Path):
+    state = random_state(0)
+    with StageCheckpoints(tmp_path, keep_last=2) as checkpoints:
+        for step, score in ((1, 0.5), (2, 0.9), (3, None), (4, 0.1)):
+            save(checkpoints, step, state, score=score)
+    with StageCheckpoints(tmp_path, keep_last=2) as checkpoints:
+        assert checkpoints.best_step == 2
+        for step, score in ((5, 0.2), (6, 0.3), (7, None)):
+            save(checkpoints, step, state, score=score)
+        checkpoints.wait()
+        assert (checkpoints.best_step, checkpoints.latest_step) == (2, 7)
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [2, 6, 7]
+
+
+def test_a_step_saved_twice_keeps_the_first(tmp_path: Path):
+    with StageCheckpoints(tmp_path, keep_last=1) as checkpoints:
+        save(checkpoints, 3, random_state(0))
+        save(checkpoints, 3, random_state(9))
+        restored = checkpoints.restore_latest(abstract(random_state(0)))
+    assert restored is not None
+    assert_same(restored.state, random_state(0))
+
+
+def test_what_a_killed_save_leaves_is_not_restored(tmp_path: Path):
+    child = subprocess.run(
+        [sys.executable, __file__, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    left = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+    assert any(name.startswith("2.") for name in left), f"the kill came too late to leave a part: {left}"
+    with StageCheckpoints(tmp_path, keep_last=2) as checkpoints:
+        restored = checkpoints.restore_latest(abstract(large_state(1)))
+        assert restored is not None and restored.step == 1
+        assert_same(restored.state, large_state(1))
+        save(checkpoints, 3, large_state(3))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "3"]
+
+
+def test_a_checkpoint_of_other_arrays_is_refused_by_name(tmp_path: Path):
+    state = random_params(0)
+    with StageCheckpoints(tmp_path, keep_last=1) as checkpoints:
+        save(checkpoints, 1, state)
+        wider = state | {"adapter/linear_1/bias": jnp.zeros(20), "adapter/linear_2/bias": jnp.zeros(8)}
+        with pytest.raises(CheckpointError) as refused:
+            checkpoints.restore_latest(abstract(wider))
+    message = str(refused.value)
+    assert "['adapter/linear_1/bias']: float32[16] -> float32[20]" in message
+    assert "['adapter/linear_2/bias']: (none) -> float32[8]" in message
+    assert "linear_1/kernel" not in message and str(tmp_path) in message
+
+
+def test_a_checkpoint_of_another_version_is_refused_with_the_way_out(tmp_path: Path):
+    state = random_state(0)
+    with StageCheckpoints(tmp_path, keep_last=1) as checkpoints:
+        save(checkpoints, 1, state | {"rng": jnp.zeros(2, jnp.uint32)})
+        with pytest.raises(CheckpointError) as refused:
+            checkpoints.restore_latest(abstract(state))
+    message = str(refused.value)
+    assert "['rng']: uint32[2] -> (none)" in message
+    assert f"another version of sage_jax wrote the checkpoint: go on with that one, or delete {tmp_path}" in message
+
+
+def test_keeping_no_checkpoint_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match="keep_last = 0"):
+        StageCheckpoints(tmp_path, keep_last=0)
+
+
+def test_final_parameters_come_back_on_the_shardings_asked_for(tmp_path: Path):
+    params = random_params(3)
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    with StageCheckpoints(tmp_path / "sfe", keep_last=1) as checkpoints:
+        checkpoints.save_final(params, config_json='{"seed": 3}')
+    shardings = param_shardings(params, mesh)
+    loaded = load_final(tmp_path / "sfe", shardings)
+    assert_same(loaded, params)
+    assert {path: leaf.sharding for path, leaf in loaded.items()} == shardings
+    whole = load_final(tmp_path / "sfe")
+    assert_same(whole, params)
+    assert all(leaf.is_fully_replicated for leaf in whole.values())
+    assert json.loads(final_config(tmp_path / "sfe")) == {"seed": 3}
+
+
+def test_final_parameters_can_be_replaced(tmp_path: Path):
+    with StageCheckpoints(tmp_path, keep_last=1) as checkpoints:
+        checkpoints.save_final(random_params(0), config_json="{}")
+        checkpoints.save_final(random_params(1), config_json="{}")
+    assert_same(load_final(tmp_path), random_params(1))
+
+
+def test_a_replacement_that_fails_leaves_no_finished_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with StageCheckpoints(tmp_path, keep_last=1) as checkpoints:
+        checkpoints.save_final(random_params(0), config_json="{}")
+        broken = random_params(1)
+        broken["adapter/linear_1/bias"].delete()
+        monkeypatch.setattr(
+            "sage_jax.training.checkpoint.digest", lambda params: ""
+        )  # it would fail before a file is touched
+        with pytest.raises(RuntimeError):
+            checkpoints.save_final(broken, config_json="{}")
+    assert not is_finished(tmp_path)
+
+
+def test_a_stage_without_its_marker_is_not_finished(tmp_path: Path):
+    assert not is_finished(tmp_path)
+    with StageCheckpoints(tmp_path, keep_last=1) as checkpoints:
+        checkpoints.save_final(random_params(0), config_json="{}")
+    assert is_finished(tmp_path)
+    (tmp_path / "DONE.json").unlink()
+    with pytest.raises(CheckpointError, match="not finished"):
+        load_final(tmp_path)
+
+
+def test_final_parameters_of_another_model_are_refused_by_name(tmp_path: Path):
+    params = random_params(0)
+    with StageCheckpoints(tmp_path, keep_last=1) as checkpoints:
+        checkpoints.save_final(params, config_json="{}")
+    whole = NamedSharding(make_mesh(MeshConfig()), PartitionSpec())
+    with pytest.raises(CheckpointError, match="fusion/head/kernel"):
+        load_final(tmp_path, dict.fromkeys((*params, "fusion/head/kernel"), whole))
+
+
+def test_config_changes_name_each_field_once_with_old_and_new():
+    old = {"seed": 0, "sfe": {"steps": 10, "freeze": ["vit/"]}, "gone": True}
+    new = {"seed": 0, "sfe": {"steps": 12, "freeze": ["vit/", "fusion/"]}, "added": {"deep": 1}}
+    assert config_changes(json.dumps(old), json.dumps(new)) == [
+        "sfe.steps: 10 -> 12",
+        "sfe.freeze: ['vit/'] -> ['vit/', 'fusion/']",
+        "added.deep: (none) -> 1",
+        "gone: True -> (none)",
+    ]
+    assert config_changes(json.dumps(old), json.dumps(old)) == []
+
+
+def large_state(seed: int) -> dict[str, jax.Array]:
+    return {"params": jax.random.normal(jax.random.key(seed), (8_000_000,))}
+
+
+def test_a_stage_is_marked_with_its_weights_and_those_it_started_from(tmp_path: Path):
+    params = random_params(0)
+    with StageCheckpoints(tmp_path, keep_last=1, starts_from="base weights") as checkpoints:
+        checkpoints.save_final(params, config_json="{}")
+    assert (final_weights(tmp_path), final_start(tmp_path)) == (digest(params), "base weights")
+
+
+def test_a_checkpoint_of_another_start_is_refused(tmp_path: Path):
+    state = random_state(0)
+    with StageCheckpoints(tmp_path, keep_last=1, starts_from="first") as checkpoints:
+        save(checkpoints, 1, state)
+    with StageCheckpoints(tmp_path, keep_last=1, starts_from="first") as checkpoints:
+        assert checkpoints.restore_latest(abstract(state)) is not None
+    with (
+        StageCheckpoints(tmp_path, keep_last=1, starts_from="second") as checkpoints,
+        pytest.raises(CheckpointError, match="has been trained anew since, or model.weights has other content; delete"),
+    ):
+        checkpoints.restore_latest(abstract(state))
+
+
+if __name__ == "__main__":
+    # the process that a test has killed in the middle of its second save
+    with StageCheckpoints(sys.argv[1], keep_last=2) as checkpoints:
+        save(checkpoints, 1, large_state(1))
+        checkpoints.wait()
+        save(checkpoints, 2, large_state(2))
+        os.kill(os.getpid(), signal.SIGKILL)
