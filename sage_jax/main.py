@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 # Nothing heavy here: until a signal is handled, it ends the program without a word.
-from sage_jax.config import ConfigError
+from sage_jax.errors import ConfigError, UserError
 from sage_jax.process.allocator import compute_on_calling_thread, restart_with_huge_pages
 from sage_jax.process.signals import Interrupted, StopSignals
 
@@ -44,7 +44,7 @@ def _run(arguments: Sequence[str], signals: StopSignals) -> int:
         config = read_config(arguments)
     except ConfigError as error:
         return _failed(error)
-    from sage_jax.stages.stages import USER_ERRORS, run_stages  # after the checks: its imports take seconds
+    from sage_jax.stages.stages import run_stages  # after the checks: its imports take seconds
 
     logging.set_verbosity(logging.WARNING)
     flags.FLAGS(["sage_jax"])  # none are defined here, but Grain's worker processes want them parsed
@@ -59,7 +59,7 @@ def _run(arguments: Sequence[str], signals: StopSignals) -> int:
     signals.renew()
     try:
         run_stages(config)
-    except USER_ERRORS as error:
+    except UserError as error:
         return _failed(error)
     return 0
 

@@ -23,7 +23,7 @@ from sage_jax.models.sage import Placeholders, Sage
 from sage_jax.parameters import Params, digest, merge, split
 from sage_jax.sharding import MESH_AXES, make_mesh, param_shardings
 from sage_jax.training.checkpoint import StageCheckpoints, load_final
-from sage_jax.training.loop import fit
+from sage_jax.training.loop import Trainer
 from sage_jax.training.objectives import PreferenceObjective
 from tests.support.inspection_records import MODEL, TEXT, make_chat, make_records
 from tests.support.tiny_sage import random_params
@@ -70,12 +70,11 @@ def train(folder: Path, mesh: Mesh, *, keep_features: bool) -> Params:
         placed = jax.device_put(params, param_shardings(params, mesh))  # no process has all of a parameter
         encoder, form = VitEncoder(graphdef, placed, mesh), feature_form(MODEL, np.dtype(np.float32))
         kept = KeptFeatures(encoder, form=form, tiles_at_once=encoder.at_once(2), capacity=10**6, by_record=True)
-    with RunLog(folder, "edpo") as run, StageCheckpoints(folder / "edpo", keep_last=1) as checkpoints:
-        result = fit(
+    with RunLog(folder, "edpo") as log, StageCheckpoints(folder / "edpo", keep_last=1) as checkpoints:
+        trainer = Trainer(
             stage="edpo",
-            run=run,
+            log=log,
             train=TRAIN,
-            model=merge(graphdef, params),
             objective=OBJECTIVE,
             loader=loader,
             mesh=mesh,
@@ -84,6 +83,7 @@ def train(folder: Path, mesh: Mesh, *, keep_features: bool) -> Params:
             record_ids=lambda rows: [records[row].record_id for row in rows],
             encode=kept.begin if kept else None,
         )
+        result = trainer.fit(merge(graphdef, params))
     if kept:  # of its own rows: two of each batch, each with a reference or none
         assert 4 <= kept.num_computed <= 2 * 2 * TRAIN.steps
     return result.params

@@ -1,5 +1,6 @@
 """Config of a run: frozen dataclasses with their checks; a config file imports all that it needs from here."""
 
+from sage_jax.config.changes import ConfigChange, config_changes
 from sage_jax.config.checks import (
     nearest,
     require,
@@ -22,6 +23,7 @@ from sage_jax.errors import ConfigError
 __all__ = [
     "AblateConfig",
     "Config",
+    "ConfigChange",
     "ConfigError",
     "DataConfig",
     "DecoderConfig",
@@ -42,6 +44,7 @@ __all__ = [
     "TrainConfig",
     "TrainingStage",
     "VitConfig",
+    "config_changes",
     "field_paths",
     "from_config_dict",
     "nearest",

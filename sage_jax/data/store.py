@@ -37,6 +37,7 @@ from sage_jax.data.sources import readers
 from sage_jax.data.trees import tokenizer as tokens
 from sage_jax.data.trees.chat import chat_template
 from sage_jax.data.trees.encode import RecordCounts
+from sage_jax.errors import UserError
 from sage_jax.process import signals
 from sage_jax.process.files import replace_file
 from sage_jax.process.signals import Interrupted
@@ -49,7 +50,7 @@ _COUNTS_FILE = "counts.json"
 _IMAGES = ("test_image", "reference_image", "mask")
 
 
-class DataFaultError(ValueError):
+class DataFaultError(UserError):
     """A data set with a fault, under `on_bad_record = "fail"`; the message is the first fault."""
 
     def __init__(self, fault: Fault, num_faults: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -19,7 +20,7 @@ from sage_jax.data.trees.encode import ChosenRecords, RecordCounts
 from sage_jax.data.trees.tiles import image_size
 from sage_jax.evaluation.evaluator import Examination, anomaly_map, inspection_record, scored_of
 from sage_jax.journal.run_log import RunLog
-from sage_jax.journal.summary import load_summary, record_metrics
+from sage_jax.journal.summary import MODES, load_summary, record_metrics
 from sage_jax.metrics import ranking
 from sage_jax.metrics.detection import detection_metrics
 from sage_jax.metrics.intervals import Metric, bootstrap_mean
@@ -37,44 +38,70 @@ from sage_jax.process.stop_request import StopRequest, Watch
 from sage_jax.verdict import parse_verdict
 
 
-def evaluate_stage(
-    stage: str, examination: Examination, records: Sequence[Record], run: RunLog, *, data_revision: str, mesh: Mesh
-) -> None:
-    """Scores a stage in both modes; writes predictions and the stage's entries of `summary.json`.
+@dataclasses.dataclass(frozen=True)
+class ModeDone:
+    """A mode of a stage with its metrics in the summary.
 
-    A mode that an earlier run scored with the same model, data and config is left as it is.
+    Attributes:
+      mode: One of MODES.
+      anew: Whether it was scored now; else an earlier run had scored it with the same model, data and config.
+    """
+
+    mode: str
+    anew: bool
+
+
+def evaluate_stage(
+    stage: str, examination: Examination, records: Sequence[Record], log: RunLog, *, data_revision: str, mesh: Mesh
+) -> Iterator[ModeDone]:
+    """Scores a stage zero-shot and one-shot; writes predictions and the stage's entries of `summary.json`.
+
+    Yields:
+      Each mode when its metrics are written. A mode without a record is left out.
 
     Raises:
-      Interrupted: A signal has come; modes that were done stay, that under way is done anew by the next run.
+      Interrupted: A signal has come. Modes that were yielded stay; the one under way is scored anew by the next run.
     """
     path = Path(examination.config.run_dir) / "summary.json"
-    scored = scored_of(examination, data_revision)
-    for mode in ("zero_shot", "one_shot"):
-        name, one_shot = f"{stage}, {mode.replace('_', '-')}", mode == "one_shot"
-        if _is_scored(path, stage, mode, scored):
-            run.resumed = True
-            run.line(f"{name}: scored before, with the same model, data and config")
+    scored_as = scored_of(examination, data_revision)
+    for mode in MODES:
+        name = f"{stage}, {mode.replace('_', '-')}"
+        if _is_scored(path, stage, mode, scored_as):
+            log.line(f"{name}: scored before, with the same model, data and config")
+            yield ModeDone(mode, anew=False)
             continue
-        shown = records
-        if one_shot:
+        chosen = records
+        if mode == "one_shot":
             with_reference = [index for index, record in enumerate(records) if record.reference_image is not None]
-            shown = ChosenRecords(records, with_reference)
-        if not len(shown):
-            run.line(f"{name}: no test record has a reference image; nothing to score")
+            chosen = ChosenRecords(records, with_reference)
+        if not len(chosen):
+            log.line(f"{name}: no test record has a reference image; nothing to score")
             continue
-        run.worked = True
-        with StopRequest(run.line, mesh, after="this batch; the mode under way is scored anew") as stop:
-            watch = Watch(f"{name} was scored; finished modes stay", run.progress, stop)
-            predictions, metrics = _answer_metrics(stage, mode, examination, shown, watch)
-            metrics |= _detection(name, examination, shown, watch, with_reference=one_shot)
-            metrics |= _rankings(name, examination, shown, watch, with_reference=one_shot)
-        samples = {"samples": examination.config.evaluate.bootstrap_samples, "seed": examination.config.seed}
-        by_kind = accuracy_by_kind(predictions, **samples)
-        if jax.process_index() == 0:
-            unparsable = count_unparsable(predictions)
-            record_metrics(
-                path, stage, mode, metrics, accuracy_by_kind=by_kind, unparsable=unparsable, scored_of=scored
-            )
+        with StopRequest(log.line, mesh, after="this batch; the mode under way is scored anew") as stop:
+            watch = Watch(f"{name} was scored; finished modes stay", log.progress, stop)
+            _score_mode(stage, mode, examination, chosen, watch, path=path, scored_as=scored_as)
+        yield ModeDone(mode, anew=True)
+
+
+def _score_mode(
+    stage: str,
+    mode: str,
+    examination: Examination,
+    records: Sequence[Record],
+    watch: Watch,
+    *,
+    path: Path,
+    scored_as: str,
+) -> None:
+    name, one_shot = f"{stage}, {mode.replace('_', '-')}", mode == "one_shot"
+    predictions, metrics = _answer_metrics(stage, mode, examination, records, watch)
+    metrics |= _detection(name, examination, records, watch, with_reference=one_shot)
+    metrics |= _rankings(name, examination, records, watch, with_reference=one_shot)
+    samples = {"samples": examination.config.evaluate.bootstrap_samples, "seed": examination.config.seed}
+    by_kind = accuracy_by_kind(predictions, **samples)
+    if jax.process_index() == 0:
+        about = {"accuracy_by_kind": by_kind, "unparsable": count_unparsable(predictions), "scored_of": scored_as}
+        record_metrics(path, stage, mode, metrics, **about)
 
 
 def _is_scored(path: Path, stage: str, mode: str, wanted: str) -> bool:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from sage_jax.errors import UserError
+
 _MOST: Final = 40
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError):
     """A checkpoint that cannot be read or written; the message names every fault and the way out."""
 
 

@@ -8,8 +8,10 @@ from typing import Any, Protocol
 
 import huggingface_hub
 
+from sage_jax.errors import UserError
 
-class UploadError(RuntimeError):
+
+class UploadError(UserError):
     """A folder that was not uploaded; the message says why, and how to do it without exporting again."""
 
 

@@ -50,10 +50,14 @@ class Inspected:
     Attributes:
       done: Images that have their row.
       totals: Counts over all rows; None where it was stopped, and on processes other than the first.
+      resumed: Whether some rows are of an earlier run.
+      counts: Images, tokens and seconds, for the summary.
     """
 
     done: int
     totals: Totals | None
+    resumed: bool
+    counts: dict[str, float]
 
 
 def inspect(
@@ -72,7 +76,6 @@ def inspect(
     missing = np.flatnonzero(places == _TO_DO)
     done = len(images) - len(missing)
     if done:
-        log.resumed = True
         log.line(f"{done} of {len(images)} images were done before the stop, {len(missing)} are left")
     rows = examination.rows(len(images))
     chunks = [missing[start : start + rows].tolist() for start in range(0, len(missing), rows)]
@@ -93,20 +96,18 @@ def inspect(
             if stop.agreed() and done < len(images):
                 break
         writer.wait()
-    log.counts |= speed.counts()
-    if done < len(images):
-        return Inspected(done, None)
-    if jax.process_index() > 0:
-        return Inspected(done, None)
+    found = Inspected(done, None, resumed=len(missing) < len(images), counts=speed.counts())
+    if done < len(images) or jax.process_index() > 0:
+        return found
     write_rows_jsonl(output / "inspection.jsonl", journal.rows(places))
     totals = count_rows(journal.rows(places))
     start = time.monotonic()
     model = f"{stage} of {examination.config.run_dir}"
     page = output / "report.html"
     write_page(page, images, journal, places, totals, model=model, config=examination.config.inspect, log=log)
-    log.counts["report_seconds"] = time.monotonic() - start
+    counts = found.counts | {"report_seconds": time.monotonic() - start}
     journal.remove()
-    return Inspected(done, totals)
+    return dataclasses.replace(found, totals=totals, counts=counts)
 
 
 def _writable(output: Path) -> Path:

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from tensorboardX import SummaryWriter
 
 from sage_jax.config import TrainConfig
+from sage_jax.errors import UserError
 from sage_jax.process.files import replace_file
 
 MAX_SKIPPED_IN_ROW: Final = 10
@@ -28,7 +29,7 @@ _SECONDS_BETWEEN_LINES: Final = 10.0
 _RATE_WINDOW: Final = 50  # updates that the rate is taken over: smooth, yet it forgets the compilation
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(UserError):
     """Ten steps in a row had no finite loss and gradient; the message names the records of their batches."""
 
 
@@ -41,22 +42,11 @@ class RunLog:
     Args:
       run_dir: Folder of the run.
       stage: Name of the stage, in every row and line.
-
-    Attributes:
-      resumed: Whether the stage goes on from work of an earlier run, so that its cost is added to that run's.
-      worked: Whether this run has done any of what the stage's cost is of; else the cost of an earlier run stands. A
-        stage that first looks what there is to do says so itself.
-      shares: Shares by name that the stage measured of its own work, for the summary.
-      counts: Counts and sums by name, likewise.
     """
 
     def __init__(self, run_dir: Path | str, stage: str) -> None:
         self.run_dir = Path(run_dir)
         self.stage = stage
-        self.resumed = False
-        self.worked = True
-        self.shares: dict[str, float] = {}
-        self.counts: dict[str, float] = {}
         self._writes = jax.process_index() == 0
         self._console = Console(stderr=True, highlight=False)
         self._tensorboard: SummaryWriter | None = None
@@ -145,7 +135,7 @@ class RunLog:
 class Advance:
     """Moves a progress display on; made by `RunLog.progress`."""
 
-    _run: RunLog
+    _log: RunLog
     _clock: _Clock
     _unit: str
     bar: Progress | None = None
@@ -162,7 +152,7 @@ class Advance:
             self.bar.update(self.task, completed=done, state=state)
         elif now - self._last_line >= _SECONDS_BETWEEN_LINES or done == self._clock.total:
             self._last_line = now
-            self._run._progress_line(f"{done}/{self._clock.total}  {state}")
+            self._log._progress_line(f"{done}/{self._clock.total}  {state}")
 
 
 class _Clock:
@@ -212,7 +202,7 @@ class StepLog:
     """Follows training steps one behind, so that the host waits for step n - 1 while the devices compute step n.
 
     Args:
-      run: Where rows and lines go.
+      log: Where rows and lines go.
       train: `log_every` and `steps`.
       learning_rate: Schedule, by updates done.
       record_ids: Names of data set rows.
@@ -221,13 +211,13 @@ class StepLog:
 
     def __init__(
         self,
-        run: RunLog,
+        log: RunLog,
         train: TrainConfig,
         learning_rate: Callable[[int], Any],
         record_ids: Callable[[np.ndarray], list[str]],
         advance: Advance,
     ) -> None:
-        self._run, self._train, self._advance = run, train, advance
+        self._log, self._train, self._advance = log, train, advance
         self._learning_rate, self._record_ids = learning_rate, record_ids
         self._pending: tuple[int, Mapping[str, Any], StepInput] | None = None
         self._window: list[dict[str, tuple[float, float]]] = []
@@ -240,7 +230,7 @@ class StepLog:
 
     def resume(self, step: int, num_skipped: int, num_skipped_in_row: int) -> None:
         """Goes on after `step`: rows beyond it are dropped, the counters continue."""
-        self._run.resume_from(step)
+        self._log.resume_from(step)
         self._num_skipped, self._num_in_row = num_skipped, num_skipped_in_row
 
     def follow(self, step: int, metrics: Mapping[str, Any], given: StepInput) -> None:
@@ -286,8 +276,8 @@ class StepLog:
 
     def evaluation(self, step: int, values: Mapping[str, float]) -> float:
         """Logs an evaluation under `eval/` and gives its score."""
-        self._run.metrics(step, {f"eval/{name}": value for name, value in values.items()})
-        self._run.line(f"step {step}: " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
+        self._log.metrics(step, {f"eval/{name}": value for name, value in values.items()})
+        self._log.line(f"step {step}: " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
         return values["score"]
 
     def _skipped(self, step: int, metrics: Mapping[str, tuple[float, float]], record_index: np.ndarray) -> None:
@@ -299,11 +289,11 @@ class StepLog:
         self._num_in_row += 1
         self._ids_in_row.append((step, names))
         loss, norm = metrics["loss"][0], metrics["grad_norm"][0]
-        self._run.line(f"step {step} skipped: loss {loss}, gradient norm {norm}; records {', '.join(names)}")
+        self._log.line(f"step {step} skipped: loss {loss}, gradient norm {norm}; records {', '.join(names)}")
         if self._num_in_row >= MAX_SKIPPED_IN_ROW:
             batches = "\n  ".join(f"step {step}: {', '.join(names)}" for step, names in self._ids_in_row)
             raise TrainingDiverged(
-                f"{self._run.stage}: {self._num_in_row} steps in a row without a finite loss and gradient; look at "
+                f"{self._log.stage}: {self._num_in_row} steps in a row without a finite loss and gradient; look at "
                 f"these records, or lower peak_learning_rate:\n  {batches}"
             )
 
@@ -317,7 +307,7 @@ class StepLog:
             "seconds_per_step": (now - self._window_start) / len(self._window),
             "input_wait": min(self._window_waited / max(now - self._window_start, 1e-9), 1.0),
         }
-        self._run.metrics(step, row)
+        self._log.metrics(step, row)
         self._window, self._window_start, self._window_waited = [], now, 0.0
 
 

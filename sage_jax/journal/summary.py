@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Final
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sage_jax.config import ConfigError
+from sage_jax.config import TRAINING_STAGES, ConfigError
 from sage_jax.metrics.intervals import Metric
 from sage_jax.process.files import replace_file
 from sage_jax.process.peak_memory import PeakMemory
 
-MODELS: Final = ("base", "plain", "sfe", "dpo", "edpo")
+MODELS: Final = tuple(TRAINING_STAGES)
 MODES: Final = ("zero_shot", "one_shot")
 HEADINGS: Final = {
     "verdict_accuracy": "Verdict\naccuracy",
@@ -92,30 +92,40 @@ def record_cost(
     _write_json(path, summary)
 
 
-@contextlib.contextmanager
-def stage_cost(
-    path: Path,
-    stage: str,
-    *,
-    resumed: Callable[[], bool] = lambda: False,
-    worked: Callable[[], bool] = lambda: True,
-    shares: Callable[[], Mapping[str, float]] = dict,
-    counts: Callable[[], Mapping[str, float]] = dict,
-) -> Iterator[None]:
-    """Measures the stage inside and writes its cost, also when it is interrupted; asks for the rest at the end.
+class CostMeter:
+    """Wall-clock seconds and peak memory of the stage that runs inside of it."""
 
-    Where it has not `worked`, the cost of an earlier run, if there is one, stands as it is.
-    """
-    start = time.perf_counter()
-    meter = PeakMemory()
-    try:
-        with meter:
-            yield
-    finally:
-        seconds = time.perf_counter() - start
-        if worked() or stage not in load_summary(path)["stages"]:
-            about = {"shares": shares(), "counts": counts(), "resumed": resumed()}
-            record_cost(path, stage, seconds=seconds, peak_memory_gb=meter.gigabytes, **about)
+    def __enter__(self) -> CostMeter:
+        self._start = time.perf_counter()
+        self._memory = PeakMemory().__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.seconds = time.perf_counter() - self._start
+        self._memory.__exit__(kind, error, trace)
+
+    def record(
+        self,
+        path: Path,
+        stage: str,
+        *,
+        worked: bool = True,
+        resumed: bool = False,
+        shares: Mapping[str, float] | None = None,
+        counts: Mapping[str, float] | None = None,
+    ) -> None:
+        """Writes the cost of a stage that has ended; without any work, that of an earlier run stands.
+
+        Args:
+          path: The summary.
+          stage, resumed, shares, counts: As in `record_cost`.
+          worked: Whether the stage had anything to do.
+        """
+        if worked or stage not in load_summary(path)["stages"]:
+            measured = {"seconds": self.seconds, "peak_memory_gb": self._memory.gigabytes}
+            record_cost(path, stage, **measured, shares=shares, counts=counts, resumed=resumed)
 
 
 def record_metrics(

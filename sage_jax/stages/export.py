@@ -12,7 +12,7 @@ from typing import Any, Final
 import huggingface_hub
 import jax
 
-from sage_jax.config import Config, ConfigError
+from sage_jax.config import TRAINING_STAGES, Config, ConfigError
 from sage_jax.data.trees.conversations import CONVERSATIONS
 from sage_jax.data.trees.tokenizer import load_tokenizer
 from sage_jax.evaluation.evaluator import Examination, scored_of
@@ -26,7 +26,9 @@ from sage_jax.hf.torch_module import add_torch_module, sage_settings
 from sage_jax.hf.upload import HubApi, check_upload, upload
 from sage_jax.journal.run_log import RunLog
 from sage_jax.journal.summary import HEADINGS, MODES, load_summary
-from sage_jax.parameters import Params
+from sage_jax.parameters import Params, digest
+from sage_jax.stages.provenance import log_changes
+from sage_jax.stages.run import Stage, StageCost
 from sage_jax.training.checkpoint import final_config
 
 _NEAREST_TEMPLATE: Final = "internvl2_5"
@@ -82,7 +84,32 @@ def check_export(config: Config) -> None:
         check_upload(config.export.upload_to)
 
 
-def export(
+def export(stage: Stage) -> StageCost:
+    """Writes a trained stage as a folder that transformers loads, with a model card.
+
+    Raises:
+      ConfigError: The stage is not trained.
+      UploadError: The upload failed; the folder is complete.
+    """
+    run = stage.run
+    name = stage.config.export.stage or run.trained.last() or "base"
+    log_changes(stage, name)
+    # The scores are under the hash of the weights as evaluation keeps them; those are gone before the others come.
+    scored_as = digest(run.weights.answering(name, wanted_by=stage.name))
+    params = run.weights.merged(name, wanted_by=stage.name)
+    parts = [part for part in run.trained.lineage(name) if not run.trained.is_imported(part)]
+    exported = Exported(
+        run.examination(name, params, scored_as=scored_as),
+        name,
+        tokenizer=run.folder.tokenizer,
+        base=run.source,
+        trained={part: run.folder.stage(part) for part in parts},
+    )
+    write_export(params, exported, log=stage.log)
+    return StageCost()
+
+
+def write_export(
     params: Params,
     exported: Exported,
     *,
@@ -194,7 +221,7 @@ def _card(exported: Exported, folder: Path) -> None:
     for stage, stage_dir in exported.trained.items():
         under = json.loads(final_config(stage_dir))
         fields = dict(under[stage])
-        if stage not in ("dpo", "edpo"):
+        if TRAINING_STAGES[stage].objective != "preference":
             fields.pop("preference")
         recipe.append((stage, {"seed": under["seed"], **fields}))
         data, counts = under["data"], _json(stage_dir / "data.json")

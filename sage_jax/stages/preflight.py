@@ -1,17 +1,18 @@
-"""What is checked of a run's stages before any of them works, so that none fails for it after hours of the others."""
+"""Checks of all stages before the first one works, so that none fails after hours of the others."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Final
 
 from sage_jax.config import TRAINING_STAGES, ConfigError, starts_from
 from sage_jax.inspection.images import References, find_images
 from sage_jax.models.attention.select import attention_of
+from sage_jax.stages.ablation import seed_run
 from sage_jax.stages.export import check_export
-from sage_jax.stages.provenance import changes_since_training, require_current
+from sage_jax.stages.provenance import check_finished, check_start
 from sage_jax.stages.run import Run
+from sage_jax.stages.structure import shapes_without_tokenizer
 from sage_jax.training.loop import check_batch_size
 from sage_jax.training.optim import partition
 
@@ -37,8 +38,8 @@ def check_stages(run: Run, stages: Sequence[str]) -> None:
         except ConfigError as error:
             raise ConfigError(f"ablate.stages = {ablated}, seed {seed}: {error}") from None
     _check_finished(run, stages)
-    training = [stage for stage in stages if stage in TRAINING_STAGES and not run.is_trained(stage)]
-    _check_training(run, [*training, *(stage for stage in ablated if not run.is_given(stage))])
+    training = [stage for stage in stages if stage in TRAINING_STAGES and stage not in run.trained]
+    _check_training(run, [*training, *(stage for stage in ablated if not run.trained.is_imported(stage))])
     if "export" in stages:
         check_export(run.config)
     if "inspect" in stages:
@@ -47,27 +48,9 @@ def check_stages(run: Run, stages: Sequence[str]) -> None:
             find_images(run.config.inspect.images)
 
 
-def check_finished(run: Run, stage: str, *, wanted_by: str) -> list[str]:
-    """Checks that a finished stage is still what the run takes it for; gives what has changed and may, a line each.
-
-    Raises:
-      ConfigError: The config makes another model of it, or its own start has been trained anew since.
-    """
-    if run.is_given(stage):
-        return []
-    _require_current(run, stage)
-    return changes_since_training(stage, run.stage_dir(stage), run.config, wanted_by=wanted_by)
-
-
-def _require_current(run: Run, stage: str) -> None:
-    start = starts_from(stage)
-    if start is not None and not run.is_given(start) and run.is_trained(start):
-        require_current(stage, run.stage_dir(stage), start, run.stage_dir(start))
-
-
 def _check_finished(run: Run, stages: Sequence[str]) -> None:
     """Checks the finished stages that this run leaves as they are, starts from, scores or asks."""
-    finished = {name for name in TRAINING_STAGES if run.is_trained(name) and not run.is_given(name)}
+    finished = {name for name in run.trained if not run.trained.is_imported(name)}
     anew = {*stages} & {*TRAINING_STAGES} - finished
     for stage in stages:
         used = {
@@ -80,49 +63,36 @@ def _check_finished(run: Run, stages: Sequence[str]) -> None:
         for name in (each for each in used if each in finished):
             check_finished(run, name, wanted_by=stage)
         for name in {stage, *used} & finished:
-            _require_current(run, name)
+            check_start(run, name)
             if starts_from(name) in anew:
                 raise ConfigError(
                     f"stage {name!r} was trained from a {starts_from(name)!r} that this run trains anew: "
-                    f"delete {run.stage_dir(name)} to train it again too"
+                    f"delete {run.folder.stage(name)} to train it again too"
                 )
-
-
-def seed_run(run: Run, seed: int) -> Run:
-    """The run that `ablate` makes for a seed, in a folder of its own."""
-    config = run.config
-    return Run(
-        dataclasses.replace(
-            config,
-            run_dir=str(run.run_dir / f"seed_{seed}"),
-            seed=seed,
-            evaluate=dataclasses.replace(config.evaluate, stages=config.ablate.stages),
-        )
-    )
 
 
 def _check_starts(run: Run, stages: Sequence[str]) -> None:
     """Checks that each stage finds the model that it starts from, or that it scores."""
-    trained = {name for name in TRAINING_STAGES if run.is_trained(name)}
+    trained = {*run.trained}
     for stage in stages:
         start = starts_from(stage) if stage in TRAINING_STAGES else None
         if start is not None and start not in trained and stage not in trained:
-            raise run.not_trained(start, wanted_by=stage)
+            raise run.trained.missing(start, wanted_by=stage)
         if stage in ("evaluate", "inspect", "export") and not trained:
-            raise run.not_trained("base", wanted_by=stage)
+            raise run.trained.missing("base", wanted_by=stage)
         if stage == "evaluate" and not trained & {*run.config.evaluate.stages}:
-            raise run.not_trained(run.config.evaluate.stages[-1], wanted_by=stage)
+            raise run.trained.missing(run.config.evaluate.stages[-1], wanted_by=stage)
         if stage == "inspect" and run.config.inspect.stage and run.config.inspect.stage not in trained:
-            raise run.not_trained(run.config.inspect.stage, wanted_by=stage)
+            raise run.trained.missing(run.config.inspect.stage, wanted_by=stage)
         if stage == "export" and run.config.export.stage not in ("", *trained):
-            raise run.not_trained(run.config.export.stage, wanted_by=stage)
+            raise run.trained.missing(run.config.export.stage, wanted_by=stage)
         if stage in TRAINING_STAGES:
             trained.add(stage)
 
 
 def _check_training(run: Run, stages: Sequence[str]) -> None:
     """Checks that freeze patterns match parameters and that the devices share the batches."""
-    shapes = run.parameter_shapes() if stages else {}
+    shapes = shapes_without_tokenizer(run.config) if stages else {}
     for stage in dict.fromkeys(stages):
         train = run.config.training(stage)
         check_batch_size(stage, train, run.mesh)

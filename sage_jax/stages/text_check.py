@@ -20,6 +20,7 @@ from sage_jax.data.trees.encode import ChosenRecords, TreeError
 from sage_jax.data.trees.shapes import TreeShape, enclosing
 from sage_jax.journal.run_log import RunLog
 from sage_jax.process.files import replace_file
+from sage_jax.stages.run import Stage
 
 _SHOWN: Final = 10
 
@@ -116,5 +117,29 @@ def _uses(stage: str, config: Config) -> Iterator[tuple[Split, TextUse, int]]:
     elif stage in TRAINING_STAGES:
         train = config.training(stage)
         yield "train", TextUse(train.answers, train.questions, train.facts, train.questions_per_image), 0
-        if stage in ("dpo", "edpo") and train.preference.reference == "ratio":
+        if TRAINING_STAGES[stage].objective == "preference" and train.preference.reference == "ratio":
             yield "train", TextUse("ranked", "inspection", "fusion"), 0  # reference log-probabilities: all questions
+
+
+def check_text(stage: Stage, *names: str) -> None:
+    """Checks that all text fits, for these stages and for all that the run has before it.
+
+    Raises:
+      TreeError: Some does not.
+    """
+    wanted = [name for name in dict.fromkeys((*names, *stage.config.stage_names)) if name not in stage.run.trained]
+    _text_check(stage).require_fits(wanted)
+
+
+def largest_tree(stage: Stage) -> TreeShape:
+    """The shape that holds every tree of a training stage.
+
+    Raises:
+      TreeError: Some text does not fit.
+    """
+    return _text_check(stage).largest(stage.name)
+
+
+def _text_check(stage: Stage) -> TextCheck:
+    run = stage.run
+    return TextCheck(run.config, run.prepared, run.chat, stage.log, run.max_positions)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flax import nnx
 
 from sage_jax.batch import TreeBatch
 from sage_jax.config import starts_from
@@ -25,17 +26,16 @@ from sage_jax.features.encoder import VitEncoder
 from sage_jax.features.stored import FeatureKey, stored_features
 from sage_jax.hf.peft import export_peft_adapter, save_adapters
 from sage_jax.journal.plots import plot_losses
-from sage_jax.journal.run_log import RunLog
 from sage_jax.models.attention.select import attention_of
 from sage_jax.models.lora import TRAINED
-from sage_jax.models.sage import compute_dtype
+from sage_jax.models.sage import Sage, compute_dtype
 from sage_jax.parameters import Params, digest, merge
-from sage_jax.process.signals import Interrupted
-from sage_jax.stages.preflight import check_finished
-from sage_jax.stages.run import Run, prepared_counts
-from sage_jax.stages.text_check import TextCheck
+from sage_jax.stages.prepared import prepared_counts
+from sage_jax.stages.provenance import log_changes
+from sage_jax.stages.run import Run, Stage, StageCost
+from sage_jax.stages.text_check import check_text, largest_tree
 from sage_jax.training.checkpoint import StageCheckpoints
-from sage_jax.training.loop import FitResult, fit
+from sage_jax.training.loop import FitResult, Trainer
 from sage_jax.training.objectives import PreferenceObjective, stage_objective
 from sage_jax.training.optim import partition
 from sage_jax.training.reference_policy import ReferenceKey, attach_reference, reference_logps
@@ -69,63 +69,39 @@ class StageRecords:
         return ChosenRecords(self.stored, self.held_out)
 
 
-def train(run: Run, stage: str, log: RunLog) -> None:
-    """Trains one stage from the stage it starts from.
+def train(stage: Stage) -> StageCost:
+    """Trains a stage from the stage that it starts from.
 
     Raises:
-      Interrupted: A signal stopped it; the next run goes on where it stopped.
-      ConfigError: What it starts from is not finished, or not what the run takes it for.
+      ConfigError: Its start is not finished, or not the model that the config describes.
     """
-    check_text(run, log, stage)
-    start = starts_from(stage)
+    run, log = stage.run, stage.log
+    check_text(stage, stage.name)
+    start = starts_from(stage.name)
     if start is not None:
-        log_changes(run, start, stage, log)
+        log_changes(stage, start)
     log.line(_how_it_computes(run))
-    params = run.start_params(stage)
+    resumed = (run.folder.stage(stage.name) / "checkpoints").is_dir()
+    params = run.weights.start(stage.name)
     records = _records_of(run)
-    attach, attach_held_out = _reference_of(run, stage, params, records, log)
-    features = _features_of(run, stage, params, records, log)
-    result = _fit(run, stage, params, records, attach, attach_held_out, features, log)
+    reference = _reference_of(stage, params, records)
+    features = _features_of(stage, params, records)
+    result = _fit(stage, params, records, reference, features)
+    stopped = ""
     if result.interrupted:
-        done = f"{result.steps} of {run.config.training(stage).steps} steps"
-        raise Interrupted(f"stage {stage} stopped after {done}; its checkpoint is saved")
-    if jax.process_index() == 0:
-        plot_losses(log.metrics_path, run.run_dir / "loss.png")
+        done = f"{result.steps} of {run.config.training(stage.name).steps} steps"
+        stopped = f"stage {stage.name} stopped after {done}; its checkpoint is saved"
+    elif jax.process_index() == 0:
+        plot_losses(log.metrics_path, run.folder.path / "loss.png")
+    return StageCost(resumed=resumed, shares=result.shares, counts=result.counts, interrupted=stopped)
 
 
 def _how_it_computes(run: Run) -> str:
     model, devices = run.config.model, run.mesh.devices
-    attention = attention_of(model)
     return (
-        f"on {devices.size} x {devices.flat[0].device_kind} in {compute_dtype(model)}: attention = {attention}, "
-        f"remat = {model.remat}"
+        f"on {devices.size} x {devices.flat[0].device_kind} in {compute_dtype(model)}: "
+        f"attention = {attention_of(model)}, remat = {model.remat}"
     )
-
-
-def check_text(run: Run, log: RunLog, *stages: str) -> None:
-    """Checks that all text fits, for these stages and for all that the run will come to, before any of them works.
-
-    Raises:
-      TreeError: Some does not.
-    """
-    wanted = [name for name in dict.fromkeys((*stages, *run.config.stage_names)) if not run.is_trained(name)]
-    _text_check(run, log).require_fits(wanted)
-
-
-def _text_check(run: Run, log: RunLog) -> TextCheck:
-    max_tokens = run.checkpoint.config.max_positions if run.checkpoint else 0
-    return TextCheck(run.config, run.prepared, run.chat, log, max_tokens)
-
-
-def log_changes(run: Run, name: str, stage: str, log: RunLog) -> None:
-    """Logs what has changed in the config since a finished stage was trained, that another one takes.
-
-    Raises:
-      ConfigError: It is not what the run takes it for.
-    """
-    changes = check_finished(run, name, wanted_by=stage) if run.is_trained(name) else []
-    if changes:
-        log.line(f"the config has changed since {name} was trained:\n  " + "\n  ".join(changes))
 
 
 def _records_of(run: Run) -> StageRecords:
@@ -135,14 +111,23 @@ def _records_of(run: Run) -> StageRecords:
     return StageRecords(stored, *split_by_image(stored, run.config.data.validation_fraction))
 
 
-def _reference_of(
-    run: Run, stage: str, params: Params, records: StageRecords, log: RunLog
-) -> tuple[Attach | None, Attach | None]:
-    """What gives batches of training and of validation their reference log-probabilities; None where none are read."""
-    config = run.config.training(stage)
-    objective = stage_objective(stage, config)
+@dataclasses.dataclass(frozen=True)
+class _Reference:
+    """The reference policy of a stage: it completes batches with its log-probabilities.
+
+    Attributes:
+      trained, held_out: Complete a batch of training, and of validation; None where no reference is read.
+    """
+
+    trained: Attach | None = None
+    held_out: Attach | None = None
+
+
+def _reference_of(stage: Stage, params: Params, records: StageRecords) -> _Reference:
+    run, config = stage.run, stage.config.training(stage.name)
+    objective = stage_objective(stage.name, config)
     if not isinstance(objective, PreferenceObjective) or config.preference.reference == "none":
-        return None, None
+        return _Reference()
     # With LoRA: the same arrays with the new adapters switched off. Computed once, before a step, because the stage
     # may train other parts whole, which no switch brings back.
     reference = {path: leaf for path, leaf in params.items() if not path.endswith(TRAINED)}
@@ -155,29 +140,27 @@ def _reference_of(
         responder=run.responder(reference),
         key=ReferenceKey(digest(reference), run.prepared.revision, run.chat, run.config.model, run.config.text),
         batch_size=run.config.evaluate.batch_size,
-        folder=run.run_dir / "reference_logps",
-        run=log,
+        folder=run.folder.path / "reference_logps",
+        run=stage.log,
         mesh=run.mesh,
     )
-    return attach_reference(table[list(records.kept)]), attach_reference(table[list(records.held_out)])
+    return _Reference(attach_reference(table[list(records.kept)]), attach_reference(table[list(records.held_out)]))
 
 
-def _features_of(
-    run: Run, stage: str, params: Params, records: StageRecords, log: RunLog
-) -> StoredFeatures | KeptFeatures | None:
-    """ViT features of the stage's images, stored or kept, where the config wants them and the stage leaves the ViT as
-    it is.
+def _features_of(stage: Stage, params: Params, records: StageRecords) -> StoredFeatures | KeptFeatures | None:
+    """ViT features of the stage's images, stored or cached, where the config wants them and the stage leaves the ViT
+    as it is.
     """
-    config, data = run.config, run.config.data
+    run, config, data = stage.run, stage.config, stage.config.data
     if data.vit_features == "none":
         return None
-    trainable, _ = partition(params, config.training(stage).freeze)
+    trainable, _ = partition(params, config.training(stage.name).freeze)
     if any(path.startswith("vit/") for path in trainable):
-        log.line("data.vit_features has no effect here: the stage trains the ViT")
+        stage.log.line("data.vit_features has no effect here: the stage trains the ViT")
         return None
     frozen = {path: leaf for path, leaf in params.items() if not path.endswith(TRAINED)}
     if data.vit_features == "memory":
-        return _kept_features(run, stage, frozen)
+        return _kept_features(stage, frozen)
     vit = {path: leaf for path, leaf in frozen.items() if path.startswith("vit/")}
     stored = stored_features(
         records.stored,
@@ -185,16 +168,16 @@ def _features_of(
         key=FeatureKey(digest(vit), run.prepared.revision, config.model),
         batch_size=config.evaluate.batch_size,
         folder=Path(data.cache_dir).expanduser() / "vit_features",
-        run=log,
+        run=stage.log,
         mesh=run.mesh,
     )
     return stored.chosen(records.kept)
 
 
-def _kept_features(run: Run, stage: str, params: Params) -> KeptFeatures:
-    """What computes the features of this process's images of a batch, and keeps those that `vit_memory_mb` holds."""
-    model, train = run.config.model, run.config.training(stage)
-    encoder = VitEncoder(run.structure_of(params), params, run.mesh)
+def _kept_features(stage: Stage, params: Params) -> KeptFeatures:
+    """Features of this process's images, computed with each batch and cached as far as `vit_memory_mb` reaches."""
+    run, model, train = stage.run, stage.config.model, stage.config.training(stage.name)
+    encoder = VitEncoder(run.weights.structure.of(params), params, run.mesh)
     rows = train.batch_size // train.accumulate // jax.process_count()
     return KeptFeatures(
         encoder,
@@ -206,72 +189,70 @@ def _kept_features(run: Run, stage: str, params: Params) -> KeptFeatures:
 
 
 def _fit(
-    run: Run,
-    stage: str,
+    stage: Stage,
     params: Params,
     records: StageRecords,
-    attach: Attach | None,
-    attach_held_out: Attach | None,
+    reference: _Reference,
     features: StoredFeatures | KeptFeatures | None,
-    log: RunLog,
 ) -> FitResult:
     """Trains from the parameters, which are used up."""
-    config, trained = run.config.training(stage), records.trained
-    objective, structure = stage_objective(stage, config), run.structure_of(params, scale=config.lora.scale)
-    validation = None
-    if config.eval_every:
-        validation = Validation(
-            records.validated,
-            objective=objective,
-            train=config,
-            graphdef=structure,
-            mesh=run.mesh,
-            attach=attach_held_out,
-            chat=run.chat,
-            model=run.config.model,
-            text=run.config.text,
-        )
-    stored = features if isinstance(features, StoredFeatures) else None
-    loader = _loader(run, stage, trained, stored, log)
+    run, config, trained = stage.run, stage.config.training(stage.name), records.trained
+    structure = run.weights.structure.of(params, scale=config.lora.scale)
+    loader = _loader(stage, trained, features if isinstance(features, StoredFeatures) else None)
     if loader.shapes:
-        log.line(str(loader.shapes))
-    kept = features if isinstance(features, KeptFeatures) else None
-    run.write_json(f"stages/{stage}/data.json", prepared_counts(run.prepared))
-    about = {"keep_last": config.keep_last, "starts_from": run.start_hash(stage)}
-    with contextlib.closing(loader), StageCheckpoints(run.stage_dir(stage), **about) as checkpoints:
-        result = fit(
-            stage=stage,
-            run=log,
+        stage.log.line(str(loader.shapes))
+    cached = features if isinstance(features, KeptFeatures) else None
+    run.folder.write_json(f"stages/{stage.name}/data.json", prepared_counts(run.prepared))
+    about = {"keep_last": config.keep_last, "starts_from": run.trained.start_hash(stage.name)}
+    with contextlib.closing(loader), StageCheckpoints(run.folder.stage(stage.name), **about) as checkpoints:
+        trainer = Trainer(
+            stage=stage.name,
+            log=stage.log,
             train=config,
-            # Nothing else may keep the start on the devices: the stage copies what it trains.
-            model=merge(structure, _taken(params)),
-            objective=objective,
+            objective=stage_objective(stage.name, config),
             loader=loader,
             mesh=run.mesh,
             checkpoints=checkpoints,
             config_json=json.dumps(dataclasses.asdict(run.config)),
             record_ids=lambda rows: [trained[int(row)].record_id for row in rows if row >= 0],
-            encode=kept.begin if kept else None,
-            attach=attach,
-            evaluate=validation,
-            finish=functools.partial(write_adapters, run, stage) if config.lora.rank else None,
+            encode=cached.begin if cached else None,
+            attach=reference.trained,
+            evaluate=_validation(stage, records, structure, reference) if config.eval_every else None,
+            finish=functools.partial(write_adapters, stage) if config.lora.rank else None,
         )
-    if kept:
-        log.line(f"ViT features of {kept.num_computed:,} images computed")
+        # Nothing else may keep the start on the devices: the stage copies what it trains.
+        result = trainer.fit(merge(structure, _taken(params)))
+    if cached:
+        stage.log.line(f"ViT features of {cached.num_computed:,} images computed")
     return result
 
 
-def _loader(
-    run: Run, stage: str, records: Sequence[Record], features: StoredFeatures | None, log: RunLog
-) -> TrainLoader:
+def _validation(
+    stage: Stage, records: StageRecords, structure: nnx.GraphDef[Sage], reference: _Reference
+) -> Validation:
+    run, config = stage.run, stage.config
+    return Validation(
+        records.validated,
+        objective=stage_objective(stage.name, config.training(stage.name)),
+        train=config.training(stage.name),
+        graphdef=structure,
+        mesh=run.mesh,
+        attach=reference.held_out,
+        chat=run.chat,
+        model=config.model,
+        text=config.text,
+    )
+
+
+def _loader(stage: Stage, records: Sequence[Record], features: StoredFeatures | None) -> TrainLoader:
     """This process's stream of a stage."""
-    data = run.config.data
+    run, data = stage.run, stage.config.data
     return make_train_loader(
         records,
         chat=run.chat,
         model=run.config.model,
         text=run.config.text,
-        train=run.config.training(stage),
+        train=run.config.training(stage.name),
         seed=run.config.seed,
         num_workers=data.num_workers,
         prefetch=data.prefetch,
@@ -280,7 +261,7 @@ def _loader(
         revision=run.prepared.revision,
         group_batches=data.group_batches,
         features=features,
-        largest=None if run.config.text.buckets else _text_check(run, log).largest(stage),
+        largest=None if run.config.text.buckets else largest_tree(stage),
     )
 
 
@@ -291,17 +272,17 @@ def _taken(params: Params) -> Params:
     return taken
 
 
-def write_adapters(run: Run, stage: str, params: Params) -> None:
+def write_adapters(stage: Stage, params: Params) -> None:
     """Writes a stage's adapters beside its parameters: `lora.safetensors` by our paths, `peft/` for PEFT.
 
     PEFT's go onto the plain model that the first of the stages with LoRA started from: `model.weights`, or else an
     export of that stage.
     """
-    config, chain = run.config, [stage]
-    lora = before = config.training(stage).lora
-    while (start := starts_from(chain[-1])) is not None and run.keeps_adapters(start, before):
+    run, config, chain = stage.run, stage.config, [stage.name]
+    lora = before = config.training(stage.name).lora
+    while (start := starts_from(chain[-1])) is not None and run.weights.keeps_adapters(start, before):
         chain.append(start)
-        before = run.lora_of(start)
+        before = run.trained.lora(start)
 
     def is_trained(path: str) -> bool:
         return any(not any(re.match(pattern, path) for pattern in config.training(name).freeze) for name in chain)
@@ -309,6 +290,7 @@ def write_adapters(run: Run, stage: str, params: Params) -> None:
     adapted = {path.split("/", 1)[0] for path in params if path.endswith(TRAINED)}
     trained = {path.split("/", 1)[0] for path in params if is_trained(path)} & {"vit", "adapter"}
     base = config.model.weights if starts_from(chain[-1]) == "base" else ""
-    save_adapters(params, run.stage_dir(stage) / "lora.safetensors")
-    folder = run.stage_dir(stage) / "peft"
-    export_peft_adapter(params, lora, config.model, folder, base_model=base, whole=sorted(trained - adapted))
+    folder = run.folder.stage(stage.name)
+    save_adapters(params, folder / "lora.safetensors")
+    whole = sorted(trained - adapted)
+    export_peft_adapter(params, lora, config.model, folder / "peft", base_model=base, whole=whole)

@@ -17,7 +17,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from orbax.checkpoint import checkpoint_managers
 
-from sage_jax.config import ConfigError
+from sage_jax.config import ConfigError, config_changes
+from sage_jax.errors import UserError
 from sage_jax.parameters import Params, digest
 from sage_jax.process.files import replace_file
 
@@ -25,7 +26,7 @@ _FINAL: Final = "final"
 _DONE: Final = "DONE.json"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError):
     """A checkpoint that does not fit this run; the message names it, what differs, and the way out."""
 
 
@@ -190,7 +191,7 @@ class StageCheckpoints:
         return self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
 
     def _check_arrays(self, step: int, saved: dict[str, str], wanted: dict[str, str]) -> None:
-        changes = config_changes(json.dumps(saved), json.dumps(wanted), separator="")
+        changes = [*map(str, config_changes(json.dumps(saved), json.dumps(wanted)))]
         if changes:
             listed = "\n  ".join(changes[:10] + [f"and {len(changes) - 10} more"] * (len(changes) > 10))
             raise CheckpointError(
@@ -266,17 +267,6 @@ def load_final(stage_dir: Path | str, shardings: Mapping[str, Sharding] | None =
         return checkpointer.restore(path, abstract)
 
 
-def config_changes(old_json: str, new_json: str, *, separator: str = ".") -> list[str]:
-    """Fields that differ between two configs, one `field: old -> new` each, in the new one's order."""
-    old, new = (_flat(json.loads(text), separator) for text in (old_json, new_json))
-    missing = "(none)"
-    return [
-        f"{field}: {old.get(field, missing)} -> {new.get(field, missing)}"
-        for field in dict.fromkeys((*new, *old))
-        if old.get(field, missing) != new.get(field, missing)
-    ]
-
-
 class _BestAndLast:
     """Orbax preservation policy: the newest n checkpoints and the one of the highest score."""
 
@@ -313,15 +303,6 @@ def _shapes(tree: Any) -> dict[str, str]:
     """What each array of a pytree is, by its path, such as `float32[2, 3]`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
-
-
-def _flat(values: Any, separator: str, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(values, dict) or not values:
-        return {prefix: values}
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat.update(_flat(value, separator, f"{prefix}{separator}{name}" if prefix else name))
-    return flat
 
 
 def _encoded(loader_state: Any) -> Any:

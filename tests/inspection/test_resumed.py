@@ -260,7 +260,7 @@ def test_images_are_in_memory_a_few_batches_at_a_time(work: Work, whole: dict[st
             return subject
 
     run = Run(read_config(["--config", str(CONFIG), f"--config.run_dir={work.folder / 'run'}", *work.fields]))
-    examination = run.examination("edpo", run.trained_params("edpo", wanted_by="inspect"))
+    examination = run.examination("edpo", run.weights.merged("edpo", wanted_by="inspect"))
     images = Watched(run.config.inspect, run.vocabulary)
     with RunLog(tmp_path, "inspect") as log:
         result = inspect(images, examination, stage="edpo", output=tmp_path, log=log, mesh=run.mesh)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import random
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +12,14 @@ import pytest
 from rich.console import Console, RenderableType
 
 from sage_jax.journal.summary import (
-    ABLATION_ROWS,
     HEADINGS,
     MODELS,
     MODES,
-    ablation_table,
+    CostMeter,
     load_summary,
     print_summary,
     record_cost,
     record_metrics,
-    stage_cost,
-    write_ablation,
 )
 from sage_jax.metrics.intervals import UNDEFINED, Metric
 
@@ -151,29 +146,27 @@ def test_resumed_stage_adds_its_seconds_and_keeps_the_larger_peak(tmp_path: Path
     assert load_summary(path)["stages"]["sfe"] == {"seconds": 4, "peak_memory_gb": 1}
 
 
-def test_whether_a_stage_resumed_is_asked_when_it_ends(tmp_path: Path):
-    path, resumed = tmp_path / "summary.json", []
+def test_the_cost_of_a_resumed_stage_is_added_to_the_earlier_one(tmp_path: Path):
+    path = tmp_path / "summary.json"
     record_cost(path, "evaluate", seconds=1000, peak_memory_gb=1)
-    with stage_cost(path, "evaluate", resumed=lambda: bool(resumed)):
-        resumed.append("zero_shot")
+    with CostMeter() as meter:
+        pass
+    meter.record(path, "evaluate", resumed=True, counts={"images": 3})
     assert load_summary(path)["stages"]["evaluate"]["seconds"] >= 1000
+    assert load_summary(path)["stages"]["evaluate"]["images"] == 3
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_a_stage_that_did_none_of_its_work_leaves_the_earlier_cost(tmp_path: Path, fails: bool):
-    path, worked = tmp_path / "summary.json", []
+def test_a_stage_that_did_none_of_its_work_leaves_the_earlier_cost(tmp_path: Path):
+    path = tmp_path / "summary.json"
     earlier = {"seconds": 1000, "peak_memory_gb": 1}
     record_cost(path, "evaluate", seconds=1000, peak_memory_gb=1)
-    error = pytest.raises(ValueError, match="no records") if fails else contextlib.nullcontext()
-    with error, stage_cost(path, "evaluate", worked=lambda: bool(worked)):
-        if fails:
-            raise ValueError("no records")
-    assert load_summary(path)["stages"]["evaluate"] == earlier
-    with stage_cost(path, "evaluate", worked=lambda: bool(worked)):
-        worked.append("zero_shot")
-    assert load_summary(path)["stages"]["evaluate"] != earlier
-    with stage_cost(path, "inspect", worked=lambda: False):  # there is none that could stand
+    with CostMeter() as meter:
         pass
+    meter.record(path, "evaluate", worked=False)
+    assert load_summary(path)["stages"]["evaluate"] == earlier
+    meter.record(path, "evaluate")
+    assert load_summary(path)["stages"]["evaluate"] != earlier
+    meter.record(path, "inspect", worked=False)  # there is none that could stand
     assert load_summary(path)["stages"]["inspect"]["seconds"] >= 0
 
 
@@ -185,63 +178,10 @@ def test_a_score_keeps_what_it_is_of(tmp_path: Path):
     assert "sfe" in printed_file(path)
 
 
-def test_cost_of_an_interrupted_stage_is_written(tmp_path: Path):
-    path = tmp_path / "summary.json"
-    with pytest.raises(KeyboardInterrupt), stage_cost(path, "sfe"):
+def test_a_meter_measures_a_stage_that_fails_too(tmp_path: Path):
+    path, meter = tmp_path / "summary.json", CostMeter()
+    with pytest.raises(KeyboardInterrupt), meter:
         raise KeyboardInterrupt
+    meter.record(path, "sfe")
     cost = load_summary(path)["stages"]["sfe"]
     assert cost["seconds"] >= 0 and cost["peak_memory_gb"] > 0.01
-
-
-def test_ablation_holds_median_range_and_an_interval_no_narrower_than_one_seeds(tmp_path: Path):
-    summaries = {seed: full_summary(tmp_path / str(seed) / "summary.json", seed) for seed in (0, 1, 2)}
-    ablation = write_ablation(tmp_path, summaries)
-    assert json.loads((tmp_path / "ablation.json").read_text(encoding="utf-8")) == ablation
-    entry = ablation["rows"]["sfe"]["one_shot"]["acc_g"]
-    seeds = [summary["metrics"]["sfe"]["one_shot"]["acc_g"] for summary in summaries.values()]
-    values = [metric["value"] for metric in seeds]
-    assert (entry["min"], entry["median"], entry["max"]) == tuple(sorted(values))
-    mean_width = statistics.fmean(metric["high"] - metric["low"] for metric in seeds)
-    assert entry["high"] == 1.0 or entry["high"] - entry["low"] >= mean_width
-    assert entry["low"] < statistics.fmean(values) < entry["high"]
-    assert max(len(line) for line in printed(ablation_table(ablation)).splitlines()) <= 100
-
-
-def test_pooled_interval_of_equal_seeds_is_that_of_one_seed(tmp_path: Path):
-    summary = full_summary(tmp_path / "summary.json", 0)
-    entry = write_ablation(tmp_path, dict.fromkeys(range(4), summary))["rows"]["dpo"]["zero_shot"]["mle"]
-    assert (entry["low"], entry["high"]) == pytest.approx((2.9, 3.1))
-
-
-def test_order_counts_the_seeds_in_which_each_row_is_no_worse_than_the_one_above(tmp_path: Path):
-    rising = {"base": 2.0, "plain": 2.5, "sfe": 3.0, "dpo": 3.5, "edpo": 4.0}
-    swapped = rising | {"sfe": 2.2}
-    levels = (rising, swapped, rising)
-    summaries = {seed: full_summary(tmp_path / f"{seed}.json", seed, mle) for seed, mle in enumerate(levels)}
-    del summaries[2]["metrics"]["dpo"]
-    ablation = write_ablation(tmp_path, summaries)
-    held = {(step["lower"], step["higher"]): (step["held"], step["seeds"]) for step in ablation["order"]["one_shot"]}
-    assert held == {
-        ("base", "plain"): (3, 3),
-        ("plain", "sfe"): (2, 3),
-        ("sfe", "dpo"): (2, 2),
-        ("dpo", "edpo"): (2, 2),
-    }
-
-
-def test_markdown_table_has_a_row_for_each_model_and_a_dash_where_nothing_was_measured(tmp_path: Path):
-    summary = full_summary(tmp_path / "summary.json", 0)
-    del summary["metrics"]["plain"]
-    write_ablation(tmp_path, {0: summary})
-    lines = (tmp_path / "ablation.md").read_text(encoding="utf-8").splitlines()
-    rows = [line.strip("|").split("|") for line in lines if line.startswith("|")]
-    assert {len(row) for row in rows} == {7}
-    assert [row[0].strip() for row in rows[2:]] == list(ABLATION_ROWS.values())
-    assert all(cell.strip() == "–" for cell in rows[3][1:])
-    value = summary["metrics"]["edpo"]["zero_shot"]["verdict_accuracy"]["value"]
-    assert f"{value:.3f}" in rows[-1][1]
-
-
-def test_ablation_without_seeds_is_an_error(tmp_path: Path):
-    with pytest.raises(ValueError, match="ablate.seeds"):
-        write_ablation(tmp_path, {})

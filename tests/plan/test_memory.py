@@ -23,7 +23,7 @@ from sage_jax.plan.memory import BATCHES_ON_DEVICE, local_rows, predict_memory, 
 from sage_jax.plan.simulated import compile_step
 from sage_jax.sharding import make_mesh
 from sage_jax.training.checkpoint import StageCheckpoints
-from sage_jax.training.loop import fit
+from sage_jax.training.loop import Trainer
 from tests.support.tiny_plan import CONFIG
 
 FACTOR = 1.6
@@ -112,11 +112,10 @@ def test_training_keeps_no_more_on_a_device_than_is_predicted(tmp_path: Path) ->
         return {path: jnp.full(leaf.shape, 0.01, leaf.dtype) for path, leaf in start.items()}
 
     with RunLog(tmp_path, "sfe") as log, StageCheckpoints(tmp_path / "sfe", keep_last=1) as checkpoints:
-        fit(
+        trainer = Trainer(
             stage="sfe",
-            run=log,
+            log=log,
             train=step.train,
-            model=merge(step.graphdef, jax.jit(made, out_shardings={p: s.sharding for p, s in start.items()})()),
             objective=step.objective,
             loader=loader,
             mesh=mesh,
@@ -124,6 +123,8 @@ def test_training_keeps_no_more_on_a_device_than_is_predicted(tmp_path: Path) ->
             config_json="{}",
             record_ids=lambda rows: [],
         )
+        shardings = {path: leaf.sharding for path, leaf in start.items()}
+        trainer.fit(merge(step.graphdef, jax.jit(made, out_shardings=shardings)()))
     plan = predict_memory(config, "sfe")
     predicted = plan.parameters + plan.state.optimizer + plan.batches
     one_batch = plan.batches // BATCHES_ON_DEVICE

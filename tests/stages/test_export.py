@@ -37,7 +37,7 @@ from sage_jax.journal.run_log import RunLog
 from sage_jax.models.sage import Sage
 from sage_jax.models.vit import IMAGENET_DEVIATION, IMAGENET_MEAN
 from sage_jax.parameters import merge
-from sage_jax.stages.export import Exported, export
+from sage_jax.stages.export import Exported, write_export
 from sage_jax.stages.run import Run
 from sage_jax.stages.stages import run_stages
 from tests.support.tiny_export import FACTS, QUESTIONS, TRAINED_HERE, load_sage, make_run, picture, record
@@ -60,7 +60,7 @@ class Case:
 @functools.cache
 def answers(case: Case, *, with_reference: bool) -> tuple[list[Any], list[Any]]:
     """Answers to the prompts by JAX, as (text, score, similarity), and by torch."""
-    examination = case.run.examination(case.stage, case.run.trained_params(case.stage, wanted_by="test"))
+    examination = case.run.examination(case.stage, case.run.weights.merged(case.stage, wanted_by="test"))
     records = [record(number, num_facts=number % 4) for number in PROMPTS]
     ours, theirs = [], []
     for asked, found in examination.answers(records, with_reference=with_reference):
@@ -189,7 +189,7 @@ def test_facts_are_read_by_the_plain_decoder_where_the_encoder_is_its_copy(kind:
     case = exported_case(config, "sfe", copied=True)
     assert case.sage.fact_encoder is None and case.sage.config.sage["own_fact_encoder"] is False
     ids, mask = case.run.chat.fact_ids(FACTS[:2])  # and a third one without a token
-    sage: Sage = merge(case.run.graphdef, case.run.trained_params("sfe", wanted_by="test"))
+    sage: Sage = merge(case.run.weights.structure.graphdef, case.run.weights.merged("sfe", wanted_by="test"))
     expected = jax.jit(sage.fact_encoder.__call__)(jnp.asarray(ids[None]), jnp.asarray(mask[None]))
     with torch.no_grad():
         found = case.sage.encode_facts(torch.from_numpy(ids[None]).long(), torch.from_numpy(mask[None]))
@@ -234,7 +234,7 @@ def test_the_anomaly_map_is_that_of_jax(trained_here: Case) -> None:
 def jax_logits(case: Case, tiles: np.ndarray) -> Callable[[list[int]], np.ndarray]:
     """Logits of the plain model for token ids, by JAX; the length is padded, so that it compiles once."""
     run = case.run
-    sage: Sage = merge(run.graphdef, run.trained_params(case.stage, wanted_by="test"))
+    sage: Sage = merge(run.weights.structure.graphdef, run.weights.merged(case.stage, wanted_by="test"))
     length, causal = 128, jnp.tril(jnp.ones((1, 128, 128), bool))
 
     @jax.jit
@@ -312,7 +312,7 @@ def test_sage_saved_by_torch_is_the_exported_one(trained_here: Case, tmp_path: P
 
 
 def test_the_tokenizer_comes_back_and_the_conversation_with_it(case: Case) -> None:
-    ours, theirs = load_tokenizer(case.run.tokenizer_dir), AutoTokenizer.from_pretrained(case.folder)
+    ours, theirs = load_tokenizer(case.run.folder.tokenizer), AutoTokenizer.from_pretrained(case.folder)
     assert theirs.get_vocab() == ours.get_vocab()
     for text in ("Is there a defect? Yes, 你是 <IMG_CONTEXT>\n\n<|im_end|>", "True. No."):
         assert theirs.encode(text) == ours.encode(text)
@@ -359,13 +359,15 @@ def test_a_stage_knows_the_weights_that_it_started_from(weights: Path, tmp_path:
     content = bytearray(path.read_bytes())
     content[-2] ^= 1  # of one number of the last tensor
     path.write_bytes(content)
-    first, second, third = (Run(from_weights(f, tmp_path / "run")).start_hash("sfe") for f in (weights, moved, other))
+    first, second, third = (
+        Run(from_weights(f, tmp_path / "run")).trained.start_hash("sfe") for f in (weights, moved, other)
+    )
     assert first == second != third and first
-    assert Run(dataclasses.replace(TRAINED_HERE, run_dir=str(tmp_path / "run"))).start_hash("base") == ""
+    assert Run(dataclasses.replace(TRAINED_HERE, run_dir=str(tmp_path / "run"))).trained.start_hash("base") == ""
 
 
 def test_the_folder_names_no_path_of_the_machine(case: Case) -> None:
-    secret = [str(case.run.run_dir.parent), case.run.config.model.weights or str(case.run.run_dir)]
+    secret = [str(case.run.folder.path.parent), case.run.config.model.weights or str(case.run.folder.path)]
     for path in (path for path in case.folder.rglob("*") if path.is_file()):
         content = path.read_bytes()
         assert not [name for name in secret if name.encode() in content], path.name
@@ -388,13 +390,13 @@ def test_the_original_layout_has_no_torch_module_and_reads_back(trained_here: Ca
 
 def test_the_card_has_the_scores_of_these_weights_alone(trained_here: Case, tmp_path: Path) -> None:
     run = trained_here.run
-    examination = run.examination("sfe", run.trained_params("sfe", wanted_by="test"))
+    examination = run.examination("sfe", run.weights.merged("sfe", wanted_by="test"))
     metric = {"value": 0.75, "low": 0.5, "high": 0.875, "n": 10}
     for revision, shown in (("cd" * 32, True), ("ef" * 32, False)):
         key = scored_of(examination, "cd" * 32)
         summary = {"metrics": {"sfe": {"one_shot": {"verdict_accuracy": metric, "scored_of": key}}}}
-        run.write_json("summary.json", summary)
-        run.write_json("data.json", {"revision": revision, "train": 1, "test": 2})
+        run.folder.write_json("summary.json", summary)
+        run.folder.write_json("data.json", {"revision": revision, "train": 1, "test": 2})
         folder = tmp_path / revision[:2]
         run_stages(dataclasses.replace(run.config, export=ExportConfig(folder=str(folder), license="mit")))
         card = (folder / "README.md").read_text()
@@ -407,16 +409,16 @@ def test_an_interrupted_export_leaves_nothing(trained_here: Case, tmp_path: Path
     run = trained_here.run
     config = dataclasses.replace(run.config, export=ExportConfig(folder=str(tmp_path / "out")))
     stopped = Run(config)
-    params = stopped.trained_params("sfe", wanted_by="test")
-    exported = Exported(stopped.examination("sfe", params), "sfe", run.tokenizer_dir, None, {})
+    params = stopped.weights.merged("sfe", wanted_by="test")
+    exported = Exported(stopped.examination("sfe", params), "sfe", run.folder.tokenizer, None, {})
     seen: list[set[str]] = []
 
     def interrupt(folder: Path) -> None:
         seen.append({path.name for path in folder.iterdir()})
         raise KeyboardInterrupt
 
-    with RunLog(run.run_dir, "export") as log, pytest.raises(KeyboardInterrupt):
-        export(params, exported, log=log, add_files=[interrupt])
+    with RunLog(run.folder.path, "export") as log, pytest.raises(KeyboardInterrupt):
+        write_export(params, exported, log=log, add_files=[interrupt])
     assert {"README.md", "tokenizer.json", "modeling_sage.py", "model.safetensors"} <= seen[0]
     assert list(tmp_path.iterdir()) == []
 
@@ -440,7 +442,7 @@ def test_what_cannot_be_done_is_said_before_any_work(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     config = dataclasses.replace(trained_here.run.config, export=ExportConfig(**{"folder": "absent", **options}))
-    config_file = trained_here.run.run_dir / "config.json"
+    config_file = trained_here.run.folder.path / "config.json"
     before = config_file.stat().st_mtime_ns
     with pytest.raises(error, match=message):
         run_stages(config)
@@ -476,15 +478,15 @@ def test_an_upload_gets_the_finished_folder_and_a_failed_one_keeps_it(trained_he
         folder, hub = tmp_path / f"out{len(failing)}", Hub(failing)
         options = ExportConfig(folder=str(folder), upload_to="user/parts")
         one = Run(dataclasses.replace(run.config, export=options))
-        params = one.trained_params("sfe", wanted_by="test")
-        exported = Exported(one.examination("sfe", params), "sfe", run.tokenizer_dir, None, {})
-        with RunLog(run.run_dir, "export") as log:
+        params = one.weights.merged("sfe", wanted_by="test")
+        exported = Exported(one.examination("sfe", params), "sfe", run.folder.tokenizer, None, {})
+        with RunLog(run.folder.path, "export") as log:
             if failing:
                 message = rf"{folder} is complete, but was not uploaded .* no route .*\n.*hf upload user/parts {folder}"
                 with pytest.raises(UploadError, match=message):
-                    export(params, exported, log=log, api=hub)
+                    write_export(params, exported, log=log, api=hub)
             else:
-                export(params, exported, log=log, api=hub)
+                write_export(params, exported, log=log, api=hub)
         names = sorted(path.name for path in folder.iterdir())
         assert hub.asked == [("create_repo", "user/parts", True, True), ("upload_folder", "user/parts", names)]
         assert {"config.json", "README.md", "modeling_sage.py"} <= set(names)

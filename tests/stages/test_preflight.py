@@ -10,10 +10,11 @@ from sage_jax.config import ConfigError
 from sage_jax.config.command_line import read_config
 from sage_jax.journal.run_log import RunLog
 from sage_jax.process.files import locked
-from sage_jax.stages import stages
+from sage_jax.stages import inspection
 from sage_jax.stages.preflight import check_stages
-from sage_jax.stages.run import Run
+from sage_jax.stages.run import Run, Stage
 from sage_jax.stages.stages import run_stages
+from sage_jax.stages.trained import TrainedStages
 from tests.support.tiny_run import CONFIG
 
 
@@ -62,7 +63,7 @@ def test_a_home_folder_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HOME", str(tmp_path))
     fields = ["--config.run_dir=~/run", "--config.inspect.output=~/found"]
     run = Run(read_config(["--config", str(CONFIG), *fields]))
-    assert (run.run_dir, run.config.run_dir) == (tmp_path / "run", str(tmp_path / "run"))
+    assert (run.folder.path, run.config.run_dir) == (tmp_path / "run", str(tmp_path / "run"))
     assert run.config.inspect.output == str(tmp_path / "found")
 
 
@@ -75,11 +76,11 @@ def test_a_run_folder_that_another_process_works_in_is_named(tmp_path: Path) -> 
 
 def test_a_sample_of_no_test_records_says_what_to_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Run, "prepared", property(lambda run: None))
-    monkeypatch.setattr(Run, "is_trained", lambda run, stage: True)
-    monkeypatch.setattr(stages.store, "open_split", lambda prepared, split: [])
+    monkeypatch.setattr(TrainedStages, "__contains__", lambda trained, stage: True)
+    monkeypatch.setattr(inspection.store, "open_split", lambda prepared, split: [])
     run = Run(read_config(["--config", str(CONFIG), f"--config.run_dir={tmp_path / 'run'}"]))
     with (
         RunLog(tmp_path, "inspect") as log,
         pytest.raises(ConfigError, match="no test records to inspect: name images"),
     ):
-        stages.inspect(run, "inspect", log)
+        inspection.inspect(Stage(run, "inspect", log))

@@ -61,7 +61,7 @@ def test_how_it_computes_and_how_much_it_is_given_may_change_and_is_told(tmp_pat
         tmp_path, "--config.model.remat=full", "--config.model.attention=tree", "--config.text.buckets=(256, 2048)"
     )
     told = changes_since_training("sfe", tmp_path / "stages" / "sfe", config, wanted_by="evaluate")
-    assert [line.partition(":")[0] for line in told] == ["model.remat", "model.attention", "text.buckets"]
+    assert [change.path for change in told] == ["model.remat", "model.attention", "text.buckets"]
     assert not changes_since_training("sfe", tmp_path / "stages" / "sfe", config_of(tmp_path), wanted_by="evaluate")
 
 

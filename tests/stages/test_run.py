@@ -93,7 +93,7 @@ def test_a_run_has_the_sizes_of_its_checkpoint(checkpoint_folder: Path) -> None:
     run = Run(with_weights(checkpoint_folder))
     assert run.config.model.vit == TINY.model.vit
     assert run.config.model.decoder == dataclasses.replace(TINY.model.decoder)
-    assert run.is_trained("base") and not run.is_trained("sfe")
+    assert "base" in run.trained and "sfe" not in run.trained
     again = Run(run.config)  # as the runs inside an ablation
     assert again.config == run.config
 
@@ -110,11 +110,12 @@ def test_a_run_talks_as_its_checkpoint_does(checkpoint_folder: Path, tmp_path: P
     (tmp_path / "run" / "stages").mkdir()
     again = Run(config)
     assert again.chat.tokenizer_digest() == chat.tokenizer_digest()
-    params = again.trained_params("base", wanted_by="sfe")
+    params = again.weights.merged("base", wanted_by="sfe")
     assert params["decoder/embedding/embedding"].shape[0] == len(published) + 1
-    assert not merge(again.graphdef, params).placeholders.reference
+    assert not merge(again.weights.structure.graphdef, params).placeholders.reference
     two_images = Run(dataclasses.replace(config, text=TextConfig(reference="prompt")))
-    assert merge(two_images.graphdef, params).placeholders == Placeholders(chat.image_id, chat.comparison_id, True)
+    found = merge(two_images.weights.structure.graphdef, params).placeholders
+    assert found == Placeholders(chat.image_id, chat.comparison_id, True)
     for path in checkpoint_folder.iterdir():
         if "token" not in path.name:
             (tmp_path / path.name).symlink_to(path)
@@ -141,7 +142,7 @@ def test_answers_are_chosen_as_the_config_or_the_checkpoint_says(checkpoint_fold
         config = with_weights(folder)
         config = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, decoding=decoding))
         run = Run(config)
-        params = params or run.trained_params("base", wanted_by="evaluate")
+        params = params or run.weights.merged("base", wanted_by="evaluate")
         found = run.responder(params).decoding
         assert found.sampling == expected
         assert found.closes(np.array([2, 5, run.chat.end_id, 6])).tolist() == [True, True, True, False]
@@ -156,9 +157,9 @@ def test_stage_1_on_quantised_weights_starts_from_those_of_the_checkpoint(
     config = with_weights(checkpoint_folder, fusion=fusion)
     sfe = dataclasses.replace(config.sfe, lora=lora)
     run = Run(dataclasses.replace(config, run_dir=str(tmp_path / "run"), sfe=sfe))
-    plain = run.trained_params("base", wanted_by="sfe")
+    plain = run.weights.merged("base", wanted_by="sfe")
     expected = start_params(dict(plain), lora, seed=run.config.seed)
-    found = run.start_params("sfe")
+    found = run.weights.start("sfe")
     assert found["decoder/blocks/mlp/up/kernel"].dtype == np.int8
     assert found.keys() == expected.keys()
     for path, leaf in expected.items():

@@ -122,7 +122,7 @@ def test_the_final_table_is_printed_from_the_summary(tiny_run: TinyRun) -> None:
 def test_trained_parameters_move_and_frozen_ones_do_not(tiny_run: TinyRun) -> None:
     config = from_config_dict(json.loads((tiny_run.run_dir / "config.json").read_text()))
     run = Run(config)
-    base, sfe = (run.trained_params(stage, wanted_by="test") for stage in ("base", "sfe"))
+    base, sfe = (run.weights.merged(stage, wanted_by="test") for stage in ("base", "sfe"))
     moved = {path for path in base if (base[path] != sfe[path]).any()}
     assert not [path for path in moved if path.startswith("vit/")]
     assert {path.split("/")[0] for path in moved} >= {"adapter", "decoder", "fusion"}

@@ -22,6 +22,7 @@ from sage_jax.config import (
     ModelConfig,
     TextConfig,
     VitConfig,
+    starts_from,
 )
 from sage_jax.data.records import Question, Record
 from sage_jax.data.trees.chat import Chat
@@ -30,7 +31,7 @@ from sage_jax.data.trees.tokenizer import COMPARISON_TOKEN, save_tokenizer, trai
 from sage_jax.hf.config import CheckpointConfig
 from sage_jax.hf.tokenizer import read_tokenizer
 from sage_jax.models.sage import copy_text_encoder
-from sage_jax.stages.run import Run, starts_from
+from sage_jax.stages.run import Run
 from sage_jax.training.checkpoint import StageCheckpoints
 from tests.support.tiny_sage import random_params
 from tests.support.tiny_tokenizers import CORPUS, qwen_tokenizer, save_internlm2
@@ -68,13 +69,13 @@ def make_run(config: Config, *, stages: tuple[str, ...] = ("base", "sfe"), copie
     if not config.model.weights:
         save_tokenizer(train_tokenizer([*CORPUS, *FACTS] * 3, config.text.vocab_size), run_dir / "tokenizer")
     run = Run(config)
-    params = random_params(jax.eval_shape(run.fresh_params))
+    params = random_params(jax.eval_shape(run.weights.fresh))
     params = copy_text_encoder(params) if copied else params
     for stage in stages:
-        assert starts_from(stage) is None or run.is_trained(starts_from(stage) or "")
-        with StageCheckpoints(run.stage_dir(stage), keep_last=1) as checkpoints:
+        assert starts_from(stage) is None or (starts_from(stage) or "") in run.trained
+        with StageCheckpoints(run.folder.stage(stage), keep_last=1) as checkpoints:
             checkpoints.save_final(params, config_json=json.dumps(dataclasses.asdict(run.config)))
-        run.write_json(f"stages/{stage}/data.json", {"revision": "ab" * 32, "train": 24, "test": 10})
+        run.folder.write_json(f"stages/{stage}/data.json", {"revision": "ab" * 32, "train": 24, "test": 10})
     return run
 
 

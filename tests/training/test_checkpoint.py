@@ -22,7 +22,6 @@ from sage_jax.sharding import make_mesh, param_shardings
 from sage_jax.training.checkpoint import (
     CheckpointError,
     StageCheckpoints,
-    config_changes,
     final_config,
     final_start,
     final_weights,
@@ -223,18 +222,6 @@ def test_final_parameters_of_another_model_are_refused_by_name(tmp_path: Path):
     whole = NamedSharding(make_mesh(MeshConfig()), PartitionSpec())
     with pytest.raises(CheckpointError, match="fusion/head/kernel"):
         load_final(tmp_path, dict.fromkeys((*params, "fusion/head/kernel"), whole))
-
-
-def test_config_changes_name_each_field_once_with_old_and_new():
-    old = {"seed": 0, "sfe": {"steps": 10, "freeze": ["vit/"]}, "gone": True}
-    new = {"seed": 0, "sfe": {"steps": 12, "freeze": ["vit/", "fusion/"]}, "added": {"deep": 1}}
-    assert config_changes(json.dumps(old), json.dumps(new)) == [
-        "sfe.steps: 10 -> 12",
-        "sfe.freeze: ['vit/'] -> ['vit/', 'fusion/']",
-        "added.deep: (none) -> 1",
-        "gone: True -> (none)",
-    ]
-    assert config_changes(json.dumps(old), json.dumps(old)) == []
 
 
 def large_state(seed: int) -> dict[str, jax.Array]:

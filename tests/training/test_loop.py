@@ -29,7 +29,7 @@ from sage_jax.journal.run_log import RunLog, TrainingDiverged
 from sage_jax.parameters import Params, merge, split
 from sage_jax.sharding import MESH_AXES, make_mesh
 from sage_jax.training.checkpoint import CheckpointError, StageCheckpoints, is_finished, load_final
-from sage_jax.training.loop import FitResult, fit
+from sage_jax.training.loop import FitResult, Trainer
 from sage_jax.training.optim import make_optimizer, partition
 from sage_jax.training.step import Metrics, init_state, train_step
 
@@ -160,12 +160,12 @@ def first_devices(fsdp: int) -> Mesh:
 def run_stage(
     folder: Path, train: TrainConfig = TRAIN, loader: SeededLoader | None = None, config: str = "{}", **options: Any
 ) -> FitResult:
-    with RunLog(folder, "sfe") as run, StageCheckpoints(folder / "sfe", keep_last=train.keep_last) as checkpoints:
-        return fit(
+    model = options.pop("model", None) or ScorePredictor(nnx.Rngs(0))
+    with RunLog(folder, "sfe") as log, StageCheckpoints(folder / "sfe", keep_last=train.keep_last) as checkpoints:
+        trainer = Trainer(
             stage="sfe",
-            run=run,
+            log=log,
             train=train,
-            model=options.pop("model", None) or ScorePredictor(nnx.Rngs(0)),
             objective=SquaredError(),
             loader=loader or SeededLoader(rows=train.batch_size),
             mesh=options.pop("mesh", None) or one_device(),
@@ -174,6 +174,7 @@ def run_stage(
             record_ids=names_of,
             **options,
         )
+        return trainer.fit(model)
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
@@ -303,23 +304,11 @@ def test_two_processes_train_as_one_and_stop_together(tmp_path: Path):
 
 
 def test_the_wait_for_a_slow_stream_is_told_in_every_row_and_of_the_stage(tmp_path: Path):
-    with RunLog(tmp_path, "sfe") as run, StageCheckpoints(tmp_path / "sfe", keep_last=1) as checkpoints:
-        fit(
-            stage="sfe",
-            run=run,
-            train=TRAIN,
-            model=ScorePredictor(nnx.Rngs(0)),
-            objective=SquaredError(),
-            loader=SeededLoader(seconds=0.1),
-            mesh=one_device(),
-            checkpoints=checkpoints,
-            config_json="{}",
-            record_ids=names_of,
-        )
-    assert run.counts["compilations"] == 1  # all batches have one shape
-    assert 0 < run.counts["compile_seconds"] < 60
-    assert run.shares["input_wait"] > 0.5  # a step takes a few milliseconds
-    assert run.shares["padding"] == 1.0  # the trees of these batches have no token
+    result = run_stage(tmp_path, loader=SeededLoader(seconds=0.1))
+    assert result.counts["compilations"] == 1  # all batches have one shape
+    assert 0 < result.counts["compile_seconds"] < 60
+    assert result.shares["input_wait"] > 0.5  # a step takes a few milliseconds
+    assert result.shares["padding"] == 1.0  # the trees of these batches have no token
     rows = rows_of(tmp_path)
     assert all(0.0 <= row["input_wait"] <= 1.0 and row["padding"] == 1.0 for row in rows)
     assert np.mean([row["input_wait"] for row in rows[2:]]) > 0.5

@@ -215,7 +215,7 @@ def test_a_run_trains_both_stages_with_lora_and_scores_them(lora_run: tuple[Tiny
     np.testing.assert_array_equal(edpo[f"{layer}/base_a"], sfe[f"{layer}/lora_a"])
     assert np.abs(np.asarray(edpo[f"{layer}/lora_b"])).max() > 0.0
     assert "decoder/blocks/mlp/up/lora_a" not in edpo
-    plain = Run(from_config_dict(config)).trained_params("edpo", wanted_by="test")
+    plain = Run(from_config_dict(config)).weights.merged("edpo", wanted_by="test")
     assert {path: leaf.shape for path, leaf in plain.items()} == {path: leaf.shape for path, leaf in base.items()}
     expected = merge_adapters(fold(edpo, scale=32.0 / 2))
     assert_same(plain, expected)

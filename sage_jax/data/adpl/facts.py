@@ -11,11 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from sage_jax.errors import UserError
+
 MAX_TYPICAL_NAMED: Final = 3
 _GENERIC_OBJECT: Final = "part"
 
 
-class VocabularyError(ValueError):
+class VocabularyError(UserError):
     """A vocabulary file that cannot be used; the message names the file, the key and the way out."""
 
 

@@ -16,6 +16,7 @@ from sage_jax.data.adpl.facts import load_vocabulary
 from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, read_inside
 from sage_jax.data.records import AnnotatedImage, Fault, Record, validate
 from sage_jax.data.sources import adpl_json, deeppcb, deeppcb_boards, generated, listed, mvtec
+from sage_jax.errors import UserError
 
 VERSION: Final = 2
 # Where a data set lies and how it is read changes nothing in it; the vocabulary counts by its content.
@@ -33,7 +34,7 @@ _NOT_CONTENT: Final = (
 )
 
 
-class ReaderError(ValueError):
+class ReaderError(UserError):
     """A data set that cannot be used at all; the message names its path and the way out."""
 
 

@@ -23,6 +23,7 @@ from sage_jax.data.trees.chat import Chat, FactsAs
 from sage_jax.data.trees.encode import AnswersKept, QuestionKind
 from sage_jax.data.trees.shapes import ChosenShapes, TreeShape, choose_shape, choose_shapes, enclosing, most_needed
 from sage_jax.data.trees.tree import build_tree, stack_rows
+from sage_jax.errors import UserError
 
 CACHE_BYTES: Final = 512 * 2**20
 """Memory for decoded tiles and token ids, all workers of a process together."""
@@ -33,7 +34,7 @@ MEASURED_ROWS: Final = 2048
 _STATE_VERSION = 1
 
 
-class StreamError(ValueError):
+class StreamError(UserError):
     """A stream that cannot be built or resumed; the message names the way out."""
 
 

@@ -17,6 +17,7 @@ from sage_jax.axes import Bool, Int
 from sage_jax.config import TextConfig
 from sage_jax.data.trees import tokenizer as tokens
 from sage_jax.data.trees.conversations import OWN, Conversation
+from sage_jax.errors import UserError
 
 FactsAs = Literal["fusion", "text"]
 
@@ -31,7 +32,7 @@ FACTS_QUESTION: Final = (
 """By which the model is asked for the facts of an image (SFE, step 1)."""
 
 
-class ChatError(ValueError):
+class ChatError(UserError):
     """A text or token sequence that the chat template cannot hold; the message names the way out."""
 
 

@@ -16,6 +16,7 @@ from sage_jax.data.images import decode_mask, remembered_rgb
 from sage_jax.data.records import Question, Record
 from sage_jax.data.trees.chat import Chat, ChatError, FactsAs
 from sage_jax.data.trees.tiles import TiledImage, image_size, num_tiles, tile_grid, tile_image, token_labels
+from sage_jax.errors import UserError
 
 AnswersKept = Literal["best", "ranked", "none"]
 QuestionKind = Literal["inspection", "description"]
@@ -23,7 +24,7 @@ QuestionKind = Literal["inspection", "description"]
 BEST_SCORE, WORST_SCORE = 5.0, 1.0
 
 
-class TreeError(ValueError):
+class TreeError(UserError):
     """A record that does not fit the tree's static shapes; the message names it and the option to change."""
 
 

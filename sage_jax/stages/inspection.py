@@ -1,0 +1,53 @@
+"""Stage `inspect`: a report on the user's images, or on a sample of the test records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sage_jax.config import ConfigError
+from sage_jax.data import store
+from sage_jax.inspection import inspect as inspection
+from sage_jax.inspection.images import Images, SampleImages, UserImages
+from sage_jax.stages.provenance import log_changes
+from sage_jax.stages.run import Stage, StageCost
+
+
+def inspect(stage: Stage) -> StageCost:
+    """Inspects the user's images, or a sample of the test records.
+
+    Raises:
+      ConfigError: The stage that is to answer is not trained, or there are no images.
+    """
+    run, log, options = stage.run, stage.log, stage.config.inspect
+    name = options.stage or run.trained.last() or "base"
+    if name not in run.trained:
+        raise run.trained.missing(name, wanted_by=stage.name)
+    images = _images(stage)
+    log_changes(stage, name)
+    examination = run.examination(name, run.weights.answering(name, wanted_by=stage.name), use_up=True)
+    output = Path(options.output) if options.output else run.folder.path / "inspect"
+    result = inspection.inspect(images, examination, stage=name, output=output, log=log, mesh=run.mesh)
+    cost = StageCost(resumed=result.resumed, counts=dict(result.counts))
+    if result.done < len(images):
+        return StageCost(
+            resumed=cost.resumed,
+            counts=cost.counts,
+            interrupted=f"stage inspect stopped after {result.done} of {len(images)} images; their rows are saved",
+        )
+    if result.totals is not None:
+        found = ", ".join(f"{number} {verdict}" for verdict, number in result.totals.verdicts.items())
+        log.line(f"{found}; report: {output / 'report.html'}")
+    return cost
+
+
+def _images(stage: Stage) -> Images:
+    run, options = stage.run, stage.config.inspect
+    if options.images:
+        images = UserImages(options, run.vocabulary)
+        if unmatched := images.unmatched():
+            stage.log.line(unmatched)
+        return images
+    records = store.open_split(run.prepared, "test")
+    if not len(records):
+        raise ConfigError("there are no test records to inspect: name images with --config.inspect.images=PATH")
+    return SampleImages(records, options.max_images)

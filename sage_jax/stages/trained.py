@@ -1,0 +1,70 @@
+"""The training stages that a run has finished, or that its published weights stand in for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+
+from sage_jax.config import TRAINING_STAGES, ConfigError, LoraConfig, starts_from
+from sage_jax.hf.importing import Checkpoint
+from sage_jax.stages.folder import RunFolder
+from sage_jax.training.checkpoint import final_config, final_weights, is_finished
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedStages:
+    """The training stages of a run with a model: `"sfe" in trained`, and all of them in order.
+
+    Attributes:
+      folder: The run's.
+      checkpoint: The checkpoint of `model.weights`, or None. Its model stands in for that of stage `base`.
+    """
+
+    folder: RunFolder
+    checkpoint: Checkpoint | None
+
+    def __contains__(self, stage: str) -> bool:
+        return self.is_imported(stage) or is_finished(self.folder.stage(stage))
+
+    def __iter__(self) -> Iterator[str]:
+        return (stage for stage in TRAINING_STAGES if stage in self)
+
+    def is_imported(self, stage: str) -> bool:
+        """Whether `model.weights` stands in for a stage."""
+        return stage == "base" and self.checkpoint is not None
+
+    def last(self) -> str | None:
+        """The last of them in the order of training; None without any."""
+        return next(reversed([*self]), None)
+
+    def lora(self, stage: str) -> LoraConfig:
+        """LoRA of a finished stage, as it was trained."""
+        if self.is_imported(stage):
+            return LoraConfig()
+        values = json.loads(final_config(self.folder.stage(stage)))[stage].get("lora", {})
+        return LoraConfig(**{**values, "targets": tuple(values["targets"])}) if values else LoraConfig()
+
+    def start_hash(self, stage: str) -> str:
+        """Hash of the weights that a training stage starts from; "" = fresh ones."""
+        start = starts_from(stage)
+        if start is None:
+            return ""
+        if self.checkpoint and self.is_imported(start):
+            return self.checkpoint.fingerprint()
+        return final_weights(self.folder.stage(start))
+
+    def lineage(self, stage: str) -> list[str]:
+        """The stages that make a stage's model, from the first one to itself."""
+        chain = [stage]
+        while (start := starts_from(chain[0])) is not None:
+            chain.insert(0, start)
+        return chain
+
+    def missing(self, stage: str, *, wanted_by: str) -> ConfigError:
+        """The error of a stage that another one needs; it names the stages to run."""
+        needed = [name for name in self.lineage(stage) if name not in self or name == stage]
+        return ConfigError(
+            f"stage {wanted_by!r} needs stage {stage!r}, which has not finished in {self.folder.path}: "
+            f"run with --config.stages={','.join([*needed, wanted_by])}"
+        )
