@@ -158,7 +158,7 @@ from tests.plan.test_memory import on_one_device, with_stage, CONFIG, zeros
 from sage_jax.plan.abstract_step import abstract_step
 from sage_jax.plan.memory import predict_memory
 from sage_jax.sharding import make_mesh
-from sage_jax.step import jit_step
+from sage_jax.training.step import jit_step
 
 config = on_one_device(with_stage(CONFIG, "edpo", batch_size=32))
 step, mesh = abstract_step(config, "edpo"), make_mesh(config.mesh)

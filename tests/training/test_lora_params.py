@@ -28,7 +28,7 @@ from sage_jax.training.step import init_state
 from tests.support.tiny_internvl import MODEL, imported, save_internvl, shapes_of, torch_internvl
 from tests.support.tiny_run import TinyRun, read_jsonl, run_main
 from tests.support.tiny_sage import structure
-from tests.training.test_loop import LONG, TRAIN, ScorePredictor, SignallingLoader, assert_same, rows_of, run_stage
+from tests.support.tiny_training import LONG, TRAIN, ScorePredictor, SignallingLoader, assert_same, rows_of, run_stage
 
 ON_ADAPTER = LoraConfig(rank=2, alpha=8.0, targets=("adapter/",))
 """LoRA of the small model of test_train, which has an adapter and one layer of a ViT."""

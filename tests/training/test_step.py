@@ -1,56 +1,24 @@
-"""The compiled step: once for each shape of batches, told of, and found again by a later process."""
+"""The compiled step: its sums over micro-batches, its skips, and one compilation for each shape of batches."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+import dataclasses
+import functools
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
+from flax import nnx
 
 from bench.sizes import SIZES, make_tree
-from sage_jax.training.step import CompiledStep
-
-ROOT = Path(__file__).parents[2]
-
-PROGRAM = """
-import sys, jax, jax.numpy as jnp
-from sage_jax.compile_cache import keep_compiled_programs
-keep_compiled_programs(sys.argv[1])
-print(jax.config.values["jax_persistent_cache_min_compile_time_secs"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-found = []
-jax.monitoring.register_event_listener(lambda event, **_: found.append(event))
-print(float(jax.jit(lambda x: jnp.sin(x) @ x.T)(jnp.ones((3, 5)))[0, 0]))
-print(found.count("/jax/compilation_cache/cache_hits"))
-"""
-
-
-def run(folder: Path, **environment: str) -> list[str]:
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **environment}
-    command = [sys.executable, "-c", PROGRAM, str(folder)]
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
-    assert "rror" not in done.stderr, done.stderr
-    return done.stdout.split()
-
-
-def test_a_later_process_finds_what_an_earlier_one_compiled(tmp_path: Path) -> None:
-    least, value, hits = run(tmp_path)
-    assert float(least) == 0.2
-    assert hits == "0" and list((tmp_path / "compiled").iterdir())
-    _, again, hits = run(tmp_path)
-    assert again == value and int(hits) >= 1
-
-
-def test_jax_s_own_settings_come_first(tmp_path: Path) -> None:
-    run(tmp_path / "ours", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "theirs"))
-    assert list((tmp_path / "theirs").iterdir()) and not (tmp_path / "ours").exists()
-    run(tmp_path / "ours", JAX_ENABLE_COMPILATION_CACHE="false")
-    assert not (tmp_path / "ours" / "compiled").exists()
-    assert float(run(tmp_path, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="3")[0]) == 3.0
+from sage_jax.batch import TreeBatch
+from sage_jax.config import TrainConfig
+from sage_jax.parameters import Params, merge, split
+from sage_jax.training.optim import make_optimizer, partition
+from sage_jax.training.step import CompiledStep, Metrics, init_state, train_step
+from tests.support.tiny_training import TRAIN, ScorePredictor, SquaredError, assert_same, make_batch
 
 
 def test_a_shape_compiles_once_and_is_told() -> None:
@@ -65,3 +33,79 @@ def test_a_shape_compiles_once_and_is_told() -> None:
         assert state == 3 + batch.token_ids.sum()
     assert len(step.seconds) == len(told) == 2
     assert "2 rows of 256 tokens without references" in told[0] and told[1].endswith("(shape 2)")
+
+
+def one_step(train: TrainConfig, batch: TreeBatch, accumulate: int = 1, steps: int = 1) -> tuple[Any, Metrics]:
+    graphdef, params = split(ScorePredictor(nnx.Rngs(0)))
+    trainable, frozen = partition(params, train.freeze)
+    optimizer = make_optimizer(train)
+    state, metrics = init_state(trainable, optimizer=optimizer), {}
+    step = functools.partial(
+        train_step, graphdef=graphdef, optimizer=optimizer, objective=SquaredError(), accumulate=accumulate
+    )
+    for _ in range(steps):
+        state, metrics = jax.jit(step)(state, frozen, batch)
+    return state, metrics
+
+
+def test_micro_batches_add_up_to_the_whole_batch():
+    batch = make_batch(np.random.default_rng(1), 0, 16)
+    whole, whole_metrics = one_step(TRAIN, batch, accumulate=1)
+    for accumulate in (2, 16):
+        cut, metrics = one_step(TRAIN, batch, accumulate=accumulate)
+        for path in whole.trainable:
+            np.testing.assert_allclose(cut.trainable[path], whole.trainable[path], atol=2e-6, err_msg=path)
+        for name, (total, count) in whole_metrics.items():
+            np.testing.assert_allclose(metrics[name][0], total, rtol=1e-5, err_msg=name)
+            assert float(metrics[name][1]) == float(count)
+
+
+def test_micro_batches_of_a_batch_that_shows_no_reference_add_up_too():
+    batch = make_batch(np.random.default_rng(1), 0, 16)
+    no_tiles = {"reference_tiles": np.zeros((16, 0, 4, 4, 3), np.uint8), "reference_tile_mask": np.zeros((16, 0), bool)}
+    bare = dataclasses.replace(batch, **no_tiles)
+    whole, cut = one_step(TRAIN, batch, accumulate=1)[0], one_step(TRAIN, bare, accumulate=4)[0]
+    for path in whole.trainable:
+        np.testing.assert_allclose(cut.trainable[path], whole.trainable[path], atol=2e-6, err_msg=path)
+
+
+def test_gradient_norm_and_loss_are_those_of_the_formula():
+    batch = make_batch(np.random.default_rng(2), 0, 16)
+    graphdef, params = split(ScorePredictor(nnx.Rngs(0)))
+
+    def loss_of(trainable: Params) -> jax.Array:
+        model = merge(graphdef, params | trainable)
+        return jnp.mean(jnp.square(model(batch)[:, None] - batch.scores), where=batch.answer_mask)
+
+    trainable, _ = partition(params, TRAIN.freeze)
+    loss, gradient = jax.value_and_grad(loss_of)(trainable)
+    _, metrics = one_step(TRAIN, batch, accumulate=4)
+    np.testing.assert_allclose(metrics["loss"][0], loss, rtol=1e-5)
+    np.testing.assert_allclose(metrics["grad_norm"][0], optax.tree.norm(gradient), rtol=1e-5)
+
+
+def test_a_step_that_is_not_finite_moves_only_step_and_counters():
+    batch = make_batch(np.random.default_rng(3), 0, 16)
+    before, _ = one_step(TRAIN, batch, steps=2)
+    batch = make_batch(np.random.default_rng(4), 0, 16)
+    batch.scores[5, 0, 1], batch.answer_mask[5, 0, 1] = np.inf, True
+    graphdef, params = split(ScorePredictor(nnx.Rngs(0)))
+    _, frozen = partition(params, TRAIN.freeze)
+    step = functools.partial(
+        train_step, graphdef=graphdef, optimizer=make_optimizer(TRAIN), objective=SquaredError(), accumulate=2
+    )
+    after, metrics = jax.jit(step)(before, frozen, batch)
+    assert_same(after.trainable, before.trainable)
+    jax.tree.map(np.testing.assert_array_equal, after.opt_state, before.opt_state)
+    assert (int(after.step), int(after.num_skipped), int(after.num_skipped_in_row)) == (3, 1, 1)
+    assert float(metrics["skipped"][0]) == 1.0
+
+
+def test_a_donated_first_state_leaves_the_parameters_it_was_made_of():
+    batch = make_batch(np.random.default_rng(5), 0, 16)
+    graphdef, params = split(ScorePredictor(nnx.Rngs(0)))
+    trainable, frozen = partition(params, TRAIN.freeze)
+    optimizer = make_optimizer(TRAIN)
+    step = functools.partial(train_step, graphdef=graphdef, optimizer=optimizer, objective=SquaredError(), accumulate=1)
+    jax.jit(step, donate_argnums=0)(init_state(trainable, optimizer=optimizer), frozen, batch)
+    assert_same(params, split(ScorePredictor(nnx.Rngs(0)))[1])
