@@ -25,8 +25,9 @@ from absl import flags
 from sage_jax.config import DataConfig, from_config_dict
 from sage_jax.data.records import Record
 from sage_jax.data.sources.readers import read_records
-from sage_jax.data.stream.pipeline import make_train_loader
+from sage_jax.data.stream.pipeline import StreamOptions, make_train_loader
 from sage_jax.data.trees.chat import Chat
+from sage_jax.data.trees.encode import TreeFormat
 from sage_jax.data.trees.tokenizer import train_tokenizer
 
 
@@ -57,17 +58,13 @@ def main() -> None:
     chat = Chat(config.text, train_tokenizer(words_of(records), min(config.text.vocab_size, 768)))
     train = config.training(given.stage)
     train = dataclasses.replace(train, batch_size=given.batch_size or train.batch_size, accumulate=1)
-    loader = make_train_loader(
-        records,
-        chat=chat,
-        model=config.model,
-        text=config.text,
-        train=train,
+    options = StreamOptions(
         seed=0,
         num_workers=given.num_workers,
         prefetch=max(config.data.prefetch, given.num_workers),
         group_batches=config.data.group_batches if given.group_batches < 0 else given.group_batches,
     )
+    loader = make_train_loader(records, TreeFormat(chat, config.model, config.text), train, options)
     waits, padding, lengths, tiles_mb = [], [], set(), 0.0
     with contextlib.closing(loader):
         next(loader)

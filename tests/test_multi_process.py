@@ -14,8 +14,8 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh
 
 from sage_jax.config import MeshConfig, PreferenceConfig, TrainConfig
-from sage_jax.data.stream.pipeline import make_train_loader
-from sage_jax.data.trees.encode import feature_form
+from sage_jax.data.stream.pipeline import StreamOptions, make_train_loader
+from sage_jax.data.trees.encode import TreeFormat, feature_form
 from sage_jax.features.cached import KeptFeatures
 from sage_jax.features.encoder import VitEncoder
 from sage_jax.journal.run_log import RunLog
@@ -53,18 +53,8 @@ def train(folder: Path, mesh: Mesh, *, keep_features: bool) -> Params:
     records, chat = make_records(7), make_chat()
     placeholders = Placeholders(chat.image_id, chat.comparison_id)
     graphdef, shapes = split(nnx.eval_shape(lambda: Sage(MODEL, chat.vocab_size, placeholders, nnx.Rngs(0))))
-    loader = make_train_loader(
-        records,
-        chat=chat,
-        model=MODEL,
-        text=TEXT,
-        train=TRAIN,
-        seed=5,
-        num_workers=0,
-        prefetch=0,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    options = StreamOptions(seed=5, process_index=jax.process_index(), process_count=jax.process_count())
+    loader = make_train_loader(records, TreeFormat(chat, MODEL, TEXT), TRAIN, options)
     params, kept = random_params(shapes), None
     if keep_features:
         placed = jax.device_put(params, param_shardings(params, mesh))  # no process has all of a parameter

@@ -22,7 +22,7 @@ from sage_jax.data.images import remembered_rgb
 from sage_jax.data.records import Question, Record
 from sage_jax.data.stream.pipeline import make_eval_batches
 from sage_jax.data.trees.chat import Chat, FactsAs
-from sage_jax.data.trees.encode import AnswersKept, blank_tiles
+from sage_jax.data.trees.encode import AnswersKept, TreeFormat, TreeUse, blank_tiles
 from sage_jax.data.trees.tiles import map_from_tokens
 from sage_jax.generation.continuous_batching import AnswerStream
 from sage_jax.generation.responder import Responder
@@ -122,16 +122,9 @@ class Examination:
         self, records: Sequence[Record], *, with_reference: bool, answers: AnswersKept, rows: int = 0
     ) -> Iterator[TreeBatch]:
         """The records in batches; `rows` fixes their size, so that few records compile nothing anew."""
-        return make_eval_batches(
-            records,
-            chat=self.chat,
-            model=self.config.model,
-            text=self.config.text,
-            batch_size=rows or self.rows(len(records)),
-            with_reference=with_reference,
-            answers=answers,
-            facts_as=self.facts_as,
-        )
+        form, use = TreeFormat(self.chat, self.config.model, self.config.text), TreeUse(answers, facts=self.facts_as)
+        batch_size = rows or self.rows(len(records))
+        return make_eval_batches(records, form, use, batch_size=batch_size, with_reference=with_reference)
 
 
 def shown_records(batch: TreeBatch, records: Sequence[Record]) -> list[Record | None]:

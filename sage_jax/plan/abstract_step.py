@@ -17,7 +17,7 @@ from sage_jax.batch import TreeBatch
 from sage_jax.config import Config, ConfigError, LoraConfig, ModelConfig, TrainConfig, starts_from
 from sage_jax.data.trees.encode import TileForm, feature_form, tiles_per_image
 from sage_jax.data.trees.shapes import TreeShape, bucket_for, rounded, shape_of
-from sage_jax.data.trees.tree import empty_batch
+from sage_jax.data.trees.tree import Capacity, empty_batch
 from sage_jax.models.lora import fold, structure_of
 from sage_jax.models.sage import Placeholders, Sage
 from sage_jax.parameters import split
@@ -139,8 +139,9 @@ def abstract_step(config: Config, stage: str) -> AbstractStep:
     graphdef = structure_of(plain, params, scale=train.lora.scale)
     state, frozen = state_shapes(config, stage)
     optimizer, tree = make_optimizer(train), tree_size(config, stage)
-    sizes = (tree.shape, tree.num_questions, tree.num_answers, 0, model, config.text)
-    row = empty_batch(1, *sizes, form=stored_form(config, stage))
+    capacity = Capacity(tree.num_questions, tree.num_answers)
+    sizes = {"model": model, "text": config.text, "pad_id": 0}
+    row = empty_batch(1, capacity, tree.shape, **sizes, tile_form=stored_form(config, stage))
     batch = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((train.batch_size, *np.shape(leaf)[1:]), leaf.dtype),
         row,

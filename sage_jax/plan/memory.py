@@ -15,7 +15,7 @@ from jax.sharding import AbstractMesh
 
 from sage_jax.config import Config, ConfigError
 from sage_jax.data.trees.encode import TileForm, tiles_per_image
-from sage_jax.data.trees.tree import empty_batch
+from sage_jax.data.trees.tree import Capacity, empty_batch
 from sage_jax.features.encoder import TILES_ON_DEVICE
 from sage_jax.models.attention.select import Attention, attention_of
 from sage_jax.plan.abstract_step import (
@@ -113,8 +113,9 @@ def predict_memory(config: Config, stage: str) -> MemoryPlan:
     largest = max(phases, key=lambda name: phases[name])
     held = {"vision": 0, "loss": 0, "backward": 1, "update": 1}[largest]
     held += train.accumulate > 1 and largest != "update"
-    sizes = (tree.shape, tree.num_questions, tree.num_answers, 0, model, config.text)
-    row = empty_batch(1, *sizes, form=form)
+    capacity = Capacity(tree.num_questions, tree.num_answers)
+    sizes = {"model": model, "text": config.text, "pad_id": 0}
+    row = empty_batch(1, capacity, tree.shape, **sizes, tile_form=form)
     batch = BATCHES_ON_DEVICE * sum(leaf.nbytes for leaf in jax.tree.leaves(row))
     if form and config.data.vit_features == "memory":  # of two more batches, on their way to the host
         batch += FEATURES_ON_DEVICE * (row.tiles.nbytes + row.reference_tiles.nbytes)

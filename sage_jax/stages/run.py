@@ -13,6 +13,7 @@ from sage_jax.config import Config, ConfigError
 from sage_jax.data.adpl.facts import Vocabulary, load_vocabulary
 from sage_jax.data.store import PreparedData
 from sage_jax.data.trees.chat import Chat
+from sage_jax.data.trees.encode import TreeFormat
 from sage_jax.evaluation.evaluator import Examination
 from sage_jax.generation.responder import Responder
 from sage_jax.generation.unstacked import with_layers_apart
@@ -81,6 +82,11 @@ class Run:
         stored = self.checkpoint.config.vocab_size if self.checkpoint else 0
         structure = Structure(self.config, self.chat, stored_vocab=stored)
         return Weights(self.config, self.trained, structure, self.mesh)
+
+    @property
+    def tree_format(self) -> TreeFormat:
+        """The form of the run's trees."""
+        return TreeFormat(self.chat, self.config.model, self.config.text)
 
     @property
     def source(self) -> tuple[Path, CheckpointConfig] | None:

@@ -14,9 +14,9 @@ from sage_jax.config import TRAINING_STAGES, Config
 from sage_jax.data import store
 from sage_jax.data.records import Fault
 from sage_jax.data.store import PreparedData, Split
-from sage_jax.data.stream.text_fit import TextUse, measure_text
+from sage_jax.data.stream.text_fit import measure_text
 from sage_jax.data.trees.chat import Chat
-from sage_jax.data.trees.encode import ChosenRecords, TreeError
+from sage_jax.data.trees.encode import ChosenRecords, TreeError, TreeFormat, TreeUse
 from sage_jax.data.trees.shapes import TreeShape, enclosing
 from sage_jax.journal.run_log import RunLog
 from sage_jax.process.files import replace_file
@@ -58,7 +58,7 @@ class TextCheck:
         """
         return self._largest(*next(_uses(stage, self.config)))
 
-    def _largest(self, split: Split, use: TextUse, limit: int) -> TreeShape:
+    def _largest(self, split: Split, use: TreeUse, limit: int) -> TreeShape:
         done = self.prepared.path / f"fits-{hashlib.sha256(self._key(split, use, limit).encode()).hexdigest()[:16]}"
         if done.is_file():
             largest = TreeShape(**json.loads(done.read_text()))
@@ -74,7 +74,7 @@ class TextCheck:
             )
         return largest
 
-    def _key(self, split: Split, use: TextUse, limit: int) -> str:
+    def _key(self, split: Split, use: TreeUse, limit: int) -> str:
         model, text = self.config.model, self.config.text
         return json.dumps(
             [
@@ -83,14 +83,14 @@ class TextCheck:
             ]
         )
 
-    def _measured(self, split: Split, use: TextUse, limit: int) -> TreeShape:
+    def _measured(self, split: Split, use: TreeUse, limit: int) -> TreeShape:
         config, records = self.config, store.open_split(self.prepared, split)
         chosen = ChosenRecords(records, range(len(records))[: limit or None])
         faults: list[Fault] = []
         largest = TreeShape(0)
         with self.log.progress(len(chosen), unit=f"{split} record's text") as advance:
-            parts = {"data": config.data, "chat": self.chat, "model": config.model, "text": config.text}
-            for number, found in enumerate(measure_text(chosen, use, **parts), start=1):
+            form = TreeFormat(self.chat, config.model, config.text)
+            for number, found in enumerate(measure_text(chosen, form, use, config.data), start=1):
                 if isinstance(found, Fault):
                     faults.append(found)
                 else:
@@ -104,7 +104,7 @@ class TextCheck:
         return largest
 
 
-def _uses(stage: str, config: Config) -> Iterator[tuple[Split, TextUse, int]]:
+def _uses(stage: str, config: Config) -> Iterator[tuple[Split, TreeUse, int]]:
     """The ways in which a stage encodes records: split, use, and how many records (0 = all)."""
     if stage == "ablate":
         for name in (*config.ablate.stages, "evaluate"):
@@ -113,12 +113,12 @@ def _uses(stage: str, config: Config) -> Iterator[tuple[Split, TextUse, int]]:
     elif stage == "evaluate":
         for name in config.evaluate.stages:
             facts = config.training(name).facts
-            yield "test", TextUse("ranked", "inspection", facts), config.evaluate.num_records
+            yield "test", TreeUse("ranked", "inspection", facts), config.evaluate.num_records
     elif stage in TRAINING_STAGES:
         train = config.training(stage)
-        yield "train", TextUse(train.answers, train.questions, train.facts, train.questions_per_image), 0
+        yield "train", TreeUse.of(train), 0
         if TRAINING_STAGES[stage].objective == "preference" and train.preference.reference == "ratio":
-            yield "train", TextUse("ranked", "inspection", "fusion"), 0  # reference log-probabilities: all questions
+            yield "train", TreeUse("ranked", "inspection", "fusion"), 0  # reference log-probabilities: all questions
 
 
 def check_text(stage: Stage, *names: str) -> None:

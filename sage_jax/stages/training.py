@@ -18,7 +18,7 @@ from sage_jax.batch import TreeBatch
 from sage_jax.config import starts_from
 from sage_jax.data import store
 from sage_jax.data.records import Record
-from sage_jax.data.stream.pipeline import TrainLoader, make_train_loader, visited_records
+from sage_jax.data.stream.pipeline import StreamOptions, TrainLoader, make_train_loader, visited_records
 from sage_jax.data.stream.vit_features import StoredFeatures
 from sage_jax.data.trees.encode import ChosenRecords, feature_form, tiles_per_image
 from sage_jax.features.cached import KeptFeatures
@@ -138,7 +138,7 @@ def _reference_of(stage: Stage, params: Params, records: StageRecords) -> _Refer
         records.stored,
         ([*(records.kept[i] for i in drawn[0]), *scored], [*(records.kept[i] for i in drawn[1]), *scored]),
         responder=run.responder(reference),
-        key=ReferenceKey(digest(reference), run.prepared.revision, run.chat, run.config.model, run.config.text),
+        key=ReferenceKey(digest(reference), run.prepared.revision, run.tree_format),
         batch_size=run.config.evaluate.batch_size,
         folder=run.folder.path / "reference_logps",
         run=stage.log,
@@ -238,21 +238,14 @@ def _validation(
         graphdef=structure,
         mesh=run.mesh,
         attach=reference.held_out,
-        chat=run.chat,
-        model=config.model,
-        text=config.text,
+        form=run.tree_format,
     )
 
 
 def _loader(stage: Stage, records: Sequence[Record], features: StoredFeatures | None) -> TrainLoader:
     """This process's stream of a stage."""
     run, data = stage.run, stage.config.data
-    return make_train_loader(
-        records,
-        chat=run.chat,
-        model=run.config.model,
-        text=run.config.text,
-        train=run.config.training(stage.name),
+    options = StreamOptions(
         seed=run.config.seed,
         num_workers=data.num_workers,
         prefetch=data.prefetch,
@@ -260,9 +253,10 @@ def _loader(stage: Stage, records: Sequence[Record], features: StoredFeatures | 
         process_count=jax.process_count(),
         revision=run.prepared.revision,
         group_batches=data.group_batches,
-        features=features,
-        largest=None if run.config.text.buckets else largest_tree(stage),
     )
+    largest = None if run.config.text.buckets else largest_tree(stage)
+    train = run.config.training(stage.name)
+    return make_train_loader(records, run.tree_format, train, options, features=features, largest=largest)
 
 
 def _taken(params: Params) -> Params:

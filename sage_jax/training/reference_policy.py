@@ -17,11 +17,9 @@ from jax.sharding import Mesh
 
 from sage_jax.axes import Float
 from sage_jax.batch import TreeBatch
-from sage_jax.config import ModelConfig, TextConfig
 from sage_jax.data.records import Record
 from sage_jax.data.stream.pipeline import make_eval_batches
-from sage_jax.data.trees.chat import Chat
-from sage_jax.data.trees.encode import ChosenRecords
+from sage_jax.data.trees.encode import ChosenRecords, TreeFormat, TreeUse
 from sage_jax.generation.responder import Responder
 from sage_jax.journal.run_log import RunLog
 from sage_jax.process.files import replace_file
@@ -39,24 +37,21 @@ class ReferenceKey:
     Attributes:
       weights_digest: Hash of the reference policy's parameters.
       data_revision: Hash of the data set.
-      chat: Template and tokenizer.
-      model, text: Sizes of the model and shapes of the tree.
+      form: Template and tokenizer, sizes of the model, shapes of the tree.
     """
 
     weights_digest: str
     data_revision: str
-    chat: Chat
-    model: ModelConfig
-    text: TextConfig
+    form: TreeFormat
 
     def digest(self) -> str:
         """Name of the file that holds them."""
         parts = [
             self.weights_digest,
             self.data_revision,
-            self.chat.tokenizer_digest(),
-            dataclasses.asdict(self.model),
-            dataclasses.asdict(self.text),
+            self.form.chat.tokenizer_digest(),
+            dataclasses.asdict(self.form.model),
+            dataclasses.asdict(self.form.text),
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
@@ -191,15 +186,7 @@ def _filled(table: np.ndarray | None, entry: np.ndarray, num_records: int) -> np
 
 
 def _batches(records: Sequence[Record], key: ReferenceKey, rows: int, *, with_reference: bool) -> Iterator[TreeBatch]:
-    return make_eval_batches(
-        records,
-        chat=key.chat,
-        model=key.model,
-        text=key.text,
-        batch_size=rows,
-        with_reference=with_reference,
-        answers="ranked",
-    )
+    return make_eval_batches(records, key.form, TreeUse("ranked"), batch_size=rows, with_reference=with_reference)
 
 
 def attach_reference(table: Float[np.ndarray, "R 2 Q N"]) -> Callable[[TreeBatch], TreeBatch]:

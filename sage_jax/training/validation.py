@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import math
@@ -14,10 +15,10 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sage_jax.batch import TreeBatch
-from sage_jax.config import ConfigError, ModelConfig, TextConfig, TrainConfig
+from sage_jax.config import ConfigError, TrainConfig
 from sage_jax.data.records import Record
 from sage_jax.data.stream.pipeline import make_eval_batches
-from sage_jax.data.trees.chat import Chat
+from sage_jax.data.trees.encode import TreeFormat, TreeUse
 from sage_jax.models.sage import Sage
 from sage_jax.parameters import Params, merge
 from sage_jax.sharding import batch_sharding
@@ -55,6 +56,7 @@ class Validation:
       records: Those that validate.
       objective, train: Of the stage.
       graphdef: Structure of the model.
+      form: The trees.
       attach: Completes a batch on the host, such as with reference log-probabilities.
     """
 
@@ -65,9 +67,7 @@ class Validation:
         objective: Objective,
         train: TrainConfig,
         graphdef: nnx.GraphDef[Sage],
-        chat: Chat,
-        model: ModelConfig,
-        text: TextConfig,
+        form: TreeFormat,
         mesh: Mesh,
         attach: Callable[[TreeBatch], TreeBatch] | None = None,
     ) -> None:
@@ -78,13 +78,9 @@ class Validation:
         self._batches_of = functools.partial(
             make_eval_batches,
             records,
-            chat=chat,
-            model=model,
-            text=text,
+            form,
+            dataclasses.replace(TreeUse.of(train), questions_per_image=0),
             batch_size=train.batch_size // train.accumulate,
-            answers=train.answers,
-            questions=train.questions,
-            facts_as=train.facts,
         )
         whole = NamedSharding(mesh, PartitionSpec())
 

@@ -16,9 +16,9 @@ from sage_jax.batch import TreeBatch
 from sage_jax.config import MeshConfig, TrainConfig
 from sage_jax.data.images import encode_png
 from sage_jax.data.records import Record
-from sage_jax.data.stream.pipeline import make_train_loader
+from sage_jax.data.stream.pipeline import StreamOptions, make_train_loader
 from sage_jax.data.trees.chat import Chat
-from sage_jax.data.trees.encode import TileForm, feature_form
+from sage_jax.data.trees.encode import TileForm, TreeFormat, feature_form
 from sage_jax.features.cached import KeptFeatures
 from sage_jax.features.encoder import VitEncoder
 from sage_jax.models.sage import Placeholders, Sage
@@ -186,8 +186,7 @@ def encoder(sage: tuple[nnx.GraphDef[Sage], Params]) -> VitEncoder:
 
 
 def stream(records: list[Record], chat: Chat, number: int, train: TrainConfig = TRAIN) -> list[TreeBatch]:
-    sizes = {"model": MODEL, "text": TEXT, "train": train}
-    loader = make_train_loader(records, chat=chat, seed=0, num_workers=0, prefetch=0, **sizes)
+    loader = make_train_loader(records, TreeFormat(chat, MODEL, TEXT), train, StreamOptions(seed=0))
     found = list(itertools.islice(loader, number))
     loader.close()
     return found

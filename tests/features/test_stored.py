@@ -21,10 +21,10 @@ from sage_jax.batch import TreeBatch
 from sage_jax.config import ConfigError, MeshConfig, TrainConfig
 from sage_jax.data.images import encode_png
 from sage_jax.data.records import Record
-from sage_jax.data.stream.pipeline import make_train_loader
+from sage_jax.data.stream.pipeline import StreamOptions, make_train_loader
 from sage_jax.data.stream.vit_features import StoredFeatures
 from sage_jax.data.trees.chat import Chat
-from sage_jax.data.trees.encode import feature_form
+from sage_jax.data.trees.encode import TreeFormat, feature_form
 from sage_jax.features import stored as feature_store
 from sage_jax.features.stored import FeatureKey, stored_features
 from sage_jax.generation.responder import Decoding, Responder
@@ -108,17 +108,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def batches_of(records: list[Record], chat: Chat, features: StoredFeatures | None, number: int) -> list[TreeBatch]:
-    stream = make_train_loader(
-        records,
-        chat=chat,
-        model=MODEL,
-        text=TEXT,
-        train=TRAIN,
-        seed=0,
-        num_workers=0,
-        prefetch=0,
-        features=features,
-    )
+    form = TreeFormat(chat, MODEL, TEXT)
+    stream = make_train_loader(records, form, TRAIN, StreamOptions(seed=0), features=features)
     found = list(itertools.islice(stream, number))
     stream.close()
     return found

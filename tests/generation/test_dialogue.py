@@ -20,7 +20,7 @@ from sage_jax.data.records import Question, Record
 from sage_jax.data.stream.pipeline import make_eval_batches
 from sage_jax.data.trees.chat import Chat
 from sage_jax.data.trees.conversations import TRANSFORMERS
-from sage_jax.data.trees.encode import TreeError
+from sage_jax.data.trees.encode import TreeError, TreeFormat, TreeUse
 from sage_jax.data.trees.tiles import tile_image
 from sage_jax.generation.dialogue import Dialogue, fact_record, write_facts
 from sage_jax.generation.responder import Decoding, Responder
@@ -62,13 +62,8 @@ class Speaker:
         return Responder(self.graphdef, self.params, mesh, decoding)
 
     def batch(self, records: list[Record], rows: int = 0) -> TreeBatch:
-        options: dict[str, Any] = {
-            "chat": self.chat,
-            "model": self.model,
-            "text": TEXT,
-            "batch_size": rows or len(records),
-        }
-        (batch,) = make_eval_batches(records, with_reference=True, answers="none", facts_as="text", **options)
+        form, use = TreeFormat(self.chat, self.model, TEXT), TreeUse("none", facts="text")
+        (batch,) = make_eval_batches(records, form, use, batch_size=rows or len(records), with_reference=True)
         return batch
 
     def said_by_peer(self, record: Record, spoken: list[int], stop_ids: tuple[int, ...], penalty: float) -> list[int]:

@@ -15,9 +15,9 @@ from sage_jax.config.command_line import read_config
 from sage_jax.data.images import encode_png
 from sage_jax.data.records import Fault
 from sage_jax.data.store import open_split, prepare
-from sage_jax.data.stream.text_fit import TextUse, measure_text
+from sage_jax.data.stream.text_fit import measure_text
 from sage_jax.data.trees.chat import Chat
-from sage_jax.data.trees.encode import TreeError
+from sage_jax.data.trees.encode import TreeError, TreeFormat, TreeUse
 from sage_jax.data.trees.shapes import enclosing, needed_shape
 from sage_jax.data.trees.tree import build_tree
 from sage_jax.journal.run_log import RunLog
@@ -26,7 +26,7 @@ from sage_jax.stages.text_check import TextCheck
 from tests.support.tiny_run import CONFIG
 
 TEXT = TextConfig(vocab_size=400, max_facts=1, max_fact_tokens=64, max_answer_tokens=24, buckets=(64, 512))
-SFE = TextUse("best", "inspection", "fusion")
+SFE = TreeUse("best")
 
 
 def write_items(
@@ -61,15 +61,10 @@ def write_items(
     return data, lines
 
 
-def found(data: DataConfig, root: Path, use: TextUse, text: TextConfig = TEXT) -> list[Fault]:
+def found(data: DataConfig, root: Path, use: TreeUse, text: TextConfig = TEXT) -> list[Fault]:
     prepared = prepare(data, text, seed=0, run_dir=root / "run")
-    options: dict[str, Any] = {
-        "data": data,
-        "chat": Chat(text, prepared.tokenizer),
-        "model": ModelConfig(),
-        "text": text,
-    }
-    results = list(measure_text(open_split(prepared, "train"), use, **options))
+    form = TreeFormat(Chat(text, prepared.tokenizer), ModelConfig(), text)
+    results = list(measure_text(open_split(prepared, "train"), form, use, data))
     assert len(results) == 6
     return [each for each in results if isinstance(each, Fault)]
 
@@ -87,7 +82,7 @@ def test_a_long_fact_is_told(tmp_path: Path) -> None:
     data, _ = write_items(tmp_path)
     faults = found(data, tmp_path, SFE, dataclasses.replace(TEXT, max_fact_tokens=2))
     assert len(faults) == 6 and "raise text.max_fact_tokens (now 2)" in faults[0].cure
-    assert found(data, tmp_path, dataclasses.replace(SFE, facts_as="text")) == []
+    assert found(data, tmp_path, dataclasses.replace(SFE, facts="text")) == []
 
 
 def test_a_tree_that_no_bucket_holds_is_told_by_its_longest_questions(tmp_path: Path) -> None:
@@ -122,10 +117,8 @@ def test_the_largest_tree_is_told_and_one_beyond_the_models_positions_refused(tm
     config = Config(data=data, text=text, run_dir=str(tmp_path / "run"))
     prepared = prepare(data, text, seed=0, run_dir=tmp_path / "run")
     chat = Chat(text, prepared.tokenizer)
-    trees = [
-        build_tree(record, chat=chat, model=config.model, text=text, with_reference=True, answers="best")
-        for record in open_split(prepared, "train")
-    ]
+    form, records = TreeFormat(chat, config.model, text), open_split(prepared, "train")
+    trees = [build_tree(record, form, TreeUse("best"), with_reference=True) for record in records]
     with RunLog(tmp_path / "run", "prepare") as log:
         largest = TextCheck(config, prepared, chat, log).largest("sfe")
         assert largest.length == max(tree.length for tree in trees) > 512

@@ -16,10 +16,11 @@ from flax import nnx
 from sage_jax.batch import TreeBatch
 from sage_jax.config import MeshConfig, TrainConfig
 from sage_jax.data.records import Record
-from sage_jax.data.stream.pipeline import make_train_loader
+from sage_jax.data.stream.pipeline import StreamOptions, make_train_loader
 from sage_jax.data.trees.chat import Chat
+from sage_jax.data.trees.encode import TreeFormat, TreeUse
 from sage_jax.data.trees.shapes import TreeShape
-from sage_jax.data.trees.tree import build_tree, stack_rows
+from sage_jax.data.trees.tree import Capacity, build_tree, stack_rows
 from sage_jax.generation.responder import Decoding, Responder
 from sage_jax.journal.run_log import RunLog
 from sage_jax.models.sage import Placeholders, Sage
@@ -64,7 +65,9 @@ def responder(chat: Chat) -> CountingResponder:
 
 
 def make_key(chat: Chat, **changes: Any) -> ReferenceKey:
-    return dataclasses.replace(ReferenceKey("weights", "data", chat, MODEL, TEXT), **changes)
+    form = {name: changes.pop(name) for name in ("model", "text") if name in changes}
+    key = ReferenceKey("weights", "data", dataclasses.replace(TreeFormat(chat, MODEL, TEXT), **form))
+    return dataclasses.replace(key, **changes)
 
 
 def table_of(
@@ -86,23 +89,14 @@ def table_of(
 @pytest.fixture(scope="module")
 def direct(records: list[Record], chat: Chat, responder: CountingResponder) -> np.ndarray:
     """The whole table in the plainest way: every record and mode in a batch of the records' own order."""
-    modes = []
+    modes, form, use = [], TreeFormat(chat, MODEL, TEXT), TreeUse("ranked")
     for with_reference in (False, True):
         parts = []
         for start in range(0, 6, 4):
             rows = [
-                build_tree(record, chat=chat, model=MODEL, text=TEXT, with_reference=with_reference, answers="ranked")
-                for record in records[start : start + 4]
+                build_tree(record, form, use, with_reference=with_reference) for record in records[start : start + 4]
             ]
-            batch = stack_rows(
-                [*rows, *[None] * (4 - len(rows))],
-                shape=TreeShape(128),
-                num_questions=2,
-                num_answers=3,
-                chat=chat,
-                model=MODEL,
-                text=TEXT,
-            )
+            batch = stack_rows([*rows, *[None] * (4 - len(rows))], form, Capacity(2, 3), TreeShape(128))
             parts.append(responder.answer_logps(batch)[: len(rows)])
         modes.append(np.concatenate(parts))
     return np.stack(modes, axis=1)
@@ -205,9 +199,7 @@ def test_a_training_batch_gets_the_values_of_its_own_record_mode_and_question(
     records: list[Record], chat: Chat, responder: CountingResponder, direct: np.ndarray
 ) -> None:
     train = TrainConfig(batch_size=4, answers="ranked", questions_per_image=1, reference_drop_rate=0.5)
-    loader = make_train_loader(
-        records, chat=chat, model=MODEL, text=TEXT, train=train, seed=1, num_workers=0, prefetch=0
-    )
+    loader = make_train_loader(records, TreeFormat(chat, MODEL, TEXT), train, StreamOptions(seed=1))
     attach, modes, asked = attach_reference(direct), set(), set()
     for _ in range(4):
         batch = attach(next(loader))
@@ -228,9 +220,7 @@ def test_a_reference_in_the_prompt_is_there_for_the_reference_policy_too(
     np.testing.assert_allclose(table[:, 0], direct[:, 0], atol=1e-5)
     assert np.abs(table[:, 1] - direct[:, 1])[[0, 1, 3, 4]].max(axis=(1, 2)).min() > 1e-3
     train = TrainConfig(batch_size=4, answers="ranked", reference_drop_rate=0.5)
-    loader = make_train_loader(
-        records, chat=chat, model=MODEL, text=text, train=train, seed=1, num_workers=0, prefetch=0
-    )
+    loader = make_train_loader(records, TreeFormat(chat, MODEL, text), train, StreamOptions(seed=1))
     attach, modes = attach_reference(table), set()
     for _ in range(3):
         batch = attach(next(loader))
@@ -240,9 +230,8 @@ def test_a_reference_in_the_prompt_is_there_for_the_reference_policy_too(
 
 
 def test_padding_rows_and_missing_questions_get_zeros(records: list[Record], chat: Chat, direct: np.ndarray) -> None:
-    row = build_tree(records[0], chat=chat, model=MODEL, text=TEXT, with_reference=True, answers="ranked")
-    batch = stack_rows(
-        [row, None], shape=TreeShape(128), num_questions=2, num_answers=3, chat=chat, model=MODEL, text=TEXT
-    )
+    form = TreeFormat(chat, MODEL, TEXT)
+    row = build_tree(records[0], form, TreeUse("ranked"), with_reference=True)
+    batch = stack_rows([row, None], form, Capacity(2, 3), TreeShape(128))
     found = attach_reference(np.where(np.isnan(direct), np.nan, direct + 1.0))(batch).reference_logps
     assert (found[0, 0] != 0.0).all() and not found[0, 1].any() and not found[1].any()

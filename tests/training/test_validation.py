@@ -11,6 +11,7 @@ from flax import nnx
 
 from sage_jax.config import ConfigError, MeshConfig, TrainConfig
 from sage_jax.data.stream.pipeline import make_eval_batches
+from sage_jax.data.trees.encode import TreeFormat, TreeUse
 from sage_jax.models.sage import Placeholders, Sage
 from sage_jax.parameters import merge, split
 from sage_jax.sharding import make_mesh
@@ -45,16 +46,13 @@ def test_the_loss_is_that_of_one_batch_of_all_records_in_the_shares_of_training(
     params = random_params(shapes)
     train = TrainConfig(batch_size=4, reference_drop_rate=0.25)
     objective, mesh = SftObjective(), make_mesh(MeshConfig(data=4, fsdp=1, tensor=2))
-    validation = Validation(
-        records, objective=objective, train=train, graphdef=graphdef, chat=chat, model=MODEL, text=TEXT, mesh=mesh
-    )
+    form = TreeFormat(chat, MODEL, TEXT)
+    validation = Validation(records, objective=objective, train=train, graphdef=graphdef, form=form, mesh=mesh)
     found = validation(params)
     assert validation(params) == found
     direct = []
     for with_reference in (False, True):
-        (batch,) = make_eval_batches(
-            records, chat=chat, model=MODEL, text=TEXT, batch_size=6, with_reference=with_reference, answers="best"
-        )
+        (batch,) = make_eval_batches(records, form, TreeUse("best"), batch_size=6, with_reference=with_reference)
         loss = jax.jit(lambda batch: objective(merge(graphdef, params), batch, objective.normalizers(batch))[0])
         direct.append(float(loss(batch)))
     assert abs(direct[0] - direct[1]) > 1e-4, "the reference matters"

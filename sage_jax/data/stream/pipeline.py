@@ -14,13 +14,12 @@ import grain
 import numpy as np
 
 from sage_jax.batch import TreeBatch
-from sage_jax.config import ModelConfig, TextConfig, TrainConfig
+from sage_jax.config import TextConfig, TrainConfig
 from sage_jax.data.records import Record
 from sage_jax.data.stream.record_parts import RecordParts
-from sage_jax.data.stream.train_rows import GroupDraws, LengthGroups, Slots, TrainAssembler, draw_modes, slots_of
+from sage_jax.data.stream.train_rows import GroupDraws, LengthGroups, TrainAssembler, capacity_of, draw_modes
 from sage_jax.data.stream.vit_features import StoredFeatures
-from sage_jax.data.trees.chat import Chat, FactsAs
-from sage_jax.data.trees.encode import AnswersKept, QuestionKind
+from sage_jax.data.trees.encode import TreeFormat, TreeUse
 from sage_jax.data.trees.shapes import ChosenShapes, TreeShape, choose_shape, choose_shapes, enclosing, most_needed
 from sage_jax.data.trees.tree import build_tree, stack_rows
 from sage_jax.errors import UserError
@@ -118,20 +117,59 @@ def _end_with_parent(worker: int, num_workers: int) -> None:
     threading.Thread(target=wait, name="end-with-parent", daemon=True).start()
 
 
+@dataclasses.dataclass(frozen=True)
+class StreamOptions:
+    """Order and speed of a training stream; none of them changes a batch but seed and `group_batches`.
+
+    Attributes:
+      seed: Of order and draws.
+      num_workers: Worker processes; 0 = threads.
+      prefetch: Batches kept ready; 0 = none.
+      process_index: This process.
+      process_count: Processes that share the global batch.
+      revision: Of the data set; a state of another one is refused.
+      group_batches: Batches whose rows are sorted by length together; 0 or 1 = none are.
+    """
+
+    seed: int
+    num_workers: int = 0
+    prefetch: int = 0
+    process_index: int = 0
+    process_count: int = 1
+    revision: str = ""
+    group_batches: int = 0
+
+    def rows(self, batch_size: int) -> slice:
+        """This process's rows of a global batch.
+
+        Raises:
+          StreamError: The batch size does not divide among processes.
+        """
+        if batch_size % self.process_count:
+            raise StreamError(
+                f"batch_size = {batch_size} does not divide among {self.process_count} processes: give a multiple"
+            )
+        share = batch_size // self.process_count
+        return slice(self.process_index * share, (self.process_index + 1) * share)
+
+    def identity(self, num_records: int, batch_size: int) -> dict[str, int | str]:
+        """The values that a saved position belongs to."""
+        return {
+            "version": _STATE_VERSION,
+            "seed": self.seed,
+            "num_records": num_records,
+            "batch_size": batch_size,
+            "revision": self.revision,
+            "group_batches": max(self.group_batches, 1),
+        }
+
+
 def make_train_loader(
     records: Sequence[Record],
-    *,
-    chat: Chat,
-    model: ModelConfig,
-    text: TextConfig,
+    form: TreeFormat,
     train: TrainConfig,
-    seed: int,
-    num_workers: int,
-    prefetch: int,
-    process_index: int = 0,
-    process_count: int = 1,
-    revision: str = "",
-    group_batches: int = 0,
+    options: StreamOptions,
+    *,
     features: StoredFeatures | None = None,
     largest: TreeShape | None = None,
 ) -> TrainLoader:
@@ -142,76 +180,41 @@ def make_train_loader(
 
     Args:
       records: The data set; random access.
-      chat: Template and tokenizer.
-      model: Sizes of tiles and image tokens.
-      text: Shapes of the tree.
+      form: The trees.
       train: Batch size, questions, answers and reference dropout of the stage.
-      seed: Of order and draws.
-      num_workers: Worker processes; 0 = threads.
-      prefetch: Batches kept ready; 0 = none.
-      process_index: This process.
-      process_count: Processes that share the global batch.
-      revision: Of the data set; a state of another one is refused.
-      group_batches: Batches whose rows are sorted by length together; 0 or 1 = none are.
+      options: Order, workers and processes.
       features: ViT features of the records' images, in place of their pixels.
-      largest: What any tree of the stage can need, where it is known; without `text.buckets` the text of all records
+      largest: Shape that holds any tree of the stage, where it is known; without `text.buckets` the text of all records
         is read for it otherwise.
 
     Raises:
       StreamError: There are no records, or the batch size does not divide among processes.
     """
     _require_records(records)
-    if train.batch_size % process_count:
-        raise StreamError(
-            f"batch_size = {train.batch_size} does not divide among {process_count} processes: give a multiple"
-        )
-    parts = RecordParts(
-        records,
-        chat=chat,
-        model=model,
-        text=text,
-        answers=train.answers,
-        questions=train.questions,
-        facts_as=train.facts,
-        cache_bytes=CACHE_BYTES // max(1, num_workers),
-        features=features,
-    )
-    share, together = train.batch_size // process_count, max(group_batches, 1)
-    rows = slice(process_index * share, (process_index + 1) * share)
-    assemble = TrainAssembler(parts, train, _slots(records, train), rows)
-    groups = _order(len(records), seed).batch(train.batch_size * together).random_map(GroupDraws(assemble, together))
+    rows, together, use = options.rows(train.batch_size), max(options.group_batches, 1), TreeUse.of(train)
+    cache_bytes = CACHE_BYTES // max(1, options.num_workers)
+    parts = RecordParts(records, form, use, cache_bytes=cache_bytes, features=features)
+    capacity = capacity_of(records, use, with_reference=train.reference_drop_rate < 1.0)
+    assemble = TrainAssembler(parts, train, capacity, rows)
+    order = _order(len(records), options.seed).batch(train.batch_size * together)
+    groups = order.random_map(GroupDraws(assemble, together))
     shapes = None
-    if not text.buckets:
-        shapes = _chosen_shapes(groups, together, train, text, largest or _largest(parts, train))
+    if not form.text.buckets:
+        shapes = _chosen_shapes(groups, together, train, form.text, largest or _largest(parts))
     batches = LengthGroups(groups, together, assemble, shapes.shapes if shapes else ())
-    identity = {
-        "version": _STATE_VERSION,
-        "seed": seed,
-        "num_records": len(records),
-        "batch_size": train.batch_size,
-        "revision": revision,
-        "group_batches": together,
-    }
     return TrainLoader(
         grain.MapDataset.range(sys.maxsize).map(batches),
-        num_workers=num_workers,
-        prefetch=prefetch,
-        identity=identity,
+        num_workers=options.num_workers,
+        prefetch=options.prefetch,
+        identity=options.identity(len(records), train.batch_size),
         shapes=shapes,
     )
 
 
-def _slots(records: Sequence[Record], train: TrainConfig) -> Slots:
-    """Room for the questions that a stage draws, and their answers."""
-    slots = slots_of(records, train.questions, train.answers, with_reference=train.reference_drop_rate < 1.0)
-    drawn = train.questions_per_image or slots.questions
-    return dataclasses.replace(slots, questions=min(drawn, slots.questions))
-
-
-def _largest(parts: RecordParts, train: TrainConfig) -> TreeShape:
-    """What any tree of a stage can need."""
+def _largest(parts: RecordParts) -> TreeShape:
+    """Shape that holds any tree of a stage."""
     found = (parts.tokens(index, True) for index in range(len(parts.records)))
-    return enclosing(most_needed(tokens, train.questions_per_image) for tokens in found)
+    return enclosing(most_needed(tokens, parts.use.questions_per_image) for tokens in found)
 
 
 def _chosen_shapes(
@@ -248,63 +251,31 @@ def visited_records(
 
 
 def make_eval_batches(
-    records: Sequence[Record],
-    *,
-    chat: Chat,
-    model: ModelConfig,
-    text: TextConfig,
-    batch_size: int,
-    with_reference: bool,
-    answers: AnswersKept,
-    questions: QuestionKind = "inspection",
-    facts_as: FactsAs = "fusion",
+    records: Sequence[Record], form: TreeFormat, use: TreeUse, *, batch_size: int, with_reference: bool
 ) -> Iterator[TreeBatch]:
     """All records once, in order, all their questions; the last batch is filled with rows of record index -1.
 
     Args:
       records: The data set; random access.
-      chat: Template and tokenizer.
-      model: Sizes of tiles and image tokens.
-      text: Shapes of the tree.
+      form: The trees.
+      use: The parts of the records in them.
       batch_size: Rows of a batch.
       with_reference: One-shot; False = zero-shot.
-      answers: `best`, `ranked`, or `none`: prompts only, for generation.
-      questions: The records' questions, or their descriptions.
-      facts_as: Comparison embeddings, or plain text in the prompt.
 
     Raises:
       StreamError: There are no records.
     """
     _require_records(records)
-    slots = slots_of(records, questions, answers, with_reference=with_reference)
+    capacity = capacity_of(records, use, with_reference=with_reference)
 
     def assemble(number: int) -> TreeBatch:
         indices = range(number * batch_size, min((number + 1) * batch_size, len(records)))
         rows = [
-            build_tree(
-                records[index],
-                chat=chat,
-                model=model,
-                text=text,
-                with_reference=with_reference,
-                answers=answers,
-                questions=questions,
-                facts_as=facts_as,
-                record_index=index,
-            )
+            build_tree(records[index], form, use, with_reference=with_reference, record_index=index)
             for index in indices
         ]
-        shape = choose_shape([row.tokens for row in rows], [row.question_ids for row in rows], text)
-        return stack_rows(
-            [*rows, *[None] * (batch_size - len(rows))],
-            shape=shape,
-            num_questions=slots.questions,
-            num_answers=slots.answers,
-            chat=chat,
-            model=model,
-            text=text,
-            has_references=slots.references,
-        )
+        shape = choose_shape([row.tokens for row in rows], [row.question_ids for row in rows], form.text)
+        return stack_rows([*rows, *[None] * (batch_size - len(rows))], form, capacity, shape)
 
     num_batches = -(-len(records) // batch_size)
     return iter(grain.MapDataset.range(num_batches).map(assemble).to_iter_dataset(_read_options(2)))

@@ -1,4 +1,4 @@
-"""The rows of training batches: what is drawn for each, how they are grouped by length, and how they are laid out."""
+"""The rows of training batches: their draws, their groups of about one length, and their layout."""
 
 from __future__ import annotations
 
@@ -15,29 +15,19 @@ from sage_jax.batch import TreeBatch
 from sage_jax.config import TrainConfig
 from sage_jax.data.records import Record
 from sage_jax.data.stream.record_parts import RecordParts
-from sage_jax.data.trees.encode import AnswersKept, Counted, QuestionKind, RecordTokens, count_records
+from sage_jax.data.trees.encode import Counted, RecordTokens, TreeUse, count_records
 from sage_jax.data.trees.shapes import BatchSize, TreeShape, choose_shape, enclosing, needed_shape, tree_length
-from sage_jax.data.trees.tree import TreeRow, stack_rows
+from sage_jax.data.trees.tree import Capacity, TreeRow, stack_rows
 
 
-@dataclasses.dataclass(frozen=True)
-class Slots:
-    """Room of a batch: questions of an image, answers of a question, and whether there is any for references."""
-
-    questions: int
-    answers: int
-    references: bool
-
-
-def slots_of(
-    records: Sequence[Record], questions: QuestionKind, answers: AnswersKept, *, with_reference: bool
-) -> Slots:
-    """The room that any record of a data set needs: the same for all batches, so that they have one shape."""
+def capacity_of(records: Sequence[Record], use: TreeUse, *, with_reference: bool) -> Capacity:
+    """The capacity that any record of a data set needs."""
     counts = records.counts if isinstance(records, Counted) else count_records(records)
-    asked = counts.questions if questions == "inspection" else counts.descriptions
-    ranked = counts.answers if questions == "inspection" else counts.description_answers
-    ranks = max(ranked, 1) if answers == "ranked" else 1
-    return Slots(max(asked, 1), ranks, with_reference and counts.references > 0)
+    asked = counts.questions if use.questions == "inspection" else counts.descriptions
+    ranked = counts.answers if use.questions == "inspection" else counts.description_answers
+    ranks = max(ranked, 1) if use.answers == "ranked" else 1
+    questions = min(use.questions_per_image or asked, asked)
+    return Capacity(max(questions, 1), ranks, with_reference and counts.references > 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +66,8 @@ class Drawn:
 class TrainAssembler:
     """Makes this process's rows of a global batch; every choice is drawn for all rows, so that processes agree."""
 
-    def __init__(self, parts: RecordParts, train: TrainConfig, slots: Slots, rows: slice) -> None:
-        self._parts, self._train, self._slots, self._rows = parts, train, slots, rows
+    def __init__(self, parts: RecordParts, train: TrainConfig, capacity: Capacity, rows: slice) -> None:
+        self._parts, self._train, self._capacity, self._rows = parts, train, capacity, rows
 
     def draw(self, indices: np.ndarray, rng: np.random.Generator) -> Drawn:
         """What each of these records shows."""
@@ -99,17 +89,9 @@ class TrainAssembler:
             )
             for row in range(len(drawn.tokens))[self._rows]
         ]
-        return stack_rows(
-            rows,
-            shape=choose_shape(drawn.tokens, drawn.questions, parts.text, shapes),
-            num_questions=self._slots.questions,
-            num_answers=self._slots.answers,
-            chat=parts.chat,
-            model=parts.model,
-            text=parts.text,
-            has_references=self._slots.references,
-            form=parts.features.form if parts.features else None,
-        )
+        shape = choose_shape(drawn.tokens, drawn.questions, parts.form.text, shapes)
+        tile_form = parts.features.form if parts.features else None
+        return stack_rows(rows, parts.form, self._capacity, shape, tile_form=tile_form)
 
     def _tokens(self, indices: np.ndarray, with_reference: np.ndarray) -> tuple[RecordTokens, ...]:
         rows = zip(indices, with_reference, strict=True)

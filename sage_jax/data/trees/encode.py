@@ -11,7 +11,7 @@ from typing import Literal, Protocol, overload, runtime_checkable
 import numpy as np
 
 from sage_jax.axes import Bool, Float, Int, UInt8
-from sage_jax.config import ModelConfig, TextConfig
+from sage_jax.config import ModelConfig, TextConfig, TrainConfig
 from sage_jax.data.images import decode_mask, remembered_rgb
 from sage_jax.data.records import Question, Record
 from sage_jax.data.trees.chat import Chat, ChatError, FactsAs
@@ -26,6 +26,43 @@ BEST_SCORE, WORST_SCORE = 5.0, 1.0
 
 class TreeError(UserError):
     """A record that does not fit the tree's static shapes; the message names it and the option to change."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TreeFormat:
+    """The form that a run gives to all of its trees.
+
+    Attributes:
+      chat: Template and tokenizer.
+      model: Sizes of tiles and image tokens.
+      text: Shapes of the tree.
+    """
+
+    chat: Chat
+    model: ModelConfig
+    text: TextConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TreeUse:
+    """The parts of a record that a stage puts into its trees.
+
+    Attributes:
+      answers: `best`, all (`ranked`), or `none`: prompts only, for generation.
+      questions: The record's questions, or its descriptions.
+      facts: Comparison embeddings, or plain text in the prompt.
+      questions_per_image: Questions drawn of each record; 0 = all.
+    """
+
+    answers: AnswersKept
+    questions: QuestionKind = "inspection"
+    facts: FactsAs = "fusion"
+    questions_per_image: int = 0
+
+    @classmethod
+    def of(cls, train: TrainConfig) -> TreeUse:
+        """The use of a training stage."""
+        return cls(train.answers, train.questions, train.facts, train.questions_per_image)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,63 +262,55 @@ def questions_of(record: Record, questions: QuestionKind) -> tuple[Question, ...
     return found
 
 
-def encode_text(
-    record: Record,
-    *,
-    num_image_tokens: int,
-    chat: Chat,
-    text: TextConfig,
-    answers: AnswersKept,
-    questions: QuestionKind,
-    facts_as: FactsAs,
-    num_reference_tokens: int = 0,
-) -> RecordTokens:
+def encode_text(record: Record, form: TreeFormat, use: TreeUse, *, with_reference: bool) -> RecordTokens:
     """Token ids of a record's prefix, questions and answers.
 
     A question of which some answer has no judge score is scored by rank, evenly from 5 (best) to 1 (worst).
 
     Args:
-      num_image_tokens: Of the test image.
-      num_reference_tokens: Of the reference image where it stands in the prompt, else 0.
+      with_reference: Whether the row shows the reference image; under `text.reference` = `prompt` the prefix has its
+        placeholders just then.
 
     Raises:
       TreeError: An answer or fact is too long, or the record has no such questions.
+      ImageFault: The header of an image cannot be read, where its number of tokens depends on it.
     """
-    facts = [fact for fact in record.facts if fact.strip()][: text.max_facts]
+    chat, facts = form.chat, [fact for fact in record.facts if fact.strip()][: form.text.max_facts]
+    in_prompt = with_reference and form.text.reference == "prompt"
     prefix = chat.prefix_ids(
-        num_image_tokens, facts=facts, facts_as=facts_as, num_reference_tokens=num_reference_tokens
+        count_image_tokens(record, model=form.model),
+        facts=facts,
+        facts_as=use.facts,
+        num_reference_tokens=count_reference_tokens(record, model=form.model) if in_prompt else 0,
     )
     mask = np.ones(prefix.shape, np.bool_)
     mask[np.flatnonzero(prefix == chat.comparison_id)[len(facts) :]] = False
     try:
-        fact_ids, fact_mask = chat.fact_ids(facts if facts_as == "fusion" else ())
+        fact_ids, fact_mask = chat.fact_ids(facts if use.facts == "fusion" else ())
     except ChatError as error:
         raise TreeError(f"record {record.record_id}: {error}") from None
-    asked = tuple(
-        _encode_question(question, record_id=record.record_id, chat=chat, text=text, answers=answers, facts_as=facts_as)
-        for question in questions_of(record, questions)
-    )
-    return RecordTokens(record.record_id, prefix, mask, fact_ids, fact_mask, asked, facts_as == "fusion")
+    asked = questions_of(record, use.questions)
+    questions = tuple(_encode_question(question, form, use, record_id=record.record_id) for question in asked)
+    return RecordTokens(record.record_id, prefix, mask, fact_ids, fact_mask, questions, use.facts == "fusion")
 
 
-def _encode_question(
-    question: Question, *, record_id: str, chat: Chat, text: TextConfig, answers: AnswersKept, facts_as: FactsAs
-) -> QuestionTokens:
-    kept = {"best": question.answers[:1], "ranked": question.answers, "none": ()}[answers]
-    if answers != "none" and not kept:
+def _encode_question(question: Question, form: TreeFormat, use: TreeUse, *, record_id: str) -> QuestionTokens:
+    kept = {"best": question.answers[:1], "ranked": question.answers, "none": ()}[use.answers]
+    if use.answers != "none" and not kept:
         raise TreeError(f"record {record_id}: question {question.text!r} has no answer to train on")
-    encoded = tuple(chat.answer_ids(answer.text) for answer in kept)
-    longest = max(map(len, encoded), default=0)
-    if longest > text.max_answer_tokens:
+    encoded = tuple(form.chat.answer_ids(answer.text) for answer in kept)
+    longest, most = max(map(len, encoded), default=0), form.text.max_answer_tokens
+    if longest > most:
         raise TreeError(
             f"record {record_id}: an answer to {question.text!r} has {longest} tokens:"
-            f" raise text.max_answer_tokens (now {text.max_answer_tokens})"
+            f" raise text.max_answer_tokens (now {most})"
         )
     scores = [answer.score for answer in question.answers]
     judged = [score for score in scores if score is not None]
     if len(judged) < len(scores):
         judged = np.linspace(BEST_SCORE, WORST_SCORE, len(scores)).tolist()
-    return QuestionTokens(chat.question_ids(question.text, facts_as=facts_as), encoded, tuple(judged[: len(kept)]))
+    ids = form.chat.question_ids(question.text, facts_as=use.facts)
+    return QuestionTokens(ids, encoded, tuple(judged[: len(kept)]))
 
 
 def decode_pixels(record: Record, *, model: ModelConfig) -> RecordPixels:

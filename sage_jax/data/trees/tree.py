@@ -10,15 +10,15 @@ import numpy as np
 from sage_jax.batch import TreeBatch
 from sage_jax.config import ModelConfig, TextConfig
 from sage_jax.data.records import Record
-from sage_jax.data.trees.chat import Chat, FactsAs, check_placeholders
+from sage_jax.data.trees.chat import check_placeholders
 from sage_jax.data.trees.encode import (
-    AnswersKept,
-    QuestionKind,
     QuestionTokens,
     RecordPixels,
     RecordTokens,
     TileForm,
     TreeError,
+    TreeFormat,
+    TreeUse,
     decode_pixels,
     encode_text,
     pixel_form,
@@ -48,6 +48,11 @@ class TreeRow:
     record_index: int
 
     @property
+    def questions(self) -> tuple[QuestionTokens, ...]:
+        """The chosen questions."""
+        return tuple(self.tokens.questions[question] for question in self.question_ids)
+
+    @property
     def length(self) -> int:
         """Tokens of the tree."""
         return tree_length(self.tokens, self.question_ids)
@@ -55,84 +60,61 @@ class TreeRow:
 
 def build_tree(
     record: Record,
+    form: TreeFormat,
+    use: TreeUse,
     *,
-    chat: Chat,
-    model: ModelConfig,
-    text: TextConfig,
     with_reference: bool,
-    answers: AnswersKept,
-    questions: QuestionKind = "inspection",
     question_ids: Sequence[int] | None = None,
-    facts_as: FactsAs = "fusion",
     record_index: int = 0,
 ) -> TreeRow:
     """The tree of one record.
 
     Args:
-      record: The record.
-      chat: Template and tokenizer.
-      model: Sizes of tiles and image tokens.
-      text: Shapes of the tree.
       with_reference: Whether the row shows the reference image.
-      answers: `best`, all (`ranked`), or `none`: prompts only, for generation.
-      questions: The record's questions, or its descriptions.
-      question_ids: Which of them; None = all.
-      facts_as: Comparison embeddings, or plain text in the prompt.
+      question_ids: Which of the record's questions; None = all.
       record_index: Row of the data set, kept for later.
 
     Raises:
       TreeError: The record does not fit.
       ImageFault: An image cannot be read.
     """
-    pixels = decode_pixels(record, model=model)
-    tokens = encode_text(
-        record,
-        num_image_tokens=len(pixels.tiles) * tokens_per_side(model) ** 2,
-        chat=chat,
-        text=text,
-        answers=answers,
-        questions=questions,
-        facts_as=facts_as,
-        num_reference_tokens=_reference_tokens(pixels, with_reference, model, text),
-    )
+    pixels = decode_pixels(record, model=form.model)
+    tokens = encode_text(record, form, use, with_reference=with_reference)
     chosen = range(len(tokens.questions)) if question_ids is None else question_ids
     return TreeRow(tokens, pixels, tuple(chosen), with_reference, record_index)
 
 
-def _reference_tokens(pixels: RecordPixels, with_reference: bool, model: ModelConfig, text: TextConfig) -> int:
-    """Image tokens that a row's reference takes in its prompt."""
-    if text.reference == "fusion" or not with_reference or pixels.reference_tiles is None:
-        return 0
-    return len(pixels.reference_tiles) * tokens_per_side(model) ** 2
+@dataclasses.dataclass(frozen=True)
+class Capacity:
+    """Room of a batch, the same for all batches of a data set, so that they have one shape.
+
+    Attributes:
+      questions: Questions of an image (Q).
+      answers: Answers of a question (N).
+      references: Whether there is room for references; without, no row may show one.
+    """
+
+    questions: int
+    answers: int
+    references: bool = True
 
 
 def stack_rows(
     rows: Sequence[TreeRow | None],
-    *,
+    form: TreeFormat,
+    capacity: Capacity,
     shape: TreeShape,
-    num_questions: int,
-    num_answers: int,
-    chat: Chat,
-    model: ModelConfig,
-    text: TextConfig,
-    has_references: bool = True,
-    form: TileForm | None = None,
+    *,
+    tile_form: TileForm | None = None,
 ) -> TreeBatch:
     """Rows padded to static shapes; None gives a padding row, masked throughout, of record index -1.
 
-    The first `source_index` of every answer slot of a question is the question's last token, also where there is no
-    answer: the place from which to generate one.
+    The first `source_index` of every answer of a question is the question's last token, also where there is no answer:
+    the position from which to generate one.
 
     Args:
-      rows: The rows.
       shape: Length of the tree (S), and of its blocks.
-      num_questions: Question slots (Q).
-      num_answers: Answer slots of a question (N).
-      chat: Template, for padding.
-      model: Sizes of tiles and image tokens.
-      text: Sizes of facts and answers.
-      has_references: Whether there is room for references; without, no row may show one.
-      form: Of the rows' tiles; None = pixels.
+      tile_form: Of the rows' tiles; None = pixels.
 
     Returns:
       A batch of numpy arrays.
@@ -141,61 +123,60 @@ def stack_rows(
       TreeError: A row has more tokens, questions or answers than there is room for.
       ChatError: A row's placeholders and embeddings differ in number.
     """
-    batch = empty_batch(
-        len(rows),
-        shape,
-        num_questions,
-        num_answers,
-        chat.pad_id,
-        model,
-        text,
-        has_references=has_references,
-        form=form,
-    )
+    sizes = {"model": form.model, "text": form.text, "pad_id": form.chat.pad_id, "tile_form": tile_form}
+    batch = empty_batch(len(rows), capacity, shape, **sizes)
     for index, row in enumerate(rows):
         if row is None:
             continue
-        asked = [row.tokens.questions[question] for question in row.question_ids]
-        most = max((len(question.answers) for question in asked), default=0)
-        if row.length > shape.length or len(asked) > num_questions or most > num_answers:
-            raise TreeError(
-                f"record {row.tokens.record_id}: {row.length} tokens, {len(asked)} questions, {most} answers do not fit"
-                f" into {shape.length} tokens, {num_questions} questions, {num_answers} answers"
-            )
-        check_placeholders(
-            row.tokens.prefix_ids,
-            chat,
-            len(row.pixels.tiles) * tokens_per_side(model) ** 2
-            + _reference_tokens(row.pixels, row.with_reference, model, text),
-            text.max_facts if row.tokens.has_comparison else 0,
-            record_id=row.tokens.record_id,
-        )
+        _check_room(row, capacity, shape)
+        _check_placeholders(row, form)
         _write_pixels(batch, index, row)
-        _write_tree(batch, index, row, asked)
+        _write_tree(batch, index, row)
     return batch
+
+
+def _check_room(row: TreeRow, capacity: Capacity, shape: TreeShape) -> None:
+    most = max((len(question.answers) for question in row.questions), default=0)
+    asked = len(row.questions)
+    if row.length > shape.length or asked > capacity.questions or most > capacity.answers:
+        raise TreeError(
+            f"record {row.tokens.record_id}: {row.length} tokens, {asked} questions, {most} answers do not fit"
+            f" into {shape.length} tokens, {capacity.questions} questions, {capacity.answers} answers"
+        )
+
+
+def _check_placeholders(row: TreeRow, form: TreeFormat) -> None:
+    shown = len(row.pixels.tiles)
+    if form.text.reference == "prompt" and row.with_reference and row.pixels.reference_tiles is not None:
+        shown += len(row.pixels.reference_tiles)
+    check_placeholders(
+        row.tokens.prefix_ids,
+        form.chat,
+        shown * tokens_per_side(form.model) ** 2,
+        form.text.max_facts if row.tokens.has_comparison else 0,
+        record_id=row.tokens.record_id,
+    )
 
 
 def empty_batch(
     rows: int,
+    capacity: Capacity,
     shape: TreeShape,
-    questions: int,
-    answers: int,
-    pad_id: int,
+    *,
     model: ModelConfig,
     text: TextConfig,
-    *,
-    has_references: bool = True,
-    form: TileForm | None = None,
+    pad_id: int,
+    tile_form: TileForm | None = None,
 ) -> TreeBatch:
     """A batch of padding rows: the shapes and dtypes that every batch of these sizes has."""
-    tiles, form = tiles_per_image(model), form or pixel_form(model)
-    reference_tiles = tiles if has_references else 0
-    ranked = (rows, questions, answers)
+    tiles, tile_form = tiles_per_image(model), tile_form or pixel_form(model)
+    reference_tiles = tiles if capacity.references else 0
+    ranked = (rows, capacity.questions, capacity.answers)
     length = text.max_answer_tokens
     return TreeBatch(
-        tiles=np.zeros((rows, tiles, *form.shape), form.dtype),
+        tiles=np.zeros((rows, tiles, *tile_form.shape), tile_form.dtype),
         tile_mask=np.zeros((rows, tiles), np.bool_),
-        reference_tiles=np.zeros((rows, reference_tiles, *form.shape), form.dtype),
+        reference_tiles=np.zeros((rows, reference_tiles, *tile_form.shape), tile_form.dtype),
         reference_tile_mask=np.zeros((rows, reference_tiles), np.bool_),
         fact_ids=np.zeros((rows, text.max_facts, text.max_fact_tokens), np.int32),
         fact_mask=np.zeros((rows, text.max_facts, text.max_fact_tokens), np.bool_),
@@ -209,14 +190,14 @@ def empty_batch(
         target_mask=np.zeros((*ranked, length), np.bool_),
         scores=np.zeros(ranked, np.float32),
         answer_mask=np.zeros(ranked, np.bool_),
-        question_ids=np.full((rows, questions), -1, np.int32),
+        question_ids=np.full((rows, capacity.questions), -1, np.int32),
         reference_logps=np.zeros(ranked, np.float32),
         token_labels=np.full((rows, tiles * tokens_per_side(model) ** 2), -1, np.float32),
         record_index=np.full(rows, -1, np.int32),
         prefix_slots=shape.prefix_slots,
         question_slots=shape.question_slots,
         answer_slots=min(shape.answer_slots, length),
-        target_slots=min(shape.target_slots, questions * answers * length),
+        target_slots=min(shape.target_slots, capacity.questions * capacity.answers * length),
     )
 
 
@@ -232,7 +213,7 @@ def _write_pixels(batch: TreeBatch, index: int, row: TreeRow) -> None:
     batch.record_index[index] = row.record_index
 
 
-def _write_tree(batch: TreeBatch, index: int, row: TreeRow, asked: Sequence[QuestionTokens]) -> None:
+def _write_tree(batch: TreeBatch, index: int, row: TreeRow) -> None:
     token_ids, positions = batch.token_ids[index], batch.position_ids[index]
     prefix = row.tokens.prefix_ids
     token_ids[: len(prefix)] = prefix
@@ -242,11 +223,11 @@ def _write_tree(batch: TreeBatch, index: int, row: TreeRow, asked: Sequence[Ques
     batch.token_mask[index, : row.length] = True
     batch.token_mask[index, : len(prefix)] = row.tokens.prefix_mask
     batch.fact_ids[index], batch.fact_mask[index] = row.tokens.fact_ids, row.tokens.fact_mask
-    batch.question_ids[index, : len(asked)] = row.question_ids
+    batch.question_ids[index, : len(row.question_ids)] = row.question_ids
     num_answers = batch.answer_mask.shape[2]
     steps = np.arange(token_ids.shape[0], dtype=np.int32)
     start = len(prefix)
-    for slot, question in enumerate(asked):
+    for slot, question in enumerate(row.questions):
         end = start + len(question.ids)
         token_ids[start:end] = question.ids
         positions[start:end] = branch + steps[: end - start]

@@ -22,12 +22,14 @@ from sage_jax.data.records import Answer, Question, Record
 from sage_jax.data.sources.readers import read_records
 from sage_jax.data.stream.pipeline import (
     StreamError,
+    StreamOptions,
     TrainLoader,
     make_eval_batches,
     make_train_loader,
     visited_records,
 )
 from sage_jax.data.trees.chat import Chat
+from sage_jax.data.trees.encode import TreeFormat, TreeUse
 from sage_jax.data.trees.shapes import needed_shape
 from sage_jax.data.trees.tokenizer import train_tokenizer
 from sage_jax.data.trees.tree import TreeError, build_tree
@@ -82,8 +84,9 @@ def train_config(**changes: Any) -> TrainConfig:
 
 
 def loader(records: Sequence[Record], chat: Chat, train: TrainConfig | None = None, **changes: Any):
-    options: dict[str, Any] = {"seed": 3, "num_workers": 0, "prefetch": 2, "text": TEXT, **changes}
-    return make_train_loader(records, chat=chat, model=MODEL, train=train or train_config(), **options)
+    form = TreeFormat(chat, MODEL, changes.pop("text", TEXT))
+    options = StreamOptions(**{"seed": 3, "prefetch": 2, **changes})
+    return make_train_loader(records, form, train or train_config(), options)
 
 
 def take(stream: Any, count: int) -> list[TreeBatch]:
@@ -284,9 +287,9 @@ def test_bucket_is_the_smallest_that_holds_the_longest_row(records: list[Record]
 
 
 def test_eval_reads_every_record_once_and_pads_the_last_batch(records: list[Record], chat: Chat) -> None:
-    options: dict[str, Any] = {"chat": chat, "model": MODEL, "text": TEXT, "batch_size": 4, "answers": "ranked"}
-    one_shot = list(make_eval_batches(records, with_reference=True, **options))
-    zero_shot = list(make_eval_batches(records, with_reference=False, **options))
+    form, use = TreeFormat(chat, MODEL, TEXT), TreeUse("ranked")
+    one_shot = list(make_eval_batches(records, form, use, batch_size=4, with_reference=True))
+    zero_shot = list(make_eval_batches(records, form, use, batch_size=4, with_reference=False))
     assert np.concatenate([batch.record_index for batch in one_shot]).tolist() == [*range(11), -1]
     padding = one_shot[-1]
     for name in ("tile_mask", "token_mask", "target_mask", "answer_mask", "fact_mask"):
@@ -307,14 +310,14 @@ def test_batches_that_can_show_no_reference_have_no_room_for_any(records: list[R
     none = [dataclasses.replace(each, reference_image=None) for each in records]
     for rate, given, expected in [(0.0, some, 1), (0.9, some, 1), (1.0, records, 0), (0.0, none, 0)]:
         assert room(loader(given, chat, train_config(reference_drop_rate=rate))) == expected
-    options: dict[str, Any] = {"chat": chat, "model": MODEL, "text": TEXT, "batch_size": 4, "answers": "none"}
+    form, use = TreeFormat(chat, MODEL, TEXT), TreeUse("none")
     for with_reference, given, expected in [(True, records, 1), (True, some, 1), (False, records, 0), (True, none, 0)]:
-        assert room(make_eval_batches(given, with_reference=with_reference, **options)) == expected
+        assert room(make_eval_batches(given, form, use, batch_size=4, with_reference=with_reference)) == expected
 
 
 def test_prompts_for_generation_hold_no_answer(records: list[Record], chat: Chat) -> None:
-    options: dict[str, Any] = {"chat": chat, "model": MODEL, "text": TEXT, "batch_size": 11, "with_reference": True}
-    (batch,) = make_eval_batches(records, answers="none", **options)
+    form = TreeFormat(chat, MODEL, TEXT)
+    (batch,) = make_eval_batches(records, form, TreeUse("none"), batch_size=11, with_reference=True)
     assert not batch.answer_mask.any() and not batch.target_mask.any() and (batch.answer_index == -1).all()
     last = np.take_along_axis(np.asarray(batch.token_ids), np.asarray(batch.source_index)[:, :, 0, 0], axis=1)
     newline = chat.question_ids("x")[-1]
@@ -324,9 +327,8 @@ def test_prompts_for_generation_hold_no_answer(records: list[Record], chat: Chat
 def test_records_with_fewer_questions_leave_slots_empty(chat: Chat) -> None:
     rng = np.random.default_rng(0)
     mixed = [make_record(0, rng, num_questions=1), make_record(1, rng, num_questions=3)]
-    (batch,) = make_eval_batches(
-        mixed, chat=chat, model=MODEL, text=TEXT, batch_size=2, with_reference=True, answers="ranked"
-    )
+    form = TreeFormat(chat, MODEL, TEXT)
+    (batch,) = make_eval_batches(mixed, form, TreeUse("ranked"), batch_size=2, with_reference=True)
     assert batch.question_ids.tolist() == [[0, -1, -1], [0, 1, 2]]
     assert batch.answer_mask.any(axis=2).tolist() == [[True, False, False], [True, True, True]]
 
@@ -335,7 +337,7 @@ def test_impossible_streams_are_refused_with_the_way_out(records: list[Record], 
     with pytest.raises(StreamError, match="num_train"):
         loader([], chat)
     with pytest.raises(StreamError, match="no records"):
-        make_eval_batches([], chat=chat, model=MODEL, text=TEXT, batch_size=2, with_reference=True, answers="best")
+        make_eval_batches([], TreeFormat(chat, MODEL, TEXT), TreeUse("best"), batch_size=2, with_reference=True)
     with pytest.raises(StreamError, match="batch_size = 4 .* 3 processes"):
         loader(records, chat, process_count=3)
     bare = [dataclasses.replace(record, descriptions=()) for record in records]
@@ -384,9 +386,8 @@ def quickstart_stream(
     records: list[Record], stage: str, text: TextConfig, *, group_batches: int, **changes: Any
 ) -> TrainLoader:
     config, chat = quickstart(), quickstart_chat(records, text)
-    options: dict[str, Any] = {"chat": chat, "model": config.model, "text": text, "train": config.training(stage)}
-    options |= {"seed": 0, "num_workers": 0, "prefetch": 2, "group_batches": group_batches, **changes}
-    return make_train_loader(records, **options)
+    options = StreamOptions(**{"seed": 0, "prefetch": 2, "group_batches": group_batches, **changes})
+    return make_train_loader(records, TreeFormat(chat, config.model, text), config.training(stage), options)
 
 
 def num_compiled(batches: list[TreeBatch]) -> int:
@@ -437,7 +438,7 @@ def test_the_longest_tree_fits_though_no_batch_was_measured_with_it(records: lis
     train = train_config(batch_size=2, steps=1, warmup_steps=0)
     stream = loader(many, chat, train, text=text)
     assert stream.shapes is not None
-    needed = build_tree(long, chat=chat, model=MODEL, text=text, with_reference=True, answers="best")
+    needed = build_tree(long, TreeFormat(chat, MODEL, text), TreeUse("best"), with_reference=True)
     assert stream.shapes.shapes[-1].holds(needed_shape(needed.tokens, (0,)))
     drawn = next(batch for batch in stream if len(many) - 1 in batch.record_index)
     stream.close()
@@ -447,6 +448,7 @@ def test_the_longest_tree_fits_though_no_batch_was_measured_with_it(records: lis
 def test_batches_without_buckets_come_in_few_shapes_in_evaluation(quickstart_records: list[Record]) -> None:
     config = quickstart()
     chat = quickstart_chat(quickstart_records, config.text)
-    how: dict[str, Any] = {"chat": chat, "model": config.model, "text": config.text, "batch_size": 16}
-    batches = [*make_eval_batches(quickstart_records, with_reference=True, answers="ranked", **how)]
+    form = TreeFormat(chat, config.model, config.text)
+    found = make_eval_batches(quickstart_records, form, TreeUse("ranked"), batch_size=16, with_reference=True)
+    batches = [*found]
     assert num_compiled(batches) <= 4 and all(batch.token_mask.any(axis=1).all() for batch in batches)

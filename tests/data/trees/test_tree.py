@@ -15,11 +15,18 @@ from sage_jax.config import ModelConfig, TextConfig, VitConfig
 from sage_jax.data.images import ImageFault, encode_png
 from sage_jax.data.records import Answer, Question, Record
 from sage_jax.data.trees.chat import Chat, ChatError
-from sage_jax.data.trees.encode import TreeError, count_image_tokens, count_records, count_reference_tokens
+from sage_jax.data.trees.encode import (
+    TreeError,
+    TreeFormat,
+    TreeUse,
+    count_image_tokens,
+    count_records,
+    count_reference_tokens,
+)
 from sage_jax.data.trees.shapes import TreeShape, choose_bucket, choose_shape
 from sage_jax.data.trees.tiles import tile_image, token_labels
 from sage_jax.data.trees.tokenizer import train_tokenizer
-from sage_jax.data.trees.tree import TreeRow, build_tree, stack_rows
+from sage_jax.data.trees.tree import Capacity, TreeRow, build_tree, stack_rows
 
 TEXT = TextConfig(vocab_size=300, max_facts=3, max_fact_tokens=30, max_answer_tokens=30, buckets=(400, 800))
 MODEL = ModelConfig(vit=VitConfig(tile_px=16, patch_px=4), downsample=2)
@@ -65,19 +72,16 @@ def make_record(*, facts: int = 2, seed: int = 0, size: tuple[int, int] = (16, 1
 
 
 def row_of(record: Record, chat: Chat, **changes: Any) -> TreeRow:
-    options: dict[str, Any] = {"with_reference": True, "answers": "ranked", "model": MODEL, "text": TEXT, **changes}
-    return build_tree(record, chat=chat, **options)
+    form = TreeFormat(chat, changes.pop("model", MODEL), changes.pop("text", TEXT))
+    names = ("answers", "questions", "facts")
+    use = TreeUse(**{"answers": "ranked", **{name: changes.pop(name) for name in names if name in changes}})
+    return build_tree(record, form, use, **{"with_reference": True, **changes})
 
 
 def stack(rows: list[TreeRow | None], chat: Chat, **changes: Any) -> TreeBatch:
-    options: dict[str, Any] = {
-        "shape": TreeShape(400),
-        "num_questions": 4,
-        "num_answers": 3,
-        "model": MODEL,
-        "text": TEXT,
-    }
-    return stack_rows(rows, chat=chat, **{**options, **changes})
+    form = TreeFormat(chat, changes.pop("model", MODEL), changes.pop("text", TEXT))
+    shape = changes.pop("shape", TreeShape(400))
+    return stack_rows(rows, form, Capacity(**{"questions": 4, "answers": 3, **changes}), shape)
 
 
 def visibility(token_mask: np.ndarray, question_index: np.ndarray, answer_index: np.ndarray) -> np.ndarray:
@@ -95,7 +99,7 @@ def visibility(token_mask: np.ndarray, question_index: np.ndarray, answer_index:
 @pytest.mark.parametrize("facts_as", ["fusion", "text"])
 def test_every_answer_sees_exactly_its_separate_row(chat: Chat, facts: int, facts_as: Any) -> None:
     record = make_record(facts=facts)
-    batch = stack([row_of(record, chat, facts_as=facts_as)], chat)
+    batch = stack([row_of(record, chat, facts=facts_as)], chat)
     branch = (batch.token_mask[0], batch.question_index[0], batch.answer_index[0])
     seen = visibility(*map(np.asarray, branch))
     prefix = chat.prefix_ids(4, facts=record.facts, facts_as=facts_as).tolist()
@@ -140,7 +144,7 @@ def test_chosen_questions_take_the_slots_in_their_order(chat: Chat) -> None:
 @pytest.mark.parametrize("answers", ["best", "none"])
 def test_fewer_answers_leave_the_rest_out(chat: Chat, answers: Any) -> None:
     record = make_record()
-    batch = stack([row_of(record, chat, answers=answers)], chat, num_answers=1)
+    batch = stack([row_of(record, chat, answers=answers)], chat, answers=1)
     assert batch.answer_mask[0, :3, 0].tolist() == [answers == "best"] * 3
     for q in range(3):
         last = int(np.flatnonzero((batch.question_index[0] == q) & (batch.answer_index[0] == -1)).max())
@@ -170,7 +174,7 @@ def test_wider_padding_changes_no_real_token(chat: Chat) -> None:
 def test_questions_without_judge_scores_are_scored_by_rank(chat: Chat) -> None:
     answers = tuple(Answer(f"Yes. {rank}", 5.0 if rank == 3 else None) for rank in range(4))
     record = make_record(questions=(Question("Here?", answers),))
-    batch = stack([row_of(record, chat)], chat, num_answers=4)
+    batch = stack([row_of(record, chat)], chat, answers=4)
     np.testing.assert_allclose(batch.scores[0, 0], [5, 11 / 3, 7 / 3, 1], rtol=1e-6)
 
 
@@ -215,7 +219,7 @@ IN_PROMPT = dataclasses.replace(TEXT, reference="prompt")
 @pytest.mark.parametrize("facts_as", ["fusion", "text"])
 def test_a_reference_in_the_prompt_follows_the_test_image(chat: Chat, facts_as: Any) -> None:
     record = make_record(size=(20, 41), reference_image=encode_png(picture(16, 30)))
-    options: dict[str, Any] = {"model": TILED, "text": IN_PROMPT, "facts_as": facts_as}
+    options: dict[str, Any] = {"model": TILED, "text": IN_PROMPT, "facts": facts_as}
     shown, dropped = (row_of(record, chat, **options, with_reference=each) for each in (True, False))
     alone = row_of(dataclasses.replace(record, reference_image=None), chat, **options)
     through_fusion = row_of(record, chat, **{**options, "text": TEXT})
@@ -277,7 +281,7 @@ def test_what_does_not_fit_is_named_with_its_option(chat: Chat) -> None:
     with pytest.raises(TreeError, match="record r0: question 'Here\\?' has no answer"):
         row_of(make_record(questions=(Question("Here?", ()),)), chat, answers="best")
     row = row_of(make_record(), chat)
-    for changes in ({"shape": TreeShape(20)}, {"num_questions": 2}, {"num_answers": 2}):
+    for changes in ({"shape": TreeShape(20)}, {"questions": 2}, {"answers": 2}):
         with pytest.raises(TreeError, match="record r0: .* do not fit"):
             stack([row], chat, **changes)
     with pytest.raises(ImageFault, match=r"0\.png"):
