@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from sage_jax.config import DataConfig
+from sage_jax.data.adpl import facts
 from sage_jax.data.images import decode_mask, decode_rgb, encode_png
 from sage_jax.data.records import PAIR_TYPES, AnnotatedImage, Answer, Box, Defect, Fault, Question, Record, validate
 from sage_jax.data.sources import generated, readers
@@ -217,7 +218,7 @@ def test_revision_follows_the_content_not_the_place(tmp_path: Path, source: str)
 
 def test_revision_follows_seed_config_vocabulary_and_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = _generator(tmp_path)
-    built_in = Path(readers.__file__).parent / "vocabulary.toml"
+    built_in = Path(facts.__file__).parent / "vocabulary.toml"
     copy = tmp_path / "vocabulary.toml"
     copy.write_text(built_in.read_text())
     same = source_revision(dataclasses.replace(data, vocabulary=str(copy)), 0)
