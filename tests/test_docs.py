@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from sage_jax.config import TRAINING_STAGES, Config, field_paths
+from sage_jax.config import TRAINING_STAGES, Config, FusionConfig, PreferenceConfig, field_paths
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -84,6 +84,28 @@ def test_every_config_field_has_a_meaning(config_class: Any) -> None:
     meanings = load_extension("config_fields").field_meanings(config_class)
     assert set(meanings) == {field.name for field in dataclasses.fields(config_class)}
     assert all(meanings.values())
+
+
+def test_the_method_names_every_reading_of_the_paper() -> None:
+    text = (DOCS / "method.md").read_text(encoding="utf-8")
+    readings = {
+        value
+        for config_class in (FusionConfig, PreferenceConfig)
+        for hint in typing.get_type_hints(config_class).values()
+        if typing.get_origin(hint) is typing.Literal
+        for value in typing.get_args(hint)
+    }
+    assert len(readings) > 12
+    assert {value for value in readings if not re.search(rf"[`=]{value}`", text)} == set()
+
+
+def test_the_method_names_every_file_of_models_and_losses() -> None:
+    text = (DOCS / "method.md").read_text(encoding="utf-8")
+    support = {"__init__", "layers", "blocks", "masked", "select"}
+    files = [path for folder in ("models", "losses") for path in (ROOT / "sage_jax" / folder).rglob("*.py")]
+    named = [path for path in files if path.stem not in support]
+    assert len(named) > 8
+    assert [str(path) for path in named if f"`{path.relative_to(ROOT).as_posix()}`" not in text] == []
 
 
 class Loaded(HTMLParser):
