@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 import typing
@@ -17,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from sage_jax.config import TRAINING_STAGES, Config, FusionConfig, PreferenceConfig, field_paths
+from sage_jax.config import TRAINING_STAGES, Config, ConfigError, FusionConfig, PreferenceConfig, field_paths
+from sage_jax.config.command_line import read_config
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -84,6 +86,31 @@ def test_every_config_field_has_a_meaning(config_class: Any) -> None:
     meanings = load_extension("config_fields").field_meanings(config_class)
     assert set(meanings) == {field.name for field in dataclasses.fields(config_class)}
     assert all(meanings.values())
+
+
+def documented_commands() -> Iterator[tuple[Path, list[str]]]:
+    """Each run that a document spells out, as the arguments from `--config` on; those with placeholders left out."""
+    for path in [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "launch" / "README.md"]:
+        text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+        for line in re.findall(
+            r"^    (.*(?:-m sage_jax\.main --config |launch/\w+\.sh configs/).*)$", text, re.MULTILINE
+        ):
+            words = shlex.split(re.split(r"-m sage_jax\.main --config |launch/\w+\.sh ", line)[-1], comments=True)
+            if words[0] != "FILE" and "--config.data.source=NAME" not in words:
+                yield path, words
+
+
+def test_every_documented_run_is_a_valid_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    commands = list(documented_commands())
+    assert len(commands) > 15
+    faults = []
+    for path, words in commands:
+        try:
+            read_config(["--config", *words])
+        except ConfigError as error:
+            faults.append(f"{path.relative_to(ROOT)}: {error}")
+    assert faults == []
 
 
 def test_the_method_names_every_reading_of_the_paper() -> None:
