@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+import sage_jax
 from sage_jax.config import TRAINING_STAGES, Config, ConfigError, FusionConfig, PreferenceConfig, field_paths
 from sage_jax.config.command_line import read_config
 
@@ -80,6 +81,13 @@ def test_every_config_field_is_in_the_built_reference(site: Path) -> None:
     stage = re.compile(rf"^({'|'.join(TRAINING_STAGES)})\.")
     assert len(fields) > 200
     assert {stage.sub("&lt;stage&gt;.", path) for path in fields} == listed
+
+
+def test_every_public_name_is_in_the_built_reference(site: Path) -> None:
+    text = (site / "reference" / "api.html").read_text(encoding="utf-8")
+    documented = set(re.findall(r'<span class="sig-name descname"><span class="pre">(\w+)</span>', text))
+    assert {"answer_surprisal", "compare", "read_records"} <= documented
+    assert set(getattr(sage_jax, "__all__", ())) - {"__version__"} - documented == set()
 
 
 @pytest.mark.parametrize("config_class", set(config_classes()), ids=lambda cls: cls.__name__)
