@@ -90,7 +90,10 @@ def test_every_public_name_is_in_the_built_reference(site: Path) -> None:
     assert set(getattr(sage_jax, "__all__", ())) - {"__version__"} - documented == set()
 
 
-@pytest.mark.parametrize("config_class", set(config_classes()), ids=lambda cls: cls.__name__)
+CONFIG_CLASSES = sorted(set(config_classes()), key=lambda config_class: config_class.__name__)
+
+
+@pytest.mark.parametrize("config_class", CONFIG_CLASSES, ids=lambda config_class: config_class.__name__)
 def test_every_config_field_has_a_meaning(config_class: Any) -> None:
     meanings = load_extension("config_fields").field_meanings(config_class)
     assert set(meanings) == {field.name for field in dataclasses.fields(config_class)}
