@@ -1,7 +1,7 @@
 """Ablation: base, facts as plain text, SFE, SFE + DPO, SFE + E-DPO on the quickstart's data, over three seeds.
 
-Goal: the order of the paper's ablation (method.md: MLE of SFE + E-DPO >= SFE + DPO >= SFE > plain facts >= base), with
-intervals; the table goes to `run_dir`/ablation.md.
+Goal: the order of the paper's ablation (docs/method.md: MLE of SFE + E-DPO >= SFE + DPO >= SFE > plain facts >= base),
+with intervals; the table goes to `run_dir`/ablation.md.
 Hardware: 2 CPU cores, about 15 minutes a seed; a run that was stopped goes on where it stopped.
 Command: python -m sage_jax.main --config configs/ablation.py
 """

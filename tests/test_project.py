@@ -28,10 +28,21 @@ MACHINE_PATH = re.compile(r"(?<![\w.$}~/])/(home|root|Users|work|tmp|opt|mnt|med
 
 def text_files() -> Iterator[Path]:
     """Every text file that belongs to the project."""
-    written = {".git", ".venv", "runs", "build", "dist", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis"}
+    written = {
+        ".git",
+        ".venv",
+        "runs",
+        "build",
+        "dist",
+        "site",
+        "__pycache__",
+        ".pytest_cache",
+        ".ruff_cache",
+        ".hypothesis",
+    }
     for folder, folders, names in os.walk(ROOT):
         folders[:] = sorted(set(folders) - written)
-        for name in names:
+        for name in sorted(set(names) - written):  # .git is a file in a linked worktree
             path = Path(folder, name)
             if path.suffix in {".py", ".md", ".sh", ".toml", ".yaml", ".yml", ".txt", ".json", ""}:
                 yield path
@@ -63,7 +74,7 @@ def test_documents_and_continuous_integration_use_the_readme_commands() -> None:
     run = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "-m pip install -q -r requirements-test.txt" in run
     assert re.search(r'^PYTHON="\$python" \.ci/test$', run, re.MULTILINE)
-    for step in ("ruff format --check", "ruff check", "pyright", "pytest -n 2"):
+    for step in ("ruff format --check", "ruff check", "pyright", "sphinx --fail-on-warning", "pytest -n 2"):
         assert f'"$python" -m {step}' in (ROOT / ".ci" / "test").read_text(encoding="utf-8")
     for name in ("run", "test"):
         assert os.access(ROOT / ".ci" / name, os.X_OK)
@@ -87,7 +98,11 @@ def test_every_requirement_is_pinned_to_one_version(name: str) -> None:
 
 def test_pins_lie_in_the_declared_ranges() -> None:
     runtime = requirements("requirements.txt")
-    for name, extra in (("requirements.txt", None), ("requirements-test.txt", "test")):
+    for name, extra in (
+        ("requirements.txt", None),
+        ("requirements-test.txt", "test"),
+        ("requirements-test.txt", "docs"),
+    ):
         pins = runtime | requirements(name)
         declared = PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"]
         for requirement in map(Requirement, declared):
@@ -178,7 +193,12 @@ def test_every_config_field_is_read() -> None:
     assert [f"{owner}.{field}" for owner, field in fields if field not in read] == []
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")) + [ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+DOCUMENTS = sorted((ROOT / "docs").rglob("*.md")) + [ROOT / name for name in ("README.md", "CONTRIBUTING.md")]
+
+
+@pytest.mark.parametrize(
+    "path", [*DOCUMENTS, ROOT / "launch" / "README.md"], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_links_and_named_files_of_a_document_are_there(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]

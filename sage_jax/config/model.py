@@ -15,7 +15,13 @@ class VitConfig:
     Attributes:
       tile_px: Side of a tile.
       patch_px: Side of a patch.
+      num_layers: Transformer blocks.
+      embed_dim: Width of a token.
+      num_heads: Attention heads of a block.
+      mlp_dim: Hidden width of a block's MLP.
       norm: `layer` (InternViT-300M) or `rms` (InternViT-6B).
+      norm_eps: Epsilon of the norms.
+      qkv_bias: Biases on queries, keys and values.
       qk_norm: RMSNorm over all heads' queries and keys (InternViT-6B).
       layer_scale: Start value of LayerScale.
     """
@@ -44,7 +50,14 @@ class DecoderConfig:
     """Causal decoder in the Llama layout (InternLM2, Llama, Qwen2, Qwen3).
 
     Attributes:
+      num_layers: Transformer blocks.
+      embed_dim: Width of a token.
+      num_heads: Query heads of a block.
+      num_kv_heads: Key and value heads of a block; each serves num_heads / num_kv_heads query heads.
       head_dim: Width of a head; 0 = embed_dim / num_heads.
+      mlp_dim: Hidden width of a block's MLP.
+      rope_theta: Base of the rotary position angles.
+      norm_eps: Epsilon of the norms.
       qkv_bias: Biases on queries, keys and values (Qwen2).
       qk_norm: RMSNorm on each head's queries and keys (Qwen3).
       tie_embeddings: The output layer is the transposed token embedding.
@@ -117,6 +130,9 @@ class ModelConfig:
     """SAGE.
 
     Attributes:
+      vit: Vision encoder.
+      decoder: Language decoder.
+      fusion: Fact fusion.
       weights: Folder of an InternVL checkpoint (safetensors, in transformers' or OpenGVLab's layout) that stands in for
         a `base` model trained here; "" = none. Its config.json gives the sizes of `vit` and `decoder`.
       downsample: Side of the square of patches that pixel shuffle folds into one token.
@@ -155,7 +171,13 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Device mesh; one axis may be -1 and takes what the others leave."""
+    """Device mesh; one axis may be -1 and takes what the others leave.
+
+    Attributes:
+      data: Devices over which the rows of a batch are split and parameters are copied.
+      fsdp: Devices over which both the rows of a batch and the parameters are split.
+      tensor: Devices over which each layer's parameters are split, with the rows copied.
+    """
 
     data: int = -1
     fsdp: int = 1

@@ -36,6 +36,16 @@ class Config:
       run_dir: Folder of everything the run writes.
       stages: Comma-separated stages, run in this order.
       seed: Seed of weights, data order and generator.
+      data: Data set and input.
+      text: Tokenizer, template and lengths.
+      model: Sizes and attention.
+      mesh: Devices.
+      base, plain, sfe, dpo, edpo: Training stages.
+      evaluate: Evaluation of trained stages.
+      inspect: Inspection of a user's images.
+      export: Export of a trained stage.
+      ablate: Ablation over seeds.
+      plan: Memory and arithmetic on paper.
     """
 
     run_dir: str = "runs/quickstart"

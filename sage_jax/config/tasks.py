@@ -99,7 +99,7 @@ class InspectConfig:
       fact_tokens: Longest text of an image's facts that the model writes.
       category: What the part is, for question and facts; "" = taken from the folder name where known.
       stage: Stage whose checkpoint answers; "" = the last trained one.
-      threshold: Anomaly score from which the verdict is "defective".
+      threshold: Anomaly score, 0 to 1, from which the verdict is "defective".
       map_threshold: Of 1 - similarity, from which a peak of the map gets a box.
       output: Folder of the results; "" = `run_dir`/inspect.
       max_images: Most images of the embedded sample.
@@ -172,7 +172,12 @@ class ExportConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AblateConfig:
-    """Seeds over which the `ablate` stage trains and scores base, plain facts, SFE, DPO and E-DPO."""
+    """Ablation over seeds: base, plain facts, SFE, DPO and E-DPO are trained and scored with each.
+
+    Attributes:
+      seeds: Seeds, each a run of its own.
+      stages: Training stages to score, in this order.
+    """
 
     seeds: tuple[int, ...] = (0, 1, 2)
     stages: tuple[str, ...] = ("base", "plain", "sfe", "dpo", "edpo")

@@ -16,7 +16,7 @@ from sage_jax.config.checks import (
 
 @dataclasses.dataclass(frozen=True)
 class PreferenceConfig:
-    """E-DPO objective, equations of method.md's stage 2.
+    """E-DPO objective, docs/method.md, step 11.
 
     Attributes:
       beta: Inverse temperature of the implicit reward.
@@ -28,6 +28,7 @@ class PreferenceConfig:
       lambda_hard: Weight of the adjacent pair of smallest gap.
       lambda_easy: Weight of the extreme pair (best, worst).
       selection: `hard` takes the adjacent pair of smallest gap, `soft` weights all by softmax(-gap / soft_temperature).
+      soft_temperature: Units of entropy gap per e-fold of an adjacent pair's weight; towards 0, `soft` becomes `hard`.
       sigmoid_weight, bco_weight, sft_weight: Weights of the pair loss, of BCO over the same pairs, and of next-token
         loss on the best answer (released script: 0.8, 0.2, 1).
     """
@@ -89,7 +90,14 @@ class TrainConfig:
       steps: Optimizer steps.
       batch_size: Images of a step, over all processes.
       accumulate: Micro-batches that a step's batch is cut into.
+      peak_learning_rate: Learning rate at the end of the warm-up.
+      warmup_steps: Steps of linear warm-up from 0.
       schedule: After warm-up: `cosine` to `end_ratio` of the peak, or `constant`.
+      end_ratio: Learning rate of the last step over the peak, under `cosine`.
+      weight_decay: AdamW's weight decay.
+      b1: Decay rate of Adam's first moment.
+      b2: Decay rate of Adam's second moment.
+      clip_norm: Largest global norm of the gradient.
       freeze: Parameter path patterns (regular expressions, matched from the start) that do not train; every parameter
         is in or out, and a pattern that matches none is an error.
       lora: Low-rank training of the decoder, and of ViT and adapter if asked for.
