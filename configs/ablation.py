@@ -10,11 +10,11 @@ import dataclasses
 
 import ml_collections
 
-from configs import quickstart
-from sage_jax.config import from_config_dict, to_config_dict
+from sage_jax.config import to_config_dict
+from sage_jax.config.command_line import load_config
 
 
 def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
-    config = from_config_dict(quickstart.get_config())
+    config = load_config("quickstart")
     return to_config_dict(dataclasses.replace(config, run_dir="runs/ablation", stages="ablate"))

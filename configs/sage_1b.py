@@ -13,28 +13,31 @@ import dataclasses
 
 import ml_collections
 
-from configs import sage_8b
 from sage_jax.config import (
     DecoderConfig,
     FusionConfig,
     MeshConfig,
     PlanConfig,
     TrainConfig,
-    from_config_dict,
     to_config_dict,
 )
+from sage_jax.config.command_line import load_config
 
 
 def resized(train: TrainConfig, batch_size: int) -> TrainConfig:
     """A stage with smaller batches, an image at a time."""
-    steps = sage_8b.ITEMS // batch_size
+    steps = ITEMS // batch_size
     warmup = round(0.03 * steps)
     return dataclasses.replace(train, batch_size=batch_size, accumulate=batch_size, steps=steps, warmup_steps=warmup)
 
 
+ITEMS = 5683
+"""Items of AD-PL."""
+
+
 def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
-    large = from_config_dict(sage_8b.get_config())
+    large = load_config("sage_8b")
     decoder = DecoderConfig(
         num_layers=24,
         embed_dim=896,

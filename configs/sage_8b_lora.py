@@ -14,15 +14,18 @@ import dataclasses
 
 import ml_collections
 
-from configs import sage_8b
-from sage_jax.config import LoraConfig, MeshConfig, PlanConfig, from_config_dict, to_config_dict
+from sage_jax.config import LoraConfig, MeshConfig, PlanConfig, to_config_dict
+from sage_jax.config.command_line import load_config
+
+ITEMS = 5683
+"""Items of AD-PL."""
 
 
 def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
-    full = from_config_dict(sage_8b.get_config())
+    full = load_config("sage_8b")
     lora = LoraConfig(rank=16, alpha=32.0, base="bfloat16")
-    steps = sage_8b.ITEMS // 16
+    steps = ITEMS // 16
     changed = {"batch_size": 16, "accumulate": 16, "steps": steps, "warmup_steps": round(0.03 * steps), "lora": lora}
     return to_config_dict(
         dataclasses.replace(

@@ -5,25 +5,58 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-# Nothing heavy here: until a signal is handled, it ends the program without a word.
 from sage_jax.errors import ConfigError, UserError
 from sage_jax.process.allocator import compute_on_calling_thread, restart_with_huge_pages
+from sage_jax.process.libraries import quieten_libraries, settle_libraries
+
+# Nothing heavy here: until a signal is handled, it ends the program without a word.
 from sage_jax.process.signals import Interrupted, StopSignals
+
+if TYPE_CHECKING:
+    from sage_jax.config import Config
 
 
 def main(arguments: Sequence[str]) -> int:
     """Builds the config and runs its stages.
 
     Returns:
-      Exit status: 0 when done, or stopped where it can go on; 2 for what the user can mend, told in one message; 130
-      when aborted.
+      Exit status: 0 when done, or stopped where it can go on; 2 for a fault that the user can mend, told in one
+      message; 130 when aborted.
     """
-    go_on = f"To go on: {shlex.join(['python', '-m', 'sage_jax.main', *arguments])}"
+    if {"-h", "--help"} & set(arguments):
+        from sage_jax.config.command_line import USAGE
+
+        print(USAGE)
+        return 0
+
+    def read() -> Config:
+        from sage_jax.config.command_line import read_config
+
+        return read_config(arguments)
+
+    return _run(read, ["python", "-m", "sage_jax.main", *arguments])
+
+
+def run_program(config: Config, command: Sequence[str]) -> int:
+    """Runs the stages of a config as a program does, with signals and messages.
+
+    Args:
+      command: The command line that goes on after a stop.
+
+    Returns:
+      Exit status, as `main`.
+    """
+    return _run(lambda: config, command)
+
+
+def _run(read: Callable[[], Config], command: Sequence[str]) -> int:
+    go_on = f"To go on: {shlex.join(command)}"
     with StopSignals() as signals:
         try:
-            return _run(arguments, signals)
+            return _run_stages(read, signals)
         except Interrupted as interrupted:
             print(f"{interrupted}\n{go_on}", file=sys.stderr)
         except KeyboardInterrupt:
@@ -32,22 +65,15 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _run(arguments: Sequence[str], signals: StopSignals) -> int:
-    from absl import flags, logging
-
-    from sage_jax.config.command_line import USAGE, read_config
-
-    if {"-h", "--help"} & set(arguments):
-        print(USAGE)
-        return 0
+def _run_stages(read: Callable[[], Config], signals: StopSignals) -> int:
+    quieten_libraries()
     try:
-        config = read_config(arguments)
+        config = read()
     except ConfigError as error:
         return _failed(error)
     from sage_jax.stages.stages import run_stages  # after the checks: its imports take seconds
 
-    logging.set_verbosity(logging.WARNING)
-    flags.FLAGS(["sage_jax"])  # none are defined here, but Grain's worker processes want them parsed
+    settle_libraries()
     if os.environ.get("SAGE_JAX_DISTRIBUTED") == "1":
         import jax
 

@@ -29,7 +29,8 @@ LAYERS = {
             ("features", "training", "evaluation"),
             ("inspection", "plan"),
             ("stages",),
-            ("main",),
+            ("api",),
+            ("cli", "main", "__main__"),
         )
     )
     for name in names

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import re
 import typing
 from collections.abc import Iterator
 from typing import Any
 
 from sphinx.application import Sphinx
 
-from sage_jax.config import TRAINING_STAGES, Config, TrainConfig
+from sage_jax.config import TRAINING_STAGES, Config, TrainConfig, field_meanings
 
 MARKER = "<!-- config fields -->"
 """Line of `reference/config.md` that the lists take the place of."""
@@ -35,20 +34,6 @@ def reference() -> Iterator[str]:
     """Lines of Markdown: one list for each section of the config, the training stages in one."""
     yield from _section("", Config)
     yield from _stage_differences()
-
-
-def field_meanings(config_class: type) -> dict[str, str]:
-    """Meaning of each field, by name, from the `Attributes` of the class docstring.
-
-    One entry may describe several fields: `num_questions, num_answers: ...`.
-    """
-    _, _, attributes = (inspect.getdoc(config_class) or "").partition("Attributes:\n")
-    found = {}
-    for entry in re.split(r"\n(?=  \w)", attributes.rstrip()):
-        names, colon, text = entry.partition(":")
-        if colon:
-            found |= {name.strip(): " ".join(text.split()) for name in names.split(",")}
-    return found
 
 
 def _section(path: str, config_class: Any) -> Iterator[str]:

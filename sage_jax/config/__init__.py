@@ -11,8 +11,9 @@ from sage_jax.config.checks import (
     require_seed,
     require_share,
 )
-from sage_jax.config.convert import field_paths, from_config_dict, to_config_dict
+from sage_jax.config.convert import from_config_dict, to_config_dict
 from sage_jax.config.data import DataConfig, PairType, TextConfig
+from sage_jax.config.fields import field_meanings, field_paths
 from sage_jax.config.model import DecoderConfig, FusionConfig, MeshConfig, ModelConfig, VitConfig
 from sage_jax.config.run import Config
 from sage_jax.config.stages import STAGES, TRAINING_STAGES, TrainingStage, starts_from
@@ -45,6 +46,7 @@ __all__ = [
     "TrainingStage",
     "VitConfig",
     "config_changes",
+    "field_meanings",
     "field_paths",
     "from_config_dict",
     "nearest",

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
 import operator
 import re
 import runpy
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from sage_jax.config import Config, ConfigError, field_paths, from_config_dict
+from sage_jax.config.convert import from_config_dict
+from sage_jax.config.fields import check_known
+from sage_jax.config.run import Config
+from sage_jax.config.shipped import find_config
+from sage_jax.errors import ConfigError
 
 USAGE: Final = """python -m sage_jax.main --config FILE [--config.field=value ...]
 
-FILE is Python with a function get_config(), such as configs/quickstart.py. Any field can be overridden by its path:
+FILE is Python with a function get_config(), or the name of a shipped config, such as quickstart.
+Any field can be overridden by its path:
   --config.seed=1  --config.stages=evaluate,inspect  --config.sfe.steps=400  --config.data.held_out="('bottle',)"
-The fields are described in sage_jax/config/run.py and sage_jax/config/model.py."""
+The fields are described in the dataclasses of sage_jax/config/; `sage-jax train --help` lists them."""
 
 _OVERRIDE: Final = re.compile(r"--?(?:no)?config\.([^=]*)")
 
@@ -37,7 +40,7 @@ def read_config(arguments: Sequence[str]) -> Config:
     for argument in overrides:
         match = _OVERRIDE.match(argument)
         if match:
-            _check_known(match[1])
+            check_known(match[1])
     _override(values, overrides)
     return from_config_dict(values)
 
@@ -54,13 +57,21 @@ def _split(arguments: Sequence[str]) -> tuple[str, list[str]]:
             if file:
                 return file, rest
             break
-    raise ConfigError("there is no config file: give one, such as --config configs/quickstart.py")
+    raise ConfigError("there is no config file: give one, such as --config quickstart")
 
 
-def _load(file: str) -> ml_collections.ConfigDict:
-    """What the `get_config` of a config file gives."""
-    if not Path(file).is_file():
-        raise ConfigError(f"--config {file}: there is no such file; the folder configs/ has some")
+def load_config(name: str) -> Config:
+    """The config of a file, or of a shipped config by its name; for config files that build on another.
+
+    Raises:
+      ConfigError: There is no such file or config, or it fails.
+    """
+    return from_config_dict(_load(name))
+
+
+def _load(name: str) -> ml_collections.ConfigDict:
+    """The values that the `get_config` of a config file gives."""
+    file = str(find_config(name))
     try:
         scope = runpy.run_path(file)
         values = scope["get_config"]() if "get_config" in scope else None
@@ -72,32 +83,6 @@ def _load(file: str) -> ml_collections.ConfigDict:
     if not isinstance(values, ml_collections.ConfigDict):
         raise ConfigError(f"{file}: needs a function get_config() that returns to_config_dict(Config(...))")
     return values
-
-
-def _check_known(path: str) -> None:
-    """Checks that a path names a field.
-
-    Raises:
-      ConfigError: It does not; the message has the path or paths most like it.
-    """
-    known = list(field_paths())
-    if path in known:
-        return
-    section, _, name = path.rpartition(".")
-    by_name: dict[str, list[str]] = {}
-    for each in known:
-        by_name.setdefault(each.rpartition(".")[2], []).append(each)
-    match = difflib.get_close_matches(name, by_name, n=1)
-    if match:
-        likely = by_name[match[0]]
-        if section:
-            likely = [max(likely, key=lambda each: difflib.SequenceMatcher(None, path, each).ratio())]
-        cure = "did you mean " + " or ".join(f"--config.{each}" for each in likely) + "?"
-    else:
-        inside = section if section in known else ""
-        siblings = [each for each in known if each.rpartition(".")[0] == inside]
-        cure = f"there are {', '.join(siblings)}" if siblings else f"{section} has no fields of its own"
-    raise ConfigError(f"--config.{path}: no such field; {cure}")
 
 
 def _override(values: ml_collections.ConfigDict, arguments: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from sage_jax.config.checks import nearest
@@ -29,14 +29,6 @@ def from_config_dict(values: ml_collections.ConfigDict | Mapping[str, Any]) -> C
       ConfigError: A field is unknown, of the wrong type, or impossible; the message names it and the nearest right one.
     """
     return _build(Config, values if isinstance(values, Mapping) else values.to_dict(), "config")
-
-
-def field_paths(cls: Any = Config) -> Iterator[str]:
-    """Every field of a config by its path, a section before its own fields: `seed`, `data`, `data.root`."""
-    for name, hint in typing.get_type_hints(cls).items():
-        yield name
-        if dataclasses.is_dataclass(hint):
-            yield from (f"{name}.{inner}" for inner in field_paths(hint))
 
 
 def _build(cls: Any, values: Mapping[str, Any], path: str) -> Any:

@@ -18,7 +18,7 @@ from sage_jax.data.images import decode_mask
 from sage_jax.data.records import Question, Record
 from sage_jax.data.trees.encode import ChosenRecords, RecordCounts
 from sage_jax.data.trees.tiles import image_size
-from sage_jax.evaluation.evaluator import Examination, anomaly_map, inspection_record, scored_of
+from sage_jax.evaluation.evaluator import Evaluator, anomaly_map, inspection_record, scored_of
 from sage_jax.journal.run_log import RunLog
 from sage_jax.journal.summary import MODES, load_summary, record_metrics
 from sage_jax.metrics import ranking
@@ -52,7 +52,7 @@ class ModeDone:
 
 
 def evaluate_stage(
-    stage: str, examination: Examination, records: Sequence[Record], log: RunLog, *, data_revision: str, mesh: Mesh
+    stage: str, evaluator: Evaluator, records: Sequence[Record], log: RunLog, *, data_revision: str, mesh: Mesh
 ) -> Iterator[ModeDone]:
     """Scores a stage zero-shot and one-shot; writes predictions and the stage's entries of `summary.json`.
 
@@ -62,8 +62,8 @@ def evaluate_stage(
     Raises:
       Interrupted: A signal has come. Modes that were yielded stay; the one under way is scored anew by the next run.
     """
-    path = Path(examination.config.run_dir) / "summary.json"
-    scored_as = scored_of(examination, data_revision)
+    path = Path(evaluator.config.run_dir) / "summary.json"
+    scored_as = scored_of(evaluator, data_revision)
     for mode in MODES:
         name = f"{stage}, {mode.replace('_', '-')}"
         if _is_scored(path, stage, mode, scored_as):
@@ -79,14 +79,14 @@ def evaluate_stage(
             continue
         with StopRequest(log.line, mesh, after="this batch; the mode under way is scored anew") as stop:
             watch = Watch(f"{name} was scored; finished modes stay", log.progress, stop)
-            _score_mode(stage, mode, examination, chosen, watch, path=path, scored_as=scored_as)
+            _score_mode(stage, mode, evaluator, chosen, watch, path=path, scored_as=scored_as)
         yield ModeDone(mode, anew=True)
 
 
 def _score_mode(
     stage: str,
     mode: str,
-    examination: Examination,
+    evaluator: Evaluator,
     records: Sequence[Record],
     watch: Watch,
     *,
@@ -94,10 +94,10 @@ def _score_mode(
     scored_as: str,
 ) -> None:
     name, one_shot = f"{stage}, {mode.replace('_', '-')}", mode == "one_shot"
-    predictions, metrics = _answer_metrics(stage, mode, examination, records, watch)
-    metrics |= _detection(name, examination, records, watch, with_reference=one_shot)
-    metrics |= _rankings(name, examination, records, watch, with_reference=one_shot)
-    samples = {"samples": examination.config.evaluate.bootstrap_samples, "seed": examination.config.seed}
+    predictions, metrics = _answer_metrics(stage, mode, evaluator, records, watch)
+    metrics |= _detection(name, evaluator, records, watch, with_reference=one_shot)
+    metrics |= _rankings(name, evaluator, records, watch, with_reference=one_shot)
+    samples = {"samples": evaluator.config.evaluate.bootstrap_samples, "seed": evaluator.config.seed}
     by_kind = accuracy_by_kind(predictions, **samples)
     if jax.process_index() == 0:
         about = {"accuracy_by_kind": by_kind, "unparsable": count_unparsable(predictions), "scored_of": scored_as}
@@ -117,19 +117,19 @@ def _is_scored(path: Path, stage: str, mode: str, wanted: str) -> bool:
 
 
 def _answer_metrics(
-    stage: str, mode: str, examination: Examination, records: Sequence[Record], watch: Watch
+    stage: str, mode: str, evaluator: Evaluator, records: Sequence[Record], watch: Watch
 ) -> tuple[list[Prediction], dict[str, Metric]]:
     """Accuracy, Acc-G and MLE of generated answers; writes the predictions."""
-    config, vocabulary = examination.config, examination.vocabulary
+    config, vocabulary = evaluator.config, evaluator.vocabulary
     terms = vocabulary.terms_with(defect.type for record in records for defect in record.defects)
     predictions: list[Prediction] = []
     scores: list[dict[str, object]] = []
     marks: list[float] = []
     with watch.progress(len(records), unit=f"{stage} {mode.replace('_', '-')} record") as advance:
-        for record, answers in examination.answers(records, with_reference=mode == "one_shot", advance=advance):
+        for record, answers in evaluator.answers(records, with_reference=mode == "one_shot", advance=advance):
             for number, question in enumerate(record.questions):
                 best = question.answers[0].text
-                said = examination.chat.decode(np.asarray(answers.token_ids[number]))
+                said = evaluator.chat.decode(np.asarray(answers.token_ids[number]))
                 mark = judge(said, best, defect_terms=terms, places=PLACES, synonyms=vocabulary.synonyms)
                 predictions.append(_prediction(record, question, said))
                 marks.append(mark.average)
@@ -172,10 +172,10 @@ def _prediction(record: Record, question: Question, said: str) -> Prediction:
 
 
 def _detection(
-    name: str, examination: Examination, records: Sequence[Record], watch: Watch, *, with_reference: bool
+    name: str, evaluator: Evaluator, records: Sequence[Record], watch: Watch, *, with_reference: bool
 ) -> dict[str, Metric]:
     """AUROC, average precision and F1 of the anomaly score, and pixel AUROC of the map, over distinct images."""
-    config = examination.config
+    config = evaluator.config
     known = {
         record.image_id: (index, record.anomalous)
         for index, record in enumerate(records)
@@ -186,9 +186,9 @@ def _detection(
     samples = {"samples": config.evaluate.bootstrap_samples, "seed": config.seed}
     scores: list[float] = []
     similarities: list[np.ndarray] = []
-    batches = -(-len(asked) // examination.rows(len(asked))) if images else 0
+    batches = -(-len(asked) // evaluator.rows(len(asked))) if images else 0
     with watch.progress(batches, unit=f"{name} detection batch") as advance:
-        for _, found in examination.scores(asked, with_reference=with_reference, advance=advance) if images else ():
+        for _, found in evaluator.scores(asked, with_reference=with_reference, advance=advance) if images else ():
             scores.append(float(found.verdict_score[0]))
             similarities.append(np.array(found.similarity))
     metrics = detection_metrics(scores, [anomalous for _, anomalous in known.values()], images, **samples)
@@ -265,20 +265,20 @@ class _Masks(Sequence[np.ndarray | None]):
 
 
 def _rankings(
-    name: str, examination: Examination, records: Sequence[Record], watch: Watch, *, with_reference: bool
+    name: str, evaluator: Evaluator, records: Sequence[Record], watch: Watch, *, with_reference: bool
 ) -> dict[str, Metric]:
     """Ranking accuracy by summed log-probability: best over worst, and adjacent answers."""
-    config = examination.config
+    config = evaluator.config
     indices = [i for i, record in enumerate(records) if any(len(asked.answers) > 1 for asked in record.questions)]
     ranked = ChosenRecords(records, indices)
     samples = {"samples": config.evaluate.bootstrap_samples, "seed": config.seed}
     extreme: list[float] = []
     adjacent: list[float] = []
     images: list[str] = []
-    batches = -(-len(ranked) // examination.rows(len(ranked))) if indices else 0
+    batches = -(-len(ranked) // evaluator.rows(len(ranked))) if indices else 0
     with watch.progress(batches, unit=f"{name} ranking batch") as advance:
         for record, logps in (
-            examination.rankings(ranked, with_reference=with_reference, advance=advance) if indices else ()
+            evaluator.rankings(ranked, with_reference=with_reference, advance=advance) if indices else ()
         ):
             mask = np.isfinite(logps)
             extreme += ranking.best_over_worst(logps, mask).tolist()

@@ -34,7 +34,7 @@ _GROUPS_A_BATCH: Final = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Examination:
+class Evaluator:
     """What evaluation and inspection need of a model, beside the records.
 
     Attributes:
@@ -161,8 +161,8 @@ def anomaly_map(
     return image, map_from_tokens(values, tiled, tokens_per_side=side, height=height, width=width)
 
 
-def scored_of(examination: Examination, data_revision: str) -> str:
+def scored_of(evaluator: Evaluator, data_revision: str) -> str:
     """Hash of all that decides a stage's metrics: model, test records, config of the evaluation and its seed."""
-    config = examination.config
+    config = evaluator.config
     evaluate = {name: value for name, value in dataclasses.asdict(config.evaluate).items() if name != "stages"}
-    return examination.digest(data=data_revision, evaluate=evaluate, seed=config.seed)
+    return evaluator.digest(data=data_revision, evaluate=evaluate, seed=config.seed)

@@ -55,7 +55,7 @@ class RowJournal:
         return found
 
     def append(self, batch: Sequence[tuple[str, str, InspectionRow]]) -> list[int]:
-        """Writes the rows of a batch, each with its image's key and stamp; gives their places."""
+        """Writes the rows of a batch, each with its image's key and stamp; gives their offsets."""
         offsets, lines = [], []
         with self._path.open("ab") as file:
             offset = file.tell()
@@ -69,7 +69,7 @@ class RowJournal:
         return offsets
 
     def rows(self, offsets: Iterable[int]) -> Iterator[InspectionRow]:
-        """The rows at these places, one in memory at a time."""
+        """The rows at these offsets, one in memory at a time."""
         with self._path.open("rb") as file:
             for offset in offsets:
                 file.seek(offset)

@@ -20,7 +20,7 @@ _KEPT_REFERENCES: Final = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
+class InputImage:
     """An image to inspect, or why it cannot be."""
 
     path: str
@@ -42,9 +42,44 @@ class Images(Protocol):
         """What changes when an image or its reference does; of the content at the time of the call."""
         ...
 
-    def read(self, index: int) -> Subject:
+    def read(self, index: int) -> InputImage:
         """The image with its reference, or its error."""
         ...
+
+
+def make_input(
+    name: str, image: bytes, reference: tuple[str, bytes] | None, category: str, vocabulary: Vocabulary
+) -> InputImage:
+    """An image to inspect, with the facts that the vocabulary has on its category.
+
+    Args:
+      name: Its path, or another name.
+      image: Content of its file.
+      reference: Name and content of the good reference; None = zero-shot.
+    """
+    record = Record(
+        record_id=name,
+        image_id=name,
+        test_image=image,
+        reference_image=None if reference is None else reference[1],
+        category=category,
+        pair_type=PAIR_TYPES[0],
+        facts=vocabulary.facts_for(category),
+        questions=(),
+        descriptions=(),
+        anomalous=None,
+        defects=(),
+        mask=None,
+        test_path=name,
+        reference_path="" if reference is None else reference[0],
+    )
+    return InputImage(name, category, record)
+
+
+def category_of(path: Path, vocabulary: Vocabulary) -> str:
+    """Category of an image in a folder that bears its name, else `part`."""
+    folder = path.parent.name
+    return folder if folder.replace("_", " ") in vocabulary.objects else "part"
 
 
 class UserImages:
@@ -82,12 +117,11 @@ class UserImages:
         with_reference = "" if reference is None else f"{_hashed(os.fsencode(reference))} {_file_stamp(reference)}"
         return f"{_file_stamp(path)}; {with_reference}"
 
-    def read(self, index: int) -> Subject:
+    def read(self, index: int) -> InputImage:
         path = self._paths[index]
         # A file name need not be text; the report must be.
         name = os.fsencode(path).decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
-        folder = path.parent.name
-        category = self._category or (folder if folder.replace("_", " ") in self._vocabulary.objects else "part")
+        category = self._category or category_of(path, self._vocabulary)
         try:
             test_image = path.read_bytes()
             remembered_rgb(test_image, name=name)
@@ -95,24 +129,8 @@ class UserImages:
         except (OSError, ValueError) as error:  # ImageFault is one, and so is a path with a NUL byte
             reason = f"{name}: cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
             reason = reason if name in reason else f"{name}: {reason}"
-            return Subject(name, category, None, reason)
-        record = Record(
-            record_id=name,
-            image_id=name,
-            test_image=test_image,
-            reference_image=None if reference is None else reference[1],
-            category=category,
-            pair_type=PAIR_TYPES[0],
-            facts=self._vocabulary.facts_for(category),
-            questions=(),
-            descriptions=(),
-            anomalous=None,
-            defects=(),
-            mask=None,
-            test_path=name,
-            reference_path="" if reference is None else reference[0],
-        )
-        return Subject(name, category, record)
+            return InputImage(name, category, None, reason)
+        return make_input(name, test_image, reference, category, self._vocabulary)
 
 
 class SampleImages:
@@ -135,9 +153,9 @@ class SampleImages:
     def stamp(self, index: int) -> str:
         return _hashed(repr(self._records[index]).encode())
 
-    def read(self, index: int) -> Subject:
+    def read(self, index: int) -> InputImage:
         record = self._records[index]
-        return Subject(record.test_path, record.category, record)
+        return InputImage(record.test_path, record.category, record)
 
 
 def find_images(images: str) -> list[Path]:

@@ -5,42 +5,35 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import os
 import time
-from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, Literal
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from sage_jax.batch import TreeBatch
-from sage_jax.config import Config, ConfigError
-from sage_jax.data.records import Record
-from sage_jax.data.trees.encode import feature_form, tiles_per_image
-from sage_jax.evaluation.evaluator import Examination, anomaly_map
-from sage_jax.features.cached import KeptFeatures
+from sage_jax.config import ConfigError
+from sage_jax.evaluation.evaluator import Evaluator
+from sage_jax.inspection.batches import ImageBatch, answer_batch, cached_references, read_ahead, read_batch
 from sage_jax.inspection.finished_rows import RowJournal
-from sage_jax.inspection.images import Images, Subject
+from sage_jax.inspection.images import Images, InputImage
 from sage_jax.inspection.page import write_page
-from sage_jax.inspection.questions import Told, ask, asked_record
-from sage_jax.inspection.report import InspectionRow, Totals, count_rows, overlay, picture, write_rows_jsonl
+from sage_jax.inspection.questions import ImageAnswers
+from sage_jax.inspection.report import InspectionRow, Totals, count_rows, write_rows_jsonl
+from sage_jax.inspection.result import Inspection, make_inspection, unreadable
 from sage_jax.journal.run_log import RunLog
-from sage_jax.metrics.localisation import peak_boxes
-from sage_jax.models.sage import compute_dtype
-from sage_jax.process.files import replace_file
 from sage_jax.process.stop_request import StopRequest
 
 _TO_DO: Final = -1
 _MOST_DRAWING: Final = 4
 """Overlays that are drawn at once."""
-_REFERENCES_AT_ONCE: Final = 4
-"""References that the ViT runs on together, where there may be several."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +53,7 @@ class Inspected:
     counts: dict[str, float]
 
 
-def inspect(
-    images: Images, examination: Examination, *, stage: str, output: Path, log: RunLog, mesh: Mesh
-) -> Inspected:
+def inspect(images: Images, evaluator: Evaluator, *, stage: str, output: Path, log: RunLog, mesh: Mesh) -> Inspected:
     """Answers for every image; writes `inspection.jsonl`, `overlays/` and `report.html` under `output`.
 
     Finished rows are kept in `inspection.jsonl.partial` until all are done. An image whose row is found there, made by
@@ -71,27 +62,28 @@ def inspect(
     Raises:
       ConfigError: `output` cannot be written.
     """
-    journal = RowJournal(_writable(output) / "inspection.jsonl.partial", _made_by(examination, output))
-    places = _places(images, journal)
-    missing = np.flatnonzero(places == _TO_DO)
+    journal = RowJournal(_writable(output) / "inspection.jsonl.partial", _made_by(evaluator, output))
+    offsets = _row_offsets(images, journal)
+    missing = np.flatnonzero(offsets == _TO_DO)
     done = len(images) - len(missing)
     if done:
         log.line(f"{done} of {len(images)} images were done before the stop, {len(missing)} are left")
-    rows = examination.rows(len(images))
+    rows = evaluator.rows(len(images))
     chunks = [missing[start : start + rows].tolist() for start in range(0, len(missing), rows)]
-    references = _kept_references(examination)
+    one_for_all = _has_one_reference(evaluator.config.inspect.references)
+    references = cached_references(evaluator, one_for_all=one_for_all)
     speed = _Speed()
     with (
         StopRequest(log.line, mesh, after="this batch") as stop,
         log.progress(len(images), done=done, unit="image") as advance,
-        contextlib.closing(_read_ahead(images, chunks, examination, rows)) as read,
-        _RowWriter(examination, output, journal, places) as writer,
+        contextlib.closing(read_ahead(chunks, functools.partial(_read_of, images, evaluator, rows))) as read,
+        _RowWriter(evaluator, output, journal, offsets) as writer,
     ):
         for chunk in read:
-            told = _tell(chunk, examination, references)
-            writer.put(chunk, told)
+            answers = answer_batch(chunk.batch, evaluator, references)
+            writer.put(chunk, answers)
             done += len(chunk.indices)
-            speed.batch_done(told)
+            speed.batch_done(answers)
             advance(done)
             if stop.agreed() and done < len(images):
                 break
@@ -99,12 +91,12 @@ def inspect(
     found = Inspected(done, None, resumed=len(missing) < len(images), counts=speed.counts())
     if done < len(images) or jax.process_index() > 0:
         return found
-    write_rows_jsonl(output / "inspection.jsonl", journal.rows(places))
-    totals = count_rows(journal.rows(places))
+    write_rows_jsonl(output / "inspection.jsonl", journal.rows(offsets))
+    totals = count_rows(journal.rows(offsets))
     start = time.monotonic()
-    model = f"{stage} of {examination.config.run_dir}"
+    model = f"{stage} of {evaluator.config.run_dir}"
     page = output / "report.html"
-    write_page(page, images, journal, places, totals, model=model, config=examination.config.inspect, log=log)
+    write_page(page, images, journal, offsets, totals, model=model, config=evaluator.config.inspect, log=log)
     counts = found.counts | {"report_seconds": time.monotonic() - start}
     journal.remove()
     return dataclasses.replace(found, totals=totals, counts=counts)
@@ -120,10 +112,10 @@ def _writable(output: Path) -> Path:
     return output
 
 
-def _made_by(examination: Examination, output: Path) -> str:
+def _made_by(evaluator: Evaluator, output: Path) -> str:
     """Hash of all that decides a row beside its files."""
-    config = examination.config.inspect
-    return examination.digest(
+    config = evaluator.config.inspect
+    return evaluator.digest(
         threshold=config.threshold,
         map_threshold=config.map_threshold,
         category=config.category,
@@ -135,23 +127,23 @@ def _made_by(examination: Examination, output: Path) -> str:
     )
 
 
-def _places(images: Images, journal: RowJournal) -> np.ndarray:
+def _row_offsets(images: Images, journal: RowJournal) -> np.ndarray:
     """Where the journal has each image's row, from the files as they are now; the first process decides for all."""
-    places = np.full(len(images), _TO_DO)
+    offsets = np.full(len(images), _TO_DO)
     if jax.process_index() == 0:
         entries = journal.find()
         for index in range(len(images)) if entries else ():
             entry = entries.get(images.key(index))
             if entry is not None and entry.stamp == images.stamp(index):
-                places[index] = entry.offset
-        known = np.flatnonzero(places != _TO_DO)
-        for index, row in zip(known, journal.rows(places[known]), strict=False):
+                offsets[index] = entry.offset
+        known = np.flatnonzero(offsets != _TO_DO)
+        for index, row in zip(known, journal.rows(offsets[known]), strict=False):
             if row.overlay_path and not Path(row.overlay_path).is_file():
-                places[index] = _TO_DO
+                offsets[index] = _TO_DO
     if jax.process_count() > 1:
-        done = multihost_utils.broadcast_one_to_all(places != _TO_DO)
-        places = places if jax.process_index() == 0 else np.where(done, 0, _TO_DO)
-    return places
+        done = multihost_utils.broadcast_one_to_all(offsets != _TO_DO)
+        offsets = offsets if jax.process_index() == 0 else np.where(done, 0, _TO_DO)
+    return offsets
 
 
 class _Speed:
@@ -166,10 +158,10 @@ class _Speed:
         self._start = time.monotonic()
         self._first: float | None = None
 
-    def batch_done(self, told: Sequence[Told | None]) -> None:
+    def batch_done(self, answers: Sequence[ImageAnswers | None]) -> None:
         """Counts a batch that has been answered; the first, which compiles, is timed by itself."""
-        self.num_images += len(told)
-        self.num_tokens += sum(each.num_tokens for each in told if each is not None)
+        self.num_images += len(answers)
+        self.num_tokens += sum(each.num_tokens for each in answers if each is not None)
         if self._first is None:
             self._first = time.monotonic() - self._start
 
@@ -186,78 +178,27 @@ class _Speed:
 
 @dataclasses.dataclass(frozen=True)
 class _Chunk:
-    """Images that were read together.
+    """A batch of images with their entries of the journal.
 
     Attributes:
-      indices, keys, stamps, subjects: Of each image.
-      batches: Positions of the images that can be inspected, their records and their batch: one with references, one
-        without, or either.
+      indices, keys, stamps: Of each image.
+      batch: The images as the model gets them.
     """
 
     indices: Sequence[int]
     keys: Sequence[str]
     stamps: Sequence[str]
-    subjects: Sequence[Subject]
-    batches: Sequence[tuple[Sequence[int], Sequence[Record], TreeBatch]]
+    batch: ImageBatch
 
 
-def _read_ahead(
-    images: Images, chunks: Sequence[Sequence[int]], examination: Examination, rows: int
-) -> Generator[_Chunk]:
-    """The chunks in order, the next one read while the devices work on this one."""
-    with ThreadPoolExecutor(1, thread_name_prefix="read-images") as pool:
-        ahead: deque[Future[_Chunk]] = deque()
-        for chunk in chunks:
-            ahead.append(pool.submit(_read, images, chunk, examination, rows))
-            if len(ahead) > 1:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-
-
-def _read(images: Images, indices: Sequence[int], examination: Examination, rows: int) -> _Chunk:
+def _read_of(images: Images, evaluator: Evaluator, rows: int, indices: Sequence[int]) -> _Chunk:
     keys = [images.key(index) for index in indices]
     stamps = [images.stamp(index) for index in indices]  # before the content: a change after it is seen next time
-    subjects = [images.read(index) for index in indices]
-    batches = []
-    for one_shot in (True, False):
-        chosen = [
-            (position, asked_record(subject.record, examination))
-            for position, subject in enumerate(subjects)
-            if subject.record and (subject.record.reference_image is not None) is one_shot
-        ]
-        if chosen:
-            positions, records = zip(*chosen, strict=True)
-            (batch,) = examination.batches(records, with_reference=one_shot, answers="none", rows=rows)
-            batches.append((positions, records, batch))
-    return _Chunk(indices, keys, stamps, subjects, batches)
+    return _Chunk(indices, keys, stamps, read_batch([images.read(index) for index in indices], evaluator, rows))
 
 
-def _kept_references(examination: Examination) -> KeptFeatures | None:
-    """What computes each reference once; None where the config gives it no memory."""
-    config, responder = examination.config.inspect, examination.responder
-    megabytes = config.reference_memory_mb
-    if not megabytes:
-        return None
-    one_for_all = bool(config.references) and Path(config.references).expanduser().is_file()
-    at_once, model = responder.rows(1 if one_for_all else _REFERENCES_AT_ONCE), examination.config.model
-    return KeptFeatures(
-        responder.vit_features,
-        form=feature_form(model, np.dtype(compute_dtype(model))),
-        tiles_at_once=at_once * tiles_per_image(model),
-        capacity=megabytes * 10**6,
-        images=("reference_tiles",),
-    )
-
-
-def _tell(chunk: _Chunk, examination: Examination, references: KeptFeatures | None) -> list[Told | None]:
-    """What the model says of every image of a chunk, in its order; None for images that cannot be read."""
-    found: list[Told | None] = [None] * len(chunk.subjects)
-    for positions, records, batch in chunk.batches:
-        shown = batch if references is None else references.put_into(batch)
-        for position, told in zip(positions, ask(shown, records, examination), strict=True):
-            found[position] = told
-    return found
+def _has_one_reference(references: str) -> bool:
+    return bool(references) and Path(references).expanduser().is_file()
 
 
 class _RowWriter:
@@ -267,8 +208,8 @@ class _RowWriter:
     all of them, whatever ended it: what was answered is kept. Only the first process writes.
     """
 
-    def __init__(self, examination: Examination, output: Path, journal: RowJournal, places: np.ndarray) -> None:
-        self._examination, self._output, self._journal, self._places = examination, output, journal, places
+    def __init__(self, evaluator: Evaluator, output: Path, journal: RowJournal, offsets: np.ndarray) -> None:
+        self._evaluator, self._output, self._journal, self._row_offsets = evaluator, output, journal, offsets
         self._in_order = ThreadPoolExecutor(1, thread_name_prefix="write-rows")
         self._drawing = ThreadPoolExecutor(min(_MOST_DRAWING, os.cpu_count() or 1), thread_name_prefix="draw")
         self._pending: Future[None] | None = None
@@ -282,11 +223,11 @@ class _RowWriter:
         self._in_order.shutdown()
         self._drawing.shutdown()
 
-    def put(self, chunk: _Chunk, told: Sequence[Told | None]) -> None:
+    def put(self, chunk: _Chunk, answers: Sequence[ImageAnswers | None]) -> None:
         """Takes a chunk, once the one before it is written down: memory holds one at a time."""
         self.wait()
         if jax.process_index() == 0:
-            self._pending = self._in_order.submit(self._write, chunk, told)
+            self._pending = self._in_order.submit(self._write, chunk, answers)
 
     def wait(self) -> None:
         """Returns when all is written down; raises what went wrong there."""
@@ -294,21 +235,28 @@ class _RowWriter:
         if pending is not None:
             pending.result()
 
-    def _write(self, chunk: _Chunk, told: Sequence[Told | None]) -> None:
-        rows = self._drawing.map(self._row, chunk.subjects, chunk.keys, told)
+    def _write(self, chunk: _Chunk, answers: Sequence[ImageAnswers | None]) -> None:
+        rows = self._drawing.map(self._row, chunk.batch.inputs, chunk.keys, answers)
         try:
-            self._places[chunk.indices] = self._journal.append(list(zip(chunk.keys, chunk.stamps, rows, strict=True)))
+            entries = list(zip(chunk.keys, chunk.stamps, rows, strict=True))
+            self._row_offsets[chunk.indices] = self._journal.append(entries)
         except OSError as error:
             why = error.strerror or error
             raise ConfigError(
                 f"inspect.output: {self._output} cannot be written: {why}; the images before it keep their rows"
             ) from None
 
-    def _row(self, subject: Subject, key: str, told: Told | None) -> InspectionRow:
-        if told is None:
-            return InspectionRow(subject.path, subject.category, "unreadable", None, "", error=subject.error)
-        path = self._output / "overlays" / f"{_short_stem(told.record.test_path)}_{key}.png"
-        return _row(told, self._examination.config, path)
+    def _row(self, image: InputImage, key: str, answers: ImageAnswers | None) -> InspectionRow:
+        """An image's row; writes its overlay where it has a reference."""
+        if answers is None:
+            found = unreadable(image.path, image.category, image.error)
+            return _row_of(found, truth=None)
+        found, anomalous = make_inspection(answers, self._evaluator.config), answers.record.anomalous
+        row = _row_of(found, truth=None if anomalous is None else ("defective" if anomalous else "good"))
+        if found.anomaly_map is None:
+            return row
+        path = self._output / "overlays" / f"{_short_stem(found.image)}_{key}.png"
+        return dataclasses.replace(row, overlay_path=str(found.save_overlay(path)))
 
 
 def _short_stem(path: str) -> str:
@@ -316,22 +264,16 @@ def _short_stem(path: str) -> str:
     return Path(path).stem.encode()[:80].decode(errors="ignore")
 
 
-def _row(told: Told, config: Config, overlay_path: Path) -> InspectionRow:
-    """An image's row; writes its overlay where it has a reference."""
-    record, score = told.record, told.verdict_score
-    row = InspectionRow(
-        image=record.test_path,
-        category=record.category,
-        verdict="defective" if score >= config.inspect.threshold else "good",
-        score=score,
-        reason=told.reason,
-        truth=None if record.anomalous is None else ("defective" if record.anomalous else "good"),
-        follow_ups=told.follow_ups,
-        reference=record.reference_path if record.reference_image is not None else "",
+def _row_of(found: Inspection, *, truth: Literal["defective", "good"] | None) -> InspectionRow:
+    return InspectionRow(
+        image=found.image,
+        category=found.category,
+        verdict=found.verdict,
+        score=found.score,
+        reason=found.reason,
+        boxes=found.boxes,
+        error=found.error,
+        truth=truth,
+        follow_ups=found.answers,
+        reference=found.reference,
     )
-    if record.reference_image is None:
-        return row
-    image, found = anomaly_map(record, told.similarity, config.model)
-    boxes = tuple(peak_boxes(found, threshold=config.inspect.map_threshold, max_boxes=5))
-    replace_file(overlay_path, picture(overlay(image, np.clip(found, 0.0, 1.0), boxes)))
-    return dataclasses.replace(row, boxes=boxes, overlay_path=str(overlay_path))

@@ -16,14 +16,13 @@ from sage_jax.axes import UInt8
 from sage_jax.config import InspectConfig
 from sage_jax.data.images import decode_rgb, remembered_rgb
 from sage_jax.inspection.finished_rows import RowJournal
-from sage_jax.inspection.images import Images, Subject
+from sage_jax.inspection.images import Images, InputImage
+from sage_jax.inspection.overlay import picture, small_picture
 from sage_jax.inspection.report import (
     InspectionRow,
     Pictures,
     Totals,
     choose_rows,
-    picture,
-    small_picture,
     write_report,
 )
 from sage_jax.journal.run_log import RunLog
@@ -42,7 +41,7 @@ def write_page(
     path: Path,
     images: Images,
     journal: RowJournal,
-    places: np.ndarray,
+    offsets: np.ndarray,
     totals: Totals,
     *,
     model: str,
@@ -55,14 +54,14 @@ def write_page(
       path: The HTML file.
       images: What was inspected.
       journal: Its rows.
-      places: Where the journal has each image's row.
+      offsets: Where the journal has each image's row.
       totals: Counts over all rows.
       model: Stage and run that answered.
       config: How many rows are shown, and the threshold.
-      log: Told of the progress.
+      log: ImageAnswers of the progress.
     """
-    chosen = choose_rows(journal.rows(places), config.report_images)
-    rows = list(journal.rows(places[chosen]))
+    chosen = choose_rows(journal.rows(offsets), config.report_images)
+    rows = list(journal.rows(offsets[chosen]))
     facts = {"Model": model, "Images": str(totals.images), "With reference": str(totals.one_shot)}
     encode = small_picture if len(rows) > _LARGE_PICTURES else picture
 
@@ -97,10 +96,10 @@ def write_page(
 
 
 def _pictures(
-    subject: Subject, row: InspectionRow, encode: _Encode, encode_reference: Callable[[bytes], bytes]
+    input_image: InputImage, row: InspectionRow, encode: _Encode, encode_reference: Callable[[bytes], bytes]
 ) -> Pictures:
     """A row's pictures; none of a file that is gone since."""
-    record = subject.record
+    record = input_image.record
     if row.verdict == "unreadable" or record is None:
         return Pictures()
     test = encode(remembered_rgb(record.test_image, name=record.test_path, keep=False))

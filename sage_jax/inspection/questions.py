@@ -10,13 +10,13 @@ import numpy as np
 
 from sage_jax.batch import Answers, TreeBatch
 from sage_jax.data.records import Question, Record
-from sage_jax.evaluation.evaluator import Examination, draw_seeds, inspection_record, shown_records
+from sage_jax.evaluation.evaluator import Evaluator, draw_seeds, inspection_record, shown_records
 from sage_jax.generation.decoding import Opening
 from sage_jax.generation.dialogue import Dialogue, fact_record, write_facts
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
+class ImageAnswers:
     """What the model says of an image.
 
     Attributes:
@@ -36,89 +36,89 @@ class Told:
     num_tokens: int
 
 
-def asked_record(record: Record, examination: Examination) -> Record:
+def asked_record(record: Record, evaluator: Evaluator) -> Record:
     """The record with the questions that its image's tree holds; those in turn are asked when it has been answered."""
     asked = inspection_record(record)
-    further = () if _in_turn(examination) else examination.config.inspect.questions
+    further = () if _in_turn(evaluator) else evaluator.config.inspect.questions
     return dataclasses.replace(asked, questions=(*asked.questions, *(Question(each, ()) for each in further)))
 
 
-def ask(batch: TreeBatch, records: Sequence[Record], examination: Examination) -> Iterator[Told]:
+def answer_images(batch: TreeBatch, records: Sequence[Record], evaluator: Evaluator) -> Iterator[ImageAnswers]:
     """What the model says of each record of a batch.
 
     Args:
       batch: Of `records`, which `asked_record` has made.
       records: One for each row; rows behind them are padding.
-      examination: The model and `inspect.questions`.
+      evaluator: The model and `inspect.questions`.
 
     Raises:
       TreeError: A conversation is longer than the largest bucket, where the config has buckets.
     """
-    responder, opening = examination.responder, None
-    if examination.config.inspect.facts == "model":
-        batch, opening = _with_own_facts(batch, records, examination)
+    responder, opening = evaluator.responder, None
+    if evaluator.config.inspect.facts == "model":
+        batch, opening = _with_own_facts(batch, records, evaluator)
     shown = shown_records(batch, records)
     seeds = draw_seeds(shown)
-    if _in_turn(examination):
-        answers, token_ids = _conversation(batch, seeds, opening, examination)
+    if _in_turn(evaluator):
+        answers, token_ids = _conversation(batch, seeds, opening, evaluator)
     else:
         answers = responder.answer(batch, seeds) if opening is None else responder.go_on_from(opening, batch, seeds)[0]
         token_ids = np.asarray(answers.token_ids)
     for row, record in enumerate(shown):
         if record is not None:
-            reason, *further = (examination.chat.decode(ids) for ids in token_ids[row])
-            yield Told(
+            reason, *further = (evaluator.chat.decode(ids) for ids in token_ids[row])
+            yield ImageAnswers(
                 record,
                 reason,
                 verdict_score=float(answers.verdict_score[row, 0]),
                 similarity=np.asarray(answers.similarity[row]),
-                follow_ups=tuple(zip(examination.config.inspect.questions, further, strict=True)),
-                num_tokens=sum(_num_tokens(ids, examination) for ids in token_ids[row]),
+                follow_ups=tuple(zip(evaluator.config.inspect.questions, further, strict=True)),
+                num_tokens=sum(_num_tokens(ids, evaluator) for ids in token_ids[row]),
             )
 
 
-def _in_turn(examination: Examination) -> bool:
-    config = examination.config.inspect
+def _in_turn(evaluator: Evaluator) -> bool:
+    config = evaluator.config.inspect
     return config.ask == "in_turn" and bool(config.questions)
 
 
 def _conversation(
-    batch: TreeBatch, seeds: np.ndarray, opening: Opening | None, examination: Examination
+    batch: TreeBatch, seeds: np.ndarray, opening: Opening | None, evaluator: Evaluator
 ) -> tuple[Answers, np.ndarray]:
     """Answers to the batch's own question, and token ids of all answers of the conversations [B, Q, L]."""
     dialogue = Dialogue(
-        examination.responder,
-        examination.chat,
+        evaluator.responder,
+        evaluator.chat,
         batch,
-        facts_as=examination.facts_as,
+        facts_as=evaluator.facts_as,
         seeds=seeds,
         opening=opening,
     )
     said = [dialogue.said]
-    for question in examination.config.inspect.questions:
+    for question in evaluator.config.inspect.questions:
         dialogue.ask(question)
         said.append(dialogue.said)
     return dialogue.answers, np.stack(said, axis=1)
 
 
-def _num_tokens(ids: np.ndarray, examination: Examination) -> int:
-    closing = examination.responder.decoding.closes(ids)
+def _num_tokens(ids: np.ndarray, evaluator: Evaluator) -> int:
+    closing = evaluator.responder.decoding.closes(ids)
     return int(closing.argmax()) + 1 if closing.any() else len(ids)
 
 
-def _with_own_facts(batch: TreeBatch, records: Sequence[Record], examination: Examination) -> tuple[TreeBatch, Opening]:
+def _with_own_facts(batch: TreeBatch, records: Sequence[Record], evaluator: Evaluator) -> tuple[TreeBatch, Opening]:
     """The batch with facts that the model has written about its images, and where talks about them begin."""
-    chat, rows = examination.chat, len(batch.record_index)
+    chat, rows = evaluator.chat, len(batch.record_index)
     how: dict[str, Any] = {"with_reference": bool(batch.reference_tile_mask.any()), "answers": "none", "rows": rows}
-    asking = dataclasses.replace(examination, facts_as="text")
+    asking = dataclasses.replace(evaluator, facts_as="text")
     (asked,) = asking.batches([fact_record(record, chat) for record in records], **how)
     told, opening = write_facts(
-        examination.responder,
+        evaluator.responder,
         chat,
         asked,
-        max_new_tokens=examination.config.inspect.fact_tokens,
+        max_new_tokens=evaluator.config.inspect.fact_tokens,
         seeds=draw_seeds(shown_records(batch, records)),
     )
     own = [dataclasses.replace(record, facts=facts) for record, facts in zip(records, told, strict=False)]
-    (batch,) = examination.batches(own, **how)
+    (batch,) = evaluator.batches(own, **how)
     return batch, opening

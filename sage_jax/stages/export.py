@@ -15,7 +15,7 @@ import jax
 from sage_jax.config import TRAINING_STAGES, Config, ConfigError
 from sage_jax.data.trees.conversations import CONVERSATIONS
 from sage_jax.data.trees.tokenizer import load_tokenizer
-from sage_jax.evaluation.evaluator import Examination, scored_of
+from sage_jax.evaluation.evaluator import Evaluator, scored_of
 from sage_jax.hf.config import CheckpointConfig
 from sage_jax.hf.config_fields import TEXT_SECTION
 from sage_jax.hf.config_writer import check_expressible
@@ -42,14 +42,14 @@ class Exported:
     """The model to export, beside its parameters.
 
     Attributes:
-      examination: The model's config, template and hash.
+      evaluator: The model's config, template and hash.
       stage: Stage whose model it is.
       tokenizer: Folder of the run's tokenizer.
       base: Folder of `model.weights` and what its config.json says, or None.
       trained: Folder of each stage that made the model, in order.
     """
 
-    examination: Examination
+    evaluator: Evaluator
     stage: str
     tokenizer: Path
     base: tuple[Path, CheckpointConfig] | None
@@ -57,7 +57,7 @@ class Exported:
 
     @property
     def config(self) -> Config:
-        return self.examination.config
+        return self.evaluator.config
 
 
 def export_folder(config: Config) -> Path:
@@ -99,7 +99,7 @@ def export(stage: Stage) -> StageCost:
     params = run.weights.merged(name, wanted_by=stage.name)
     parts = [part for part in run.trained.lineage(name) if not run.trained.is_imported(part)]
     exported = Exported(
-        run.examination(name, params, scored_as=scored_as),
+        run.evaluator(name, params, scored_as=scored_as),
         name,
         tokenizer=run.folder.tokenizer,
         base=run.source,
@@ -132,7 +132,7 @@ def write_export(
     Raises:
       UploadError: The upload failed; the folder is complete.
     """
-    config, chat = exported.config, exported.examination.chat
+    config, chat = exported.config, exported.evaluator.chat
     folder, options = export_folder(config), config.export
     writers = [_model_files, _card, *([_torch_module] if options.layout == "internvl" else [])]
 
@@ -166,7 +166,7 @@ def write_export(
 
 def _base_values(exported: Exported) -> dict[str, Any]:
     """config.json to start from: the base's, or what a model trained here says beside its sizes."""
-    config, chat = exported.config, exported.examination.chat
+    config, chat = exported.config, exported.evaluator.chat
     values: dict[str, Any]
     if exported.base:
         values = dict(exported.base[1].values)
@@ -187,7 +187,7 @@ def _base_values(exported: Exported) -> dict[str, Any]:
 
 def _template(exported: Exported) -> str:
     """OpenGVLab's name of the conversation, or of the nearest that has one."""
-    chat = exported.examination.chat
+    chat = exported.evaluator.chat
     for name, conversation in CONVERSATIONS.items():
         if (conversation.system, conversation.between) == (chat.system, chat.conversation.between):
             return name
@@ -196,7 +196,7 @@ def _template(exported: Exported) -> str:
 
 def _model_files(exported: Exported, folder: Path) -> None:
     """Tokenizer, templates, processor and generation config; licence files of the base."""
-    config, chat = exported.config, exported.examination.chat
+    config, chat = exported.config, exported.evaluator.chat
     is_internvl = config.export.layout == "internvl"
     save_text_files(load_tokenizer(exported.tokenizer), chat, folder, named=is_internvl)
     base = exported.base[0] if exported.base else None
@@ -209,9 +209,9 @@ def _model_files(exported: Exported, folder: Path) -> None:
 
 
 def _torch_module(exported: Exported, folder: Path) -> None:
-    config, examination = exported.config, exported.examination
+    config, evaluator = exported.config, exported.evaluator
     new = config.evaluate.max_new_tokens
-    settings = sage_settings(config.model, examination.chat, facts_as=examination.facts_as, max_new_tokens=new)
+    settings = sage_settings(config.model, evaluator.chat, facts_as=evaluator.facts_as, max_new_tokens=new)
     add_torch_module(folder, settings)
 
 
@@ -230,7 +230,7 @@ def _card(exported: Exported, folder: Path) -> None:
         stage=exported.stage,
         layout=options.layout,
         dtype=options.dtype,
-        facts_as=exported.examination.facts_as,
+        facts_as=exported.evaluator.facts_as,
         base=read_base(exported.base[0], options.base_model) if exported.base else None,
         license=options.license,
         data_license=options.data_license,
@@ -248,7 +248,7 @@ def _card(exported: Exported, folder: Path) -> None:
 
 
 def _template_note(exported: Exported) -> str:
-    name, chat = _template(exported), exported.examination.chat
+    name, chat = _template(exported), exported.evaluator.chat
     if exported.config.export.layout == "internvl" or CONVERSATIONS[name].system == chat.system:
         return ""
     said = repr(chat.system) if chat.system else "none"
@@ -270,7 +270,7 @@ def _json(path: Path) -> dict[str, Any]:
 def _metrics(exported: Exported) -> dict[str, Any]:
     """Metrics of exactly these weights, by mode: what evaluation wrote under their hash and this config."""
     config = exported.config
-    key = scored_of(exported.examination, _revision(config))
+    key = scored_of(exported.evaluator, _revision(config))
     entries = load_summary(Path(config.run_dir) / "summary.json")["metrics"].get(exported.stage, {})
     return {mode: entries[mode] for mode in MODES if entries.get(mode, {}).get("scored_of") == key}
 

@@ -9,7 +9,7 @@ from sage_jax.data import store
 from sage_jax.inspection import inspect as inspection
 from sage_jax.inspection.images import Images, SampleImages, UserImages
 from sage_jax.stages.provenance import log_changes
-from sage_jax.stages.run import Stage, StageCost
+from sage_jax.stages.run import Run, Stage, StageCost
 
 
 def inspect(stage: Stage) -> StageCost:
@@ -24,9 +24,9 @@ def inspect(stage: Stage) -> StageCost:
         raise run.trained.missing(name, wanted_by=stage.name)
     images = _images(stage)
     log_changes(stage, name)
-    examination = run.examination(name, run.weights.answering(name, wanted_by=stage.name), use_up=True)
-    output = Path(options.output) if options.output else run.folder.path / "inspect"
-    result = inspection.inspect(images, examination, stage=name, output=output, log=log, mesh=run.mesh)
+    evaluator = run.evaluator(name, run.weights.answering(name, wanted_by=stage.name), use_up=True)
+    output = inspection_folder(run)
+    result = inspection.inspect(images, evaluator, stage=name, output=output, log=log, mesh=run.mesh)
     cost = StageCost(resumed=result.resumed, counts=dict(result.counts))
     if result.done < len(images):
         return StageCost(
@@ -38,6 +38,11 @@ def inspect(stage: Stage) -> StageCost:
         found = ", ".join(f"{number} {verdict}" for verdict, number in result.totals.verdicts.items())
         log.line(f"{found}; report: {output / 'report.html'}")
     return cost
+
+
+def inspection_folder(run: Run) -> Path:
+    """Folder of the results."""
+    return Path(run.config.inspect.output) if run.config.inspect.output else run.folder.path / "inspect"
 
 
 def _images(stage: Stage) -> Images:

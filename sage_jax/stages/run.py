@@ -14,7 +14,7 @@ from sage_jax.data.adpl.facts import Vocabulary, load_vocabulary
 from sage_jax.data.store import PreparedData
 from sage_jax.data.trees.chat import Chat
 from sage_jax.data.trees.encode import TreeFormat
-from sage_jax.evaluation.evaluator import Examination
+from sage_jax.evaluation.evaluator import Evaluator
 from sage_jax.generation.responder import Responder
 from sage_jax.generation.unstacked import with_layers_apart
 from sage_jax.hf.config import CheckpointConfig
@@ -111,7 +111,7 @@ class Run:
         decoding = make_decoding(self.config, self.chat, self.source)
         return Responder(*parts, self.mesh, decoding, self.max_positions)
 
-    def examination(self, stage: str, params: Params, *, scored_as: str = "", use_up: bool = False) -> Examination:
+    def evaluator(self, stage: str, params: Params, *, scored_as: str = "", use_up: bool = False) -> Evaluator:
         """A stage's model with all that evaluation and inspection need beside it.
 
         Args:
@@ -120,7 +120,7 @@ class Run:
         """
         facts_as, weights = self.config.training(stage).facts, scored_as or digest(params)
         responder = self.responder(params, use_up=use_up)
-        return Examination(responder, self.chat, self.config, self.vocabulary, weights, facts_as)
+        return Evaluator(responder, self.chat, self.config, self.vocabulary, weights, facts_as)
 
 
 @dataclasses.dataclass(frozen=True)

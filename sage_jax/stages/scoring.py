@@ -36,7 +36,7 @@ def evaluate(stage: Stage) -> StageCost:
     try:
         for name in trained:
             log_changes(stage, name)
-            evaluator = run.examination(name, run.weights.answering(name, wanted_by=stage.name), use_up=True)
+            evaluator = run.evaluator(name, run.weights.answering(name, wanted_by=stage.name), use_up=True)
             revision = run.prepared.revision
             for mode in evaluate_stage(name, evaluator, records, log, data_revision=revision, mesh=run.mesh):
                 done.append(mode)  # one by one: a stop leaves those that are done

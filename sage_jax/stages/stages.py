@@ -16,8 +16,9 @@ import jax
 from sage_jax.config import TRAINING_STAGES, Config, ConfigError, DecoderConfig, DecodingConfig, config_changes
 from sage_jax.data import check as data_check
 from sage_jax.hf.config import read_config
+from sage_jax.inspection.console import print_inspection
 from sage_jax.journal.run_log import RunLog
-from sage_jax.journal.summary import CostMeter, print_summary
+from sage_jax.journal.summary import CostMeter, load_summary, print_summary
 from sage_jax.plan.report import plans_json, print_plans
 from sage_jax.plan.stage_plan import plan_stages
 from sage_jax.process.allocator import keep_freed_memory
@@ -27,7 +28,7 @@ from sage_jax.process.signals import Interrupted
 from sage_jax.process.stop_request import stop_if_asked
 from sage_jax.stages.ablation import ablate
 from sage_jax.stages.export import export
-from sage_jax.stages.inspection import inspect
+from sage_jax.stages.inspection import inspect, inspection_folder
 from sage_jax.stages.preflight import check_stages
 from sage_jax.stages.prepared import barrier
 from sage_jax.stages.run import Run, Stage, StageCost
@@ -97,7 +98,11 @@ def _run_stages(run: Run) -> None:
     for name in run.config.stage_names:
         stop_if_asked(f"stopped before stage {name}")
         run_stage(run, name)
-    if jax.process_index() == 0:
+    if jax.process_index() > 0:
+        return
+    if run.config.stage_names == ("inspect",):
+        print_inspection(inspection_folder(run), load_summary(run.folder.summary)["stages"].get("inspect", {}))
+    else:
         print_summary(run.folder.summary)
 
 

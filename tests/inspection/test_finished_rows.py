@@ -25,11 +25,11 @@ def journal(tmp_path: Path) -> RowJournal:
 
 
 def test_rows_are_found_with_their_stamps_in_any_order(journal: RowJournal):
-    places = [offset for batch in BATCHES for offset in journal.append(batch)]
+    offsets = [offset for batch in BATCHES for offset in journal.append(batch)]
     found = journal.find()
     assert {key: entry.stamp for key, entry in found.items()} == {"ka": "1 1", "kb": "absent", "kc": "3 3"}
-    assert [found[key].offset for key in ("ka", "kb", "kc")] == places
-    assert list(journal.rows([places[2], places[0], places[1]])) == [ROWS[2], ROWS[0], ROWS[1]]
+    assert [found[key].offset for key in ("ka", "kb", "kc")] == offsets
+    assert list(journal.rows([offsets[2], offsets[0], offsets[1]])) == [ROWS[2], ROWS[0], ROWS[1]]
 
 
 def test_without_a_file_nothing_is_found(journal: RowJournal):

@@ -19,7 +19,7 @@ from sage_jax.data.adpl.facts import load_vocabulary
 from sage_jax.data.adpl.preferences import make_records
 from sage_jax.data.images import SUFFIXES
 from sage_jax.data.records import Record
-from sage_jax.inspection.images import References, SampleImages, Subject, UserImages, find_images
+from sage_jax.inspection.images import InputImage, References, SampleImages, UserImages, find_images
 from tests.support.photographs import SCRIPT, drawn, write_photographs
 from tests.support.tiny_run import CONFIG
 
@@ -29,7 +29,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_photographs(tmp_path_factory.mktemp("photographs"))
 
 
-def subjects(config: InspectConfig) -> list[Subject]:
+def inputs(config: InspectConfig) -> list[InputImage]:
     images = UserImages(config, load_vocabulary())
     return [images.read(index) for index in range(len(images))]
 
@@ -101,21 +101,21 @@ def test_a_reference_that_serves_many_images_is_read_once(photographs: Path) -> 
 
 def test_what_cannot_be_read_says_why_and_the_rest_is_read(photographs: Path) -> None:
     config = InspectConfig(images=str(photographs / "images" / "notes.txt"))
-    good, missing = subjects(config)
+    good, missing = inputs(config)
     assert good.record is not None and good.record.reference_image is None and good.error == ""
     assert missing.record is None and "not_there.png: cannot be read: No such file" in missing.error
     broken = dataclasses.replace(config, references=str(photographs / "images" / "broken.jpg"))
-    assert all(subject.record is None for subject in subjects(broken))
-    assert "reference" in subjects(broken)[0].error
+    assert all(input_image.record is None for input_image in inputs(broken))
+    assert "reference" in inputs(broken)[0].error
 
 
 def test_a_file_name_that_is_no_text_is_shown_all_the_same(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(buffer, "PNG")
     Path(str(tmp_path) + "/\udcff.png").write_bytes(buffer.getvalue())
-    (subject,) = subjects(InspectConfig(images=str(tmp_path)))
-    assert subject.record is not None
-    assert subject.path.encode() and subject.path.endswith("\ufffd.png")
+    (input_image,) = inputs(InspectConfig(images=str(tmp_path)))
+    assert input_image.record is not None
+    assert input_image.path.encode() and input_image.path.endswith("\ufffd.png")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16-le"])
@@ -128,7 +128,7 @@ def test_a_list_with_a_mark_or_nul_bytes_costs_no_more_than_its_own_lines(tmp_pa
     found = [images.read(index) for index in range(len(images))]
     assert found[-1].record is not None
     if encoding == "utf-8-sig":
-        assert [subject.error for subject in found] == ["", ""]
+        assert [input_image.error for input_image in found] == ["", ""]
     else:
         assert found[0].record is None and found[0].path in found[0].error and "null byte" in found[0].error
         assert "\0" not in found[0].path
@@ -143,10 +143,10 @@ def test_what_lies_in_a_hidden_folder_is_no_image(tmp_path: Path) -> None:
 
 def test_the_category_is_the_configs_or_a_known_folder(photographs: Path) -> None:
     images = str(photographs / "images" / "gear" / "a.png")
-    (named,) = subjects(InspectConfig(images=images, category="pill"))
-    (found,) = subjects(InspectConfig(images=images))
+    (named,) = inputs(InspectConfig(images=images, category="pill"))
+    (found,) = inputs(InspectConfig(images=images))
     assert (named.category, found.category) == ("pill", "gear")
-    (other,) = subjects(InspectConfig(images=str(photographs / "images" / "b.PNG")))
+    (other,) = inputs(InspectConfig(images=str(photographs / "images" / "b.PNG")))
     assert other.category == "part"
 
 

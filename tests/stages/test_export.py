@@ -118,10 +118,10 @@ def test_the_original_layout_has_no_torch_module_and_reads_back(trained_here: Ca
 
 def test_the_card_has_the_scores_of_these_weights_alone(trained_here: Case, tmp_path: Path) -> None:
     run = trained_here.run
-    examination = run.examination("sfe", run.weights.merged("sfe", wanted_by="test"))
+    evaluator = run.evaluator("sfe", run.weights.merged("sfe", wanted_by="test"))
     metric = {"value": 0.75, "low": 0.5, "high": 0.875, "n": 10}
     for revision, shown in (("cd" * 32, True), ("ef" * 32, False)):
-        key = scored_of(examination, "cd" * 32)
+        key = scored_of(evaluator, "cd" * 32)
         summary = {"metrics": {"sfe": {"one_shot": {"verdict_accuracy": metric, "scored_of": key}}}}
         run.folder.write_json("summary.json", summary)
         run.folder.write_json("data.json", {"revision": revision, "train": 1, "test": 2})
@@ -138,7 +138,7 @@ def test_an_interrupted_export_leaves_nothing(trained_here: Case, tmp_path: Path
     config = dataclasses.replace(run.config, export=ExportConfig(folder=str(tmp_path / "out")))
     stopped = Run(config)
     params = stopped.weights.merged("sfe", wanted_by="test")
-    exported = Exported(stopped.examination("sfe", params), "sfe", run.folder.tokenizer, None, {})
+    exported = Exported(stopped.evaluator("sfe", params), "sfe", run.folder.tokenizer, None, {})
     seen: list[set[str]] = []
 
     def interrupt(folder: Path) -> None:
@@ -207,7 +207,7 @@ def test_an_upload_gets_the_finished_folder_and_a_failed_one_keeps_it(trained_he
         options = ExportConfig(folder=str(folder), upload_to="user/parts")
         one = Run(dataclasses.replace(run.config, export=options))
         params = one.weights.merged("sfe", wanted_by="test")
-        exported = Exported(one.examination("sfe", params), "sfe", run.folder.tokenizer, None, {})
+        exported = Exported(one.evaluator("sfe", params), "sfe", run.folder.tokenizer, None, {})
         with RunLog(run.folder.path, "export") as log:
             if failing:
                 message = rf"{folder} is complete, but was not uploaded .* no route .*\n.*hf upload user/parts {folder}"

@@ -41,11 +41,11 @@ pytestmark = pytest.mark.usefixtures("remote_code_cache")
 @functools.cache
 def answers(case: Case, *, with_reference: bool) -> tuple[list[Any], list[Any]]:
     """Answers to the prompts by JAX, as (text, score, similarity), and by torch."""
-    examination = case.run.examination(case.stage, case.run.weights.merged(case.stage, wanted_by="test"))
+    evaluator = case.run.evaluator(case.stage, case.run.weights.merged(case.stage, wanted_by="test"))
     records = [record(number, num_facts=number % 4) for number in PROMPTS]
     ours, theirs = [], []
-    for asked, found in examination.answers(records, with_reference=with_reference):
-        text = examination.chat.decode(np.asarray(found.token_ids[0]))
+    for asked, found in evaluator.answers(records, with_reference=with_reference):
+        text = evaluator.chat.decode(np.asarray(found.token_ids[0]))
         ours.append((text, float(found.verdict_score[0]), np.asarray(found.similarity)))
         images = [Image.open(io.BytesIO(data)) for data in (asked.test_image, asked.reference_image or b"")]
         shown = images[1] if with_reference else None

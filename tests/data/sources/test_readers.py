@@ -17,7 +17,7 @@ from sage_jax.config import DataConfig
 from sage_jax.data.adpl import facts
 from sage_jax.data.images import decode_mask, decode_rgb, encode_png
 from sage_jax.data.records import PAIR_TYPES, AnnotatedImage, Answer, Box, Defect, Fault, Question, Record, validate
-from sage_jax.data.sources import generated, readers
+from sage_jax.data.sources import generated
 from sage_jax.data.sources.readers import ReaderError, read_records, source_revision
 
 _RNG = np.random.default_rng(3)

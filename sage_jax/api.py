@@ -1,0 +1,300 @@
+"""SAGE from Python: a model that inspects images, and the stages of a run as functions."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+from sage_jax.axes import UInt8
+from sage_jax.config import TRAINING_STAGES, Config
+from sage_jax.config.command_line import read_config
+from sage_jax.data.images import encode_png, remembered_rgb
+from sage_jax.errors import UserError
+from sage_jax.evaluation.evaluator import Evaluator
+from sage_jax.inspection.batches import answer_batch, cached_references, read_ahead, read_batch
+from sage_jax.inspection.images import InputImage, category_of, make_input
+from sage_jax.inspection.result import Inspection, make_inspection, unreadable
+from sage_jax.journal.summary import load_summary
+from sage_jax.process.libraries import settle_libraries
+from sage_jax.stages.export import export_folder
+from sage_jax.stages.open_model import config_of
+from sage_jax.stages.run import Run
+from sage_jax.stages.stages import run_stages
+
+ImageLike = str | os.PathLike[str] | bytes | Image.Image | UInt8[np.ndarray, "H W 3"] | UInt8[np.ndarray, "H W"]
+"""An image: a path, the content of a file, a PIL image, or an array of uint8, RGB or grey."""
+
+_BATCH: Final = 8
+
+
+class Inspector:
+    """A trained model that inspects images; made by `load`.
+
+    Attributes:
+      config: The config under which it answers.
+      stage: The training stage whose model it is.
+    """
+
+    def __init__(self, evaluator: Evaluator, stage: str, scratch: tempfile.TemporaryDirectory[str] | None = None):
+        self.config, self.stage = evaluator.config, stage
+        self._evaluator, self._scratch = evaluator, scratch
+        self._references = cached_references(evaluator, one_for_all=True)
+
+    def __repr__(self) -> str:
+        return f"Inspector({self.config.model.weights or self.config.run_dir!r}, stage={self.stage!r})"
+
+    def inspect(
+        self,
+        image: ImageLike,
+        references: ImageLike | Sequence[ImageLike] | None = None,
+        *,
+        questions: Sequence[str] = (),
+        category: str = "",
+    ) -> Inspection:
+        """The model's finding on one image.
+
+        A further image of the same size costs no compilation.
+
+        Args:
+          image: The image.
+          references: Good parts to compare it with: none, one or several. Of several, the one that leaves the smallest
+            mean of the anomaly map is the reference of the finding.
+          questions: Asked about the image after the question whether there is a defect, each for itself.
+          category: Kind of part, for question and facts; "" = the name of the image's folder where the vocabulary knows
+            it.
+
+        Raises:
+          UserError: The image or a reference cannot be read; the message names it.
+        """
+        compared = _as_list(references)
+        chosen = [self._input(image, reference, category) for reference in compared or [None]]
+        for each in chosen:
+            if each.record is None:
+                raise UserError(each.error)
+        return _closest(list(self._answered(chosen, questions, rows=1)))
+
+    def inspect_many(
+        self,
+        images: Iterable[ImageLike],
+        references: ImageLike | Sequence[ImageLike] | None = None,
+        *,
+        questions: Sequence[str] = (),
+        category: str = "",
+        batch_size: int = _BATCH,
+    ) -> Iterator[Inspection]:
+        """The model's findings on images, in their order, as they are ready.
+
+        The next batch is read while the model works on this one. An image that cannot be read gets the verdict
+        `unreadable` and its error.
+
+        Args:
+          images: The images; the iterable may be endless.
+          references: Good parts that every image is compared with, as in `inspect`.
+          questions, category: As in `inspect`.
+          batch_size: Images and references that the model works on together.
+
+        Raises:
+          UserError: A reference cannot be read, or `batch_size` is below 1.
+        """
+        if batch_size < 1:
+            raise UserError(f"batch_size = {batch_size}: give 1 or more")
+        compared = _as_list(references)
+        for reference in compared:
+            if (found := self._input(reference, None, category)).record is None:
+                raise UserError(found.error)
+        return self._many(images, compared, questions, category, batch_size)
+
+    def _many(
+        self,
+        images: Iterable[ImageLike],
+        references: Sequence[ImageLike],
+        questions: Sequence[str],
+        category: str,
+        batch_size: int,
+    ) -> Iterator[Inspection]:
+        each = max(1, len(references))  # rows of an image
+
+        def read(group: tuple[ImageLike, ...]) -> list[InputImage]:
+            return [self._input(image, ref, category) for image in group for ref in references or [None]]
+
+        groups = iter(lambda: tuple(itertools.islice(iterator, max(1, batch_size // each))), ())
+        iterator = iter(images)
+        with contextlib.closing(read_ahead(groups, read)) as ahead:
+            for inputs in ahead:
+                found = self._answered(inputs, questions, rows=batch_size)
+                while rows := list(itertools.islice(found, each)):
+                    yield _closest(rows)
+
+    def _answered(self, inputs: Sequence[InputImage], questions: Sequence[str], *, rows: int) -> Iterator[Inspection]:
+        """The findings on inputs, in batches of a fixed number of rows."""
+        config = self.config
+        options = dataclasses.replace(config.inspect, questions=tuple(questions))
+        config = dataclasses.replace(config, inspect=options)
+        evaluator = dataclasses.replace(self._evaluator, config=config)
+        rows = evaluator.responder.rows(rows)
+        for start in range(0, len(inputs), rows):
+            batch = read_batch(inputs[start : start + rows], evaluator, rows)
+            answers = answer_batch(batch, evaluator, self._references)
+            for image, said in zip(batch.inputs, answers, strict=True):
+                yield (
+                    unreadable(image.path, image.category, image.error)
+                    if said is None
+                    else make_inspection(said, config)
+                )
+
+    def _input(self, image: ImageLike, reference: ImageLike | None, category: str) -> InputImage:
+        """An image and its reference as the model gets them, or the error of the one that cannot be read."""
+        name, vocabulary = _name(image, "image"), self._evaluator.vocabulary
+        is_path = isinstance(image, str | os.PathLike)
+        category = category or (category_of(Path(image), vocabulary) if is_path else "part")
+        try:
+            content = _content(image, name)
+            compared = None
+            if reference is not None:
+                compared = _name(reference, "reference"), _content(reference, _name(reference, "reference"))
+        except (OSError, ValueError) as error:  # UserError and ImageFault are ValueErrors
+            message = f"{name}: cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+            return InputImage(name, category, None, message)
+        return make_input(name, content, compared, category, vocabulary)
+
+
+def load(
+    folder: Path | str, *, stage: str = "", threshold: float | None = None, vocabulary: str | None = None
+) -> Inspector:
+    """A model ready to inspect images.
+
+    Args:
+      folder: A run folder, a folder that `export` wrote, or a folder of a released InternVL checkpoint.
+      stage: Training stage of a run; "" = the last trained one.
+      threshold: Anomaly score from which the verdict is `defective`; None = `inspect.threshold` of the run.
+      vocabulary: TOML file of objects and defects, for facts; None = that of the run.
+
+    Raises:
+      UserError: There is no such model, or it has faults; the message says how to get one.
+    """
+    settle_libraries()
+    with contextlib.ExitStack() as made:
+        scratch = tempfile.TemporaryDirectory(prefix="sage_jax-")
+        made.callback(scratch.cleanup)
+        config = config_of(folder, scratch=Path(scratch.name))
+        if stage and stage not in TRAINING_STAGES:
+            raise UserError(f"stage = {stage!r}: give one of {', '.join(TRAINING_STAGES)}")
+        inspect, data = config.inspect, config.data
+        inspect = inspect if threshold is None else dataclasses.replace(inspect, threshold=threshold)
+        data = data if vocabulary is None else dataclasses.replace(data, vocabulary=vocabulary)
+        run = Run(dataclasses.replace(config, inspect=inspect, data=data))
+        name = stage or run.trained.last()
+        if name is None or name not in run.trained:
+            raise run.trained.missing(name or "sfe", wanted_by="inspect")
+        params = run.weights.answering(name, wanted_by="inspect")
+        evaluator = run.evaluator(name, params, use_up=True)
+        made.pop_all()
+    return Inspector(evaluator, name, scratch)
+
+
+def train(config: Config | Path | str, **fields: Any) -> Path:
+    """Runs the stages of a config, from data to report, and goes on where an earlier call stopped.
+
+    Args:
+      config: A `Config`, a config file, or the name of a shipped one, such as `quickstart`.
+      **fields: Fields of the config to replace, such as `run_dir="runs/parts"`.
+
+    Returns:
+      The run folder; `load` takes it.
+
+    Raises:
+      UserError: A fault that the user can mend.
+      Interrupted: A signal stopped it; the same call goes on.
+    """
+    settle_libraries()
+    given = config if isinstance(config, Config) else read_config(["--config", os.fspath(config)])
+    given = dataclasses.replace(given, **fields)
+    run_stages(given)
+    return Path(given.run_dir).expanduser()
+
+
+def evaluate(folder: Path | str) -> dict[str, Any]:
+    """Metrics of a run's trained stages on its test records, computed where they are not there yet.
+
+    Args:
+      folder: A run folder.
+
+    Returns:
+      Metrics by stage, mode (`zero_shot`, `one_shot`) and name, each with `value`, `low`, `high` (95 %) and `n`.
+
+    Raises:
+      UserError: There is no such run, or no stage of it is trained.
+    """
+    run_dir = train(config_of(folder), stages="evaluate")
+    return load_summary(run_dir / "summary.json")["metrics"]
+
+
+def export(folder: Path | str, to: Path | str = "", *, stage: str = "", **options: Any) -> Path:
+    """Writes a trained stage as a folder that transformers loads, with all of SAGE in torch beside it.
+
+    Args:
+      folder: A run folder.
+      to: A new folder; "" = `export/` of the run.
+      stage: Training stage; "" = the last trained one.
+      **options: Other fields of `export`, such as `dtype="float32"`.
+
+    Returns:
+      The folder.
+
+    Raises:
+      UserError: There is no such run or stage, or something is at the folder already.
+    """
+    config = config_of(folder)
+    section = dataclasses.replace(config.export, folder=os.fspath(to), stage=stage, **options)
+    config = dataclasses.replace(config, export=section)
+    train(config, stages="export")
+    return export_folder(config)
+
+
+def _as_list(images: ImageLike | Sequence[ImageLike] | None) -> list[ImageLike]:
+    if images is None:
+        return []
+    if isinstance(images, str | os.PathLike | bytes | Image.Image | np.ndarray):
+        return [images]
+    return list(images)
+
+
+def _name(image: ImageLike, otherwise: str) -> str:
+    return os.fspath(image) if isinstance(image, str | os.PathLike) else otherwise
+
+
+def _content(image: ImageLike, name: str) -> bytes:
+    """Content of an image's file, decoded once so that a fault is found here.
+
+    Raises:
+      OSError, ImageFault: It cannot be read.
+      UserError: It is of another kind, or an array of another shape or dtype.
+    """
+    if isinstance(image, bytes):
+        content = image
+    elif isinstance(image, str | os.PathLike):
+        content = Path(image).expanduser().read_bytes()
+    elif isinstance(image, Image.Image):
+        content = encode_png(np.asarray(image.convert("RGB")))
+    elif isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+            raise UserError(f"{name}: an array of {image.dtype} {image.shape}: give uint8 of (H, W, 3) or (H, W)")
+        content = encode_png(image)
+    else:
+        raise UserError(f"{name}: a {type(image).__name__}: give a path, bytes, a PIL image or a uint8 array")
+    remembered_rgb(content, name=name)
+    return content
+
+
+def _closest(found: Sequence[Inspection]) -> Inspection:
+    """Of one image's findings against several references, that with the smallest mean of the anomaly map."""
+    return min(found, key=lambda one: 0.0 if one.anomaly_map is None else float(one.anomaly_map.mean()))

@@ -1,0 +1,259 @@
+"""The command `sage-jax`: inspect, train, evaluate, export, plan, check, configs.
+
+Built with cyclopts, which makes options of nested dataclasses with their docstrings, as the config's are; typer would
+need every field typed again as a parameter of a function. A command makes a config and runs its stages as
+`python -m sage_jax.main` does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import sys
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from cyclopts import App, CycloptsError, Group, Parameter, UnknownOptionError
+
+import sage_jax
+from sage_jax.config import TRAINING_STAGES, Config, field_meanings, from_config_dict
+from sage_jax.config.command_line import load_config
+from sage_jax.config.fields import check_known
+from sage_jax.config.shipped import shipped_configs, summary_of
+from sage_jax.errors import ConfigError, UserError
+from sage_jax.process.libraries import quieten_libraries
+
+app: Final = App(
+    name="sage-jax",
+    help="SAGE in JAX: inspects parts against good ones, and says what is wrong, where, and why.",
+    version=lambda: sage_jax.__version__,
+    default_parameter=Parameter(negative_iterable=()),
+)
+app.register_install_completion_command()
+
+
+def _options(config_class: Any, prefix: str = "", only: Sequence[str] = ()) -> Any:
+    """A dataclass with the fields of a config, each None where it is not given, for cyclopts to fill.
+
+    Args:
+      prefix: Path of the section, which its options are grouped under.
+      only: Fields to take; empty = all.
+    """
+    hints, meanings = typing.get_type_hints(config_class), field_meanings(config_class)
+    made: list[tuple[str, Any, Any]] = []
+    for field in dataclasses.fields(config_class):
+        if only and field.name not in only:
+            continue
+        hint, path = hints[field.name], f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(hint):
+            made.append((field.name, _options(hint, f"{path}.") | None, None))
+        else:
+            group = Group(prefix.rstrip(".") or "Run", sort_key=0 if not prefix else 1)
+            about = Parameter(help=meanings.get(field.name, ""), group=group)
+            made.append((field.name, Annotated[hint | None, about], None))
+    options = dataclasses.make_dataclass(f"{config_class.__name__}Options", made)
+    options.__module__ = __name__  # else `types`, whose classes cyclopts takes for scalars
+    return options
+
+
+def _given(options: Any) -> dict[str, Any]:
+    """The fields that were given, sections as dictionaries."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(options) if options is not None else ():
+        value = getattr(options, field.name)
+        if dataclasses.is_dataclass(value):
+            found[field.name] = _given(value)
+        elif value is not None:
+            found[field.name] = value
+    return found
+
+
+def _merged(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(config)
+    for name, value in given.items():
+        merged[name] = _merged(config[name], value) if isinstance(value, Mapping) else value
+    return merged
+
+
+def _with(config: Config, options: Any, **fields: Any) -> Config:
+    """The config with the given options, and sections or fields beside them.
+
+    Raises:
+      ConfigError: A field is impossible.
+    """
+    return from_config_dict(_merged(_merged(dataclasses.asdict(config), _given(options)), fields))
+
+
+def _command(*sections: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Makes a command of a function; its parameter `fields` takes the fields of these sections; none = all."""
+
+    def register(function: Callable[..., int]) -> Callable[..., int]:
+        options = Parameter(name="*")(_options(Config, only=sections))
+        function.__annotations__["fields"] = options | None
+        return app.command(function)
+
+    return register
+
+
+@_command("run_dir", "seed", "data", "mesh", "evaluate", "inspect")
+def inspect(
+    images: str,
+    /,
+    *,
+    model: str,
+    references: str | None = None,
+    output: str | None = None,
+    category: str | None = None,
+    threshold: float | None = None,
+    stage: str | None = None,
+    fields: Any = None,
+) -> int:
+    """Inspect images: verdict, score, reason, map and a report.
+
+    Args:
+      images: An image, a folder, or a text file with a path a line.
+      model: A run folder, an exported folder, or a folder of a released InternVL checkpoint.
+      references: A good image, or a folder of good images matched by file name; none = each image is judged alone.
+      output: Folder of the results; none = `inspect` of the run folder.
+      category: Kind of part, for question and facts.
+      threshold: Anomaly score from which the verdict is "defective".
+      stage: Training stage whose model answers; none = the last trained one.
+    """
+    from sage_jax.stages.open_model import config_of
+
+    given = {
+        "images": images,
+        "references": references,
+        "output": output,
+        "category": category,
+        "threshold": threshold,
+        "stage": stage,
+    }
+    config = _with(
+        config_of(model), fields, inspect={name: value for name, value in given.items() if value is not None}
+    )
+    return _run(dataclasses.replace(config, stages="inspect"))
+
+
+@_command()
+def train(config: str, /, *, fields: Any = None) -> int:
+    """Run the stages of a config, from data to report; the same command goes on after a stop.
+
+    Args:
+      config: A config file, or the name of a shipped one (`sage-jax configs`). Options replace its fields.
+    """
+    return _run(_with(load_config(config), fields))
+
+
+@_command("seed", "data", "mesh", "evaluate")
+def evaluate(run: str, /, *, fields: Any = None) -> int:
+    """Score the trained stages of a run on its test records.
+
+    Args:
+      run: A run folder.
+    """
+    return _stage("evaluate", run, fields)
+
+
+@_command("mesh", "evaluate", "export")
+def export(run: str, /, *, fields: Any = None) -> int:
+    """Write a trained stage as a folder that transformers loads.
+
+    Args:
+      run: A run folder.
+    """
+    return _stage("export", run, fields)
+
+
+@_command("run_dir", "seed", "data", "text", "model", "mesh", *TRAINING_STAGES, "evaluate", "plan")
+def plan(config: str, /, *, fields: Any = None) -> int:
+    """Print the memory, time and communication of training stages on devices that need not be there.
+
+    Args:
+      config: A config file, or the name of a shipped one.
+    """
+    return _run(dataclasses.replace(_with(load_config(config), fields), stages="plan"))
+
+
+@_command("run_dir", "seed", "data")
+def check(config: str, /, *, fields: Any = None) -> int:
+    """List the faults of a data set, each with its cure.
+
+    Args:
+      config: A config file, or the name of a shipped one.
+    """
+    return _run(dataclasses.replace(_with(load_config(config), fields), stages="check"))
+
+
+@app.command
+def configs(name: str = "", /, *, to: Path | None = None) -> int:
+    """List the shipped configs, or copy one.
+
+    Args:
+      name: The config to copy; none = list all.
+      to: File to copy it to; none = NAME.py.
+    """
+    shipped = shipped_configs()
+    if not name:
+        for each, path in shipped.items():
+            print(f"{each:14} {summary_of(path)}")
+        return 0
+    if name not in shipped:
+        raise ConfigError(f"{name}: there is no shipped config of that name; there are {', '.join(shipped)}")
+    target = to or Path(f"{name}.py")
+    if target.exists():
+        raise ConfigError(f"{target} is there already: give another file with --to")
+    shutil.copyfile(shipped[name], target)
+    print(f"{target}: train with `sage-jax train {target}`")
+    return 0
+
+
+def _stage(name: str, run: str, options: Any) -> int:
+    from sage_jax.stages.open_model import config_of
+
+    return _run(dataclasses.replace(_with(config_of(run), options), stages=name))
+
+
+def _run(config: Config) -> int:
+    from sage_jax.main import run_program
+
+    return run_program(config, ["sage-jax", *sys.argv[1:]])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line.
+
+    Returns:
+      Exit status: 0 when done, or stopped where it can go on; 2 for a fault that the user can mend, told in one
+      message; 130 when aborted.
+    """
+    quieten_libraries()
+    try:
+        found = app(arguments, result_action="return_value", exit_on_error=False, print_error=False)
+    except UnknownOptionError as error:
+        return _failed(_no_such_option(error))
+    except (UserError, CycloptsError) as error:
+        return _failed(str(error))
+    except KeyboardInterrupt:
+        return 130
+    return found if isinstance(found, int) else 0
+
+
+def _no_such_option(error: UnknownOptionError) -> str:
+    """The message about an unknown option: the field that is meant, or a synonym's, else cyclopts' own."""
+    option = error.token.keyword or ""
+    try:
+        check_known(option.lstrip("-").removeprefix("config.").replace("-", "_"))
+    except ConfigError as fault:
+        return f"{option}: no such option; " + re.sub(
+            r"--config\.([\w.]+)", lambda field: f"--{field[1].replace('_', '-')}", str(fault).partition("; ")[2]
+        )
+    return f"{option}: not an option of this command; the command `train` takes every field"
+
+
+def _failed(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2

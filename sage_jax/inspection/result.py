@@ -1,0 +1,104 @@
+"""The result of an inspection: one image's verdict, score, reason, answers, map and boxes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from sage_jax.axes import Float, UInt8
+from sage_jax.config import Config
+from sage_jax.errors import UserError
+from sage_jax.evaluation.evaluator import anomaly_map
+from sage_jax.inspection.overlay import Region, overlay, picture
+from sage_jax.inspection.questions import ImageAnswers
+from sage_jax.inspection.report import Verdict
+from sage_jax.metrics.localisation import peak_boxes
+from sage_jax.process.files import replace_file
+
+_MOST_BOXES = 5
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Inspection:
+    """The model's finding on one image.
+
+    Attributes:
+      image: Path of the image, or the name that was given for it.
+      category: Kind of part; "" where unknown.
+      verdict: `defective`, `good`, or `unreadable` for an image that could not be inspected.
+      score: Anomaly score P(yes) / (P(yes) + P(no)), 0 to 1; None where unreadable.
+      reason: The model's answer to the question whether there is a defect.
+      answers: Further questions, each with the model's answer.
+      boxes: Peaks of the map (left, top, right, bottom, score), px of the image, right and bottom exclusive.
+      anomaly_map: 1 - similarity to the reference at each pixel, from 0 (alike); None without a reference.
+      reference: Path or name of the reference that the image was compared with; "" without one.
+      pixels: The image, RGB 0 to 255; None where unreadable.
+      error: Why the image could not be inspected; "" where it could.
+    """
+
+    image: str
+    category: str
+    verdict: Verdict
+    score: float | None
+    reason: str = ""
+    answers: tuple[tuple[str, str], ...] = ()
+    boxes: tuple[Region, ...] = ()
+    anomaly_map: Float[np.ndarray, "H W"] | None = None
+    reference: str = ""
+    pixels: UInt8[np.ndarray, "H W 3"] | None = None
+    error: str = ""
+
+    def __str__(self) -> str:
+        if self.score is None:
+            return f"{self.image}: unreadable\n  {self.error}"
+        lines = [f"{self.image}: {self.verdict}, score {self.score:.3f}", f"  {self.reason}"]
+        lines += [f"  {question} {answer}" for question, answer in self.answers]
+        if self.reference:
+            lines.append(f"  compared with {self.reference}")
+        for left, top, right, bottom, score in self.boxes:
+            lines.append(f"  map above {score:.2f} in x {left} to {right}, y {top} to {bottom}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        score = "None" if self.score is None else f"{self.score:.4f}"
+        return f"Inspection(image={self.image!r}, verdict={self.verdict!r}, score={score}, reason={self.reason!r})"
+
+    def save_overlay(self, path: Path | str) -> Path:
+        """Writes the image with its map laid over it and its boxes framed, as a PNG; the folder is made.
+
+        Raises:
+          UserError: There is no map, because the image was unreadable or had no reference.
+        """
+        if self.pixels is None or self.anomaly_map is None:
+            why = self.error or "it was inspected without a reference: give one, such as references=[good]"
+            raise UserError(f"{self.image} has no anomaly map: {why}")
+        drawn = picture(overlay(self.pixels, np.clip(self.anomaly_map, 0.0, 1.0), self.boxes))
+        replace_file(Path(path), drawn)
+        return Path(path)
+
+
+def make_inspection(answers: ImageAnswers, config: Config) -> Inspection:
+    """The finding of a model's answers, under the thresholds of `inspect`."""
+    record, score, options = answers.record, answers.verdict_score, config.inspect
+    pixels, values = anomaly_map(record, answers.similarity, config.model)
+    compared = record.reference_image is not None
+    boxes = peak_boxes(values, threshold=options.map_threshold, max_boxes=_MOST_BOXES) if compared else ()
+    return Inspection(
+        image=record.test_path,
+        category=record.category,
+        verdict="defective" if score >= options.threshold else "good",
+        score=score,
+        reason=answers.reason,
+        answers=answers.follow_ups,
+        boxes=tuple(boxes),
+        anomaly_map=values if compared else None,
+        reference=record.reference_path if compared else "",
+        pixels=pixels,
+    )
+
+
+def unreadable(image: str, category: str, error: str) -> Inspection:
+    """The finding on an image that could not be inspected."""
+    return Inspection(image, category, "unreadable", None, error=error)

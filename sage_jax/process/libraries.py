@@ -1,0 +1,26 @@
+"""Settings of other libraries: their flags parsed, their messages that do not concern a user left out."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+
+def quieten_libraries() -> None:
+    """Turns off messages at import that do not concern a user, such as that torch is not installed.
+
+    It takes effect for libraries that are not imported yet. Variables that the user has set stay.
+    """
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+
+def settle_libraries() -> None:
+    """Quiet libraries, and absl's flags parsed, which Grain's worker processes ask for."""
+    quieten_libraries()
+    from absl import flags, logging
+
+    logging.set_verbosity(logging.WARNING)
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()

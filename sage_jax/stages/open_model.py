@@ -1,0 +1,72 @@
+"""A folder with a model, opened for inspection: a run, an exported stage, or a released InternVL checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from sage_jax.config import Config, FusionConfig, ModelConfig, TextConfig, from_config_dict
+from sage_jax.errors import ConfigError, UserError
+from sage_jax.hf.importing import OWN_FILE
+
+_TEXT_OF_EXPORT = ("max_facts", "max_fact_tokens", "assist_prompt", "assist_position", "reference")
+"""Fields of `text` that an export keeps under `sage` in its config.json."""
+
+
+def config_of(folder: Path | str, *, scratch: Path | None = None) -> Config:
+    """The config under which the model of a folder answers.
+
+    Args:
+      folder: A run folder (with the config.json of its last command), a folder that stage `export` wrote, or a folder
+        of a released InternVL checkpoint, whose fusion is fresh: without SAGE's training it compares nothing.
+      scratch: Run folder for a model that has none of its own; it gets the tokenizer. None = `runs/` and its name.
+
+    Raises:
+      UserError: The folder is none of these.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder. {_HOW_TO_TRAIN}")
+    try:
+        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder}: no model is here: neither a run (config.json and stages/) nor a checkpoint (config.json and "
+            f"*.safetensors). {_HOW_TO_TRAIN}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'config.json'}: cannot be read: {error}") from None
+    if "model_type" in about or "architectures" in about:
+        return _of_checkpoint(folder, about, scratch or Path("runs") / folder.name)
+    try:
+        config = from_config_dict(about)
+    except ConfigError as error:
+        raise UserError(f"{folder / 'config.json'}: no run of this version: {error}. {_HOW_TO_TRAIN}") from None
+    return dataclasses.replace(config, run_dir=str(folder))
+
+
+_HOW_TO_TRAIN = (
+    "`sage-jax train quickstart` trains a model, and so does `python -m sage_jax.main --config quickstart`; name the "
+    "folder of such a run"
+)
+
+
+def _of_checkpoint(folder: Path, about: dict[str, Any], scratch: Path) -> Config:
+    """The config of a checkpoint; an export's own settings are in its config.json."""
+    sage = about.get("sage")
+    if sage is None:
+        if (folder / OWN_FILE).exists():
+            raise UserError(
+                f"{folder / 'config.json'}: the settings of SAGE are missing; layout internvl of the export keeps them"
+            )
+        return Config(run_dir=str(scratch), model=ModelConfig(weights=str(folder)))
+    text = TextConfig(system=sage["system"] or "none", **{name: sage[name] for name in _TEXT_OF_EXPORT})
+    model = ModelConfig(weights=str(folder), fusion=FusionConfig(**sage["fusion"]), max_tiles=sage["max_tiles"])
+    config = Config(run_dir=str(scratch), text=text, model=model)
+    return dataclasses.replace(
+        config,
+        base=dataclasses.replace(config.base, facts=sage["facts_as"]),
+        evaluate=dataclasses.replace(config.evaluate, max_new_tokens=sage["max_new_tokens"]),
+    )
