@@ -48,6 +48,7 @@ def sage_settings(model: ModelConfig, chat: Chat, *, facts_as: FactsAs, max_new_
         "assist_position": text.assist_position,
         "system": chat.system,
         "between": chat.conversation.between,
+        "any_spelling": chat.conversation.any_spelling,
         "reference": text.reference,
         "opening_ids": chat.opening_ids,
         "start_id": chat.special_id(tokens.TURN_START),

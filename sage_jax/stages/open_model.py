@@ -61,7 +61,8 @@ def _of_checkpoint(folder: Path, about: dict[str, Any], scratch: Path) -> Config
             raise UserError(
                 f"{folder / 'config.json'}: the settings of SAGE are missing; layout internvl of the export keeps them"
             )
-        return Config(run_dir=str(scratch), model=ModelConfig(weights=str(folder)))
+        text = TextConfig(max_fact_tokens=64, max_answer_tokens=80)  # as configs/sage_8b.py
+        return Config(run_dir=str(scratch), text=text, model=ModelConfig(weights=str(folder)))
     text = TextConfig(system=sage["system"] or "none", **{name: sage[name] for name in _TEXT_OF_EXPORT})
     model = ModelConfig(weights=str(folder), fusion=FusionConfig(**sage["fusion"]), max_tiles=sage["max_tiles"])
     config = Config(run_dir=str(scratch), text=text, model=model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import shutil
 from collections.abc import Callable
@@ -69,7 +70,12 @@ def make_chat(
     if not weights:
         return Chat(config.text, saved)
     stop_ids = read_generation_config(*weights).stop_ids
-    return Chat(config.text, saved, find_conversation(*weights, saved), stop_ids)
+    conversation = find_conversation(*weights, saved)
+    # Of an export of a model that was trained here, verdicts are read as in its training.
+    settings = weights[1].values.get("sage") or {}
+    if "any_spelling" in settings:
+        conversation = dataclasses.replace(conversation, any_spelling=settings["any_spelling"])
+    return Chat(config.text, saved, conversation, stop_ids)
 
 
 def prepared_counts(prepared: PreparedData) -> dict[str, object]:
