@@ -30,12 +30,9 @@ __all__ = ["Config", "Inspection", "Inspector", "UserError", "__version__", "eva
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
+        from sage_jax.process.version import own_version
 
-        try:
-            found: Any = version("sage-jax")
-        except PackageNotFoundError:  # a checkout that is not installed
-            found = "0+source"
+        found: Any = own_version()
     elif name in _HOMES:
         found = getattr(importlib.import_module(_HOMES[name]), name)
     else:

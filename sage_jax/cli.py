@@ -18,18 +18,18 @@ from typing import Annotated, Any, Final
 
 from cyclopts import App, CycloptsError, Group, Parameter, UnknownOptionError
 
-import sage_jax
 from sage_jax.config import TRAINING_STAGES, Config, field_meanings, from_config_dict
 from sage_jax.config.command_line import load_config
 from sage_jax.config.fields import check_known
 from sage_jax.config.shipped import shipped_configs, summary_of
 from sage_jax.errors import ConfigError, UserError
 from sage_jax.process.libraries import quieten_libraries
+from sage_jax.process.version import own_version
 
 app: Final = App(
     name="sage-jax",
     help="SAGE in JAX: inspects parts against good ones, and says what is wrong, where, and why.",
-    version=lambda: sage_jax.__version__,
+    version=own_version,
     default_parameter=Parameter(negative_iterable=()),
 )
 app.register_install_completion_command()

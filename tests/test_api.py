@@ -208,6 +208,7 @@ def test_bad_input_is_one_error_that_names_it(
         (np.zeros((4, 4)), r"image: an array of float64 \(4, 4\): give uint8"),
         (3, "image: a int: give a path"),
     )
+    image: Any
     for image, message in cases:
         with pytest.raises(sage_jax.UserError, match=message):
             inspector.inspect(image)

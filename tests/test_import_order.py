@@ -30,13 +30,15 @@ LAYERS = {
             ("inspection", "plan"),
             ("stages",),
             ("api",),
-            ("cli", "main", "__main__"),
+            ("main",),
+            ("cli",),
+            ("__main__",),
         )
     )
     for name in names
 }
 ACCELERATOR_PACKAGES = {"jax", "flax", "optax", "numpy", "jaxtyping"}
-EXTRA_PACKAGES = {"config": {"ml_collections", "absl"}, "metrics": {"sklearn", "scipy"}}
+EXTRA_PACKAGES = {"config": {"ml_collections", "absl"}, "metrics": {"sklearn", "scipy"}, "process": {"absl"}}
 METHOD_LAYER = LAYERS["models"]
 
 

@@ -26,6 +26,7 @@ from sage_jax.process.compile_cache import keep_compiled_programs
 from sage_jax.process.files import locked
 from sage_jax.process.signals import Interrupted
 from sage_jax.process.stop_request import stop_if_asked
+from sage_jax.process.version import own_version
 from sage_jax.stages.ablation import ablate
 from sage_jax.stages.export import export
 from sage_jax.stages.inspection import inspect, inspection_folder
@@ -92,9 +93,7 @@ def _without_weights(config: Config) -> Config:
 
 def _run_stages(run: Run) -> None:
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    run.folder.write_json(
-        "versions.json", {"python": platform.python_version(), "sage_jax": _own_version(), **versions}
-    )
+    run.folder.write_json("versions.json", {"python": platform.python_version(), "sage_jax": own_version(), **versions})
     for name in run.config.stage_names:
         stop_if_asked(f"stopped before stage {name}")
         run_stage(run, name)
@@ -147,13 +146,6 @@ def _log_finished(run: Run, name: str, log: RunLog) -> None:
     changes = [change for change in changes if change.section in (*_SHAPE_A_MODEL, name)]
     if changes:
         log.line("the config has changed since it was trained:\n  " + "\n  ".join(map(str, changes)))
-
-
-def _own_version() -> str:
-    try:
-        return importlib.metadata.version("sage_jax")
-    except importlib.metadata.PackageNotFoundError:
-        return "source tree"
 
 
 def plan(stage: Stage) -> StageCost:
