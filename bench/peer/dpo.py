@@ -23,6 +23,7 @@ import argparse
 import contextlib
 import dataclasses
 import statistics
+from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
@@ -69,15 +70,15 @@ class Steps:
     tiles: int
 
 
-def main() -> None:
-    """Measures and prints one line of JSON."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures and prints one line of JSON; the arguments are those of the command line by default."""
     found = peer_parser(__doc__)
     found.add_argument("--variant", choices=["trl", "loop", "precomputed", "shared"], default="trl")
     found.add_argument("--questions", type=int, default=1, help="questions of a step, each with its own image")
     found.add_argument("--lora", type=int, default=0, help="rank of adapters; 0 = the decoder trains in full")
     found.add_argument("--freeze-vision", action="store_true", help="the ViT does not train; SAGE's DPO trains it")
     found.add_argument("--gradient-checkpointing", action="store_true", help="TRL's default; slower, in less memory")
-    options = found.parse_args()
+    options = found.parse_args(arguments)
     if options.variant == "trl" and options.lora:
         found.error("--lora is measured by --variant loop or precomputed")
     size = size_of(options)

@@ -5,6 +5,8 @@ python -m bench.peer.forward --size small --rows 4
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -15,11 +17,11 @@ from bench.peer.model import model_of, on_device, peer_parser, say, size_of
 from bench.peer.sizes import FIRST_FREE, PeerSize, make_prompts
 
 
-def main() -> None:
-    """Measures and prints one line of JSON."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures and prints one line of JSON; the arguments are those of the command line by default."""
     found = peer_parser(__doc__)
     found.add_argument("--rows", type=int, default=4, help="sequences at once")
-    options = found.parse_args()
+    options = found.parse_args(arguments)
     size = size_of(options)
     model = model_of(size, options)
     if options.compile:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,11 +42,11 @@ class Stamps(StoppingCriteria):
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
-def main() -> None:
-    """Measures and prints one line of JSON."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures and prints one line of JSON; the arguments are those of the command line by default."""
     found = peer_parser(__doc__)
     found.add_argument("--rows", type=int, default=8, help="prompts at once")
-    options = found.parse_args()
+    options = found.parse_args(arguments)
     size = size_of(options)
     model = model_of(size, options)
     if options.compile:

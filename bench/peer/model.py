@@ -53,7 +53,6 @@ def size_of(options: argparse.Namespace) -> PeerSize:
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(options.threads)
-    torch.set_num_interop_threads(1)
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.dtype == "auto":

@@ -8,6 +8,8 @@ without gradient; logits are computed at answer tokens alone, as ours are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from bench.peer.allocator import restart_with_kept_memory
@@ -18,12 +20,12 @@ from bench.peer.model import LEARNING_RATE, model_of, on_device, peer_parser, sa
 from bench.peer.sizes import PeerSize, make_groups
 
 
-def main() -> None:
-    """Measures and prints one line of JSON."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures and prints one line of JSON; the arguments are those of the command line by default."""
     found = peer_parser(__doc__)
     found.add_argument("--rows", type=int, default=4)
     found.add_argument("--gradient-checkpointing", action="store_true")
-    options = found.parse_args()
+    options = found.parse_args(arguments)
     size = size_of(options)
     model = model_of(size, options).train()
     model.model.vision_tower.requires_grad_(False)

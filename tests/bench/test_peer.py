@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import json
+import importlib
 import math
 import os
 import subprocess
@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.compare import missing_packages
 from bench.forward import prompts
+from bench.measure import read_lines
 from bench.model_flops import model_flops, visible_pairs
 from bench.peer.batches import answer_logps, answer_logps_shared, collate, collate_shared
 from bench.peer.dpo import split
@@ -110,22 +111,6 @@ def test_a_shared_prompt_scores_answers_as_repeated_ones_do() -> None:
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-2)
 
 
-def line_of(command: list[str]) -> dict[str, Any]:
-    """The one line of a benchmark at the size tiny, measured once."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"bench.{command[0]}", *command[1:], "--repeats", "1", "--warmup", "0"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},  # one device, as they are run
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    (line,) = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return line
-
-
 @pytest.mark.parametrize(
     ("command", "rate"),
     [
@@ -138,13 +123,37 @@ def line_of(command: list[str]) -> dict[str, Any]:
         ("generate --rows 2", "decode_tokens_per_s"),
     ],
 )
-def test_each_measurement_prints_a_line(command: str, rate: str) -> None:
+def test_each_measurement_prints_a_line(
+    command: str, rate: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     if missing := missing_packages(sys.executable, ["edpo_trl"]) if "trl" in command else []:
         pytest.skip(f"not installed: {', '.join(missing)}, of requirements-peer.txt")
-    line = line_of(f"peer.{command}".split())
+    for name in ("HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM"):  # set by the benchmark, undone after the test
+        monkeypatch.setenv(name, "1")
+    script, *arguments = command.split()
+    threads = str(torch.get_num_threads())
+    given = [*arguments, "--repeats", "1", "--warmup", "0", "--threads", threads]
+    importlib.import_module(f"bench.peer.{script}").main(given)
+    (line,) = read_lines(capsys.readouterr().out.splitlines())
     assert (line["peer"], line["size"], line["n"]) == ("transformers", "tiny", 1)
     assert line["what"] == command.split()[0] and line["tiles"] == (2 if "--tiles" in command else 1)
     assert all(line[name] > 0 for name in ("seconds", rate, "peak_memory_gb"))
+
+
+def line_of(command: list[str]) -> dict[str, Any]:
+    """The one line of a benchmark at the size tiny, measured once."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"bench.{command[0]}", *command[1:], "--repeats", "1", "--warmup", "0"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},  # one device, as they are run
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = read_lines(done.stdout.splitlines())
+    return line
 
 
 def test_both_sides_of_an_inspected_folder_answer_the_same_questions_of_the_same_files(tmp_path: Path) -> None:
