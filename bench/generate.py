@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,6 +32,7 @@ from sage_jax.generation.sampling import Sampling
 from sage_jax.generation.unstacked import with_layers_apart
 from sage_jax.models.lora import structure_of
 from sage_jax.models.sage import Placeholders, Sage
+from sage_jax.parameters import Params
 from sage_jax.process.allocator import restart_with_huge_pages
 from sage_jax.sharding import make_mesh
 from sage_jax.training.lora_params import narrow
@@ -117,6 +119,58 @@ def measure_continuous(options: argparse.Namespace, size: Size, responder: Respo
     )
 
 
+def measure_fixed(options: argparse.Namespace, size: Size, short: Responder, long: Responder, rows: int) -> None:
+    """Measures and prints answers of a fixed number of tokens.
+
+    Args:
+      short, long: Responders that give one token and the size's `new_tokens`.
+    """
+    batch = make_tree(size, rows=rows, questions=options.questions, num_answers=0, seed=1)
+    asking = make_tree(size, rows=rows, questions=1, num_answers=0, seed=1)
+
+    def whole() -> None:
+        if not options.facts:
+            long.answer(batch)
+            return
+        opening = long.begin(batch)
+        long.go_on_from(opening, asking, max_new_tokens=options.facts)
+        long.go_on_from(opening, batch)
+
+    for _ in range(max(options.warmup, 1)):
+        short.answer(batch)
+        whole()
+    firsts, differences = [], []
+    watch = Watch()
+    for _ in range(options.repeats):  # in turn, so that the difference is of neighbours
+        short.answer(batch)
+        firsts.append(watch.mark())
+        whole()
+        differences.append(watch.mark() - firsts[-1])
+    summary, first = watch.summary(slice(1, None, 2)), float(np.median(firsts))
+    answers = rows * options.questions
+    about = {"rows": rows, "questions": options.questions, "facts": options.facts, "weights": options.weights}
+    figures = {"first_token_seconds": round(first, 5), "new_tokens": size.new_tokens, **summary}
+    figures["tokens_per_s"] = round(answers * size.new_tokens / summary["seconds"], 1)
+    if not options.facts:
+        each = float(np.median(differences)) / (size.new_tokens - 1)
+        figures["seconds_per_decode_step"] = round(each, 5)
+        figures["decode_tokens_per_s"] = round(answers / each, 1)
+    say("generate", options, size, **about, **figures, peak_memory_gb=peak_memory_gb())
+
+
+def answering_model(size: Size, weights: str, mesh: jax.sharding.Mesh) -> tuple[nnx.GraphDef[Any], Params]:
+    """A model as it lies when it answers: layers apart, weights of the given type."""
+    with jax.set_mesh(mesh):
+        graphdef, params = make_model(size)
+        if weights != "float32":
+            params = narrow(params, weights)
+            shapes = nnx.eval_shape(
+                lambda: Sage(size.model, size.vocab_size, Placeholders(IMAGE, COMPARISON), nnx.Rngs(0))
+            )
+            graphdef = structure_of(shapes, params)
+        return with_layers_apart(graphdef, params, mesh)
+
+
 def main() -> None:
     """Measures and prints, for each number of rows."""
     found = parser(__doc__)
@@ -126,17 +180,8 @@ def main() -> None:
     found.add_argument("--continuous", type=int, default=0, help="images that are taken in as rows become free")
     found.add_argument("--weights", choices=["float32", "bfloat16", "int8"], default="float32")
     options = found.parse_args()
-    size = size_of(options)
-    mesh = make_mesh(MeshConfig())
-    with jax.set_mesh(mesh):
-        graphdef, params = make_model(size)
-        if options.weights != "float32":
-            params = narrow(params, options.weights)
-            shapes = nnx.eval_shape(
-                lambda: Sage(size.model, size.vocab_size, Placeholders(IMAGE, COMPARISON), nnx.Rngs(0))
-            )
-            graphdef = structure_of(shapes, params)
-        graphdef, params = with_layers_apart(graphdef, params, mesh)
+    size, mesh = size_of(options), make_mesh(MeshConfig())
+    graphdef, params = answering_model(size, options.weights, mesh)
     if options.continuous:
         responder = Responder(graphdef, params, mesh, closing_early(size))
         for rows in options.rows or [8]:
@@ -147,37 +192,7 @@ def main() -> None:
         for new in (1, size.new_tokens)
     )
     for rows in options.rows or [1, 8]:
-        batch = make_tree(size, rows=rows, questions=options.questions, num_answers=0, seed=1)
-        asking = make_tree(size, rows=rows, questions=1, num_answers=0, seed=1)
-
-        def whole(batch=batch, asking=asking) -> None:
-            if not options.facts:
-                long.answer(batch)
-                return
-            opening = long.begin(batch)
-            long.go_on_from(opening, asking, max_new_tokens=options.facts)
-            long.go_on_from(opening, batch)
-
-        for _ in range(max(options.warmup, 1)):
-            short.answer(batch)
-            whole()
-        firsts, differences = [], []
-        watch = Watch()
-        for _ in range(options.repeats):  # in turn, so that the difference is of neighbours
-            short.answer(batch)
-            firsts.append(watch.mark())
-            whole()
-            differences.append(watch.mark() - firsts[-1])
-        summary, first = watch.summary(slice(1, None, 2)), float(np.median(firsts))
-        answers = rows * options.questions
-        about = {"rows": rows, "questions": options.questions, "facts": options.facts, "weights": options.weights}
-        figures = {"first_token_seconds": round(first, 5), "new_tokens": size.new_tokens, **summary}
-        figures["tokens_per_s"] = round(answers * size.new_tokens / summary["seconds"], 1)
-        if not options.facts:
-            each = float(np.median(differences)) / (size.new_tokens - 1)
-            figures["seconds_per_decode_step"] = round(each, 5)
-            figures["decode_tokens_per_s"] = round(answers / each, 1)
-        say("generate", options, size, **about, **figures, peak_memory_gb=peak_memory_gb())
+        measure_fixed(options, size, short, long, rows)
 
 
 if __name__ == "__main__":

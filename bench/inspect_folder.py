@@ -3,8 +3,8 @@
     python -m bench.inspect_folder --size small --images 16 --rows 8 --questions 5 --work FOLDER
 
 A process of its own runs the stage `inspect` of `python -m sage_jax.main` over the files: `--warmup` times before, the
-first of which compiles, then `--repeats` times that count. `bench/peer_inspect.py` asks transformers the same of the
-same files and weights. Beyond answers this side scores and maps each image beside a reference, and writes rows,
+first of which compiles, then `--repeats` times that count. `bench/peer/inspect_folder.py` asks transformers the same of
+the same files and weights. Beyond answers this side scores and maps each image beside a reference, and writes rows,
 overlay pictures and the HTML report.
 
 FOLDER is made once and kept: drawn images, a good reference, a run whose `base` has taken one step from random weights,

@@ -16,8 +16,27 @@ from jaxtyping import install_import_hook  # noqa: E402
 from tests.support.tiny_run import TinyRun, run_main  # noqa: E402
 
 _GENERATION = ("decoding", "continuous_decode", "sampling")
+LONGEST = (
+    "generation/test_continuous_batching.py",
+    "test_end_to_end.py",
+    "models/test_sage.py",
+    "bench/test_peer.py",
+    "generation/test_dialogue.py",
+    "bench/test_bench.py",
+    "bench/test_compare.py",
+    "training/test_loop.py",
+    "inspection/test_resumed.py",
+    "test_multi_process.py",
+)
+"""Files that take minutes, the longest first. Of two files in a row at most one waits for `tiny_run`."""
 _CHECKED = ("models", "losses", *(f"generation.{name}" for name in _GENERATION))
 install_import_hook([f"sage_jax.{name}" for name in _CHECKED], "beartype.beartype")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first: begun last, each would keep one process busy while the others have ended."""
+    order = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,7 @@ def test_every_documented_run_names_a_config_that_is_there() -> None:
     assert {name for name in named if not (ROOT / name).is_file()} == set()
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-test.txt"])
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-test.txt", "requirements-peer.txt"])
 def test_every_requirement_is_pinned_to_one_version(name: str) -> None:
     assert {
         str(requirement) for requirement in requirements(name).values() if pinned_version(requirement) is None
@@ -98,11 +98,13 @@ def test_every_requirement_is_pinned_to_one_version(name: str) -> None:
 
 def test_pins_lie_in_the_declared_ranges() -> None:
     runtime = requirements("requirements.txt")
-    for name, extra in (
+    files = (
         ("requirements.txt", None),
         ("requirements-test.txt", "test"),
         ("requirements-test.txt", "docs"),
-    ):
+        ("requirements-peer.txt", "peer"),
+    )
+    for name, extra in files:
         pins = runtime | requirements(name)
         declared = PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"]
         for requirement in map(Requirement, declared):

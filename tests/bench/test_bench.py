@@ -1,63 +1,26 @@
-"""Benchmarks: the peer's data, the formula of operations against a traced step, lines that they print, ratios."""
+"""Benchmarks: the formula of operations against a traced step, and the lines that they print."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from bench.compare import COMPARISONS, Figure, ratio
 from bench.model_flops import model_flops, visible_pairs
-from bench.sizes import SIZES, draw_answers, draw_prompts, make_model, make_tree, with_options
+from bench.sizes import SIZES, make_model, make_tree, with_options
 from sage_jax.models.sage import tree_mask
 from sage_jax.parameters import merge
 from sage_jax.plan.flops import matmul_flops
 from tests.support.tiny_sage import on_device
 
 ROOT = Path(__file__).parents[2]
-PEER = ROOT.parent / "shared" / "bench" / "peer_bench.py"
-needs_peer = pytest.mark.skipif(not PEER.is_file(), reason="the peer's benchmark is not beside the checkout")
-
-
-@pytest.fixture(scope="module")
-def peer() -> dict[str, Any]:
-    return runpy.run_path(str(PEER))
-
-
-@needs_peer
-@pytest.mark.parametrize("name", ["tiny", "small"])
-def test_sizes_are_the_peers(peer: dict[str, Any], name: str) -> None:
-    theirs, size = peer["SIZES"][name], SIZES[name]
-    vit, decoder = size.model.vit, size.model.decoder
-    assert (vit.tile_px, vit.patch_px, size.tiles) == (theirs["image"], theirs["patch"], theirs["tiles"])
-    assert (vit.num_layers, vit.embed_dim, vit.num_heads) == (theirs["v_layers"], theirs["v_hidden"], theirs["v_heads"])
-    assert vit.mlp_dim == 4 * theirs["v_hidden"] and size.vocab_size == theirs["vocab"]
-    assert (decoder.num_layers, decoder.embed_dim, decoder.mlp_dim) == (
-        theirs["layers"],
-        theirs["hidden"],
-        theirs["mlp"],
-    )
-    assert (decoder.num_heads, decoder.num_kv_heads) == (theirs["heads"], theirs["kv_heads"])
-    assert size.image_tokens == peer["image_tokens"](theirs)
-
-
-@needs_peer
-def test_data_are_the_peers(peer: dict[str, Any]) -> None:
-    size = SIZES["tiny"]
-    ids, pixels, answers = peer["make_groups"](peer["SIZES"]["tiny"], 3, 11)
-    text, drawn = draw_prompts(size, 3, 11)
-    np.testing.assert_array_equal(text, ids[:, size.image_tokens :])
-    np.testing.assert_array_equal(drawn, pixels)
-    assert [[one.tolist() for one in ranked] for ranked in draw_answers(size, 3, 11)] == answers
 
 
 def test_pairs_of_the_formula_are_those_of_the_mask() -> None:
@@ -130,42 +93,3 @@ def test_a_benchmark_prints_a_line_with_its_figures(command: list[str], figures:
     (line,) = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert line["what"] == command[0] and line["size"] == "tiny" and line["n"] == 1
     assert all(line[name] > 0 for name in ("seconds", *figures) if name != "padding")
-
-
-@needs_peer
-def test_both_sides_of_an_inspected_folder_answer_the_same_questions_of_the_same_files(tmp_path: Path) -> None:
-    asked = ["--work", str(tmp_path), "--images", "2", "--questions", "2", "--repeats", "1", "--warmup", "0"]
-    ours, theirs = (
-        subprocess.run(
-            [sys.executable, "-m", f"bench.{script}", *asked, *more],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=500,
-            env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
-            check=True,
-        )
-        for script, more in (("inspect_folder", ["--rows", "2"]), ("peer_inspect", ["--peer", str(PEER)]))
-    )
-    (line,), (peers,) = (
-        [json.loads(each) for each in done.stdout.splitlines() if each.startswith("{")] for done in (ours, theirs)
-    )
-    for figures in (line, peers):
-        assert (figures["images"], figures["questions"], figures["new_tokens"]) == (2, 2, 64) and figures["n"] == 1
-        assert all(figures[name] > 0 for name in ("seconds", "images_per_s", "process_images_per_s"))
-    assert 0 < line["answer_tokens"] <= peers["answer_tokens"] == 2 * 2 * 64
-    assert line["process_seconds"] > line["seconds"] > line["batch_seconds"] >= line["first_batch_seconds"] > 0
-
-
-def test_ratios_are_medians_of_pairs_held_against_their_bar() -> None:
-    figure = Figure("seconds over six calls", "seconds", "total_s", 0.4, scale=6.0, less=True)
-    pairs = [({"seconds": ours}, {"total_s": 1.0}) for ours in (3.0, 1.2, 2.1)]
-    found = ratio("facts_and_questions", "tiny", figure, pairs)
-    assert (found["ratio"], found["ratio_min"], found["ratio_max"], found["met"]) == (0.35, 0.2, 0.5, True)
-    faster = Figure("tokens/s", "ours", "theirs", 1.2)
-    assert not ratio("forward", "tiny", faster, [({"ours": 11.0}, {"theirs": 10.0})])["met"]
-
-
-def test_comparisons_name_benchmarks_that_are_there() -> None:
-    for comparison in COMPARISONS.values():
-        assert (ROOT / "bench" / f"{comparison.ours.split()[0]}.py").is_file()

@@ -1,10 +1,10 @@
 """The peer of bench/inspect_folder.py: transformers asked the same questions of the same files, by the same weights.
 
-    python -m bench.peer_inspect --peer PEER_BENCH.py --size small --images 16 --batch 8 --questions 5 --work FOLDER
+    python -m bench.peer.inspect_folder --size small --images 16 --rows 8 --questions 5 --work FOLDER
 
 FOLDER is the one of bench/inspect_folder.py and is made here too where it is missing: the folder `export` in it, which
 the project's own export has written, is loaded with its tokenizer, processor and chat template. Each question is a
-prompt of its own with its image, `--batch` of them at once, padded on the left; answers have the size's tokens, none
+prompt of its own with its image, `--rows` of them at once, padded on the left; answers have the size's tokens, none
 ends earlier. A file is read and tiled for each batch that it is in, once where several of its questions are in one.
 
 This side only answers: no score, no map, no comparison with a reference, no file is written. Its seconds are those of
@@ -21,24 +21,23 @@ from pathlib import Path
 from typing import Any
 
 from bench.inspect_folder import asked, prepare
-from bench.peer import load_peer
+from bench.peer.allocator import restart_with_kept_memory
+from bench.peer.clock import Clock
 from bench.sizes import SIZES
 
 
 def main() -> None:
     """Measures and prints one line of JSON."""
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--peer", required=True)
     found.add_argument("--work", type=Path, required=True)
     found.add_argument("--size", choices=["tiny", "small"], default="tiny")
     found.add_argument("--images", type=int, default=32)
-    found.add_argument("--batch", type=int, default=8, help="prompts at once")
+    found.add_argument("--rows", type=int, default=8, help="prompts at once")
     found.add_argument("--questions", type=int, default=5)
     found.add_argument("--repeats", type=int, default=3)
     found.add_argument("--warmup", type=int, default=1)
     found.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = found.parse_args()
-    peer = load_peer(options.peer)
     work = options.work.expanduser().resolve() / options.size
     files = sorted(prepare(options.size, work, options.images).iterdir())
     new_tokens = SIZES[options.size].new_tokens
@@ -49,13 +48,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
     importing = time.perf_counter() - start
-    clock, seen = peer["Clock"](), {}
+    clock, seen = Clock(), {}
     for _ in range(options.warmup + options.repeats):
-        seen = inspect(torch, work / "export", files, asked(options.questions), options.batch, new_tokens)
+        seen = inspect(torch, work / "export", files, asked(options.questions), options.rows, new_tokens)
         clock.tick()
     summary = clock.summary(skip=options.warmup)
     about = {"peer": "transformers", "torch": torch.__version__, "transformers": transformers.__version__}
-    about |= {"what": "inspect", "size": options.size, "threads": options.threads, "batch": options.batch}
+    about |= {"what": "inspect", "size": options.size, "threads": options.threads, "rows": options.rows}
     rates = {
         "process_seconds": round(importing + summary["seconds"], 3),
         "images_per_s": round(options.images / summary["seconds"], 4),
@@ -63,7 +62,7 @@ def main() -> None:
         "images_per_cpu_s": round(options.images / summary["cpu_seconds"], 4),
     }
     asked_of = {"images": options.images, "questions": options.questions, "new_tokens": new_tokens}
-    print(json.dumps({**about, **asked_of, **seen, **summary, **rates, "peak_rss_mb": peer["rss_mb"]("VmHWM")}))
+    print(json.dumps({**about, **asked_of, **seen, **summary, **rates, "peak_memory_gb": clock.peak_memory_gb()}))
 
 
 def inspect(
@@ -129,4 +128,5 @@ def load_processor(export: Path) -> Any:
 
 
 if __name__ == "__main__":
+    restart_with_kept_memory()
     main()
