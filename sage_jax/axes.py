@@ -1,17 +1,34 @@
 """Legend of the axis letters that stand in shape annotations, and the array types they annotate.
 
-Letters:
-  B  batch rows, one image with its questions a row       T  tiles of an image, thumbnail included
-  H, W, C  tile height, width in px; colour channels      P  ViT patches of a tile
-  M  image tokens of an image (after pixel shuffle)       K  distinct patches
-  F  fact sentences of an image                           J  tokens of a fact sentence
-  S  tokens of the tree sequence                          D  decoder width
-  Q  questions of an image                                N  ranked answers of a question
-  L  tokens of an answer                                  V  vocabulary
-  G  query heads of one key/value head                    X  head width
-  I  adjacent pairs of ranked answers, N - 1               A  prefix slots of tree attention
-  U  question slots of tree attention                      E  width of an image token before the adapter
-  T2  room for tiles of a reference: T, or 0
+Each letter has one meaning; a number behind it tells two sizes of one kind apart: T2 is the room for tiles of a
+reference, T or 0.
+
+  A  tiles of several images, one after another
+  B  rows of a batch, one image with its questions a row
+  C  rows chosen of a batch
+  D  width of the decoder, or of the ViT
+  E  width that a layer reads, such as that of an image token before the adapter
+  F  fact sentences of an image
+  G  preference groups: the questions of all images of a batch
+  H  height, px
+  I  records or images of a data set
+  J  tokens of a fact sentence
+  K  adjacent pairs of ranked answers, N - 1
+  L  tokens of an answer
+  M  image tokens of an image, after pixel shuffle
+  N  ranked answers of a question
+  O  width that a layer writes
+  P  ViT patches of a tile
+  Q  questions of an image
+  R  key/value heads
+  S  tokens of a sequence: of the tree, or of the ViT
+  T  tiles of an image, thumbnail included
+  U  slots: of a KV cache, or of a block of the tree
+  V  vocabulary
+  W  width, px
+  X  width of a head
+  Y  query heads
+  Z  blocks of attention
 """
 
 from jaxtyping import Array, Bool, Float, Int, UInt8

@@ -20,7 +20,7 @@ class RowDecoder(Protocol):
         """Scores, and the images with the first token of each answer, to be placed; both on the devices."""
         ...
 
-    def place_rows(self, rows: Any | None, group: Any, places: Int[np.ndarray, " G"], *, num_rows: int) -> Any:
+    def place_rows(self, rows: Any | None, group: Any, places: Int[np.ndarray, " C"], *, num_rows: int) -> Any:
         """The rows with a group's images in these of them; None = so many free ones. A place `num_rows` leaves out."""
         ...
 

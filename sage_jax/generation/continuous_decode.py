@@ -121,7 +121,7 @@ def widen_rows(rows: AnswerRows, slots: int) -> AnswerRows:
     return dataclasses.replace(rows, talk=rows.talk.widened(slots))
 
 
-def place_rows(rows: AnswerRows, group: AnswerRows, places: Int[Array, " G"], decoding: Decoding) -> AnswerRows:
+def place_rows(rows: AnswerRows, group: AnswerRows, places: Int[Array, " C"], decoding: Decoding) -> AnswerRows:
     """The rows with a group's images in some of them; whatever these held is gone.
 
     Args:

@@ -140,7 +140,7 @@ def _asked(
     batch: TreeBatch,
     cache: KvCache,
     last_hidden: Float[Array, "B Q D"],
-    seen: Bool[Array, "B Q A"],
+    seen: Bool[Array, "B Q U"],
     decoding: Decoding,
 ) -> tuple[Float[Array, "B Q V"], Talk]:
     """Logits of each answer's first token, and where the talks stand, of questions that are in the cache.
@@ -258,8 +258,8 @@ def prompt_scores(model: Sage, batch: TreeBatch, decoding: Decoding) -> Scores:
 def go_on(
     model: Sage,
     talk: Talk,
-    token_ids: Int[Array, "B Q P"],
-    token_mask: Bool[Array, "B Q P"],
+    token_ids: Int[Array, "B Q U"],
+    token_mask: Bool[Array, "B Q U"],
     seeds: Int[Array, " B"],
     decoding: Decoding,
 ) -> tuple[Int[Array, "B Q L"], Talk]:
@@ -374,7 +374,7 @@ def chosen_token(
 
 
 def _with_used(
-    used: Bool[Array, "B Q V"], token_ids: Int[Array, "B Q P"], token_mask: Bool[Array, "B Q P"]
+    used: Bool[Array, "B Q V"], token_ids: Int[Array, "B Q U"], token_mask: Bool[Array, "B Q U"]
 ) -> Bool[Array, "B Q V"]:
     rows, questions = jnp.arange(used.shape[0])[:, None, None], jnp.arange(used.shape[1])[:, None]
     return used.at[rows, questions, token_ids].max(token_mask)

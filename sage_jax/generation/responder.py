@@ -130,8 +130,8 @@ class Responder:
     def go_on(
         self,
         talk: Talk,
-        token_ids: Int[np.ndarray, "B Q P"],
-        token_mask: Bool[np.ndarray, "B Q P"],
+        token_ids: Int[np.ndarray, "B Q U"],
+        token_mask: Bool[np.ndarray, "B Q U"],
         *,
         slots: int,
         seeds: Int[np.ndarray, " B"] | None = None,
@@ -167,7 +167,7 @@ class Responder:
             )
 
     def place_rows(
-        self, rows: AnswerRows | None, group: AnswerRows, places: Int[np.ndarray, " G"], *, num_rows: int
+        self, rows: AnswerRows | None, group: AnswerRows, places: Int[np.ndarray, " C"], *, num_rows: int
     ) -> AnswerRows:
         """The rows with a group's images in these of them, see `AnswerStream`.
 

@@ -66,7 +66,7 @@ def _cut_on_devices(stack: Array, sharding: NamedSharding, *, turned: bool) -> t
     return jax.jit(_cut_turned if turned else tuple, out_shardings=sharding)(stack)
 
 
-def _cut_turned(stack: Float[Array, "Y E O"]) -> tuple[Array, ...]:
+def _cut_turned(stack: Float[Array, "_ E O"]) -> tuple[Array, ...]:
     return tuple(stack.swapaxes(1, 2))
 
 

@@ -69,8 +69,8 @@ class Pairs:
       last: Rank of the last answer.
     """
 
-    adjacent_weights: Float[Array, "B I"]
-    adjacent_gaps: Float[Array, "B I"]
+    adjacent_weights: Float[Array, "B K"]
+    adjacent_gaps: Float[Array, "B K"]
     extreme_mask: Bool[Array, " B"]
     extreme_gap: Float[Array, " B"]
     last: jax.Array

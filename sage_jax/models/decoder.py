@@ -66,7 +66,7 @@ def turns(position_ids: Int[Array, "B S"], width: int, *, theta: float) -> Turns
 
 
 @jax.custom_vjp
-def rotary(x: Float[Array, "B S N X"], by: Turns) -> Float[Array, "B S N X"]:
+def rotary(x: Float[Array, "B S Y X"], by: Turns) -> Float[Array, "B S Y X"]:
     """Rotary position embedding, pairing channel i with i + X / 2 as the Llama layout does.
 
     Its gradient is turned back; JAX's own rule would put it together from padded halves.

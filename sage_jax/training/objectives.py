@@ -110,7 +110,7 @@ class PreferenceObjective:
         def over(values: Float[Array, " G"]) -> tuple[jax.Array, jax.Array]:
             return jnp.sum(jnp.where(real, values, 0.0)), groups
 
-        def over_adjacent(values: Float[Array, "G P"]) -> tuple[jax.Array, jax.Array]:
+        def over_adjacent(values: Float[Array, "G K"]) -> tuple[jax.Array, jax.Array]:
             return jnp.sum(jnp.where(adjacent, values, 0.0)), jnp.sum(adjacent).astype(jnp.float32)
 
         return loss, {

@@ -66,7 +66,7 @@ def reference_logps(
     folder: Path,
     run: RunLog,
     mesh: Mesh,
-) -> Float[np.ndarray, "R 2 Q N"]:
+) -> Float[np.ndarray, "I 2 Q N"]:
     """Summed log-probability of the answers of wanted records, zero-shot (0) and one-shot (1), in nats.
 
     What was computed before from the same weights, records, template and shapes is read from `folder`, and only the
@@ -189,7 +189,7 @@ def _batches(records: Sequence[Record], key: ReferenceKey, rows: int, *, with_re
     return make_eval_batches(records, key.form, TreeUse("ranked"), batch_size=rows, with_reference=with_reference)
 
 
-def attach_reference(table: Float[np.ndarray, "R 2 Q N"]) -> Callable[[TreeBatch], TreeBatch]:
+def attach_reference(table: Float[np.ndarray, "I 2 Q N"]) -> Callable[[TreeBatch], TreeBatch]:
     """Fills `reference_logps` of a batch from the table, by record, mode and question."""
 
     def attach(batch: TreeBatch) -> TreeBatch:

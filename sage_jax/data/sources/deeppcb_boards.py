@@ -163,7 +163,7 @@ def _decode_grey(root: Path, path: str) -> UInt8[np.ndarray, "H W"]:
 
 
 def changed_pixels(
-    test: UInt8[np.ndarray, "H W *C"], reference: UInt8[np.ndarray, "H W *C"], boxes: list[Box]
+    test: UInt8[np.ndarray, "H W ..."], reference: UInt8[np.ndarray, "H W ..."], boxes: list[Box]
 ) -> Bool[np.ndarray, "H W"]:
     """Mask of the pixels inside the boxes that differ from the template, one pixel wider all round.
 

@@ -28,7 +28,7 @@ class TileTable:
       sources: Record of each image, and 0 where it is the test image, 1 where it is the reference.
     """
 
-    places: Int[np.ndarray, "R 2 2"]
+    places: Int[np.ndarray, "I 2 2"]
     sources: Int[np.ndarray, "I 2"]
 
     @property
@@ -95,7 +95,7 @@ class StoredFeatures:
       form: Of a tile.
     """
 
-    def __init__(self, path: Path, places: Int[np.ndarray, "R 2 2"], form: TileForm) -> None:
+    def __init__(self, path: Path, places: Int[np.ndarray, "I 2 2"], form: TileForm) -> None:
         self.path, self.places, self.form = path, places, form
         self._tiles: np.ndarray | None = None
 

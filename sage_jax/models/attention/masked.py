@@ -17,11 +17,11 @@ _FEW: Final = 4
 
 
 def attend(
-    queries: Float[Array, "B S N X"],
-    keys: Float[Array, "B T R X"],
-    values: Float[Array, "B T R X"],
+    queries: Float[Array, "B S Y X"],
+    keys: Float[Array, "B U R X"],
+    values: Float[Array, "B U R X"],
     mask: Bool[Array, "B S T"] | None = None,
-) -> Float[Array, "B S N X"]:
+) -> Float[Array, "B S Y X"]:
     """Attention output, softmax(q k / sqrt(X)) v, in the inputs' dtype.
 
     N query heads share R key/value heads, N / R each, in order. Softmax is taken in float32 or wider. A query that
@@ -36,11 +36,11 @@ def attend(
 
 
 def attend_cached(
-    queries: Float[Array, "B S N X"],
-    keys: Float[Array, "B R X T"],
-    values: Float[Array, "B R T X"],
+    queries: Float[Array, "B S Y X"],
+    keys: Float[Array, "B R X U"],
+    values: Float[Array, "B R U X"],
     mask: Bool[Array, "B S T"],
-) -> Float[Array, "B S N X"]:
+) -> Float[Array, "B S Y X"]:
     """The same over keys and values that lie as a cache keeps them.
 
     Each is read once, in the order it is stored in: a cache laid out as `attend` takes them would be transposed, whole,
@@ -102,7 +102,7 @@ def query_blocks(length: int, row: int) -> list[tuple[int, int]]:
 
 def split_qkv(
     projected: Float[Array, "B S E"], *, num_heads: int, num_kv_heads: int
-) -> tuple[Float[Array, "B S N X"], Float[Array, "B S R X"], Float[Array, "B S R X"]]:
+) -> tuple[Float[Array, "B S Y X"], Float[Array, "B S R X"], Float[Array, "B S R X"]]:
     """Queries of all heads, and keys and values of the key/value heads, from one projection.
 
     The columns are grouped as InternLM2 publishes them: for each key/value head its query heads, then key, then value.

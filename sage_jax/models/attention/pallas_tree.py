@@ -43,13 +43,13 @@ _HEADS: Final = ("batch", "none", "heads", "none")
 
 
 def attend_blocks(
-    queries: Float[Array, "B S N X"],
+    queries: Float[Array, "B S Y X"],
     keys: Float[Array, "B S R X"],
     values: Float[Array, "B S R X"],
     blocks: TreeBlocks,
     *,
     interpret: bool,
-) -> Float[Array, "B S N X"]:
+) -> Float[Array, "B S Y X"]:
     """What `attend` gives under the tree's mask, in the inputs' dtype; 0 at tokens that see nothing, as padding does.
 
     N query heads share R key/value heads, N / R each, in order. Softmax and sums are float32 or wider. On several

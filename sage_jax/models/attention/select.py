@@ -63,11 +63,11 @@ def gpu_of(capability: str) -> Backend:
 
 
 def attend_visible(
-    queries: Float[Array, "B S N X"],
+    queries: Float[Array, "B S Y X"],
     keys: Float[Array, "B S R X"],
     values: Float[Array, "B S R X"],
     visibility: Visibility,
-) -> Float[Array, "B S N X"]:
+) -> Float[Array, "B S Y X"]:
     """Attention of a sequence over itself. On a CPU, where only tests come to one, kernels are interpreted.
 
     What a kernel is written in is imported where it runs: a jaxlib without GPU or TPU may not have it.
@@ -87,11 +87,11 @@ def attend_visible(
 
 
 def attend_all(
-    queries: Float[Array, "B S N X"],
-    keys: Float[Array, "B S N X"],
-    values: Float[Array, "B S N X"],
+    queries: Float[Array, "B S Y X"],
+    keys: Float[Array, "B S Y X"],
+    values: Float[Array, "B S Y X"],
     attention: Attention,
-) -> Float[Array, "B S N X"]:
+) -> Float[Array, "B S Y X"]:
     """Attention of tokens that all see each other, such as patches: cuDNN's on GPU, splash on TPU, else XLA's."""
     if attention == "splash":
         from sage_jax.models.attention.splash_tree import attend_dense

@@ -76,13 +76,13 @@ class TreeSlotMask(splash_attention_mask.Mask):
 
 
 def attend_slots(
-    queries: Float[Array, "B S N X"],
+    queries: Float[Array, "B S Y X"],
     keys: Float[Array, "B S R X"],
     values: Float[Array, "B S R X"],
     slots: TreeSlots,
     *,
     interpret: bool,
-) -> Float[Array, "B S N X"]:
+) -> Float[Array, "B S Y X"]:
     """What `attend` gives under the tree's mask, in the inputs' dtype; meaningless and finite at padding.
 
     N query heads share R key/value heads, N / R each, in order. Softmax and sums are float32. On several devices each
@@ -96,8 +96,8 @@ def attend_slots(
 
 
 def attend_dense(
-    queries: Float[Array, "B S N X"], keys: Float[Array, "B S N X"], values: Float[Array, "B S N X"], *, interpret: bool
-) -> Float[Array, "B S N X"]:
+    queries: Float[Array, "B S Y X"], keys: Float[Array, "B S Y X"], values: Float[Array, "B S Y X"], *, interpret: bool
+) -> Float[Array, "B S Y X"]:
     """What `attend` gives without a mask, by the same kernel."""
 
     def compute(queries: Array, keys: Array, values: Array) -> Array:
@@ -131,13 +131,13 @@ def _attend_slots_on_device(
 
 
 def _attend(
-    queries: Float[Array, "B S N X"],
+    queries: Float[Array, "B S Y X"],
     keys: Float[Array, "B S R X"],
     values: Float[Array, "B S R X"],
     real: Bool[Array, "B S"],
     mask: splash_attention_mask.Mask,
     interpret: bool,
-) -> Float[Array, "B S N X"]:
+) -> Float[Array, "B S Y X"]:
     """Attention under a static mask, between real tokens and between those that are not."""
     rows, length, num_heads, width = queries.shape
     num_kv_heads = keys.shape[2]

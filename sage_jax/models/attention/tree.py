@@ -42,7 +42,7 @@ class TreeLayout:
       place: Of each token of the sequence among all slots: those of the prefix, then of questions, then of answers.
     """
 
-    prefix_mask: Bool[Array, "B A"]
+    prefix_mask: Bool[Array, "B U"]
     question_slots: Int[Array, "B Q U"]
     question_mask: Bool[Array, "B Q U"]
     answer_slots: Int[Array, "B Q N L"]
@@ -93,7 +93,7 @@ def tree_layout(batch: TreeBatch) -> TreeLayout:
     )
 
 
-def prefix_layout(prefix_mask: Bool[Array, "B A"]) -> TreeLayout:
+def prefix_layout(prefix_mask: Bool[Array, "B U"]) -> TreeLayout:
     """The layout of a prefix alone, without questions."""
     rows, length = prefix_mask.shape
     none = jnp.zeros((rows, 0, 0, 1), jnp.int32)
@@ -118,11 +118,11 @@ def _runs(owner: Int[Array, "B S"], num_owners: int, length: int) -> tuple[Array
 
 
 def attend_tree(
-    queries: Float[Array, "B S N X"],
+    queries: Float[Array, "B S Y X"],
     keys: Float[Array, "B S R X"],
     values: Float[Array, "B S R X"],
     layout: TreeLayout,
-) -> Float[Array, "B S N X"]:
+) -> Float[Array, "B S Y X"]:
     """What `attend` gives under the tree's mask, without the pairs that the mask hides.
 
     N query heads share R key/value heads, N / R each, in order. Softmax is taken in float32 or wider. Outputs at
@@ -167,7 +167,7 @@ def attend_tree(
     return jnp.take_along_axis(jnp.concatenate(rows, axis=1), layout.place[..., None, None], axis=1)
 
 
-def _merge(queries: Float[Array, "B R K GC X"], parts: Sequence[Part]) -> Array:
+def _merge(queries: Float[Array, "B R Z _ X"], parts: Sequence[Part]) -> Array:
     """Attention of blocks of queries over several sets of keys under one softmax.
 
     Keys of one block (K = 1) serve the queries of all. A mask is over tokens, the same for all heads of a group.
@@ -195,7 +195,7 @@ def _merge(queries: Float[Array, "B R K GC X"], parts: Sequence[Part]) -> Array:
     return (summed / total[..., None]).astype(queries.dtype)
 
 
-def _tokens_first(blocks: Float[Array, "B R K GC X"], tokens: int) -> Float[Array, "B _ N X"]:
+def _tokens_first(blocks: Float[Array, "B R Z _ X"], tokens: int) -> Float[Array, "B _ Y X"]:
     """Tokens of all blocks one after the other, heads behind them."""
     batch, num_kv_heads, number, _, width = blocks.shape
     grouped = blocks.reshape(batch, num_kv_heads, number, -1, tokens, width)
