@@ -15,7 +15,7 @@ from bench.model_flops import model_flops
 from bench.sizes import Size, make_model, make_tree
 from sage_jax.batch import TreeBatch
 from sage_jax.config import MeshConfig
-from sage_jax.generation.unstacked import with_layers_apart
+from sage_jax.generation.unstacked import with_unstacked_layers
 from sage_jax.parameters import Params, merge
 from sage_jax.process.allocator import restart_with_huge_pages
 from sage_jax.sharding import batch_sharding, make_mesh
@@ -39,7 +39,7 @@ def main() -> None:
     size = size_of(options)
     mesh = make_mesh(MeshConfig())
     with jax.set_mesh(mesh):
-        graphdef, params = with_layers_apart(*make_model(size), mesh)  # as a model lies that answers
+        graphdef, params = with_unstacked_layers(*make_model(size), mesh)  # as a model lies that answers
 
         def logits_of(params: Params, batch: TreeBatch) -> jax.Array:
             model = merge(graphdef, params)

@@ -25,11 +25,11 @@ from bench.measure import Watch, parser, peak_memory_gb, say, size_of
 from bench.sizes import COMPARISON, FIRST_FREE, IMAGE, Size, make_model, make_tree
 from sage_jax.batch import TreeBatch
 from sage_jax.config import MeshConfig
-from sage_jax.generation.continuous_batching import AnswerStream
+from sage_jax.generation.continuous_batching import ContinuousBatching
 from sage_jax.generation.decoding import Decoding
 from sage_jax.generation.responder import Responder
 from sage_jax.generation.sampling import Sampling
-from sage_jax.generation.unstacked import with_layers_apart
+from sage_jax.generation.unstacked import with_unstacked_layers
 from sage_jax.models.lora import structure_of
 from sage_jax.models.sage import Placeholders, Sage
 from sage_jax.parameters import Params
@@ -76,7 +76,7 @@ def measure_continuous(options: argparse.Namespace, size: Size, responder: Respo
         return np.concatenate([responder.answer(*batch).token_ids for batch in batches])[:images]
 
     def continuously() -> tuple[np.ndarray, int]:
-        stream = AnswerStream(responder, num_rows=rows)
+        stream = ContinuousBatching(responder, num_rows=rows)
         return np.stack([answers.token_ids for _, answers in stream.answers(groups)]), stream.steps
 
     answers, (found, steps) = in_batches(), continuously()
@@ -132,9 +132,9 @@ def measure_fixed(options: argparse.Namespace, size: Size, short: Responder, lon
         if not options.facts:
             long.answer(batch)
             return
-        opening = long.begin(batch)
-        long.go_on_from(opening, asking, max_new_tokens=options.facts)
-        long.go_on_from(opening, batch)
+        prefix = long.encode_prefix(batch)
+        long.answer_from(prefix, asking, max_new_tokens=options.facts)
+        long.answer_from(prefix, batch)
 
     for _ in range(max(options.warmup, 1)):
         short.answer(batch)
@@ -168,7 +168,7 @@ def answering_model(size: Size, weights: str, mesh: jax.sharding.Mesh) -> tuple[
                 lambda: Sage(size.model, size.vocab_size, Placeholders(IMAGE, COMPARISON), nnx.Rngs(0))
             )
             graphdef = structure_of(shapes, params)
-        return with_layers_apart(graphdef, params, mesh)
+        return with_unstacked_layers(graphdef, params, mesh)
 
 
 def main() -> None:

@@ -23,10 +23,10 @@ from bench.sizes import COMPARISON, FIRST_FREE, Size, make_model, make_tree
 from sage_jax.batch import TreeBatch
 from sage_jax.config import MeshConfig
 from sage_jax.data.trees.encode import feature_form
-from sage_jax.features.cached import KeptFeatures
+from sage_jax.features.cached import CachedFeatures
 from sage_jax.generation.decoding import Decoding
 from sage_jax.generation.responder import Responder
-from sage_jax.generation.unstacked import with_layers_apart
+from sage_jax.generation.unstacked import with_unstacked_layers
 from sage_jax.models.sage import compute_dtype
 from sage_jax.process.allocator import restart_with_huge_pages
 from sage_jax.sharding import make_mesh
@@ -88,13 +88,13 @@ def main() -> None:
     size = size_of(options)
     mesh = make_mesh(MeshConfig())
     with jax.set_mesh(mesh):
-        graphdef, params = with_layers_apart(*make_model(size), mesh)
+        graphdef, params = with_unstacked_layers(*make_model(size), mesh)
     decoding = Decoding(max_new_tokens=size.new_tokens, end_id=NEVER, verdict_ids=((8,), (9,)))
     responder = Responder(graphdef, params, mesh, decoding)
     batches = folder(size, options, seed=1)
 
     def inspect() -> int:
-        kept = KeptFeatures(
+        kept = CachedFeatures(
             responder.vit_features,
             form=feature_form(size.model, np.dtype(compute_dtype(size.model))),
             tiles_at_once=size.tiles,

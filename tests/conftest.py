@@ -6,14 +6,15 @@ import fcntl
 import os
 from pathlib import Path
 
-# Both must stand before jax is first imported. A machine with an accelerator runs the same tests on the same devices.
+import pytest
+from jaxtyping import install_import_hook
+
+from tests.support.tiny_run import TinyRun, run_main
+
+# None of the imports above loads jax, which reads both when it is first imported. A machine with an accelerator runs
+# the same tests on the same devices.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-
-import pytest  # noqa: E402
-from jaxtyping import install_import_hook  # noqa: E402
-
-from tests.support.tiny_run import TinyRun, run_main  # noqa: E402
 
 _GENERATION = ("decoding", "continuous_decode", "sampling")
 LONGEST = (

@@ -16,7 +16,7 @@ from jax.sharding import AxisType, Mesh
 from sage_jax.config import MeshConfig, PreferenceConfig, TrainConfig
 from sage_jax.data.stream.pipeline import StreamOptions, make_train_loader
 from sage_jax.data.trees.encode import TreeFormat, feature_form
-from sage_jax.features.cached import KeptFeatures
+from sage_jax.features.cached import CachedFeatures
 from sage_jax.features.encoder import VitEncoder
 from sage_jax.journal.run_log import RunLog
 from sage_jax.models.sage import Placeholders, Sage
@@ -59,7 +59,7 @@ def train(folder: Path, mesh: Mesh, *, keep_features: bool) -> Params:
     if keep_features:
         placed = jax.device_put(params, param_shardings(params, mesh))  # no process has all of a parameter
         encoder, form = VitEncoder(graphdef, placed, mesh), feature_form(MODEL, np.dtype(np.float32))
-        kept = KeptFeatures(encoder, form=form, tiles_at_once=encoder.at_once(2), capacity=10**6, by_record=True)
+        kept = CachedFeatures(encoder, form=form, tiles_at_once=encoder.at_once(2), capacity=10**6, by_record=True)
     with RunLog(folder, "edpo") as log, StageCheckpoints(folder / "edpo", keep_last=1) as checkpoints:
         trainer = Trainer(
             stage="edpo",

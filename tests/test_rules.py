@@ -105,9 +105,7 @@ def test_the_project_keeps_its_rules(rule: Callable[[Path], list[str]]) -> None:
         (modules_without_tests, "sage_jax/models/alone.py", "x = 1\n"),
     ],
 )
-def test_each_kind_of_fault_is_found(
-    rule: Callable[[Path], list[str]], name: str, text: str, tmp_path: Path
-) -> None:
+def test_each_kind_of_fault_is_found(rule: Callable[[Path], list[str]], name: str, text: str, tmp_path: Path) -> None:
     good = {
         "sage_jax/axes.py": '"""Legend.\n\n  B  batch\n  T  tokens\n"""\n',
         "sage_jax/models/vit.py": 'def f(x: Float[Array, "B T"]) -> None: ...\n',

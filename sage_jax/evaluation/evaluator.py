@@ -24,7 +24,7 @@ from sage_jax.data.stream.pipeline import make_eval_batches
 from sage_jax.data.trees.chat import Chat, FactsAs
 from sage_jax.data.trees.encode import AnswersKept, TreeFormat, TreeUse, blank_tiles
 from sage_jax.data.trees.tiles import map_from_tokens
-from sage_jax.generation.continuous_batching import AnswerStream
+from sage_jax.generation.continuous_batching import ContinuousBatching
 from sage_jax.generation.responder import Responder
 
 Found = TypeVar("Found")
@@ -80,7 +80,7 @@ class Evaluator:
         at_once = self.responder.rows(-(-rows // _GROUPS_A_BATCH))
         batches = self.batches(records, with_reference=with_reference, answers="none", rows=at_once)
         groups = ((batch, draw_seeds(shown_records(batch, records))) for batch in batches)
-        stream = AnswerStream(self.responder, num_rows=rows)
+        stream = ContinuousBatching(self.responder, num_rows=rows)
         for done, (index, answers) in enumerate(stream.answers(groups), start=1):
             yield records[index], answers
             if advance is not None:

@@ -20,7 +20,7 @@ Encode = Callable[[UInt8[np.ndarray, "A H W 3"]], Any]
 Images = Literal["tiles", "reference_tiles"]
 
 
-class KeptFeatures:
+class CachedFeatures:
     """Puts images into batches as their ViT features, each distinct image computed once while it is kept.
 
     Images are told apart by their tiles' pixels. The ViT always runs on the same number of tiles, so that it compiles

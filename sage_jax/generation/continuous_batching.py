@@ -38,14 +38,14 @@ class _Group:
     scores: Scores
 
 
-class AnswerStream:
+class ContinuousBatching:
     """Answers image by image, in order, as `Responder.answer` gives them, from rows that never wait for each other.
 
     Images come in groups that are prefilled together, the next one while the devices decode. As many rows as a group
     has images become free, then it takes their places. Groups are padded to the longest so far, so that prefill,
     placing and decoding compile once for each length that there is no shorter one of before.
 
-        stream = AnswerStream(responder, num_rows=64)
+        stream = ContinuousBatching(responder, num_rows=64)
         for index, answers in stream.answers((batch, seeds) for batch in groups):
 
     Args:

@@ -14,18 +14,26 @@ import jax.numpy as jnp
 
 from sage_jax.axes import Array, Int
 from sage_jax.batch import AnyArray, Scores, TreeBatch
-from sage_jax.generation.decoding import Decoding, Talk, chosen_token, next_token, prefill, unasked, verdict_score
+from sage_jax.generation.decoding import (
+    DecodeState,
+    Decoding,
+    chosen_token,
+    next_token,
+    prefill,
+    unasked,
+    verdict_score,
+)
 from sage_jax.generation.sampling import draw_keys
 from sage_jax.models.sage import Sage
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class AnswerRows:
+class DecodeRows:
     """Images whose questions are being answered, one a row, and how far each is.
 
     Attributes:
-      talk: Where the talks stand; the ring's slots come first in its cache, and its length is where the ring goes on.
+      state: The conversations; the ring's slots come first in its cache, and its length is the ring's next slot.
       token: Last token of each answer.
       ended: True where there is nothing more to answer; everywhere in a row that is free.
       step: Number of the last token in its answer, from 0.
@@ -35,7 +43,7 @@ class AnswerRows:
     Of arrays, or of their shardings.
     """
 
-    talk: Talk
+    state: DecodeState
     token: AnyArray  # B Q
     ended: AnyArray  # B Q
     step: AnyArray  # B
@@ -45,7 +53,7 @@ class AnswerRows:
     @property
     def num_slots(self) -> int:
         """Slots of the cache."""
-        return self.talk.visible.shape[-1]
+        return self.state.visible.shape[-1]
 
 
 @jax.tree_util.register_dataclass
@@ -73,15 +81,15 @@ def ring_slots(num_questions: int, decoding: Decoding) -> int:
 
 def prefill_rows(
     model: Sage, batch: TreeBatch, seeds: Int[Array, " B"], decoding: Decoding
-) -> tuple[Scores, AnswerRows]:
+) -> tuple[Scores, DecodeRows]:
     """The images of a batch with the first token of each answer, to be placed; their cache has no ring."""
-    logits, similarity, talk = prefill(model, batch, 0, decoding)
+    logits, similarity, state = prefill(model, batch, 0, decoding)
     rows, num_questions, _ = logits.shape
-    keys, zero = draw_keys(decoding.sampling.seed, seeds, num_questions, talk.turns), jnp.zeros((), jnp.int32)
-    token, ended, talk = chosen_token(talk, logits, unasked(batch), keys, zero, decoding)
+    keys, zero = draw_keys(decoding.sampling.seed, seeds, num_questions, state.turns), jnp.zeros((), jnp.int32)
+    token, ended, state = chosen_token(state, logits, unasked(batch), keys, zero, decoding)
     token_ids = jnp.full((rows, num_questions, decoding.max_new_tokens), decoding.end_id, jnp.int32)
-    found = AnswerRows(
-        talk=talk,
+    found = DecodeRows(
+        state=state,
         token=token,
         ended=ended | (decoding.max_new_tokens == 1),
         step=jnp.zeros(rows, jnp.int32),
@@ -91,7 +99,7 @@ def prefill_rows(
     return Scores(verdict_score(logits, decoding.verdict_ids), similarity), found
 
 
-def free_rows(model: Sage, group: AnswerRows, rows: int, decoding: Decoding) -> AnswerRows:
+def free_rows(model: Sage, group: DecodeRows, rows: int, decoding: Decoding) -> DecodeRows:
     """So many free rows for images of prompts as long as those of a group, which is only looked at for its shapes."""
     num_questions = group.token.shape[1]
     slots = ring_slots(num_questions, decoding) + group.num_slots
@@ -99,15 +107,15 @@ def free_rows(model: Sage, group: AnswerRows, rows: int, decoding: Decoding) -> 
     def none(x: Array) -> Array:
         return jnp.zeros((rows, *x.shape[1:]), x.dtype)
 
-    talk = Talk(
+    state = DecodeState(
         cache=model.decoder.empty_cache(rows, slots),
         visible=jnp.zeros((rows, num_questions, slots), bool),
-        position_ids=none(group.talk.position_ids),
-        used=jax.tree.map(none, group.talk.used),
+        position_ids=none(group.state.position_ids),
+        used=jax.tree.map(none, group.state.used),
         turns=jnp.zeros((), jnp.int32),
     )
-    return AnswerRows(
-        talk=talk,
+    return DecodeRows(
+        state=state,
         token=none(group.token),
         ended=jnp.ones((rows, num_questions), bool),
         step=none(group.step),
@@ -116,12 +124,12 @@ def free_rows(model: Sage, group: AnswerRows, rows: int, decoding: Decoding) -> 
     )
 
 
-def widen_rows(rows: AnswerRows, slots: int) -> AnswerRows:
+def widen_rows(rows: DecodeRows, slots: int) -> DecodeRows:
     """The same with so many slots in all: the ring comes first, so that longer prompts find room behind."""
-    return dataclasses.replace(rows, talk=rows.talk.widened(slots))
+    return dataclasses.replace(rows, state=rows.state.widened(slots))
 
 
-def place_rows(rows: AnswerRows, group: AnswerRows, places: Int[Array, " C"], decoding: Decoding) -> AnswerRows:
+def place_rows(rows: DecodeRows, group: DecodeRows, places: Int[Array, " C"], decoding: Decoding) -> DecodeRows:
     """The rows with a group's images in some of them; whatever these held is gone.
 
     Args:
@@ -134,7 +142,7 @@ def place_rows(rows: AnswerRows, group: AnswerRows, places: Int[Array, " C"], de
     def put(into: Array, what: Array) -> Array:
         return into.at[places].set(what, mode="drop")
 
-    cache, shown = rows.talk.cache, group.talk.cache
+    cache, shown = rows.state.cache, group.state.cache
     cache = dataclasses.replace(
         cache,
         keys=tuple(
@@ -146,15 +154,15 @@ def place_rows(rows: AnswerRows, group: AnswerRows, places: Int[Array, " C"], de
             for old, new in zip(cache.values, shown.values, strict=True)
         ),
     )
-    talk = Talk(
+    state = DecodeState(
         cache=cache,
-        visible=put(rows.talk.visible, jnp.pad(group.talk.visible, ((0, 0), (0, 0), (ring, rows.num_slots - end)))),
-        position_ids=put(rows.talk.position_ids, group.talk.position_ids),
-        used=jax.tree.map(put, rows.talk.used, group.talk.used),
-        turns=rows.talk.turns,
+        visible=put(rows.state.visible, jnp.pad(group.state.visible, ((0, 0), (0, 0), (ring, rows.num_slots - end)))),
+        position_ids=put(rows.state.position_ids, group.state.position_ids),
+        used=jax.tree.map(put, rows.state.used, group.state.used),
+        turns=rows.state.turns,
     )
-    return AnswerRows(
-        talk=talk,
+    return DecodeRows(
+        state=state,
         token=put(rows.token, group.token),
         ended=put(rows.ended, group.ended),
         step=put(rows.step, group.step),
@@ -164,24 +172,24 @@ def place_rows(rows: AnswerRows, group: AnswerRows, places: Int[Array, " C"], de
 
 
 def decode_rows(
-    model: Sage, rows: AnswerRows, wanted: Int[Array, ""], decoding: Decoding
-) -> tuple[AnswerRows, RowStates]:
+    model: Sage, rows: DecodeRows, wanted: Int[Array, ""], decoding: Decoding
+) -> tuple[DecodeRows, RowStates]:
     """One token of every open answer in each step, until so many rows are free; and how far the rows then are."""
     num_questions, longest = rows.token_ids.shape[1:]
-    keys = draw_keys(decoding.sampling.seed, rows.seeds, num_questions, rows.talk.turns)
+    keys = draw_keys(decoding.sampling.seed, rows.seeds, num_questions, rows.state.turns)
     ring = ring_slots(num_questions, decoding)
 
-    def unfinished(carry: tuple[AnswerRows, Array]) -> Array:
+    def unfinished(carry: tuple[DecodeRows, Array]) -> Array:
         return jnp.sum(carry[0].ended.all(axis=1)) < wanted
 
-    def step(carry: tuple[AnswerRows, Array]) -> tuple[AnswerRows, Array]:
+    def step(carry: tuple[DecodeRows, Array]) -> tuple[DecodeRows, Array]:
         rows, steps = carry
         number = rows.step + ~rows.ended.all(axis=1)
-        token, ended, talk = next_token(model, rows.talk, rows.token, rows.ended, keys, number[:, None], decoding)
+        token, ended, state = next_token(model, rows.state, rows.token, rows.ended, keys, number[:, None], decoding)
         here = (jnp.arange(longest) == number[:, None, None]) & ~rows.ended[..., None]
-        length = jnp.where(talk.length < ring, talk.length, 0)
-        rows = AnswerRows(
-            talk=dataclasses.replace(talk, cache=dataclasses.replace(talk.cache, length=length)),
+        length = jnp.where(state.length < ring, state.length, 0)
+        rows = DecodeRows(
+            state=dataclasses.replace(state, cache=dataclasses.replace(state.cache, length=length)),
             token=token,
             ended=ended | (number >= longest - 1)[:, None],
             step=number,

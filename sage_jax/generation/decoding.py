@@ -18,7 +18,7 @@ from sage_jax.models.sage import Sage, tree_mask
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Talk:
+class DecodeState:
     """Where the conversations about a batch stand, one for each question: what a next turn goes on from.
 
     The slots of a cache are shared by all questions of a row. Behind the prompt, tokens of the questions stand side by
@@ -45,7 +45,7 @@ class Talk:
         """Slots written so far."""
         return self.cache.length
 
-    def widened(self, slots: int) -> Talk:
+    def widened(self, slots: int) -> DecodeState:
         """The same with a larger cache."""
         more = slots - self.visible.shape[-1]
         return dataclasses.replace(
@@ -55,8 +55,8 @@ class Talk:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Opening:
-    """What all talks about the images of a batch begin with: read once, whatever is asked then.
+class ImagePrefix:
+    """What all conversations about the images of a batch begin with: read once, whatever is asked then.
 
     Attributes:
       images: The images, encoded and compared.
@@ -95,17 +95,19 @@ class Decoding:
         return (token_ids[..., None] == closing).any(axis=-1)
 
 
-def open_talk(model: Sage, batch: TreeBatch, seeds: Int[Array, " B"], decoding: Decoding) -> tuple[Answers, Talk]:
+def prefill_and_decode(
+    model: Sage, batch: TreeBatch, seeds: Int[Array, " B"], decoding: Decoding
+) -> tuple[Answers, DecodeState]:
     """Answers to a batch's questions, image and questions prefilled as one tree."""
     room = decoding.max_new_tokens * batch.source_index.shape[1]
-    logits, similarity, talk = prefill(model, batch, room, decoding)
-    return _first_answers(model, batch, talk, logits, similarity, seeds, decoding)
+    logits, similarity, state = prefill(model, batch, room, decoding)
+    return _first_answers(model, batch, state, logits, similarity, seeds, decoding)
 
 
 def prefill(
     model: Sage, batch: TreeBatch, room: int, decoding: Decoding
-) -> tuple[Float[Array, "B Q V"], Float[Array, "B M"], Talk]:
-    """Logits of each answer's first token, similarities, and where the talks stand: image and questions as one tree.
+) -> tuple[Float[Array, "B Q V"], Float[Array, "B M"], DecodeState]:
+    """Logits of each answer's first token, similarities, and the conversations: image and questions as one tree.
 
     Args:
       room: Slots of the cache behind those of the prompt.
@@ -125,8 +127,8 @@ def prefill(
     written = jnp.max(jnp.where(batch.token_mask, jnp.arange(1, length + 1), 0)).astype(jnp.int32)
 
     seen = _seen(batch, batch.question_index, batch.token_mask)
-    logits, talk = _asked(model, batch, dataclasses.replace(cache, length=written), last_hidden, seen, decoding)
-    return logits, images.compared.similarity, talk
+    logits, state = _asked(model, batch, dataclasses.replace(cache, length=written), last_hidden, seen, decoding)
+    return logits, images.compared.similarity, state
 
 
 def _seen(batch: TreeBatch, question_index: Int[Array, "B S"], token_mask: Bool[Array, "B S"]) -> Bool[Array, "B Q S"]:
@@ -142,8 +144,8 @@ def _asked(
     last_hidden: Float[Array, "B Q D"],
     seen: Bool[Array, "B Q U"],
     decoding: Decoding,
-) -> tuple[Float[Array, "B Q V"], Talk]:
-    """Logits of each answer's first token, and where the talks stand, of questions that are in the cache.
+) -> tuple[Float[Array, "B Q V"], DecodeState]:
+    """Logits of each answer's first token, and where the conversations stand, of questions that are in the cache.
 
     Args:
       last_hidden: Of each question's last token.
@@ -156,7 +158,7 @@ def _asked(
         ids = jnp.broadcast_to(batch.token_ids[:, None], each.shape)
         used = _with_used(jnp.zeros(logits.shape, bool), ids, each)
     last = batch.source_index[:, :, 0, 0]
-    return logits, Talk(
+    return logits, DecodeState(
         cache=cache,
         visible=jnp.pad(seen, ((0, 0), (0, 0), (0, cache.num_slots - seen.shape[-1]))),
         position_ids=jnp.take_along_axis(batch.position_ids, last, axis=1) + 1,
@@ -173,19 +175,19 @@ def unasked(batch: TreeBatch) -> Bool[Array, "B Q"]:
 def _first_answers(
     model: Sage,
     batch: TreeBatch,
-    talk: Talk,
+    state: DecodeState,
     logits: Float[Array, "B Q V"],
     similarity: Float[Array, "B M"],
     seeds: Int[Array, " B"],
     decoding: Decoding,
-) -> tuple[Answers, Talk]:
+) -> tuple[Answers, DecodeState]:
     """Answers to the questions of a batch, from the logits of their first tokens."""
-    token_ids, talk = _decode(model, talk, logits, unasked(batch), seeds, decoding)
-    return Answers(token_ids, verdict_score(logits, decoding.verdict_ids), similarity), talk
+    token_ids, state = _decode(model, state, logits, unasked(batch), seeds, decoding)
+    return Answers(token_ids, verdict_score(logits, decoding.verdict_ids), similarity), state
 
 
-def open_images(model: Sage, batch: TreeBatch, size: int) -> Opening:
-    """Encodes the images of a batch and prefills its tokens up to the last of an image: what any talk begins with.
+def encode_prefix(model: Sage, batch: TreeBatch, size: int) -> ImagePrefix:
+    """Encodes the images of a batch and prefills its tokens up to the last of an image: what any state begins with.
 
     Args:
       size: Slots for these tokens.
@@ -198,7 +200,7 @@ def open_images(model: Sage, batch: TreeBatch, size: int) -> Opening:
     cache = model.decoder.empty_cache(len(ids), size)
     _, cache = model.decoder(embedded, batch.position_ids[:, :size], prefix_layout(real), cache)
     assert cache is not None
-    return Opening(images, cache, real)
+    return ImagePrefix(images, cache, real)
 
 
 def _image_end(model: Sage, batch: TreeBatch) -> Int[Array, " B"]:
@@ -207,15 +209,15 @@ def _image_end(model: Sage, batch: TreeBatch) -> Int[Array, " B"]:
     return jnp.max(jnp.where(here, jnp.arange(1, here.shape[1] + 1), 0), axis=1)
 
 
-def open_talk_on(
-    model: Sage, batch: TreeBatch, opening: Opening, seeds: Int[Array, " B"], size: int, decoding: Decoding
-) -> tuple[Answers, Talk]:
-    """What `open_talk` gives, from images that are encoded and prefilled; the opening stays as it is.
+def decode_from_prefix(
+    model: Sage, batch: TreeBatch, prefix: ImagePrefix, seeds: Int[Array, " B"], size: int, decoding: Decoding
+) -> tuple[Answers, DecodeState]:
+    """What `prefill_and_decode` gives, from images that are encoded and prefilled; the prefix stays as it is.
 
     Args:
       size: Slots for the tokens that follow the images.
     """
-    num_questions, begun = batch.source_index.shape[1], opening.real.shape[1]
+    num_questions, begun = batch.source_index.shape[1], prefix.real.shape[1]
     end = _image_end(model, batch)
     index = end[:, None] + jnp.arange(size)
 
@@ -224,22 +226,22 @@ def open_talk_on(
 
     real = behind(batch.token_mask) & (index < batch.token_ids.shape[1])
     question = behind(batch.question_index)
-    images = model.embed_facts(opening.images, batch.fact_ids, batch.fact_mask, real & (question >= 0))
+    images = model.embed_facts(prefix.images, batch.fact_ids, batch.fact_mask, real & (question >= 0))
     embedded = model.embed_tokens(behind(batch.token_ids), images)
     none = jnp.full(question.shape, -1)
-    before = jnp.broadcast_to(opening.real[:, None], (len(real), size, begun))
+    before = jnp.broadcast_to(prefix.real[:, None], (len(real), size, begun))
     room = decoding.max_new_tokens * num_questions
     mask = jnp.concatenate([before, tree_mask(real, question, none)], axis=2)
-    cache = opening.cache.widened(size + room)
+    cache = prefix.cache.widened(size + room)
     mask = jnp.pad(mask, ((0, 0), (0, 0), (0, room)))
     last = jnp.maximum(batch.source_index[:, :, 0, 0] - end[:, None], 0)
     last_hidden, cache = model.decoder(embedded, behind(batch.position_ids), mask, cache, last)
     assert cache is not None
     asked = _seen(batch, question, real)
-    shown = jnp.broadcast_to(opening.real[:, None], (*asked.shape[:2], begun)) & asked.any(axis=-1, keepdims=True)
+    shown = jnp.broadcast_to(prefix.real[:, None], (*asked.shape[:2], begun)) & asked.any(axis=-1, keepdims=True)
     seen = jnp.concatenate([shown, asked], axis=2)
-    logits, talk = _asked(model, batch, cache, last_hidden, seen, decoding)
-    return _first_answers(model, batch, talk, logits, images.compared.similarity, seeds, decoding)
+    logits, state = _asked(model, batch, cache, last_hidden, seen, decoding)
+    return _first_answers(model, batch, state, logits, images.compared.similarity, seeds, decoding)
 
 
 def prompts_of(batch: TreeBatch) -> TreeBatch:
@@ -248,25 +250,25 @@ def prompts_of(batch: TreeBatch) -> TreeBatch:
 
 
 def prompt_scores(model: Sage, batch: TreeBatch, decoding: Decoding) -> Scores:
-    """What `open_talk` gives of scores, without a cache and without an answer."""
+    """What `prefill_and_decode` gives of scores, without a cache and without an answer."""
     hidden, images = model(prompts_of(batch))
     last = batch.source_index[:, :, 0, 0]
     logits = model.decoder.logits(jnp.take_along_axis(hidden, last[..., None], axis=1))
     return Scores(verdict_score(logits, decoding.verdict_ids), images.compared.similarity)
 
 
-def go_on(
+def next_turn(
     model: Sage,
-    talk: Talk,
+    state: DecodeState,
     token_ids: Int[Array, "B Q U"],
     token_mask: Bool[Array, "B Q U"],
     seeds: Int[Array, " B"],
     decoding: Decoding,
-) -> tuple[Int[Array, "B Q L"], Talk]:
+) -> tuple[Int[Array, "B Q L"], DecodeState]:
     """Prefills the next question of each conversation behind what the cache holds, then decodes the answers."""
     rows, num_questions, size = token_ids.shape
     count = jnp.sum(token_mask, axis=-1)  # B Q
-    start = talk.length
+    start = state.length
 
     def flat(x: Array) -> Array:  # B Q P -> B P*Q
         return x.swapaxes(1, 2).reshape(rows, size * num_questions)
@@ -275,32 +277,32 @@ def go_on(
     slot_step = jnp.repeat(jnp.arange(size), num_questions)
     own = (slot_question[:, None] == slot_question) & (slot_step[:, None] >= slot_step)
     seen = jax.lax.dynamic_update_slice_in_dim(
-        jnp.tile(talk.visible, (1, size, 1)), own & flat(token_mask)[:, None], start, axis=2
+        jnp.tile(state.visible, (1, size, 1)), own & flat(token_mask)[:, None], start, axis=2
     )
-    positions = flat(talk.position_ids[..., None] + jnp.arange(size))
+    positions = flat(state.position_ids[..., None] + jnp.arange(size))
     last = jnp.maximum(count - 1, 0) * num_questions + jnp.arange(num_questions)
-    last_hidden, cache = model.decoder(model.decoder.embedding(flat(token_ids)), positions, seen, talk.cache, last)
+    last_hidden, cache = model.decoder(model.decoder.embedding(flat(token_ids)), positions, seen, state.cache, last)
     assert cache is not None
     logits = model.decoder.logits(last_hidden)
     mine = (slot_question == jnp.arange(num_questions)[:, None]) & flat(token_mask)[:, None]  # B Q P*Q
-    talk = Talk(
+    state = DecodeState(
         cache=dataclasses.replace(cache, length=start + jnp.max(count) * num_questions),
-        visible=jax.lax.dynamic_update_slice_in_dim(talk.visible, mine, start, axis=2),
-        position_ids=talk.position_ids + count,
-        used=None if talk.used is None else _with_used(talk.used, token_ids, token_mask),
-        turns=talk.turns,
+        visible=jax.lax.dynamic_update_slice_in_dim(state.visible, mine, start, axis=2),
+        position_ids=state.position_ids + count,
+        used=None if state.used is None else _with_used(state.used, token_ids, token_mask),
+        turns=state.turns,
     )
-    return _decode(model, talk, logits, count == 0, seeds, decoding)
+    return _decode(model, state, logits, count == 0, seeds, decoding)
 
 
 def _decode(
     model: Sage,
-    talk: Talk,
+    state: DecodeState,
     logits: Float[Array, "B Q V"],
     ended: Bool[Array, "B Q"],
     seeds: Int[Array, " B"],
     decoding: Decoding,
-) -> tuple[Int[Array, "B Q L"], Talk]:
+) -> tuple[Int[Array, "B Q L"], DecodeState]:
     """One token of every question in each step, until all answers are closed.
 
     Each token sees the prompt, its own question and its own answer. The token that a cut answer ends with is not
@@ -312,35 +314,35 @@ def _decode(
     """
     rows, num_questions, _ = logits.shape
     new = decoding.max_new_tokens
-    keys = draw_keys(decoding.sampling.seed, seeds, num_questions, talk.turns)
+    keys = draw_keys(decoding.sampling.seed, seeds, num_questions, state.turns)
 
-    def step(carry: tuple[Array, Array, Array, Array, Talk]) -> tuple[Array, Array, Array, Array, Talk]:
-        index, token, written, ended, talk = carry
-        token, ended, talk = next_token(model, talk, token, ended, keys, index + 1, decoding)
+    def step(carry: tuple[Array, Array, Array, Array, DecodeState]) -> tuple[Array, Array, Array, Array, DecodeState]:
+        index, token, written, ended, state = carry
+        token, ended, state = next_token(model, state, token, ended, keys, index + 1, decoding)
         written = jax.lax.dynamic_update_index_in_dim(written, token, index + 1, axis=2)
-        return index + 1, token, written, ended, talk
+        return index + 1, token, written, ended, state
 
-    def unfinished(carry: tuple[Array, Array, Array, Array, Talk]) -> Array:
+    def unfinished(carry: tuple[Array, Array, Array, Array, DecodeState]) -> Array:
         return (carry[0] < new - 1) & ~jnp.all(carry[3])
 
     zero = jnp.zeros((), jnp.int32)
-    token, ended, talk = chosen_token(talk, logits, ended, keys, zero, decoding)
+    token, ended, state = chosen_token(state, logits, ended, keys, zero, decoding)
     written = jnp.full((rows, num_questions, new), decoding.end_id, jnp.int32).at[:, :, 0].set(token)
-    carry = (zero, token, written, ended, talk)
-    _, _, written, _, talk = jax.lax.while_loop(unfinished, step, carry)
-    return written, dataclasses.replace(talk, turns=talk.turns + 1)
+    carry = (zero, token, written, ended, state)
+    _, _, written, _, state = jax.lax.while_loop(unfinished, step, carry)
+    return written, dataclasses.replace(state, turns=state.turns + 1)
 
 
 def next_token(
     model: Sage,
-    talk: Talk,
+    state: DecodeState,
     token: Int[Array, "B Q"],
     ended: Bool[Array, "B Q"],
     keys: Array,
     step: Int[Array, ""] | Int[Array, "B 1"],
     decoding: Decoding,
-) -> tuple[Int[Array, "B Q"], Bool[Array, "B Q"], Talk]:
-    """Each question's next token, which answers have ended with it, and where the talks then stand.
+) -> tuple[Int[Array, "B Q"], Bool[Array, "B Q"], DecodeState]:
+    """Each question's next token, which answers have ended with it, and where the conversations then stand.
 
     Args:
       token: The last one of each answer: it is read, and written to the cache.
@@ -349,28 +351,28 @@ def next_token(
       step: Number of the next token in its answer.
     """
     own = jnp.eye(token.shape[1], dtype=bool) & ~ended[..., None]  # what fills up a closed answer is never seen
-    visible = jax.lax.dynamic_update_slice_in_dim(talk.visible, own, talk.length, axis=2)
-    hidden, cache = model.decoder(model.decoder.embedding(token), talk.position_ids, visible, talk.cache)
+    visible = jax.lax.dynamic_update_slice_in_dim(state.visible, own, state.length, axis=2)
+    hidden, cache = model.decoder(model.decoder.embedding(token), state.position_ids, visible, state.cache)
     assert cache is not None
-    talk = dataclasses.replace(talk, cache=cache, visible=visible, position_ids=talk.position_ids + ~ended)
-    return chosen_token(talk, model.decoder.logits(hidden), ended, keys, step, decoding)
+    state = dataclasses.replace(state, cache=cache, visible=visible, position_ids=state.position_ids + ~ended)
+    return chosen_token(state, model.decoder.logits(hidden), ended, keys, step, decoding)
 
 
 def chosen_token(
-    talk: Talk,
+    state: DecodeState,
     logits: Float[Array, "B Q V"],
     ended: Bool[Array, "B Q"],
     keys: Array,
     step: Int[Array, ""] | Int[Array, "B 1"],
     decoding: Decoding,
-) -> tuple[Int[Array, "B Q"], Bool[Array, "B Q"], Talk]:
+) -> tuple[Int[Array, "B Q"], Bool[Array, "B Q"], DecodeState]:
     """The token that each question's logits give; else as `next_token`."""
-    found = choose(logits, talk.used, keys, step, decoding.sampling)
+    found = choose(logits, state.used, keys, step, decoding.sampling)
     token = jnp.where(ended, decoding.end_id, found).astype(jnp.int32)
     ended = ended | decoding.closes(token)
-    if talk.used is not None:
-        talk = dataclasses.replace(talk, used=_with_used(talk.used, token[..., None], ~ended[..., None]))
-    return token, ended, talk
+    if state.used is not None:
+        state = dataclasses.replace(state, used=_with_used(state.used, token[..., None], ~ended[..., None]))
+    return token, ended, state
 
 
 def _with_used(

@@ -12,7 +12,7 @@ from sage_jax.data.records import Question, Record
 from sage_jax.data.trees.chat import Chat, FactsAs
 from sage_jax.data.trees.encode import TreeError
 from sage_jax.data.trees.shapes import bucket_for
-from sage_jax.generation.decoding import Opening
+from sage_jax.generation.decoding import ImagePrefix
 from sage_jax.generation.responder import Responder, compiled_size
 
 
@@ -23,10 +23,10 @@ def write_facts(
     *,
     max_new_tokens: int,
     seeds: Int[np.ndarray, " B"] | None = None,
-) -> tuple[list[tuple[str, ...]], Opening]:
-    """The facts that the model itself writes about each image (SFE, step 1), and where talks about the images begin.
+) -> tuple[list[tuple[str, ...]], ImagePrefix]:
+    """The facts that the model itself writes about each image (SFE, step 1), and the images' prefixes.
 
-    Those talks, `Dialogue` or `Responder.go_on_from`, read the images no second time.
+    Those conversations, `Dialogue` or `Responder.answer_from`, read the images no second time.
 
     Args:
       batch: Images with `fact_record`'s question, without facts (`make_eval_batches`, answers `none`, facts as `text`).
@@ -36,10 +36,10 @@ def write_facts(
     Returns:
       Fact sentences of each row, none of padding rows.
     """
-    opening = responder.begin(batch)
-    answers, _ = responder.go_on_from(opening, batch, seeds, max_new_tokens=max_new_tokens)
+    prefix = responder.encode_prefix(batch)
+    answers, _ = responder.answer_from(prefix, batch, seeds, max_new_tokens=max_new_tokens)
     said = zip(np.asarray(answers.token_ids)[:, 0], np.asarray(batch.record_index), strict=True)
-    return [chat.written_facts(ids) if index >= 0 else () for ids, index in said], opening
+    return [chat.written_facts(ids) if index >= 0 else () for ids, index in said], prefix
 
 
 def fact_record(record: Record, chat: Chat) -> Record:
@@ -70,7 +70,7 @@ class Dialogue:
         *,
         facts_as: FactsAs = "fusion",
         seeds: Int[np.ndarray, " B"] | None = None,
-        opening: Opening | None = None,
+        prefix: ImagePrefix | None = None,
     ) -> None:
         """Asks the batch's own question.
 
@@ -80,7 +80,7 @@ class Dialogue:
           batch: Images with one question each, without answers (`make_eval_batches`, answers `none`).
           facts_as: As the batch was made with.
           seeds: Of each row's draws, see `Responder.answer`.
-          opening: Of the same images in the same order, which are then not read again (`Responder.begin`).
+          prefix: Of the same images in the same order, which are then not read again (`Responder.encode_prefix`).
 
         Raises:
           TreeError: The batch has more than one question a row.
@@ -90,10 +90,10 @@ class Dialogue:
         self._responder, self._chat, self._seeds = responder, chat, seeds
         self._facts_as: FactsAs = facts_as
         self._real = (np.asarray(batch.record_index) >= 0) & (np.asarray(batch.question_ids)[:, 0] >= 0)
-        if opening is None:
-            self.answers, self._talk = responder.open(batch, seeds)
+        if prefix is None:
+            self.answers, self._state = responder.first_turn(batch, seeds)
         else:
-            self.answers, self._talk = responder.go_on_from(opening, batch, seeds)
+            self.answers, self._state = responder.answer_from(prefix, batch, seeds)
         self.said = np.asarray(self.answers.token_ids)[:, 0]
 
     def ask(self, question: str) -> list[str]:
@@ -110,21 +110,23 @@ class Dialogue:
         mask = np.zeros(ids.shape, np.bool_)
         for row, tokens in enumerate(spoken):
             ids[row, 0, : len(tokens)], mask[row, 0, : len(tokens)] = tokens, True
-        answered, self._talk = self._responder.go_on(self._talk, ids, mask, slots=self._slots(size), seeds=self._seeds)
+        answered, self._state = self._responder.next_turn(
+            self._state, ids, mask, slots=self._slots(size), seeds=self._seeds
+        )
         self.said = answered[:, 0]
         return [self._chat.decode(said) if real else "" for said, real in zip(self.said, self._real, strict=True)]
 
     def _slots(self, size: int) -> int:
         """Slots of the cache for a turn: a bucket for what is said, and an answer; never fewer than there are."""
         room = self._responder.decoding.max_new_tokens
-        needed, text = int(self._talk.length) + size, self._chat.text
+        needed, text = int(self._state.length) + size, self._chat.text
         bucket = bucket_for(needed, text)
         if bucket is None:
             raise TreeError(
                 f"a conversation has {needed} tokens with its next question: add a bucket of {needed} or more to "
                 f"text.buckets (now {text.buckets}), empty it, or ask less"
             )
-        return max(bucket + room, self._talk.visible.shape[-1])
+        return max(bucket + room, self._state.visible.shape[-1])
 
     def _unwritten(self, said: Int[np.ndarray, " L"]) -> list[int]:
         """The last token of an answer that was cut: the model has not read it yet."""

@@ -16,7 +16,7 @@ from sage_jax.axes import Array, Bool, Float, Int, UInt8
 from sage_jax.batch import Answers, Scores, TreeBatch
 from sage_jax.data.trees.encode import TreeError
 from sage_jax.generation.continuous_decode import (
-    AnswerRows,
+    DecodeRows,
     RowStates,
     decode_rows,
     free_rows,
@@ -26,13 +26,13 @@ from sage_jax.generation.continuous_decode import (
     widen_rows,
 )
 from sage_jax.generation.decoding import (
+    DecodeState,
     Decoding,
-    Opening,
-    Talk,
-    go_on,
-    open_images,
-    open_talk,
-    open_talk_on,
+    ImagePrefix,
+    decode_from_prefix,
+    encode_prefix,
+    next_turn,
+    prefill_and_decode,
     prompt_scores,
 )
 from sage_jax.losses.log_probs import answer_logps, answer_token_logps
@@ -67,25 +67,25 @@ class Responder:
         self._image_id = model.placeholders.image
         self._functions = _compiled(graphdef, mesh, decoding, model.config.decoder.num_kv_heads)
 
-    def begin(self, batch: TreeBatch) -> Opening:
+    def encode_prefix(self, batch: TreeBatch) -> ImagePrefix:
         """The batch's images, encoded and prefilled on the devices: what several batches about them can go on from."""
         self._require_positions(batch.token_mask)
         size = min(compiled_size(int(self._image_end(batch).max())), batch.token_ids.shape[1])
         with jax.set_mesh(self._mesh):
-            return self._functions.begin(self._params, self._put(_lean(batch)), size)
+            return self._functions.encode_prefix(self._params, self._put(_lean(batch)), size)
 
-    def go_on_from(
+    def answer_from(
         self,
-        opening: Opening,
+        prefix: ImagePrefix,
         batch: TreeBatch,
         seeds: Int[np.ndarray, " B"] | None = None,
         *,
         max_new_tokens: int = 0,
-    ) -> tuple[Answers, Talk]:
+    ) -> tuple[Answers, DecodeState]:
         """What `open` gives for a batch of the same images in the same order, which are not read again.
 
         Args:
-          opening: Of the images; it stays as it is, for other batches.
+          prefix: Of the images; it stays as it is, for other batches.
           max_new_tokens: Longest answer; 0 = that of `decoding`.
         """
         longest = max_new_tokens or self.decoding.max_new_tokens
@@ -95,8 +95,8 @@ class Responder:
         bare = dataclasses.replace(batch, tiles=batch.tiles[:, :0], reference_tiles=batch.reference_tiles[:, :0])
         with jax.set_mesh(self._mesh):
             given = self._put((bare, _seeds(seeds, batch.token_ids)))
-            answers, talk = self._functions.go_on_from(self._params, opening, *given, size, longest)
-            return jax.tree.map(np.asarray, answers), talk
+            answers, state = self._functions.answer_from(self._params, prefix, *given, size, longest)
+            return jax.tree.map(np.asarray, answers), state
 
     def _image_end(self, batch: TreeBatch) -> Int[np.ndarray, " B"]:
         here = np.asarray(batch.token_ids) == self._image_id
@@ -119,46 +119,46 @@ class Responder:
         with jax.set_mesh(self._mesh):
             return jax.tree.map(np.asarray, self._functions.scores(self._params, self._put(_lean(batch))))
 
-    def open(self, batch: TreeBatch, seeds: Int[np.ndarray, " B"] | None = None) -> tuple[Answers, Talk]:
+    def first_turn(self, batch: TreeBatch, seeds: Int[np.ndarray, " B"] | None = None) -> tuple[Answers, DecodeState]:
         """The same answers, and what a next turn needs, on the devices."""
         self._require_positions(batch.token_mask)
         with jax.set_mesh(self._mesh):
             given = self._put((_lean(batch), _seeds(seeds, batch.token_ids)))
-            answers, talk = self._functions.open(self._params, *given)
-            return jax.tree.map(np.asarray, answers), talk
+            answers, state = self._functions.first_turn(self._params, *given)
+            return jax.tree.map(np.asarray, answers), state
 
-    def go_on(
+    def next_turn(
         self,
-        talk: Talk,
+        state: DecodeState,
         token_ids: Int[np.ndarray, "B Q U"],
         token_mask: Bool[np.ndarray, "B Q U"],
         *,
         slots: int,
         seeds: Int[np.ndarray, " B"] | None = None,
-    ) -> tuple[Int[np.ndarray, "B Q L"], Talk]:
+    ) -> tuple[Int[np.ndarray, "B Q L"], DecodeState]:
         """Answers to further questions of the same conversations, one each, and what the turn after needs.
 
         Raises ValueError where `slots` are too few.
 
         Args:
-          talk: Where they stand; it is used up.
+          state: Where they stand; it is used up.
           token_ids: What is said next, up to where the answers begin; a token of the answer before that closes nothing
-            comes first, see `Talk`.
+            comes first, see `DecodeState`.
           token_mask: True at real tokens, which come first; a question without any is left as it is.
           slots: Size of the cache for this turn: at least what is written, P and the longest answer of all questions.
         """
-        written = int(talk.length) + token_ids[0].size + self.decoding.max_new_tokens * token_ids.shape[1]
-        if slots < max(written, talk.visible.shape[-1]):
-            raise ValueError(f"go_on: {slots} slots for {written} tokens; give as many or more")
+        written = int(state.length) + token_ids[0].size + self.decoding.max_new_tokens * token_ids.shape[1]
+        if slots < max(written, state.visible.shape[-1]):
+            raise ValueError(f"next_turn: {slots} slots for {written} tokens; give as many or more")
         self._require_positions(token_mask, written)
         with jax.set_mesh(self._mesh):
-            if slots > talk.visible.shape[-1]:
-                talk = self._functions.widen(talk, slots)
+            if slots > state.visible.shape[-1]:
+                state = self._functions.widen(state, slots)
             said = self._put((token_ids, token_mask, _seeds(seeds, token_ids)))
-            answered, talk = self._functions.go_on(self._params, talk, *said)
-            return np.asarray(answered), talk
+            answered, state = self._functions.next_turn(self._params, state, *said)
+            return np.asarray(answered), state
 
-    def prefill_rows(self, batch: TreeBatch, seeds: Int[np.ndarray, " B"] | None = None) -> tuple[Scores, AnswerRows]:
+    def prefill_rows(self, batch: TreeBatch, seeds: Int[np.ndarray, " B"] | None = None) -> tuple[Scores, DecodeRows]:
         """Scores of the batch, and its images with the first token of each answer; both on the devices."""
         self._require_positions(batch.token_mask)
         with jax.set_mesh(self._mesh):
@@ -167,9 +167,9 @@ class Responder:
             )
 
     def place_rows(
-        self, rows: AnswerRows | None, group: AnswerRows, places: Int[np.ndarray, " C"], *, num_rows: int
-    ) -> AnswerRows:
-        """The rows with a group's images in these of them, see `AnswerStream`.
+        self, rows: DecodeRows | None, group: DecodeRows, places: Int[np.ndarray, " C"], *, num_rows: int
+    ) -> DecodeRows:
+        """The rows with a group's images in these of them, see `ContinuousBatching`.
 
         Args:
           rows: They are used up; None = `num_rows` free ones.
@@ -184,7 +184,7 @@ class Responder:
                 rows = self._functions.widen_rows(rows, slots)
             return self._functions.place_rows(rows, group, places)
 
-    def decode_rows(self, rows: AnswerRows, *, wanted: int) -> tuple[AnswerRows, RowStates]:
+    def decode_rows(self, rows: DecodeRows, *, wanted: int) -> tuple[DecodeRows, RowStates]:
         """The rows, used up, decoded until so many of them are free; and how far they are, in host memory."""
         with jax.set_mesh(self._mesh):
             rows, states = self._functions.decode_rows(self._params, rows, np.int32(wanted))
@@ -256,82 +256,98 @@ class _Compiled:
     """The jitted functions of a structure."""
 
     answer: Callable[..., Answers]
-    open: Callable[..., tuple[Answers, Talk]]
-    begin: Callable[..., Opening]
-    go_on_from: Callable[..., tuple[Answers, Talk]]
-    go_on: Callable[..., tuple[Array, Talk]]
-    widen: Callable[..., Talk]
-    prefill_rows: Callable[..., tuple[Scores, AnswerRows]]
-    free_rows: Callable[..., AnswerRows]
-    widen_rows: Callable[..., AnswerRows]
-    place_rows: Callable[..., AnswerRows]
-    decode_rows: Callable[..., tuple[AnswerRows, RowStates]]
+    first_turn: Callable[..., tuple[Answers, DecodeState]]
+    encode_prefix: Callable[..., ImagePrefix]
+    answer_from: Callable[..., tuple[Answers, DecodeState]]
+    next_turn: Callable[..., tuple[Array, DecodeState]]
+    widen: Callable[..., DecodeState]
+    prefill_rows: Callable[..., tuple[Scores, DecodeRows]]
+    free_rows: Callable[..., DecodeRows]
+    widen_rows: Callable[..., DecodeRows]
+    place_rows: Callable[..., DecodeRows]
+    decode_rows: Callable[..., tuple[DecodeRows, RowStates]]
     scores: Callable[..., Scores]
     logps: Callable[..., Array]
     features: Callable[..., Array]
 
 
 @functools.lru_cache(maxsize=2)
+class _Traced:
+    """The functions to compile, of parameters: the structure and the decoding are constants of the programs."""
+
+    def __init__(self, graphdef: nnx.GraphDef[Sage], decoding: Decoding) -> None:
+        self._graphdef, self._decoding = graphdef, decoding
+
+    def _model(self, params: Params) -> Sage:
+        return merge(self._graphdef, params)
+
+    def first_turn(self, params: Params, batch: TreeBatch, seeds: Array) -> tuple[Answers, DecodeState]:
+        return prefill_and_decode(self._model(params), batch, seeds, self._decoding)
+
+    def answer(self, params: Params, batch: TreeBatch, seeds: Array) -> Answers:
+        return self.first_turn(params, batch, seeds)[0]
+
+    def encode_prefix(self, params: Params, batch: TreeBatch, size: int) -> ImagePrefix:
+        return encode_prefix(self._model(params), batch, size)
+
+    def answer_from(
+        self, params: Params, prefix: ImagePrefix, batch: TreeBatch, seeds: Array, size: int, longest: int
+    ) -> tuple[Answers, DecodeState]:
+        decoding = dataclasses.replace(self._decoding, max_new_tokens=longest)
+        return decode_from_prefix(self._model(params), batch, prefix, seeds, size, decoding)
+
+    def next_turn(
+        self, params: Params, state: DecodeState, token_ids: Array, token_mask: Array, seeds: Array
+    ) -> tuple[Array, DecodeState]:
+        return next_turn(self._model(params), state, token_ids, token_mask, seeds, self._decoding)
+
+    def prefill_rows(self, params: Params, batch: TreeBatch, seeds: Array) -> tuple[Scores, DecodeRows]:
+        return prefill_rows(self._model(params), batch, seeds, self._decoding)
+
+    def free_rows(self, params: Params, group: DecodeRows, num_rows: int) -> DecodeRows:
+        return free_rows(self._model(params), group, num_rows, self._decoding)
+
+    def place_rows(self, rows: DecodeRows, group: DecodeRows, chosen: Array) -> DecodeRows:
+        return place_rows(rows, group, chosen, self._decoding)
+
+    def decode_rows(self, params: Params, rows: DecodeRows, wanted: Array) -> tuple[DecodeRows, RowStates]:
+        return decode_rows(self._model(params), rows, wanted, self._decoding)
+
+    def scores(self, params: Params, batch: TreeBatch) -> Scores:
+        return prompt_scores(self._model(params), batch, self._decoding)
+
+    def logps(self, params: Params, batch: TreeBatch) -> Array:
+        return _answer_logps(self._model(params), batch)
+
+    def features(self, params: Params, tiles: Array) -> Array:
+        return self._model(params).vit_features(tiles)
+
+
 def _compiled(graphdef: nnx.GraphDef[Sage], mesh: Mesh, decoding: Decoding, num_kv_heads: int) -> _Compiled:
     """The jitted functions: models that differ in weights alone compile once."""
     whole: Any = NamedSharding(mesh, PartitionSpec())
     rows: Any = batch_sharding(mesh)
-    # A talk goes out of one function and into another: were its sharding left open, each would compile again.
+    # A state goes out of one function and into another: were its sharding left open, each would compile again.
     slots: Any = activation_sharding(mesh, ("batch", "heads"), {"heads": num_kv_heads})
-    talk = Talk(KvCache(slots, slots, whole), rows, rows, rows, whole)
-    held = AnswerRows(talk, rows, rows, rows, rows, rows)
-
-    def both(params: Params, batch: TreeBatch, seeds: Array) -> tuple[Answers, Talk]:
-        return open_talk(merge(graphdef, params), batch, seeds, decoding)
-
-    def begin(params: Params, batch: TreeBatch, size: int) -> Opening:
-        return open_images(merge(graphdef, params), batch, size)
-
-    def from_opening(
-        params: Params, opening: Opening, batch: TreeBatch, seeds: Array, size: int, longest: int
-    ) -> tuple[Answers, Talk]:
-        how = dataclasses.replace(decoding, max_new_tokens=longest)
-        return open_talk_on(merge(graphdef, params), batch, opening, seeds, size, how)
-
-    def answer(params: Params, batch: TreeBatch, seeds: Array) -> Answers:
-        return both(params, batch, seeds)[0]
-
-    def further(params: Params, talk: Talk, token_ids: Array, token_mask: Array, seeds: Array) -> tuple[Array, Talk]:
-        return go_on(merge(graphdef, params), talk, token_ids, token_mask, seeds, decoding)
-
-    def prefilled(params: Params, batch: TreeBatch, seeds: Array) -> tuple[Scores, AnswerRows]:
-        return prefill_rows(merge(graphdef, params), batch, seeds, decoding)
-
-    def free(params: Params, group: AnswerRows, num_rows: int) -> AnswerRows:
-        return free_rows(merge(graphdef, params), group, num_rows, decoding)
-
-    def placed(held: AnswerRows, group: AnswerRows, places: Array) -> AnswerRows:
-        return place_rows(held, group, places, decoding)
-
-    def decoded(params: Params, held: AnswerRows, wanted: Array) -> tuple[AnswerRows, RowStates]:
-        return decode_rows(merge(graphdef, params), held, wanted, decoding)
-
-    def scores(params: Params, batch: TreeBatch) -> Scores:
-        return prompt_scores(merge(graphdef, params), batch, decoding)
-
-    def logps(params: Params, batch: TreeBatch) -> Array:
-        return _answer_logps(merge(graphdef, params), batch)
-
+    state = DecodeState(KvCache(slots, slots, whole), rows, rows, rows, whole)
+    held = DecodeRows(state, rows, rows, rows, rows, rows)
+    traced = _Traced(graphdef, decoding)
+    prefix = ImagePrefix(rows, state.cache, rows)
     return _Compiled(
-        answer=jax.jit(answer, out_shardings=whole),
-        open=jax.jit(both, out_shardings=(whole, talk)),
-        begin=jax.jit(begin, static_argnums=2, out_shardings=Opening(rows, talk.cache, rows)),
-        go_on_from=jax.jit(from_opening, static_argnums=(4, 5), out_shardings=(whole, talk)),
-        go_on=jax.jit(further, out_shardings=(whole, talk), donate_argnums=1),
-        widen=jax.jit(Talk.widened, static_argnums=1, out_shardings=talk),
-        prefill_rows=jax.jit(prefilled, out_shardings=(whole, held)),
-        free_rows=jax.jit(free, static_argnums=2, out_shardings=held),
+        answer=jax.jit(traced.answer, out_shardings=whole),
+        first_turn=jax.jit(traced.first_turn, out_shardings=(whole, state)),
+        encode_prefix=jax.jit(traced.encode_prefix, static_argnums=2, out_shardings=prefix),
+        answer_from=jax.jit(traced.answer_from, static_argnums=(4, 5), out_shardings=(whole, state)),
+        next_turn=jax.jit(traced.next_turn, out_shardings=(whole, state), donate_argnums=1),
+        widen=jax.jit(DecodeState.widened, static_argnums=1, out_shardings=state),
+        prefill_rows=jax.jit(traced.prefill_rows, out_shardings=(whole, held)),
+        free_rows=jax.jit(traced.free_rows, static_argnums=2, out_shardings=held),
         widen_rows=jax.jit(widen_rows, static_argnums=1, out_shardings=held),
-        place_rows=jax.jit(placed, out_shardings=held, donate_argnums=0),
-        decode_rows=jax.jit(decoded, out_shardings=(held, whole), donate_argnums=1),
-        scores=jax.jit(scores, out_shardings=whole),
-        logps=jax.jit(logps, out_shardings=whole),
-        features=jax.jit(lambda params, tiles: merge(graphdef, params).vit_features(tiles), out_shardings=whole),
+        place_rows=jax.jit(traced.place_rows, out_shardings=held, donate_argnums=0),
+        decode_rows=jax.jit(traced.decode_rows, out_shardings=(held, whole), donate_argnums=1),
+        scores=jax.jit(traced.scores, out_shardings=whole),
+        logps=jax.jit(traced.logps, out_shardings=whole),
+        features=jax.jit(traced.features, out_shardings=whole),
     )
 
 

@@ -21,7 +21,9 @@ _STACKS: Final = ("vit/blocks/", "decoder/blocks/")
 _TURNED: Final = "decoder/blocks/"
 
 
-def with_layers_apart(graphdef: nnx.GraphDef[Sage], params: Params, mesh: Mesh) -> tuple[nnx.GraphDef[Sage], Params]:
+def with_unstacked_layers(
+    graphdef: nnx.GraphDef[Sage], params: Params, mesh: Mesh
+) -> tuple[nnx.GraphDef[Sage], Params]:
     """The same model, each layer of its decoder in arrays of its own: `decoder/blocks/0/mlp/up/kernel`.
 
     Decoding reads all weights for each token. Out of arrays that hold all layers, each layer's are copied first. On a
@@ -63,10 +65,10 @@ def with_layers_apart(graphdef: nnx.GraphDef[Sage], params: Params, mesh: Mesh) 
 
 def _cut_on_devices(stack: Array, sharding: NamedSharding, *, turned: bool) -> tuple[Array, ...]:
     """The layers of a stack, each in an array of its own, kernels as (out, in) where `turned` is set."""
-    return jax.jit(_cut_turned if turned else tuple, out_shardings=sharding)(stack)
+    return jax.jit(_cut_transposed if turned else tuple, out_shardings=sharding)(stack)
 
 
-def _cut_turned(stack: Float[Array, "_ E O"]) -> tuple[Array, ...]:
+def _cut_transposed(stack: Float[Array, "_ E O"]) -> tuple[Array, ...]:
     return tuple(stack.swapaxes(1, 2))
 
 

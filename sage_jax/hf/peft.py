@@ -12,7 +12,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import jax
 import numpy as np
@@ -80,7 +80,18 @@ def export_peft_adapter(
         raise WeightsError("there are no adapters to export: train a stage with lora.rank, such as 16")
     for part in whole:
         found.update(_whole_tensors(part, folded, rows))
-    config = {
+    if jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(found, folder / ADAPTER_FILE)
+        config = _adapter_config(rank, alpha, base_model, sorted(targets), whole)
+        replace_file(folder / "adapter_config.json", json.dumps(config, indent=2) + "\n")
+
+
+def _adapter_config(
+    rank: int, alpha: float, base_model: str, targets: Sequence[str], whole: Sequence[str]
+) -> dict[str, Any]:
+    """Content of adapter_config.json."""
+    return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_model or None,
@@ -91,13 +102,9 @@ def export_peft_adapter(
         "fan_in_fan_out": False,
         "inference_mode": True,
         "init_lora_weights": True,
-        "target_modules": sorted(targets),
+        "target_modules": list(targets),
         "modules_to_save": [_WHOLE[part] for part in whole] or None,
     }
-    if jax.process_index() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(found, folder / ADAPTER_FILE)
-        replace_file(folder / "adapter_config.json", json.dumps(config, indent=2) + "\n")
 
 
 def _layer_tensors(row: Row, a: np.ndarray, b: np.ndarray, rank: int) -> dict[str, np.ndarray]:

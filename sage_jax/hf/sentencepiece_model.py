@@ -10,6 +10,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers
 from transformers.convert_slow_tokenizer import import_protobuf
 
+from sage_jax.data.trees.tokenizer import steps_of
 from sage_jax.hf.faults import WeightsError
 
 _SPACE: Final = "▁"
@@ -59,10 +60,10 @@ def convert_sentencepiece(path: Path, added: Mapping[int, AddedToken]) -> tokeni
             found = converted.token_to_id(token.content)
             raise WeightsError(f"{path}: the added token {token.content} has id {index}, but the next free is {found}")
     has_prefix = proto.normalizer_spec.add_dummy_prefix
-    converted.normalizer = _normalizer(proto.normalizer_spec)  # pyright: ignore[reportAttributeAccessIssue]
+    steps_of(converted).normalizer = _normalizer(proto.normalizer_spec)
     steps: list[Any] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     steps += [decoders.Strip(content=" ", left=1)] * has_prefix
-    converted.decoder = decoders.Sequence(steps)  # pyright: ignore[reportAttributeAccessIssue]
+    steps_of(converted).decoder = decoders.Sequence(steps)
     return converted
 
 

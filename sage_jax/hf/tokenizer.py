@@ -11,7 +11,7 @@ from tokenizers import AddedToken, processors
 from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from sage_jax.data.trees.conversations import CONVERSATIONS, TRANSFORMERS, Conversation
-from sage_jax.data.trees.tokenizer import COMPARISON_TOKEN, IMAGE_TOKEN, TEMPLATE_TOKENS
+from sage_jax.data.trees.tokenizer import COMPARISON_TOKEN, IMAGE_TOKEN, TEMPLATE_TOKENS, steps_of
 from sage_jax.hf.config import CheckpointConfig
 from sage_jax.hf.faults import WeightsError, listed
 from sage_jax.hf.sentencepiece_model import convert_sentencepiece
@@ -124,7 +124,7 @@ def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
     names.setdefault("eos_token", "</s>")
     if about.get("add_bos_token", True):  # both InternLM2's class and Llama's begin with it unless told otherwise
         first = names["bos_token"]
-        backend.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
+        steps_of(backend).post_processor = processors.TemplateProcessing(
             single=f"{first} $A", pair=f"{first} $A $B", special_tokens=[(first, backend.token_to_id(first))]
         )
     return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **names)

@@ -14,7 +14,7 @@ from sage_jax.batch import TreeBatch
 from sage_jax.data.records import Record
 from sage_jax.data.trees.encode import feature_form, tiles_per_image
 from sage_jax.evaluation.evaluator import Evaluator
-from sage_jax.features.cached import KeptFeatures
+from sage_jax.features.cached import CachedFeatures
 from sage_jax.inspection.images import InputImage
 from sage_jax.inspection.questions import ImageAnswers, answer_images, asked_record
 from sage_jax.models.sage import compute_dtype
@@ -55,7 +55,9 @@ def read_batch(inputs: Sequence[InputImage], evaluator: Evaluator, rows: int) ->
     return ImageBatch(inputs, trees)
 
 
-def answer_batch(batch: ImageBatch, evaluator: Evaluator, references: KeptFeatures | None) -> list[ImageAnswers | None]:
+def answer_batch(
+    batch: ImageBatch, evaluator: Evaluator, references: CachedFeatures | None
+) -> list[ImageAnswers | None]:
     """The model's answers about every image of a batch, in order; None for unreadable ones.
 
     Args:
@@ -69,7 +71,7 @@ def answer_batch(batch: ImageBatch, evaluator: Evaluator, references: KeptFeatur
     return found
 
 
-def cached_references(evaluator: Evaluator, *, one_for_all: bool) -> KeptFeatures | None:
+def cached_references(evaluator: Evaluator, *, one_for_all: bool) -> CachedFeatures | None:
     """The cache of references' ViT features; None where `inspect.reference_memory_mb` is 0.
 
     Args:
@@ -79,7 +81,7 @@ def cached_references(evaluator: Evaluator, *, one_for_all: bool) -> KeptFeature
     megabytes = evaluator.config.inspect.reference_memory_mb
     if not megabytes:
         return None
-    return KeptFeatures(
+    return CachedFeatures(
         responder.vit_features,
         form=feature_form(model, np.dtype(compute_dtype(model))),
         tiles_at_once=responder.rows(1 if one_for_all else _REFERENCES_AT_ONCE) * tiles_per_image(model),

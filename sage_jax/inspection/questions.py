@@ -11,7 +11,7 @@ import numpy as np
 from sage_jax.batch import Answers, TreeBatch
 from sage_jax.data.records import Question, Record
 from sage_jax.evaluation.evaluator import Evaluator, draw_seeds, inspection_record, shown_records
-from sage_jax.generation.decoding import Opening
+from sage_jax.generation.decoding import ImagePrefix
 from sage_jax.generation.dialogue import Dialogue, fact_record, write_facts
 
 
@@ -54,15 +54,15 @@ def answer_images(batch: TreeBatch, records: Sequence[Record], evaluator: Evalua
     Raises:
       TreeError: A conversation is longer than the largest bucket, where the config has buckets.
     """
-    responder, opening = evaluator.responder, None
+    responder, prefix = evaluator.responder, None
     if evaluator.config.inspect.facts == "model":
-        batch, opening = _with_own_facts(batch, records, evaluator)
+        batch, prefix = _with_own_facts(batch, records, evaluator)
     shown = shown_records(batch, records)
     seeds = draw_seeds(shown)
     if _in_turn(evaluator):
-        answers, token_ids = _conversation(batch, seeds, opening, evaluator)
+        answers, token_ids = _conversation(batch, seeds, prefix, evaluator)
     else:
-        answers = responder.answer(batch, seeds) if opening is None else responder.go_on_from(opening, batch, seeds)[0]
+        answers = responder.answer(batch, seeds) if prefix is None else responder.answer_from(prefix, batch, seeds)[0]
         token_ids = np.asarray(answers.token_ids)
     for row, record in enumerate(shown):
         if record is not None:
@@ -83,7 +83,7 @@ def _in_turn(evaluator: Evaluator) -> bool:
 
 
 def _conversation(
-    batch: TreeBatch, seeds: np.ndarray, opening: Opening | None, evaluator: Evaluator
+    batch: TreeBatch, seeds: np.ndarray, prefix: ImagePrefix | None, evaluator: Evaluator
 ) -> tuple[Answers, np.ndarray]:
     """Answers to the batch's own question, and token ids of all answers of the conversations [B, Q, L]."""
     dialogue = Dialogue(
@@ -92,7 +92,7 @@ def _conversation(
         batch,
         facts_as=evaluator.facts_as,
         seeds=seeds,
-        opening=opening,
+        prefix=prefix,
     )
     said = [dialogue.said]
     for question in evaluator.config.inspect.questions:
@@ -106,13 +106,13 @@ def _num_tokens(ids: np.ndarray, evaluator: Evaluator) -> int:
     return int(closing.argmax()) + 1 if closing.any() else len(ids)
 
 
-def _with_own_facts(batch: TreeBatch, records: Sequence[Record], evaluator: Evaluator) -> tuple[TreeBatch, Opening]:
-    """The batch with facts that the model has written about its images, and where talks about them begin."""
+def _with_own_facts(batch: TreeBatch, records: Sequence[Record], evaluator: Evaluator) -> tuple[TreeBatch, ImagePrefix]:
+    """The batch with facts that the model has written about its images, and where conversations about them begin."""
     chat, rows = evaluator.chat, len(batch.record_index)
     how: dict[str, Any] = {"with_reference": bool(batch.reference_tile_mask.any()), "answers": "none", "rows": rows}
     asking = dataclasses.replace(evaluator, facts_as="text")
     (asked,) = asking.batches([fact_record(record, chat) for record in records], **how)
-    told, opening = write_facts(
+    told, prefix = write_facts(
         evaluator.responder,
         chat,
         asked,
@@ -121,4 +121,4 @@ def _with_own_facts(batch: TreeBatch, records: Sequence[Record], evaluator: Eval
     )
     own = [dataclasses.replace(record, facts=facts) for record, facts in zip(records, told, strict=False)]
     (batch,) = evaluator.batches(own, **how)
-    return batch, opening
+    return batch, prefix

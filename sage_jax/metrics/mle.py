@@ -1,4 +1,41 @@
-"""MLE by an offline rubric judge: category, location and logic of an answer against the reference answer."""
+"""MLE by an offline rubric judge: category, location and logic of an answer against the reference answer.
+
+| accuracy | when |
+|---|---|
+| 5 | right; the same defects, or none on either side and the same state |
+| 4 | right; some of the defects in common; or none on either side, and one side leaves the state open |
+| 3 | right; no defect where the reference names one; or none on either side, and opposite states; never more than
+this for a reason that calls the part both good and defective |
+| 2 | right; none of the defects in common, or a defect where the reference names none |
+| 1 | the other verdict |
+
+| localization | when |
+|---|---|
+| 5 | both name a place: the same |
+| 4 | both: cells that share a side |
+| 2 | both: cells two steps apart; or other places, where `places` are not nine |
+| 1 | both: cells three or four steps apart |
+| 1 | both name a place, and one calls the part good, the other does not, or the answer calls it both |
+| 3 | only the reference names a place; or neither does and the verdict is the other |
+| 5 | neither names a place, right |
+| 3 | only the answer names a place, right, and the state is the same |
+| 1 | only the answer names a place, otherwise |
+
+Where one side names several places, each place takes the mark of its nearest on the other side, and localization is
+the mean over both sides' places.
+
+| logic | when |
+|---|---|
+| 5 | right, and the reason calls the part what the reference calls it |
+| 3 | right, and only one of them says whether the part is good |
+| 2 | right, but the reason says the opposite of the reference's: it contradicts its own verdict |
+| 2 | right, but the reason calls the part both good and defective |
+| 2 | the other verdict, for a reason of its own |
+| 1 | the other verdict, for the reference's reason, or for one that says both: it contradicts itself |
+
+Whether "no" goes with a defect depends on the question ("Is it free of defects?"), which is why verdict and reason
+are compared with the reference's pair instead of with each other.
+"""
 
 from __future__ import annotations
 
@@ -78,41 +115,7 @@ def judge(
     An empty answer, or one that does not begin with yes, no, true or false, gets 1 1 1. The texts are read as `read`
     describes. "Right" means: the same verdict as the reference.
 
-    | accuracy | when |
-    |---|---|
-    | 5 | right; the same defects, or none on either side and the same state |
-    | 4 | right; some of the defects in common; or none on either side, and one side leaves the state open |
-    | 3 | right; no defect where the reference names one; or none on either side, and opposite states; never more than
-    this for a reason that calls the part both good and defective |
-    | 2 | right; none of the defects in common, or a defect where the reference names none |
-    | 1 | the other verdict |
-
-    | localization | when |
-    |---|---|
-    | 5 | both name a place: the same |
-    | 4 | both: cells that share a side |
-    | 2 | both: cells two steps apart; or other places, where `places` are not nine |
-    | 1 | both: cells three or four steps apart |
-    | 1 | both name a place, and one calls the part good, the other does not, or the answer calls it both |
-    | 3 | only the reference names a place; or neither does and the verdict is the other |
-    | 5 | neither names a place, right |
-    | 3 | only the answer names a place, right, and the state is the same |
-    | 1 | only the answer names a place, otherwise |
-
-    Where one side names several places, each place takes the mark of its nearest on the other side, and localization is
-    the mean over both sides' places.
-
-    | logic | when |
-    |---|---|
-    | 5 | right, and the reason calls the part what the reference calls it |
-    | 3 | right, and only one of them says whether the part is good |
-    | 2 | right, but the reason says the opposite of the reference's: it contradicts its own verdict |
-    | 2 | right, but the reason calls the part both good and defective |
-    | 2 | the other verdict, for a reason of its own |
-    | 1 | the other verdict, for the reference's reason, or for one that says both: it contradicts itself |
-
-    Whether "no" goes with a defect depends on the question ("Is it free of defects?"), which is why verdict and reason
-    are compared with the reference's pair instead of with each other.
+    The tables of the marks are at the head of this file.
 
     Args:
       answer: What the model said.

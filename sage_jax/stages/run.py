@@ -16,7 +16,7 @@ from sage_jax.data.trees.chat import Chat
 from sage_jax.data.trees.encode import TreeFormat
 from sage_jax.evaluation.evaluator import Evaluator
 from sage_jax.generation.responder import Responder
-from sage_jax.generation.unstacked import with_layers_apart
+from sage_jax.generation.unstacked import with_unstacked_layers
 from sage_jax.hf.config import CheckpointConfig
 from sage_jax.hf.importing import Checkpoint, open_checkpoint
 from sage_jax.journal.run_log import RunLog
@@ -107,7 +107,7 @@ class Run:
             memory of one.
         """
         model = self.weights.structure.of(params), params
-        parts = with_layers_apart(*model, self.mesh) if use_up else model
+        parts = with_unstacked_layers(*model, self.mesh) if use_up else model
         decoding = make_decoding(self.config, self.chat, self.source)
         return Responder(*parts, self.mesh, decoding, self.max_positions)
 

@@ -21,7 +21,7 @@ from sage_jax.data.records import Record
 from sage_jax.data.stream.pipeline import StreamOptions, TrainLoader, make_train_loader, visited_records
 from sage_jax.data.stream.vit_features import StoredFeatures
 from sage_jax.data.trees.encode import ChosenRecords, feature_form, tiles_per_image
-from sage_jax.features.cached import KeptFeatures
+from sage_jax.features.cached import CachedFeatures
 from sage_jax.features.encoder import VitEncoder
 from sage_jax.features.stored import FeatureKey, stored_features
 from sage_jax.hf.peft import export_peft_adapter, save_adapters
@@ -141,13 +141,13 @@ def _reference_of(stage: Stage, params: Params, records: StageRecords) -> _Refer
         key=ReferenceKey(digest(reference), run.prepared.revision, run.tree_format),
         batch_size=run.config.evaluate.batch_size,
         folder=run.folder.path / "reference_logps",
-        run=stage.log,
+        log=stage.log,
         mesh=run.mesh,
     )
     return _Reference(attach_reference(table[list(records.kept)]), attach_reference(table[list(records.held_out)]))
 
 
-def _features_of(stage: Stage, params: Params, records: StageRecords) -> StoredFeatures | KeptFeatures | None:
+def _features_of(stage: Stage, params: Params, records: StageRecords) -> StoredFeatures | CachedFeatures | None:
     """ViT features of the stage's images, stored or cached, where the config wants them and the stage leaves the ViT
     as it is.
     """
@@ -174,12 +174,12 @@ def _features_of(stage: Stage, params: Params, records: StageRecords) -> StoredF
     return stored.chosen(records.kept)
 
 
-def _kept_features(stage: Stage, params: Params) -> KeptFeatures:
+def _kept_features(stage: Stage, params: Params) -> CachedFeatures:
     """Features of this process's images, computed with each batch and cached as far as `vit_memory_mb` reaches."""
     run, model, train = stage.run, stage.config.model, stage.config.training(stage.name)
     encoder = VitEncoder(run.weights.structure.of(params), params, run.mesh)
     rows = train.batch_size // train.accumulate // jax.process_count()
-    return KeptFeatures(
+    return CachedFeatures(
         encoder,
         form=feature_form(model, np.dtype(compute_dtype(model))),
         tiles_at_once=encoder.at_once(rows * tiles_per_image(model)),
@@ -193,7 +193,7 @@ def _fit(
     params: Params,
     records: StageRecords,
     reference: _Reference,
-    features: StoredFeatures | KeptFeatures | None,
+    features: StoredFeatures | CachedFeatures | None,
 ) -> FitResult:
     """Trains from the parameters, which are used up."""
     run, config, trained = stage.run, stage.config.training(stage.name), records.trained
@@ -201,7 +201,7 @@ def _fit(
     loader = _loader(stage, trained, features if isinstance(features, StoredFeatures) else None)
     if loader.shapes:
         stage.log.line(str(loader.shapes))
-    cached = features if isinstance(features, KeptFeatures) else None
+    cached = features if isinstance(features, CachedFeatures) else None
     run.folder.write_json(f"stages/{stage.name}/data.json", prepared_counts(run.prepared))
     about = {"keep_last": config.keep_last, "starts_from": run.trained.start_hash(stage.name)}
     with contextlib.closing(loader), StageCheckpoints(run.folder.stage(stage.name), **about) as checkpoints:

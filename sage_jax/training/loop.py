@@ -28,7 +28,7 @@ from sage_jax.training.step import CompiledStep, Objective, TrainState, init_sta
 Item = TypeVar("Item")
 
 Encode = Callable[[TreeBatch], Callable[[], TreeBatch]]
-"""Begins to compute a batch whose images are ViT features, and gives what waits for it (`KeptFeatures.begin`)."""
+"""Begins to compute a batch whose images are ViT features, and gives what waits for it (`CachedFeatures.begin`)."""
 
 
 class Loader(Protocol):

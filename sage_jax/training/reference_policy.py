@@ -64,7 +64,7 @@ def reference_logps(
     key: ReferenceKey,
     batch_size: int,
     folder: Path,
-    run: RunLog,
+    log: RunLog,
     mesh: Mesh,
 ) -> Float[np.ndarray, "I 2 Q N"]:
     """Summed log-probability of the answers of wanted records, zero-shot (0) and one-shot (1), in nats.
@@ -90,18 +90,37 @@ def reference_logps(
         for mode, indices in enumerate(wanted)
     ]
     found, lacking = sum(map(len, wanted)), sum(map(len, missing))
-    run.line(f"reference log-probabilities: {found - lacking} answer sets known, {lacking} to compute")
+    log.line(f"reference log-probabilities: {found - lacking} answer sets known, {lacking} to compute")
     if not lacking and table is not None and path.exists():
         return table
+    with StopRequest(log.line, mesh, after="this batch") as stop:
+        table = _computed(table, records, missing, responder, key, partial, rows, log, stop)
+    assert table is not None
+    if jax.process_index() == 0:
+        buffer = io.BytesIO()
+        np.save(buffer, table)
+        replace_file(path, buffer.getvalue())
+        partial.remove()
+    return table
+
+
+def _computed(
+    table: np.ndarray | None,
+    records: Sequence[Record],
+    missing: Sequence[Sequence[int]],
+    responder: Responder,
+    key: ReferenceKey,
+    partial: _PartialTable,
+    rows: int,
+    log: RunLog,
+    stop: StopRequest,
+) -> np.ndarray | None:
+    """The table with the missing records, zero-shot (0) and one-shot (1); each batch goes to the partial file too."""
     done, batches = 0, sum(-(-len(indices) // rows) for indices in missing)
-    with (
-        StopRequest(run.line, mesh, after="this batch") as stop,
-        run.progress(batches, unit="reference batch") as advance,
-    ):
+    with log.progress(batches, unit="reference batch") as advance:
         for mode, indices in enumerate(missing):
-            for batch in (
-                _batches(ChosenRecords(records, indices), key, rows, with_reference=bool(mode)) if indices else ()
-            ):
+            chosen = ChosenRecords(records, indices)
+            for batch in _batches(chosen, key, rows, with_reference=bool(mode)) if indices else ():
                 if stop.agreed():
                     raise Interrupted(f"stopped after {done} of {batches} batches of reference log-probabilities")
                 logps = responder.answer_logps(batch)
@@ -113,12 +132,6 @@ def reference_logps(
                     partial.append(entry)
                 done += 1
                 advance(done)
-    assert table is not None
-    if jax.process_index() == 0:
-        buffer = io.BytesIO()
-        np.save(buffer, table)
-        replace_file(path, buffer.getvalue())
-        partial.remove()
     return table
 
 

@@ -19,7 +19,7 @@ from sage_jax.data.records import Record
 from sage_jax.data.stream.pipeline import StreamOptions, make_train_loader
 from sage_jax.data.trees.chat import Chat
 from sage_jax.data.trees.encode import TileForm, TreeFormat, feature_form
-from sage_jax.features.cached import KeptFeatures
+from sage_jax.features.cached import CachedFeatures
 from sage_jax.features.encoder import VitEncoder
 from sage_jax.models.sage import Placeholders, Sage
 from sage_jax.parameters import Params, merge, split
@@ -50,8 +50,10 @@ class Encoder:
         return tiles.reshape(len(tiles), -1).astype(np.float64)[:, :12].reshape(-1, 4, 3)
 
 
-def references_kept(encode: Encoder, tiles_at_once: int, capacity: int) -> KeptFeatures:
-    return KeptFeatures(encode, form=FORM, tiles_at_once=tiles_at_once, capacity=capacity, images=("reference_tiles",))
+def references_kept(encode: Encoder, tiles_at_once: int, capacity: int) -> CachedFeatures:
+    return CachedFeatures(
+        encode, form=FORM, tiles_at_once=tiles_at_once, capacity=capacity, images=("reference_tiles",)
+    )
 
 
 @pytest.fixture
@@ -139,7 +141,7 @@ def test_nothing_is_waited_for_before_the_batch_is_asked_for(batch: TreeBatch) -
         return Later(tiles)
 
     calls: list[int] = []
-    kept = KeptFeatures(encode, form=FORM, tiles_at_once=16, capacity=ALL)
+    kept = CachedFeatures(encode, form=FORM, tiles_at_once=16, capacity=ALL)
     other = with_references(batch, [3, 0, 3, 0, 5, 0])  # two new references, no new test image
     first, second = kept.begin(with_references(batch, [0, 1, 2, 3, 4, 5])), kept.begin(other)
     assert calls == [16, 16] and kept.num_computed == 5 + 3 + 2
@@ -192,9 +194,9 @@ def stream(records: list[Record], chat: Chat, number: int, train: TrainConfig = 
     return found
 
 
-def kept_of(encode: Callable[[np.ndarray], Any], capacity: int) -> KeptFeatures:
+def kept_of(encode: Callable[[np.ndarray], Any], capacity: int) -> CachedFeatures:
     form = feature_form(MODEL, np.dtype(np.float32))
-    return KeptFeatures(encode, form=form, tiles_at_once=8, capacity=capacity, by_record=True)
+    return CachedFeatures(encode, form=form, tiles_at_once=8, capacity=capacity, by_record=True)
 
 
 def distinct(batch: TreeBatch) -> int:
@@ -229,13 +231,13 @@ def test_over_a_stream_each_distinct_image_is_computed_once(
 
 def test_an_image_is_known_by_its_record_without_a_look_at_its_pixels(records: list[Record], chat: Chat) -> None:
     batch = next(iter(stream(records, chat, 1)))
-    kept = KeptFeatures(Encoder(), form=FORM, tiles_at_once=4, capacity=ALL, by_record=True)
+    kept = CachedFeatures(Encoder(), form=FORM, tiles_at_once=4, capacity=ALL, by_record=True)
     expected = kept.put_into(batch)
     count = kept.num_computed
     found = kept.put_into(dataclasses.replace(batch, tiles=np.zeros_like(batch.tiles)))
     np.testing.assert_array_equal(found.tiles, expected.tiles)
     assert kept.num_computed == count
-    kept = KeptFeatures(Encoder(), form=FORM, tiles_at_once=4, capacity=ALL)
+    kept = CachedFeatures(Encoder(), form=FORM, tiles_at_once=4, capacity=ALL)
     kept.put_into(batch)
     assert not kept.put_into(dataclasses.replace(batch, tiles=np.zeros_like(batch.tiles))).tiles.any()
 

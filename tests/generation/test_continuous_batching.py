@@ -11,7 +11,7 @@ import pytest
 
 from sage_jax.batch import Answers, Scores, TreeBatch
 from sage_jax.config import MeshConfig
-from sage_jax.generation.continuous_batching import AnswerStream
+from sage_jax.generation.continuous_batching import ContinuousBatching
 from sage_jax.generation.continuous_decode import RowStates
 from sage_jax.generation.responder import Responder
 from sage_jax.generation.sampling import Sampling
@@ -83,7 +83,7 @@ def scheduled_steps(lengths: list[int], *, rows: int, group: int) -> int:
 )
 def test_images_are_answered_as_in_batches(how: Sampling) -> None:
     responder, groups = make_responder(2, MESH, sampling=how, stop_ids=STOPS), groups_of(IMAGES)
-    expected, stream = in_batches(responder, groups), AnswerStream(responder, num_rows=ROWS)
+    expected, stream = in_batches(responder, groups), ContinuousBatching(responder, num_rows=ROWS)
     found = list(stream.answers(groups))
     assert [index for index, _ in found] == list(range(IMAGES))
     for index, answers in found:
@@ -126,26 +126,26 @@ class Counted:
 @pytest.mark.parametrize(("images", "num_rows", "group"), [(23, 4, 2), (9, 5, 3), (2, 4, 4), (7, 3, 1), (4, 4, 2)])
 def test_images_come_in_order_and_wait_for_no_other(images: int, num_rows: int, group: int) -> None:
     lengths = np.random.default_rng(images).integers(1, 12, images).tolist()
-    stream = AnswerStream(Counted(lengths), num_rows=num_rows)
+    stream = ContinuousBatching(Counted(lengths), num_rows=num_rows)
     found = list(stream.answers(groups_of(images, rows=group)))
     assert [index for index, _ in found] == list(range(images))
     for index, answers in found:
         assert answers.token_ids.item() == index == answers.verdict_score.item() == answers.similarity.item() / 2
     assert stream.steps == scheduled_steps(lengths, rows=num_rows, group=group)
     with pytest.raises(ValueError, match="for 1 rows; give it fewer"):
-        list(AnswerStream(Counted(lengths), num_rows=1).answers(groups_of(2)))
+        list(ContinuousBatching(Counted(lengths), num_rows=1).answers(groups_of(2)))
 
 
 def test_one_image_alone_and_answers_of_one_token() -> None:
     groups = groups_of(1)
     for responder in (make_responder(2, MESH), make_responder(2, MESH, stop_ids=tuple(range(VOCAB_SIZE)))):
-        stream = AnswerStream(responder, num_rows=ROWS)
+        stream = ContinuousBatching(responder, num_rows=ROWS)
         ((index, found),) = stream.answers(groups)
         expected = in_batches(responder, groups)[0]
         assert index == 0
         np.testing.assert_array_equal(found.token_ids, expected.token_ids)
     assert stream.steps == 0
-    assert list(AnswerStream(responder, num_rows=ROWS).answers([])) == []
+    assert list(ContinuousBatching(responder, num_rows=ROWS).answers([])) == []
 
 
 def test_nothing_compiles_after_the_longest_group_has_come() -> None:
@@ -159,7 +159,7 @@ def test_nothing_compiles_after_the_longest_group_has_come() -> None:
     assert sum(before.values()) == before["widen_rows"]
     groups = groups_of(IMAGES)
     assert len({batch.token_ids.shape[1] for batch, _ in groups}) == 2
-    stream = AnswerStream(responder, num_rows=ROWS)
+    stream = ContinuousBatching(responder, num_rows=ROWS)
     list(stream.answers(groups[:2]))
     once = compiled()
     assert max(once[name] - before[name] for name in names) <= 2  # of two lengths

@@ -219,11 +219,11 @@ def test_own_facts_and_what_is_asked_then_are_as_from_scratch(speaker: Speaker) 
     """The images are read once; nothing of the question for facts stays in what follows."""
     chat, responder, records = speaker.chat, speaker.responder(), make_records(2)
     asked = speaker.batch([fact_record(record, chat) for record in records])
-    told, opening = write_facts(responder, chat, asked, max_new_tokens=NEW)
+    told, prefix = write_facts(responder, chat, asked, max_new_tokens=NEW)
     assert told == [chat.written_facts(said) for said in Dialogue(responder, chat, asked, facts_as="text").said]
     assert all(told) and told[0] != told[1]
     batch = speaker.batch([dataclasses.replace(record, facts=own) for record, own in zip(records, told, strict=True)])
-    begun = Dialogue(responder, chat, batch, facts_as="text", opening=opening)
+    begun = Dialogue(responder, chat, batch, facts_as="text", prefix=prefix)
     expected = Dialogue(responder, chat, batch, facts_as="text")
     np.testing.assert_array_equal(begun.said, expected.said)
     np.testing.assert_allclose(begun.answers.verdict_score, expected.answers.verdict_score, atol=1e-5)

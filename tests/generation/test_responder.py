@@ -16,10 +16,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from sage_jax.batch import Answers, TreeBatch
 from sage_jax.config import MeshConfig
 from sage_jax.data.trees.encode import TreeError
-from sage_jax.generation.decoding import Opening
+from sage_jax.generation.decoding import ImagePrefix
 from sage_jax.generation.responder import Decoding, Responder
 from sage_jax.generation.sampling import Sampling, draw_keys
-from sage_jax.generation.unstacked import with_layers_apart
+from sage_jax.generation.unstacked import with_unstacked_layers
 from sage_jax.models.lora import structure_of
 from sage_jax.models.sage import Sage
 from sage_jax.parameters import merge
@@ -167,7 +167,7 @@ def test_every_question_goes_on_as_alone(prompts: TreeBatch, answered: tuple[int
     """A second turn of all questions of an image at once: each sees its own conversation and no other."""
     end_id, how = answered[0], Sampling(1.2, repetition_penalty=1.3, seed=2)
     responder, seeds = make_responder(end_id, sampling=how), np.arange(4) + 40
-    first, talk = responder.open(prompts, seeds)
+    first, state = responder.first_turn(prompts, seeds)
     rng, further = np.random.default_rng(1), []
     ids, mask = np.zeros((4, 3, 8), np.int32), np.zeros((4, 3, 8), bool)
     for place in zip(*np.nonzero(prompts.question_ids >= 0), strict=True):
@@ -178,10 +178,10 @@ def test_every_question_goes_on_as_alone(prompts: TreeBatch, answered: tuple[int
         ids[place][: len(spoken)], mask[place][: len(spoken)] = spoken, True
         further.append([*said, *asked])
     assert len({len(each) for each in further}) > 2
-    slots = talk.visible.shape[-1]
+    slots = state.visible.shape[-1]
     with pytest.raises(ValueError, match=f"{slots} slots for"):
-        responder.go_on(talk, ids, mask, slots=slots, seeds=seeds)
-    found, _ = responder.go_on(talk, ids, mask, slots=slots + 60, seeds=seeds)
+        responder.next_turn(state, ids, mask, slots=slots, seeds=seeds)
+    found, _ = responder.next_turn(state, ids, mask, slots=slots + 60, seeds=seeds)
     expected, _ = naive(prompts, how, further)
     for at, place in enumerate(zip(*np.nonzero(prompts.question_ids >= 0), strict=True)):
         assert up_to(found[place], end_id) == up_to(expected[at], end_id)
@@ -264,7 +264,7 @@ def test_references_as_features_are_answered_as_their_tiles(prompts: TreeBatch) 
 def test_layers_apart_answer_as_the_stack_does(prompts: TreeBatch, answered: tuple[int, Answers]) -> None:
     graphdef, shapes = structure()
     params, mesh = random_params(shapes), make_mesh(MESH)
-    apart = with_layers_apart(graphdef, params, mesh)
+    apart = with_unstacked_layers(graphdef, params, mesh)
     kernel = apart[1]["decoder/blocks/1/mlp/up/kernel"]
     assert not params and kernel.shape == shapes["decoder/blocks/mlp/up/kernel"].shape[:0:-1]  # turned: out, in
     assert kernel.sharding == NamedSharding(mesh, PartitionSpec(("tensor",), ("fsdp",)))
@@ -276,7 +276,7 @@ def test_layers_apart_answer_as_the_stack_does(prompts: TreeBatch, answered: tup
 
 
 def test_images_read_once_are_answered_about_as_from_scratch(prompts: TreeBatch, answered: tuple[int, Answers]) -> None:
-    """Two batches of the same images, of other facts and other questions, go on from one opening."""
+    """Two batches of the same images, of other facts and other questions, go on from one prefix."""
     rng = np.random.default_rng(9)
     responder, asked = make_responder(answered[0]), prompts.question_ids >= 0
     words = rng.integers(8, VOCAB_SIZE, prompts.token_ids.shape).astype(np.int32)
@@ -285,14 +285,14 @@ def test_images_read_once_are_answered_about_as_from_scratch(prompts: TreeBatch,
         fact_ids=rng.integers(8, VOCAB_SIZE, prompts.fact_ids.shape).astype(np.int32),
         token_ids=np.where(prompts.question_index >= 0, words, prompts.token_ids),
     )
-    opening = responder.begin(prompts)
+    prefix = responder.encode_prefix(prompts)
     for batch in (others, prompts):
-        (found, _), expected = responder.go_on_from(opening, batch), responder.answer(batch)
+        (found, _), expected = responder.answer_from(prefix, batch), responder.answer(batch)
         np.testing.assert_array_equal(found.token_ids[asked], expected.token_ids[asked])
         np.testing.assert_allclose(found.verdict_score[asked], expected.verdict_score[asked], atol=1e-5)
         np.testing.assert_allclose(found.similarity, expected.similarity, atol=1e-6)
     assert (responder.answer(others).token_ids != expected.token_ids)[asked].any()
-    assert responder.go_on_from(opening, prompts, max_new_tokens=2)[0].token_ids.shape[2] == 2
+    assert responder.answer_from(prefix, prompts, max_new_tokens=2)[0].token_ids.shape[2] == 2
 
 
 @pytest.mark.parametrize(("dtype", "off"), [("bfloat16", 0.03), ("int8", 0.05)])
@@ -305,7 +305,7 @@ def test_narrow_weights_answer_nearly_alike(
     assert params["decoder/output/kernel"].dtype == params["decoder/embedding/embedding"].dtype == "bfloat16"
     assert params["decoder/norm/scale"].dtype == "float32"
     decoding = Decoding(max_new_tokens=NEW, end_id=answered[0], verdict_ids=(YES, NO))
-    found = Responder(*with_layers_apart(graphdef, params, mesh), mesh, decoding).answer(prompts)
+    found = Responder(*with_unstacked_layers(graphdef, params, mesh), mesh, decoding).answer(prompts)
     asked = prompts.question_ids >= 0
     apart = np.abs(found.verdict_score - answered[1].verdict_score)[asked]
     assert 0.0 < apart.max() < off
@@ -334,6 +334,6 @@ def test_a_sequence_behind_the_last_position_is_refused_whatever_the_length_of_i
     longest = int(np.sum(prompts.token_mask, axis=1).max())
     with pytest.raises(TreeError, match=rf"has {longest + NEW} tokens.* up to {longest + NEW - 1}: .*max_new_tokens"):
         make_responder(0, max_positions=longest + NEW - 1).answer(prompts)
-    responder, unread = make_responder(0, max_positions=longest + NEW), cast(Opening, None)
+    responder, unread = make_responder(0, max_positions=longest + NEW), cast(ImagePrefix, None)
     with pytest.raises(TreeError, match=rf"has {longest + NEW + 1} tokens.*inspect\.fact_tokens"):  # written facts
-        responder.go_on_from(unread, prompts, max_new_tokens=NEW + 1)
+        responder.answer_from(unread, prompts, max_new_tokens=NEW + 1)

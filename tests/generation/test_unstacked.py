@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import AxisType
 
 from sage_jax.config import MeshConfig
-from sage_jax.generation.unstacked import with_layers_apart
+from sage_jax.generation.unstacked import with_unstacked_layers
 from sage_jax.sharding import MESH_AXES, make_mesh
 from tests.support.tiny_sage import random_params, structure
 
@@ -22,9 +22,9 @@ def test_one_cpu_takes_layers_apart_without_compiling_anything() -> None:
         compiled.extend([event] * event.endswith("backend_compile_duration"))
 
     jax.monitoring.register_event_duration_secs_listener(note)
-    _, found = with_layers_apart(graphdef, jax.device_put(params, jax.devices()[0]), alone)
+    _, found = with_unstacked_layers(graphdef, jax.device_put(params, jax.devices()[0]), alone)
     assert not compiled
-    _, expected = with_layers_apart(graphdef, params, make_mesh(MeshConfig(data=4, fsdp=1, tensor=2)))
+    _, expected = with_unstacked_layers(graphdef, params, make_mesh(MeshConfig(data=4, fsdp=1, tensor=2)))
     assert found.keys() == expected.keys()
     for path, leaf in found.items():
         assert leaf.devices() == {jax.devices()[0]}

@@ -15,6 +15,7 @@ import torch
 from transformers import InternVLForConditionalGeneration
 
 from sage_jax.config import MeshConfig
+from sage_jax.hf.config_fields import Dtype
 from sage_jax.hf.exporting import export_checkpoint
 from sage_jax.hf.faults import WeightsError
 from sage_jax.hf.importing import Checkpoint, import_params, open_checkpoint
@@ -53,7 +54,7 @@ def peer_logits(peer: InternVLForConditionalGeneration) -> np.ndarray:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("text_model", "vit", "tied"), [("llama", "300m", False), ("qwen2", "6b", True)])
 def test_export_of_import_is_the_same_bit_for_bit_and_stock_transformers_loads_it(
-    tmp_path: Path, dtype: str, text_model: str, vit: str, tied: bool
+    tmp_path: Path, dtype: Dtype, text_model: str, vit: str, tied: bool
 ) -> None:
     peer = torch_internvl(text_model, vit, tie_word_embeddings=tied)
     peer = to_bfloat16(peer) if dtype == "bfloat16" else peer
@@ -65,7 +66,7 @@ def test_export_of_import_is_the_same_bit_for_bit_and_stock_transformers_loads_i
         whole_sage(checkpoint, params),
         checkpoint.model,
         tmp_path / "out",
-        dtype=dtype,  # pyright: ignore[reportArgumentType]
+        dtype=dtype,
         base=checkpoint.config.values,
         max_shard_bytes=6_000,
     )

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from sage_jax.config import FusionConfig, MeshConfig, ModelConfig
-from sage_jax.hf.config_fields import TEXT_MODELS, Layout
+from sage_jax.hf.config_fields import TEXT_MODELS, Layout, TextModel
 from sage_jax.hf.importing import open_checkpoint, stored_shapes
 from sage_jax.hf.layouts import (
     PLAIN,
@@ -181,8 +181,8 @@ def test_queries_keys_and_values_are_grouped_as_internlm2_publishes_them() -> No
 @pytest.mark.parametrize(
     ("layout", "text_model"), [(layout, name) for layout in TEXT_MODELS for name in TEXT_MODELS[layout]]
 )
-def test_no_two_rows_share_a_path_or_a_key(layout: Layout, text_model: str) -> None:
-    rows = plain_rows(layout, text_model, MODEL)  # pyright: ignore[reportArgumentType]
+def test_no_two_rows_share_a_path_or_a_key(layout: Layout, text_model: TextModel) -> None:
+    rows = plain_rows(layout, text_model, MODEL)
     for names in ([row.path for row in rows], [key for row in rows for key in row.keys]):
         assert len(set(names)) == len(names)
     assert all(spelled(key, layout) == key for row in rows for key in row.keys)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,9 +112,9 @@ def test_a_stop_before_a_stage_is_status_0_with_the_command_to_go_on(
 
     begin = stages.check_stages
 
-    def signalled(*arguments: object) -> None:
+    def signalled(*arguments: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        begin(*arguments)  # pyright: ignore[reportArgumentType]
+        begin(*arguments)
 
     monkeypatch.setattr(stages, "check_stages", signalled)
     arguments = ["--config", str(CONFIG), f"--config.run_dir={tmp_path / 'run'}", "--config.stages=prepare"]

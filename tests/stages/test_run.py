@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -27,10 +27,10 @@ from tests.support.tiny_tokenizers import qwen_tokenizer
 TINY = read_config(["--config", str(CONFIG)])
 
 
-def with_weights(folder: Path, **model: object) -> Config:
+def with_weights(folder: Path, **model: Any) -> Config:
     """A config that starts from the folder; sizes are left out unless given."""
     sized = ModelConfig(weights=str(folder), fusion=TINY.model.fusion)
-    return Config(run_dir=str(folder / "run"), model=dataclasses.replace(sized, **model))  # pyright: ignore[reportArgumentType]
+    return Config(run_dir=str(folder / "run"), model=dataclasses.replace(sized, **model))
 
 
 @pytest.fixture(scope="module")

@@ -96,7 +96,23 @@ def save_original(
     weights = {name: tensor.detach().numpy() for name, tensor in peer.state_dict().items()}
     vision, text = (peer.config.to_dict()[name] for name in ("vision_config", "text_config"))
     folder.mkdir(parents=True)
-    config = {
+    (folder / "config.json").write_text(json.dumps(_original_config(vision, text, text_model)), encoding="utf-8")
+    original = {_original_key(name, text_model): values for name, values in weights.items() if "_proj." not in name}
+    for layer in range(NUM_LAYERS):
+        theirs = f"vision_model.encoder.layers.{layer}.attn.qkv"
+        ours = f"model.vision_tower.encoder.layer.{layer}.attention"
+        for last in ("weight", "bias")[: 1 + vision["attention_bias"]]:
+            # InternAttention reads its projection as (3, heads, width): queries of all heads, keys, values
+            original[f"{theirs}.{last}"] = np.concatenate([weights[f"{ours}.{part}_proj.{last}"] for part in "qkv"])
+        original.update(_original_layer(weights, layer, text_model))
+    original = {name: np.ascontiguousarray(values.astype(dtype)) for name, values in original.items()}
+    save_file(original, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def _original_config(vision: dict[str, Any], text: dict[str, Any], text_model: str) -> dict[str, Any]:
+    """Content of OpenGVLab's config.json, from the sections of transformers' one."""
+    return {
         "model_type": "internvl_chat",
         "architectures": ["InternVLChatModel"],
         "auto_map": {"AutoModel": "modeling_internvl_chat.InternVLChatModel"},
@@ -143,18 +159,6 @@ def save_original(
             **({"head_dim": 6} if text_model == "qwen3" else {}),
         },
     }
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    original = {_original_key(name, text_model): values for name, values in weights.items() if "_proj." not in name}
-    for layer in range(NUM_LAYERS):
-        theirs = f"vision_model.encoder.layers.{layer}.attn.qkv"
-        ours = f"model.vision_tower.encoder.layer.{layer}.attention"
-        for last in ("weight", "bias")[: 1 + vision["attention_bias"]]:
-            # InternAttention reads its projection as (3, heads, width): queries of all heads, keys, values
-            original[f"{theirs}.{last}"] = np.concatenate([weights[f"{ours}.{part}_proj.{last}"] for part in "qkv"])
-        original.update(_original_layer(weights, layer, text_model))
-    original = {name: np.ascontiguousarray(values.astype(dtype)) for name, values in original.items()}
-    save_file(original, folder / "model.safetensors", {"format": "pt"})
-    return folder
 
 
 _ARCHITECTURES = {

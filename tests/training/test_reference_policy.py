@@ -73,7 +73,7 @@ def make_key(chat: Chat, **changes: Any) -> ReferenceKey:
 def table_of(
     folder: Path, records: list[Record], wanted: tuple[list[int], list[int]], responder: Responder, key: ReferenceKey
 ) -> np.ndarray:
-    with RunLog(folder / "run", "edpo") as run:
+    with RunLog(folder / "run", "edpo") as log:
         return reference_logps(
             records,
             wanted,
@@ -81,7 +81,7 @@ def table_of(
             key=key,
             batch_size=4,
             folder=folder / "kept",
-            run=run,
+            log=log,
             mesh=make_mesh(MeshConfig(data=4, fsdp=1, tensor=2)),
         )
 

@@ -84,11 +84,12 @@ class Chat:
         missing = [name for name in tokens.TEMPLATE_TOKENS if backend.token_to_id(name) is None]
         if missing:
             raise ChatError(f"the tokenizer has no token {', '.join(missing)}: add them as special tokens")
-        if tokenizer.pad_token_id is None:
+        pad_id = tokenizer.pad_token_id
+        if not isinstance(pad_id, int):
             raise ChatError("the tokenizer has no padding token: set its pad_token")
         self.text, self.conversation = text, conversation
         self.vocab_size: int = max(backend.get_vocab().values()) + 1
-        self.pad_id = int(tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
+        self.pad_id = pad_id
         self.end_id = self._special(backend, tokens.TURN_END)
         stops = [backend.token_to_id(name) for name in conversation.stop_tokens]
         closing = (self.end_id, *(found for found in stops if found is not None), *stop_ids)

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol, cast
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -30,6 +30,20 @@ VERSION: Final = 1
 """Raised with every change that gives other tokens for the same corpus."""
 
 _NUM_BYTES = 256
+
+
+class TokenizerSteps(Protocol):
+    """The steps of a tokenizer around its model, which can be set (tokenizers' type stubs show them read-only)."""
+
+    normalizer: Any
+    pre_tokenizer: Any
+    decoder: Any
+    post_processor: Any
+
+
+def steps_of(tokenizer: tokenizers.Tokenizer) -> TokenizerSteps:
+    """The tokenizer, as the steps that can be set."""
+    return cast(TokenizerSteps, tokenizer)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -55,8 +69,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
             f"text.vocab_size = {vocab_size}: bytes, special tokens and verdict words alone take {least}; give more"
         )
     bpe = tokenizers.Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
-    bpe.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    steps = steps_of(bpe)
+    steps.pre_tokenizer, steps.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(VERDICT_WORDS),
         special_tokens=list(SPECIAL_TOKENS),

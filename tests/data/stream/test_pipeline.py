@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-import itertools
 import runpy
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +11,9 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
-from PIL import Image
 
 from sage_jax.batch import TreeBatch
-from sage_jax.config import Config, ModelConfig, TextConfig, TrainConfig, VitConfig, from_config_dict
+from sage_jax.config import Config, TextConfig, from_config_dict
 from sage_jax.data.records import Answer, Question, Record
 from sage_jax.data.sources.readers import read_records
 from sage_jax.data.stream.pipeline import (
@@ -33,72 +29,9 @@ from sage_jax.data.trees.encode import TreeFormat, TreeUse
 from sage_jax.data.trees.shapes import needed_shape
 from sage_jax.data.trees.tokenizer import train_tokenizer
 from sage_jax.data.trees.tree import TreeError, build_tree
+from tests.support.stream_records import MODEL, TEXT, assert_same, loader, take, train_config
 
-TEXT = TextConfig(vocab_size=320, max_facts=2, max_fact_tokens=48, max_answer_tokens=48, buckets=(256, 1024, 2048))
 QUICKSTART = Path(__file__).parents[3] / "configs" / "quickstart.py"
-MODEL = ModelConfig(vit=VitConfig(tile_px=32, patch_px=8), downsample=2)
-
-
-def encoded(rng: np.random.Generator, height: int, width: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def make_record(index: int, rng: np.random.Generator, *, num_questions: int = 5) -> Record:
-    words = ["cap", "scratch", "left", "bottle", "dent", "upper right"]
-    parts = [" ".join(rng.choice(words, size=int(rng.integers(1, 4)))) for _ in range(12)]
-    answers = tuple(Answer(f"{'Yes' if rng.random() < 0.5 else 'No'}. The {parts[k]}.", 5.0 - k) for k in range(3))
-    return Record(
-        record_id=f"r{index}",
-        image_id=f"i{index}",
-        test_image=encoded(rng, 32, 32),
-        reference_image=encoded(rng, 32, 32),
-        category="bottle",
-        pair_type="standard comparison",
-        facts=tuple(parts[4 : 4 + int(rng.integers(0, 3))]),
-        questions=tuple(Question(f"Is there a {parts[6 + q]}?", answers) for q in range(num_questions)),
-        descriptions=(Question("What is shown?", (Answer(f"A {parts[11]}."),)),),
-        anomalous=bool(rng.random() < 0.5),
-        defects=(),
-        mask=None,
-        test_path=f"{index}.png",
-        reference_path=f"{index}_good.png",
-    )
-
-
-@pytest.fixture(scope="module")
-def records() -> list[Record]:
-    rng = np.random.default_rng(7)
-    return [make_record(index, rng) for index in range(11)]
-
-
-@pytest.fixture(scope="module")
-def chat(records: list[Record]) -> Chat:
-    texts = [answer.text for record in records for question in record.questions for answer in question.answers]
-    return Chat(TEXT, train_tokenizer(texts, TEXT.vocab_size))
-
-
-def train_config(**changes: Any) -> TrainConfig:
-    return TrainConfig(**{"batch_size": 4, "questions_per_image": 2, "reference_drop_rate": 0.5, **changes})
-
-
-def loader(records: Sequence[Record], chat: Chat, train: TrainConfig | None = None, **changes: Any):
-    form = TreeFormat(chat, MODEL, changes.pop("text", TEXT))
-    options = StreamOptions(**{"seed": 3, "prefetch": 2, **changes})
-    return make_train_loader(records, form, train or train_config(), options)
-
-
-def take(stream: Any, count: int) -> list[TreeBatch]:
-    batches = list(itertools.islice(stream, count))
-    if hasattr(stream, "close"):
-        stream.close()
-    return batches
-
-
-def assert_same(first: TreeBatch, second: TreeBatch) -> None:
-    for field in dataclasses.fields(TreeBatch):
-        np.testing.assert_array_equal(getattr(first, field.name), getattr(second, field.name), err_msg=field.name)
 
 
 def test_same_seed_gives_the_same_stream_and_another_seed_another(records: list[Record], chat: Chat) -> None:
@@ -169,14 +102,6 @@ def test_every_epoch_reads_each_record_once_in_a_new_order(records: list[Record]
     assert len({tuple(epoch) for epoch in epochs.tolist()}) == 4
 
 
-def test_reference_is_dropped_at_its_rate(records: list[Record], chat: Chat) -> None:
-    for rate, low, high in [(0.0, 1.0, 1.0), (1.0, 0.0, 0.0), (0.3, 0.55, 0.85)]:
-        batches = take(loader(records, chat, train_config(batch_size=20, reference_drop_rate=rate)), 10)
-        shown = np.concatenate([batch.reference_tile_mask.any(axis=1) for batch in batches])
-        assert low <= shown.mean() <= high
-        assert not np.concatenate([batch.reference_tiles for batch in batches])[~shown].any()
-
-
 @pytest.mark.parametrize("steps", [1, 2, 9])
 def test_the_records_and_modes_of_a_stage_are_known_before_it_runs(
     records: list[Record], chat: Chat, steps: int
@@ -221,29 +146,6 @@ def test_worker_processes_read_the_same_grouped_batches(records: list[Record], c
         assert_same(expected, found)
 
 
-def test_a_group_has_its_rows_sorted_by_length_in_batches_of_random_order(records: list[Record], chat: Chat) -> None:
-    batches = take(loader(records, chat, **GROUPED), 33)
-    plain = take(loader(records, chat), 33)  # the same rows, three batches at a time
-    for at in range(0, 33, 3):
-        drawn = [sorted(np.concatenate([b.record_index for b in some[at : at + 3]])) for some in (batches, plain)]
-        assert drawn[0] == drawn[1]
-    lengths = np.stack([tree_lengths(batch) for batch in batches]).reshape(11, 3, 4)
-    sorted_groups = 0
-    for group in lengths:
-        by_length = group[np.lexsort((group[:, -1], group[:, 0]))]
-        assert (np.diff(by_length.reshape(-1)) >= 0).all()
-        sorted_groups += bool((np.diff(group.reshape(-1)) >= 0).all())
-    assert sorted_groups < 11
-    ungrouped = np.stack([tree_lengths(batch) for batch in plain])
-    assert np.ptp(lengths, axis=2).mean() < np.ptp(ungrouped, axis=1).mean() / 2
-
-
-def tree_lengths(batch: TreeBatch) -> np.ndarray:
-    """Tokens of each row's tree, the places of missing facts counted."""
-    written = np.arange(1, batch.token_mask.shape[1] + 1)
-    return np.where(batch.token_mask, written, 0).max(axis=1)
-
-
 def test_a_saved_position_knows_its_grouping(records: list[Record], chat: Chat) -> None:
     state = loader(records, chat).get_state()
     del state["group_batches"]  # as before there was any
@@ -266,26 +168,6 @@ def test_the_records_of_grouped_batches_are_known_before(records: list[Record], 
     assert all(set(some) <= set(every) for some, every in zip(taken(steps), visited, strict=True))
 
 
-def test_questions_are_drawn_anew_and_all_of_them_in_time(records: list[Record], chat: Chat) -> None:
-    batches = take(loader(records, chat, train_config(batch_size=20)), 10)
-    asked = np.concatenate([batch.question_ids for batch in batches])
-    assert asked.shape == (200, 2)
-    assert (asked[:, 0] < asked[:, 1]).all()
-    np.testing.assert_allclose(np.bincount(asked.reshape(-1), minlength=5) / 400, 0.2, atol=0.06)
-    every = take(loader(records, chat, train_config(questions_per_image=0)), 1)[0]
-    np.testing.assert_array_equal(every.question_ids, np.tile(np.arange(5), (4, 1)))
-
-
-def test_bucket_is_the_smallest_that_holds_the_longest_row(records: list[Record], chat: Chat) -> None:
-    batches = take(loader(records, chat, train_config(questions_per_image=1, batch_size=2)), 12)
-    batches += take(loader(records, chat, train_config(questions_per_image=0, answers="ranked")), 6)
-    lengths = [batch.token_ids.shape[1] for batch in batches]
-    assert len(set(lengths)) > 1
-    for batch, length in zip(batches, lengths, strict=True):
-        used = int(np.flatnonzero(batch.token_mask.any(axis=0)).max()) + 1
-        assert length == min(bucket for bucket in TEXT.buckets if bucket >= used)
-
-
 def test_eval_reads_every_record_once_and_pads_the_last_batch(records: list[Record], chat: Chat) -> None:
     form, use = TreeFormat(chat, MODEL, TEXT), TreeUse("ranked")
     one_shot = list(make_eval_batches(records, form, use, batch_size=4, with_reference=True))
@@ -300,21 +182,6 @@ def test_eval_reads_every_record_once_and_pads_the_last_batch(records: list[Reco
     np.testing.assert_array_equal(one_shot[1].token_ids, zero_shot[1].token_ids)
 
 
-def test_batches_that_can_show_no_reference_have_no_room_for_any(records: list[Record], chat: Chat) -> None:
-    def room(stream: Any) -> int:
-        (batch,) = take(stream, 1)
-        assert batch.reference_tiles.shape == (4, batch.reference_tile_mask.shape[1], 32, 32, 3)
-        return batch.reference_tile_mask.shape[1]
-
-    some = [dataclasses.replace(each, reference_image=None) if at else each for at, each in enumerate(records)]
-    none = [dataclasses.replace(each, reference_image=None) for each in records]
-    for rate, given, expected in [(0.0, some, 1), (0.9, some, 1), (1.0, records, 0), (0.0, none, 0)]:
-        assert room(loader(given, chat, train_config(reference_drop_rate=rate))) == expected
-    form, use = TreeFormat(chat, MODEL, TEXT), TreeUse("none")
-    for with_reference, given, expected in [(True, records, 1), (True, some, 1), (False, records, 0), (True, none, 0)]:
-        assert room(make_eval_batches(given, form, use, batch_size=4, with_reference=with_reference)) == expected
-
-
 def test_prompts_for_generation_hold_no_answer(records: list[Record], chat: Chat) -> None:
     form = TreeFormat(chat, MODEL, TEXT)
     (batch,) = make_eval_batches(records, form, TreeUse("none"), batch_size=11, with_reference=True)
@@ -322,15 +189,6 @@ def test_prompts_for_generation_hold_no_answer(records: list[Record], chat: Chat
     last = np.take_along_axis(np.asarray(batch.token_ids), np.asarray(batch.source_index)[:, :, 0, 0], axis=1)
     newline = chat.question_ids("x")[-1]
     assert (last == newline).all()
-
-
-def test_records_with_fewer_questions_leave_slots_empty(chat: Chat) -> None:
-    rng = np.random.default_rng(0)
-    mixed = [make_record(0, rng, num_questions=1), make_record(1, rng, num_questions=3)]
-    form = TreeFormat(chat, MODEL, TEXT)
-    (batch,) = make_eval_batches(mixed, form, TreeUse("ranked"), batch_size=2, with_reference=True)
-    assert batch.question_ids.tolist() == [[0, -1, -1], [0, 1, 2]]
-    assert batch.answer_mask.any(axis=2).tolist() == [[True, False, False], [True, True, True]]
 
 
 def test_impossible_streams_are_refused_with_the_way_out(records: list[Record], chat: Chat) -> None:
@@ -343,19 +201,6 @@ def test_impossible_streams_are_refused_with_the_way_out(records: list[Record], 
     bare = [dataclasses.replace(record, descriptions=()) for record in records]
     with pytest.raises(TreeError, match=r"record r\d+ has no descriptions"):
         next(loader(bare, chat, train_config(questions="description")))
-
-
-def test_rows_that_lose_their_reference_lose_its_place_in_the_prompt(records: list[Record], chat: Chat) -> None:
-    some = [dataclasses.replace(each, reference_image=None) if at % 4 == 0 else each for at, each in enumerate(records)]
-    text, per_image = dataclasses.replace(TEXT, reference="prompt"), MODEL.tokens_per_tile
-    for batch in take(loader(some, chat, text=text), 9):  # into the fourth epoch: what is remembered is met again
-        shown = batch.reference_tile_mask.any(axis=1)
-        assert (batch.token_ids == chat.image_id).sum(axis=1).tolist() == (per_image * (1 + shown)).tolist()
-        one_shot = [row for row, index in enumerate(batch.record_index) if index % 4 == 0]
-        assert not shown[one_shot].any()
-    plain = take(loader(some, chat), 9)
-    assert {bool(each) for batch in plain for each in batch.reference_tile_mask.any(axis=1)} == {True, False}
-    assert {int(each) for batch in plain for each in (batch.token_ids == chat.image_id).sum(axis=1)} == {per_image}
 
 
 def test_a_position_in_other_data_of_the_same_size_is_refused(records: list[Record], chat: Chat) -> None:
