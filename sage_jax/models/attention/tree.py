@@ -42,7 +42,7 @@ class TreeLayout:
       place: Of each token of the sequence among all slots: those of the prefix, then of questions, then of answers.
     """
 
-    prefix_mask: Bool[Array, "B U"]
+    prefix_mask: Bool[Array, "B U1"]
     question_slots: Int[Array, "B Q U"]
     question_mask: Bool[Array, "B Q U"]
     answer_slots: Int[Array, "B Q N L"]
@@ -93,7 +93,7 @@ def tree_layout(batch: TreeBatch) -> TreeLayout:
     )
 
 
-def prefix_layout(prefix_mask: Bool[Array, "B U"]) -> TreeLayout:
+def prefix_layout(prefix_mask: Bool[Array, "B U1"]) -> TreeLayout:
     """The layout of a prefix alone, without questions."""
     rows, length = prefix_mask.shape
     none = jnp.zeros((rows, 0, 0, 1), jnp.int32)
