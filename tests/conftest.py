@@ -13,7 +13,13 @@ from tests.support.tiny_run import TinyRun, run_main
 
 # None of the imports above loads jax, which reads both when it is first imported. A machine with an accelerator runs
 # the same tests on the same devices.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+_FLAGS = (
+    "--xla_force_host_platform_device_count=8",
+    # Programs of tests are small, run a few times and take longest to compile.
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+)
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 _GENERATION = ("decoding", "continuous_decode", "sampling")

@@ -1,4 +1,4 @@
-"""Rules of the house: sizes of files and functions, no suppressions, axis letters, a test file for each module."""
+"""Rules of the house: sizes of files and functions, no suppressions, axis letters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sources(root: Path) -> list[Path]:
 
 
 def modules(root: Path) -> Iterator[Path]:
-    """Files of the package that a test file mirrors."""
+    """Files of the package."""
     for path in sorted((root / "sage_jax").rglob("*.py")):
         if path.name not in ("__init__.py", "__main__.py") and SHIPPED not in path.parts:
             yield path
@@ -71,19 +71,11 @@ def letter_faults(root: Path) -> list[str]:
     return faults + [f"{letter} of the legend is used nowhere" for letter in sorted(legend - set(used))]
 
 
-def modules_without_tests(root: Path) -> list[str]:
-    """Modules without a test file at the mirrored path."""
-    package = root / "sage_jax"
-    mirrored = {path: root / "tests" / path.parent.relative_to(package) / f"test_{path.name}" for path in modules(root)}
-    return [str(path.relative_to(root)) for path, test in mirrored.items() if not test.is_file()]
-
-
 RULES: list[Callable[[Path], list[str]]] = [
     long_files,
     long_functions,
     suppressions,
     letter_faults,
-    modules_without_tests,
 ]
 
 
@@ -102,15 +94,12 @@ def test_the_project_keeps_its_rules(rule: Callable[[Path], list[str]]) -> None:
         (suppressions, "tests/test_quiet.py", "import os  # no" + "qa: F401\n"),
         (letter_faults, "sage_jax/shaped.py", 'def f(x: Float[Array, "B Y"]) -> None: ...\n'),
         (letter_faults, "sage_jax/axes.py", '"""Legend.\n\n  B  batch\n  T  tokens\n  W  nothing\n"""\n'),
-        (modules_without_tests, "sage_jax/models/alone.py", "x = 1\n"),
     ],
 )
 def test_each_kind_of_fault_is_found(rule: Callable[[Path], list[str]], name: str, text: str, tmp_path: Path) -> None:
     good = {
         "sage_jax/axes.py": '"""Legend.\n\n  B  batch\n  T  tokens\n"""\n',
         "sage_jax/models/vit.py": 'def f(x: Float[Array, "B T"]) -> None: ...\n',
-        "tests/test_axes.py": "",
-        "tests/models/test_vit.py": "",
     }
     for path, content in good.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)

@@ -41,8 +41,9 @@ def adapted_layers(paths: Iterable[str], lora: LoraConfig) -> list[str]:
         except re.error as error:
             raise ConfigError(f"lora.targets: {target!r} is no regular expression: {error}") from None
         if not matched:
+            likely = [*dict.fromkeys(f"{layer.partition('/')[0]}/" for layer in layers), *layers]
             raise ConfigError(
-                f"lora.targets: {target!r} matches no layer that may have adapters{nearest(target, layers)}"
+                f"lora.targets: {target!r} matches no layer that may have adapters{nearest(target, likely)}"
             )
         found |= matched
     return [layer for layer in layers if layer in found]

@@ -23,7 +23,7 @@ from sage_jax.data.trees.encode import TreeError
 from sage_jax.data.trees.tiles import tile_image
 from sage_jax.evaluation import evaluate
 from sage_jax.evaluation.evaluator import anomaly_map, inspection_record
-from sage_jax.stages import stages
+from sage_jax.stages import scoring
 from sage_jax.stages.stages import run_stages
 from tests.support.tiny_run import CONFIG, TinyRun, read_jsonl
 
@@ -157,7 +157,7 @@ def test_an_evaluation_that_scores_nothing_leaves_the_cost_of_the_one_before(
     def too_long(*_: object) -> None:
         raise TreeError("a question is too long")
 
-    monkeypatch.setattr(stages, "check_text", too_long)
+    monkeypatch.setattr(scoring, "check_text", too_long)
     with pytest.raises(TreeError):
         evaluated("--config.evaluate.bootstrap_samples=51")
     assert json.loads((run_dir / "summary.json").read_text())["stages"]["evaluate"] == cost
