@@ -2,7 +2,7 @@
 
 import sys
 
-from sage_jax.cli import main
+from sage_jax.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

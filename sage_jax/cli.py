@@ -23,8 +23,11 @@ from sage_jax.config.command_line import load_config
 from sage_jax.config.fields import check_known
 from sage_jax.config.shipped import shipped_configs, summary_of
 from sage_jax.errors import ConfigError, UserError
+from sage_jax.process.allocator import restart_with_huge_pages
 from sage_jax.process.libraries import quieten_libraries
 from sage_jax.process.version import own_version
+
+_COMPUTING: Final = ("inspect", "train", "evaluate", "export")
 
 app: Final = App(
     name="sage-jax",
@@ -221,6 +224,13 @@ def _run(config: Config) -> int:
     from sage_jax.main import run_program
 
     return run_program(config, ["sage-jax", *sys.argv[1:]])
+
+
+def program() -> int:
+    """The program `sage-jax`: as `main`, with huge pages where a model computes."""
+    if sys.argv[1:2] and sys.argv[1] in _COMPUTING:
+        restart_with_huge_pages()
+    return main()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

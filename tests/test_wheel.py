@@ -99,7 +99,7 @@ def test_training_inspection_and_the_readmes_python(installed: Installed) -> Non
     data = ["--data.num-train", "24", "--data.cache-dir", "cache"]
     installed.run("sage-jax", "train", "tiny.py", "--run-dir", "runs/quickstart", "--stages", stages, *data)
     said = installed.run("sage-jax", "inspect", "photos", "--model", "runs/quickstart", "--references", "good_photos")
-    assert said.stdout.startswith("1 images: ") and (installed.folder / "runs/quickstart/inspect/report.html").is_file()
+    assert said.stdout.startswith("1 image: ") and (installed.folder / "runs/quickstart/inspect/report.html").is_file()
     block = re.search(
         r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )

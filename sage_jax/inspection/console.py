@@ -28,7 +28,8 @@ def print_inspection(output: Path, cost: Mapping[str, float], console: Console |
     found = ", ".join(f"{number} {verdict}" for verdict, number in counts.most_common())
     inspected = cost.get("images", 0.0)
     speed = f"; {cost['batch_seconds'] / inspected:.2f} s an image" if inspected else ""
-    console.print(f"{sum(counts.values())} images: {found}{speed}", markup=False)
+    total = sum(counts.values())
+    console.print(f"{total} image{'' if total == 1 else 's'}: {found}{speed}", markup=False)
     worst = heapq.nlargest(
         _SHOWN, (row for row in _rows(output) if row.score is not None), key=lambda row: row.score or 0
     )
