@@ -90,7 +90,7 @@ class CheckpointConfig:
         return f"{TEXT_SECTION[self.layout]}.{by_model}"
 
 
-def read_config(folder: Path) -> CheckpointConfig:
+def read_checkpoint_config(folder: Path) -> CheckpointConfig:
     """The config.json of a checkpoint folder.
 
     Raises:

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from sage_jax.config import ModelConfig
-from sage_jax.hf.config import CheckpointConfig, read_config
+from sage_jax.hf.config import CheckpointConfig, read_checkpoint_config
 from sage_jax.hf.faults import WeightsError, raise_any
 from sage_jax.hf.layouts import (
     PLAIN,
@@ -101,7 +101,7 @@ def open_checkpoint(folder: Path | str, model: ModelConfig) -> Checkpoint:
       ConfigError: A field of `model` contradicts the checkpoint.
     """
     folder = Path(folder).expanduser()
-    config = read_config(folder)
+    config = read_checkpoint_config(folder)
     opened = open_folder(folder)
     if not opened.named:  # nothing could be read, so that every tensor would be missing
         raise_any(folder, opened.faults)

@@ -15,7 +15,7 @@ import jax
 
 from sage_jax.config import TRAINING_STAGES, Config, ConfigError, DecoderConfig, DecodingConfig, config_changes
 from sage_jax.data import check as data_check
-from sage_jax.hf.config import read_config
+from sage_jax.hf.config import read_checkpoint_config
 from sage_jax.inspection.console import print_inspection
 from sage_jax.journal.run_log import RunLog
 from sage_jax.journal.summary import CostMeter, load_summary, print_summary
@@ -79,7 +79,7 @@ def _without_weights(config: Config) -> Config:
     if not model.weights:
         return config
     if (folder / "config.json").is_file():
-        found = read_config(folder)
+        found = read_checkpoint_config(folder)
         model = found.applied_to(model)
         plan = dataclasses.replace(plan, vocab_size=plan.vocab_size or found.vocab_size)
     elif model.decoder == DecoderConfig():

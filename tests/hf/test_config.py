@@ -11,7 +11,7 @@ import pytest
 from transformers import InternVLVisionConfig, LlamaConfig, Qwen2Config, Qwen3Config
 
 from sage_jax.config import ConfigError, DecoderConfig, FusionConfig, ModelConfig, VitConfig
-from sage_jax.hf.config import CheckpointConfig, read_config
+from sage_jax.hf.config import CheckpointConfig, read_checkpoint_config
 from sage_jax.hf.config_fields import TEXT_DEFAULTS, VISION_DEFAULTS, Layout, TextModel
 from sage_jax.hf.config_writer import check_expressible, config_json
 from sage_jax.hf.faults import WeightsError, raise_any
@@ -30,7 +30,7 @@ CHAT: dict[str, Any] = {
 
 def read(folder: Path, values: Any) -> CheckpointConfig:
     (folder / "config.json").write_text(values if isinstance(values, str) else json.dumps(values), encoding="utf-8")
-    return read_config(folder)
+    return read_checkpoint_config(folder)
 
 
 def chat(section: str = "", **changes: Any) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def test_what_is_not_supported_is_named_with_what_is(tmp_path: Path, values: Any
 
 def test_a_missing_config_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="there is no such file; give the folder of a downloaded checkpoint"):
-        read_config(tmp_path)
+        read_checkpoint_config(tmp_path)
 
 
 JUNK: list[Any] = [None, "x", [], {}, -1, 0, 1.5, True, [3, 4], {"type": []}, 10**30]
@@ -200,7 +200,7 @@ def test_a_written_config_is_read_as_the_same_model(tmp_path: Path, layout: Layo
 
 def test_a_config_keeps_what_the_base_says_beside_sizes(tmp_path: Path) -> None:
     save_internvl(torch_internvl("qwen2"), tmp_path)
-    base = read_config(tmp_path)
+    base = read_checkpoint_config(tmp_path)
     model = base.applied_to(MODEL)
     written = config_json(model, layout="internvl", vocab_size=base.vocab_size, dtype="float32", base=base.values)
     for section in ("text_config", "vision_config"):

@@ -16,7 +16,7 @@ from transformers.models.internvl.processing_internvl import InternVLProcessor
 from sage_jax.config import TextConfig
 from sage_jax.data.trees.chat import Chat
 from sage_jax.data.trees.conversations import CONVERSATIONS, TRANSFORMERS
-from sage_jax.hf.config import CheckpointConfig, read_config
+from sage_jax.hf.config import CheckpointConfig, read_checkpoint_config
 from sage_jax.hf.faults import WeightsError
 from sage_jax.hf.tokenizer import find_conversation, read_tokenizer
 from tests.support.tiny_tokenizers import CHAT_TEMPLATE, qwen_tokenizer, released_form, save_internlm2
@@ -39,7 +39,7 @@ def checkpoint_config(layout: str = "internvl", vocab_size: int = 1000, **values
     values = {"model_type": layout, section: text, "vision_config": {}, **more, **values}
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(values), encoding="utf-8")
-        return read_config(Path(folder))
+        return read_checkpoint_config(Path(folder))
 
 
 @pytest.fixture(scope="module")

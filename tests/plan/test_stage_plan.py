@@ -15,7 +15,7 @@ from rich.console import Console
 
 from sage_jax.config import Config, ConfigError, DecodingConfig, EvaluateConfig, FusionConfig, ModelConfig
 from sage_jax.config.command_line import read_config
-from sage_jax.hf.config import read_config as read_checkpoint_config
+from sage_jax.hf.config import read_checkpoint_config
 from sage_jax.hf.config_writer import config_json, text_model_of
 from sage_jax.hf.importing import stored_shapes
 from sage_jax.hf.layouts import PLAIN, plain_rows, tensors

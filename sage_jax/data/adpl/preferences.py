@@ -17,7 +17,7 @@ from sage_jax.data.adpl.facts import DefectWords, ObjectWords, Risk, Vocabulary,
 from sage_jax.data.adpl.wording import COMPARISON, INSPECTION_QUESTION, PLACES, SUBJECT, Claim, Finding, Topic
 from sage_jax.data.records import AnnotatedImage, Answer, Box, Question, Record
 
-__all__ = ["INSPECTION_QUESTION", "PLACES", "VERSION", "make_records", "place_of"]
+__all__ = ["INSPECTION_QUESTION", "PLACES", "VERSION", "make_records", "cell_of"]
 
 VERSION: Final = 4
 """Raised whenever the records made of the same annotations change, so that stored data sets are built again."""
@@ -112,7 +112,7 @@ def make_records(
     return made
 
 
-def place_of(box: Box, width: int, height: int) -> str:
+def cell_of(box: Box, width: int, height: int) -> str:
     """The cell of the 3x3 grid that holds the box's middle: "upper left" ... "lower right", "centre"."""
     column = min(2, max(0, 3 * (box.left + box.right) // (2 * width)))
     row = min(2, max(0, 3 * (box.top + box.bottom) // (2 * height)))
@@ -127,7 +127,7 @@ def _findings(image: AnnotatedImage, vocabulary: Vocabulary) -> tuple[Finding, .
     by_area = sorted(
         image.defects, key=lambda item: (item.box.left - item.box.right) * (item.box.bottom - item.box.top)
     )
-    found = ((vocabulary.defect_of(item.type), place_of(item.box, width, height)) for item in by_area)
+    found = ((vocabulary.defect_of(item.type), cell_of(item.box, width, height)) for item in by_area)
     return tuple(dict.fromkeys(found))
 
 

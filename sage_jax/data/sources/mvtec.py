@@ -20,6 +20,7 @@ from sage_jax.axes import Bool
 from sage_jax.config import DataConfig
 from sage_jax.data.images import SUFFIXES, ImageFault, decode_mask, decode_rgb, encode_png, read_inside
 from sage_jax.data.records import AnnotatedImage, Box, Defect, Fault
+from sage_jax.errors import UserError
 
 VERSION: Final = 1
 GOOD_NAMES: Final = ("good", "ok", "normal")
@@ -27,7 +28,7 @@ _TRAIN_FOLDERS: Final = ("train", "validation")
 _SPECK_SHARE: Final = 0.02  # of the largest component: smaller ones stay in the mask but are no defect of their own
 
 
-class TreeError(ValueError):
+class FolderLayoutError(UserError):
     """A folder that is no MVTec-style tree, or a category that it does not have."""
 
 
@@ -69,7 +70,7 @@ def read_images(data: DataConfig, split: Literal["train", "test"], seed: int) ->
     categories and types as far as there are enough. Either way good and defective images alternate.
 
     Raises:
-      TreeError: The root is no such tree, or has none of the held-out categories.
+      FolderLayoutError: The root is no such tree, or has none of the held-out categories.
     """
     root = Path(data.root).expanduser()
     good: dict[str, list[Entry]] = {}
@@ -115,12 +116,16 @@ def defects_of(mask: Bool[np.ndarray, "H W"], kind: str) -> tuple[Defect, ...]:
 def _categories(root: Path) -> list[str]:
     """Folders of the root's categories, "." where it is one itself."""
     if not root.is_dir():
-        raise TreeError(f"{root} is no folder: set data.root to a category's folder, or to a folder of categories")
+        raise FolderLayoutError(
+            f"{root} is no folder: set data.root to a category's folder, or to a folder of categories"
+        )
     if _is_category(root):
         return ["."]
     folders = sorted(path.name for path in root.iterdir() if not path.name.startswith(".") and _is_category(path))
     if not folders:
-        raise TreeError(f"{root} holds no <category>/train and <category>/test: set data.root to an MVTec-style tree")
+        raise FolderLayoutError(
+            f"{root} holds no <category>/train and <category>/test: set data.root to an MVTec-style tree"
+        )
     return folders
 
 
@@ -132,7 +137,9 @@ def _held_out_checked(data: DataConfig, folders: Sequence[str]) -> Sequence[str]
     names = {words(Path(data.root).expanduser().resolve().name if folder == "." else folder) for folder in folders}
     for name in data.held_out:
         if words(name) not in names:
-            raise TreeError(f"data.held_out: {data.root} has no category {name!r}; it has {', '.join(sorted(names))}")
+            raise FolderLayoutError(
+                f"data.held_out: {data.root} has no category {name!r}; it has {', '.join(sorted(names))}"
+            )
     return folders
 
 

@@ -125,7 +125,7 @@ def _unusable(data: DataConfig) -> Iterator[None]:
     except OSError as error:
         place, cure = error.filename or data.root, f"set data.root to the {data.source} data set"
         raise ReaderError(f"{place}: {error.strerror or error}; {cure}") from error
-    except (adpl_json.FormatError, deeppcb.DrawError, listed.ListError, mvtec.TreeError) as error:
+    except (adpl_json.FormatError, deeppcb.DrawError, listed.ListError, mvtec.FolderLayoutError) as error:
         raise ReaderError(str(error)) from error
 
 
@@ -158,7 +158,7 @@ def _images(data: DataConfig, split: Literal["train", "test"], seed: int) -> Ite
             return generated.draw(data, split, seed)
 
 
-def place_of(record: Record, data: DataConfig) -> tuple[str, int | None]:
+def file_and_line(record: Record, data: DataConfig) -> tuple[str, int | None]:
     """File and line at which a user finds a record: in the JSON of `adpl`, else its test image."""
     return (data.root if data.source == "adpl" else _place(data, record.test_path)), record.line
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from sage_jax.config import DataConfig
 from sage_jax.data.images import ImageFault
 from sage_jax.data.records import Fault, Record
-from sage_jax.data.sources.readers import place_of
+from sage_jax.data.sources.readers import file_and_line
 from sage_jax.data.trees.encode import TreeError, TreeFormat, TreeUse, encode_text
 from sage_jax.data.trees.shapes import TreeShape, choose_bucket, most_needed
 
@@ -27,7 +27,7 @@ def measure_text(
             needed = most_needed(tokens, use.questions_per_image)
             choose_bucket([needed.length], [record.record_id], form.text)
         except (TreeError, ImageFault) as error:
-            file, line = place_of(record, data)
+            file, line = file_and_line(record, data)
             problem, _, cure = str(error).rpartition(": ")
             yield Fault(file, line, problem, cure)
         else:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from sage_jax.data.adpl import wording
 from sage_jax.data.adpl.facts import Vocabulary, load_vocabulary
-from sage_jax.data.adpl.preferences import INSPECTION_QUESTION, PLACES, make_records, place_of
+from sage_jax.data.adpl.preferences import INSPECTION_QUESTION, PLACES, cell_of, make_records
 from sage_jax.data.records import PAIR_TYPES, AnnotatedImage, Box, Defect, Question, Record
 from sage_jax.data.sources.generated import CATEGORIES, DEFECT_TYPES
 from sage_jax.metrics.mle import judge
@@ -230,7 +230,7 @@ def test_the_inspection_question_is_asked_once_a_comparison_anywhere_in_it(recor
 def test_best_answers_name_a_defect_and_its_place(records: list[Record], vocabulary: Vocabulary):
     for record in records:
         with Image.open(io.BytesIO(record.test_image)) as image:
-            cells = {place_of(defect.box, *image.size) for defect in record.defects}
+            cells = {cell_of(defect.box, *image.size) for defect in record.defects}
         terms = {vocabulary.defect_of(defect.type).term for defect in record.defects}
         for text in (question.answers[0].text for question in record.questions):
             named = re.findall(rf" at the ({'|'.join(PLACES)})", text)
@@ -307,7 +307,7 @@ def test_descriptions_name_the_part_and_its_mark(records: list[Record]):
     ],
 )
 def test_the_place_is_the_cell_of_the_boxs_middle(box: Box, place: str):
-    assert place_of(box, 90, 60) == place
+    assert cell_of(box, 90, 60) == place
 
 
 def test_a_vocabulary_of_one_defect_is_enough(tmp_path):

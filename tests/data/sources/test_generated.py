@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sage_jax.config import ConfigError, DataConfig
-from sage_jax.data.adpl.preferences import PLACES, place_of
+from sage_jax.data.adpl.preferences import PLACES, cell_of
 from sage_jax.data.records import AnnotatedImage
 from sage_jax.data.sources import generated
 from sage_jax.data.sources.generated import CATEGORIES, DEFECT_TYPES, HELD_OUT, MASK_THRESHOLD, draw
@@ -139,7 +139,7 @@ def test_a_reference_differs_by_pose_and_light_but_is_the_same_product(images: l
 
 
 def test_defects_are_found_in_all_places(images: list[AnnotatedImage]):
-    places = collections.Counter(place_of(defect.box, 64, 64) for image in images for defect in image.defects)
+    places = collections.Counter(cell_of(defect.box, 64, 64) for image in images for defect in image.defects)
     assert set(places) == set(PLACES)
     assert max(places.values()) < 0.3 * places.total()
 

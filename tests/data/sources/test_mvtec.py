@@ -16,7 +16,7 @@ from PIL import Image
 from sage_jax.config import DataConfig
 from sage_jax.data.images import decode_mask, encode_png
 from sage_jax.data.records import AnnotatedImage, Box, Defect, Fault
-from sage_jax.data.sources.mvtec import TreeError, defects_of, files, read_images
+from sage_jax.data.sources.mvtec import FolderLayoutError, defects_of, files, read_images
 
 Split = Literal["train", "test"]
 _RNG = np.random.default_rng(11)
@@ -82,7 +82,7 @@ def test_held_out_categories_are_for_testing_only(tmp_path: Path) -> None:
         assert {image.category for image in test} == {"metal nut"} and len(test) == 18
         assert {image.category for image in train} == {"pill", "screw"} and len(train) == 48
         assert all(image.reference_path.startswith("metal_nut/train/good/") for image in test)
-    with pytest.raises(TreeError, match="no category 'screws'; it has metal nut, pill, screw"):
+    with pytest.raises(FolderLayoutError, match="no category 'screws'; it has metal nut, pill, screw"):
         _read(_config(tmp_path, held_out=("screws",)), "test")
 
 
@@ -257,7 +257,7 @@ def test_a_file_name_that_is_no_text_is_a_fault(tmp_path: Path) -> None:
 
 def test_what_is_no_tree_is_an_error_with_its_path(tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "none"):
-        with pytest.raises(TreeError, match=str(root)):
+        with pytest.raises(FolderLayoutError, match=str(root)):
             _read(_config(root), "train")
 
 
