@@ -58,7 +58,7 @@ class Inspection:
         if self.reference:
             lines.append(f"  compared with {self.reference}")
         for left, top, right, bottom, score in self.boxes:
-            lines.append(f"  map above {score:.2f} in x {left} to {right}, y {top} to {bottom}")
+            lines.append(f"  map peak {score:.2f} in x {left} to {right}, y {top} to {bottom}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
