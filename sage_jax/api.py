@@ -9,15 +9,15 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from sage_jax.axes import UInt8
-from sage_jax.config import TRAINING_STAGES, Config
+from sage_jax.config import TRAINING_STAGES, Config, ExportConfig, nearest
 from sage_jax.config.command_line import read_config
-from sage_jax.data.images import encode_png, remembered_rgb
+from sage_jax.data.images import encode_png, remembered_rgb, rgb_of
 from sage_jax.errors import UserError
 from sage_jax.evaluation.evaluator import Evaluator
 from sage_jax.inspection.batches import answer_batch, cached_references, read_ahead, read_batch
@@ -32,6 +32,8 @@ from sage_jax.stages.stages import run_stages
 
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | UInt8[np.ndarray, "H W 3"] | UInt8[np.ndarray, "H W"]
 """An image: a path, the content of a file, a PIL image, or an array of uint8, RGB or grey."""
+
+Section = TypeVar("Section", Config, ExportConfig)
 
 _BATCH: Final = 8
 
@@ -93,7 +95,8 @@ class Inspector:
     ) -> Iterator[Inspection]:
         """The model's findings on images, in their order, as they are ready.
 
-        The next batch is read while the model works on this one. An image that cannot be read gets the verdict
+        The next batch is read while the model works on this one, so that two batches are read before the first finding;
+        for a slow source set `batch_size` to 1. An image that cannot be read gets the verdict
         `unreadable` and its error.
 
         Args:
@@ -137,7 +140,8 @@ class Inspector:
     def _answered(self, inputs: Sequence[InputImage], questions: Sequence[str], *, rows: int) -> Iterator[Inspection]:
         """The findings on inputs, in batches of a fixed number of rows."""
         config = self.config
-        options = dataclasses.replace(config.inspect, questions=tuple(questions))
+        asked = (questions,) if isinstance(questions, str) else tuple(questions)
+        options = dataclasses.replace(config.inspect, questions=asked)
         config = dataclasses.replace(config, inspect=options)
         evaluator = dataclasses.replace(self._evaluator, config=config)
         rows = evaluator.responder.rows(rows)
@@ -156,14 +160,16 @@ class Inspector:
         name, vocabulary = _name(image, "image"), self._evaluator.vocabulary
         is_path = isinstance(image, str | os.PathLike)
         category = category or (category_of(Path(image), vocabulary) if is_path else "part")
+        reading = name
         try:
-            content = _content(image, name)
-            compared = None
+            content, compared = _content(image, name), None
             if reference is not None:
-                compared = _name(reference, "reference"), _content(reference, _name(reference, "reference"))
-        except (OSError, ValueError) as error:  # UserError and ImageFault are ValueErrors
-            message = f"{name}: cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
-            return InputImage(name, category, None, message)
+                reading = _name(reference, "reference")
+                compared = reading, _content(reference, reading)
+        except OSError as error:
+            return InputImage(name, category, None, f"{reading}: cannot be read: {error.strerror or error}")
+        except ValueError as error:  # UserError and ImageFault are ValueErrors
+            return InputImage(name, category, None, str(error))
         return make_input(name, content, compared, category, vocabulary)
 
 
@@ -217,7 +223,7 @@ def train(config: Config | Path | str, **fields: Any) -> Path:
     """
     settle_libraries()
     given = config if isinstance(config, Config) else read_config(["--config", os.fspath(config)])
-    given = dataclasses.replace(given, **fields)
+    given = _replaced(given, fields)
     run_stages(given)
     return Path(given.run_dir).expanduser()
 
@@ -234,7 +240,7 @@ def evaluate(folder: Path | str) -> dict[str, Any]:
     Raises:
       UserError: There is no such run, or no stage of it is trained.
     """
-    run_dir = train(config_of(folder), stages="evaluate")
+    run_dir = train(_config_of_run(folder), stages="evaluate")
     return load_summary(run_dir / "summary.json")["metrics"]
 
 
@@ -253,11 +259,36 @@ def export(folder: Path | str, to: Path | str = "", *, stage: str = "", **option
     Raises:
       UserError: There is no such run or stage, or something is at the folder already.
     """
-    config = config_of(folder)
-    section = dataclasses.replace(config.export, folder=os.fspath(to), stage=stage, **options)
+    config = _config_of_run(folder)
+    section = _replaced(config.export, {"folder": os.fspath(to), "stage": stage, **options})
     config = dataclasses.replace(config, export=section)
     train(config, stages="export")
     return export_folder(config)
+
+
+def _config_of_run(folder: Path | str) -> Config:
+    """The config of a run folder.
+
+    Raises:
+      UserError: The folder has another kind of model, or none.
+    """
+    config = config_of(folder)
+    if Path(config.run_dir) != Path(folder).expanduser():
+        raise UserError(f"{folder}: a checkpoint, not a run: give the folder of a run, which has its data and stages")
+    return config
+
+
+def _replaced(config: Section, fields: dict[str, Any]) -> Section:
+    """A config or a section of it with some fields replaced.
+
+    Raises:
+      UserError: A field is unknown.
+    """
+    known = [field.name for field in dataclasses.fields(config)]
+    for name in fields:
+        if name not in known:
+            raise UserError(f"{name}: no such field{nearest(name, known)}")
+    return dataclasses.replace(config, **fields)
 
 
 def _as_list(images: ImageLike | Sequence[ImageLike] | None) -> list[ImageLike]:
@@ -284,7 +315,7 @@ def _content(image: ImageLike, name: str) -> bytes:
     elif isinstance(image, str | os.PathLike):
         content = Path(image).expanduser().read_bytes()
     elif isinstance(image, Image.Image):
-        content = encode_png(np.asarray(image.convert("RGB")))
+        content = encode_png(rgb_of(image, name=name))
     elif isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
             raise UserError(f"{name}: an array of {image.dtype} {image.shape}: give uint8 of (H, W, 3) or (H, W)")

@@ -272,3 +272,40 @@ def test_training_takes_a_file_and_fields_and_evaluation_gives_the_metrics(tiny_
     assert metrics["sfe"]["one_shot"] == tiny_run.summary()["metrics"]["sfe"]["one_shot"]
     with pytest.raises(sage_jax.UserError, match="there are ablation, deeppcb, quickstart"):
         sage_jax.train("no_such_config")
+
+
+def test_a_picture_of_pil_is_read_as_its_file(inspector: sage_jax.Inspector, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    see_through = Image.fromarray(rng.integers(0, 256, (30, 40, 4), dtype=np.uint8))
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=turned)
+    see_through.save(tmp_path / "see_through.png")
+    Image.fromarray(rng.integers(0, 65536, (30, 40), dtype=np.uint16)).save(tmp_path / "wide.png")
+    for path in sorted(tmp_path.glob("*.png")):
+        with Image.open(path) as opened:
+            found = inspector.inspect(opened)
+        np.testing.assert_array_equal(np.asarray(found.pixels), np.asarray(inspector.inspect(path).pixels))
+
+
+def test_what_is_wrong_is_named_as_it_was_given(
+    inspector: sage_jax.Inspector, run_folder: Path, pictures: list[np.ndarray], tmp_path: Path
+) -> None:
+    with pytest.raises(sage_jax.UserError, match=r"missing\.png: cannot be read: No such file"):
+        inspector.inspect(pictures[0], tmp_path / "missing.png")
+    (tmp_path / "cut.png").write_bytes(
+        encode_png(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))[:2000]
+    )
+    with pytest.raises(sage_jax.UserError) as raised:
+        inspector.inspect(Image.open(tmp_path / "cut.png"))
+    assert "None" not in str(raised.value)
+    assert inspector.inspect(pictures[0], questions="Why?").answers[0][0] == "Why?"
+    with pytest.raises(sage_jax.UserError, match="run_dirs: no such field; did you mean 'run_dir'"):
+        sage_jax.train(CONFIG, run_dirs="x")
+    with pytest.raises(sage_jax.UserError, match="dtypes: no such field; did you mean 'dtype'"):
+        sage_jax.export(run_folder, tmp_path / "out", dtypes="float32")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "internvl"}))
+    for call in (sage_jax.evaluate, sage_jax.export):
+        with pytest.raises(sage_jax.UserError, match="a checkpoint, not a run"):
+            call(tmp_path)

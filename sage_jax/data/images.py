@@ -55,19 +55,24 @@ def decode_rgb(data: bytes, *, name: str, max_pixels: int = _MAX_PIXELS) -> UInt
     Raises:
       ImageFault: The file is truncated, damaged, not an image, or larger than `max_pixels`.
     """
+    return _decode(data, name, max_pixels, lambda image: rgb_of(image, name=name))
 
-    def convert(image: Image.Image) -> np.ndarray:
-        image = ImageOps.exif_transpose(image)
-        if image.mode in _WIDE_MODES:
-            return np.repeat(_eight_bit(np.asarray(image), name)[:, :, None], 3, axis=2)
-        if image.mode == "F":
-            raise ImageFault(name, "has floating-point pixels, whose range is unknown", "save it with 8 or 16 bits")
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return np.array(image.convert("RGB"), dtype=np.uint8)
 
-    return _decode(data, name, max_pixels, convert)
+def rgb_of(image: Image.Image, *, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    """Pixels of an opened image, converted as those of a file by `decode_rgb`.
+
+    Raises:
+      ImageFault: Its pixels are floating-point numbers.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode in _WIDE_MODES:
+        return np.repeat(_eight_bit(np.asarray(image), name)[:, :, None], 3, axis=2)
+    if image.mode == "F":
+        raise ImageFault(name, "has floating-point pixels, whose range is unknown", "save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
 def remembered_rgb(data: bytes, *, name: str, keep: bool = True) -> UInt8[np.ndarray, "H W 3"]:

@@ -127,7 +127,7 @@ class UserImages:
             remembered_rgb(test_image, name=name)
             reference = self._references.of(path)
         except (OSError, ValueError) as error:  # ImageFault is one, and so is a path with a NUL byte
-            reason = f"{name}: cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+            reason = f"{name}: cannot be read: {error.strerror or error}" if isinstance(error, OSError) else str(error)
             reason = reason if name in reason else f"{name}: {reason}"
             return InputImage(name, category, None, reason)
         return make_input(name, test_image, reference, category, self._vocabulary)
