@@ -209,6 +209,7 @@ def _empty(size: Size, rows: int, questions: int, answers: int, length: int) -> 
         source_index=np.zeros((*ranked, longest), np.int32),
         target_ids=np.zeros((*ranked, longest), np.int32),
         target_mask=np.zeros((*ranked, longest), np.bool_),
+        claim_mask=np.zeros((*ranked, longest), np.bool_),
         scores=np.broadcast_to(np.asarray(SCORES[:answers], np.float32), ranked).copy(),
         answer_mask=np.ones(ranked, np.bool_),
         question_ids=np.broadcast_to(np.arange(questions, dtype=np.int32), ranked[:2]).copy(),

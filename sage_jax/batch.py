@@ -39,6 +39,7 @@ class TreeBatch:
       source_index: Index into S of the token whose logits predict the answer token.
       target_ids: Token ids of the answers, closing token included.
       target_mask: True at real answer tokens.
+      claim_mask: True at those that carry what the answer claims: its verdict, and names of defects and places.
       scores: Judge scores, 1 (worst) to 5 (best); 0 where masked.
       answer_mask: True where the question has an answer of that rank. Answers stand in rank order, best first.
       question_ids: Index of each question in its record, for what is stored by question; -1 where there is none.
@@ -65,6 +66,7 @@ class TreeBatch:
     source_index: Int[AnyArray, "B Q N L"]
     target_ids: Int[AnyArray, "B Q N L"]
     target_mask: Bool[AnyArray, "B Q N L"]
+    claim_mask: Bool[AnyArray, "B Q N L"]
     scores: Float[AnyArray, "B Q N"]
     answer_mask: Bool[AnyArray, "B Q N"]
     question_ids: Int[AnyArray, "B Q"]

@@ -15,6 +15,8 @@ class VitConfig:
     Attributes:
       tile_px: Side of a tile.
       patch_px: Side of a patch.
+      stem: How a patch's pixels become its feature: `patch`, one linear map of the patch alone (InternViT), or `conv`,
+        overlapping convolutions, which a small encoder trained from nothing needs to see edges (ours).
       num_layers: Transformer blocks.
       embed_dim: Width of a token.
       num_heads: Attention heads of a block.
@@ -28,6 +30,7 @@ class VitConfig:
 
     tile_px: int = 64
     patch_px: int = 8
+    stem: Literal["patch", "conv"] = "patch"
     num_layers: int = 4
     embed_dim: int = 96
     num_heads: int = 4
@@ -43,6 +46,11 @@ class VitConfig:
         require_not_negative(self, "layer_scale")
         require_divides("patch_px", self.patch_px, "tile_px", self.tile_px)
         require_divides("num_heads", self.num_heads, "embed_dim", self.embed_dim)
+        power = self.patch_px & (self.patch_px - 1) == 0 and self.patch_px >= 4
+        require(
+            self.stem == "patch" or power,
+            f"patch_px = {self.patch_px}: with stem = 'conv' each layer halves the picture; give 4, 8, 16 or 32",
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -106,6 +106,8 @@ class TrainConfig:
       questions_per_image: Questions drawn of each record; 0 = all.
       answers: `best` trains on the best answer (SFE), `ranked` on all (DPO).
       facts: `fusion` as comparison embeddings; `text` as plain text in the prompt (ablation).
+      claim_weight: Weight, in the next-token loss, of an answer's tokens that carry what it claims (its verdict, and
+        names of defects and places), beside 1 of its other words; 1 = the paper's loss.
       similarity_weight: Weight of the dense similarity loss on labelled pairs (from-scratch base models only).
       preference: Used by stages `dpo` and `edpo`.
       log_every: Steps between rows of metrics.
@@ -134,6 +136,7 @@ class TrainConfig:
     questions_per_image: int = 0
     answers: Literal["best", "ranked"] = "best"
     facts: Literal["fusion", "text"] = "fusion"
+    claim_weight: float = 1.0
     similarity_weight: float = 0.0
     preference: PreferenceConfig = PreferenceConfig()
     log_every: int = 10
@@ -142,7 +145,9 @@ class TrainConfig:
     keep_last: int = 1
 
     def __post_init__(self) -> None:
-        require_above_zero(self, "steps", "batch_size", "peak_learning_rate", "clip_norm", "log_every", "keep_last")
+        require_above_zero(
+            self, "steps", "batch_size", "peak_learning_rate", "clip_norm", "log_every", "keep_last", "claim_weight"
+        )
         counts = ("warmup_steps", "questions_per_image", "eval_every", "checkpoint_every")
         require_not_negative(self, *counts, "end_ratio", "weight_decay", "similarity_weight")
         require_share(self, "reference_drop_rate")

@@ -32,6 +32,7 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerFast
 
 from sage_jax.config import ConfigError, DataConfig, TextConfig
+from sage_jax.data.question_verdicts import QuestionVerdicts
 from sage_jax.data.records import Answer, Box, Defect, Fault, Question, Record
 from sage_jax.data.sources import readers
 from sage_jax.data.trees import tokenizer as tokens
@@ -47,6 +48,7 @@ SPLITS: Final[tuple[Split, ...]] = ("train", "test")
 
 _FAULTS_FILE = "faults.jsonl"
 _COUNTS_FILE = "counts.json"
+_VERDICTS_FILE = "verdicts.json"
 _IMAGES = ("test_image", "reference_image", "mask")
 
 
@@ -83,8 +85,8 @@ class PreparedData:
 class Adpl(tfds.core.GeneratorBasedBuilder):
     """TFDS builder: encoded images as bytes, everything else of a record as JSON."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {"1.0.0": "First release.", "1.1.0": "Counts of the training questions' verdicts."}
     url_infos = {}  # nothing is downloaded: without this, TFDS looks for a checksum file beside this one
 
     def __init__(self, splits: Mapping[str, Iterable[Record]], *, data_dir: str) -> None:
@@ -209,6 +211,11 @@ def open_split(prepared: PreparedData, split: Split) -> StoredRecords:
     return StoredRecords(prepared.path, split)
 
 
+def train_verdicts(prepared: PreparedData) -> QuestionVerdicts:
+    """How often each question of the training records was answered yes and no."""
+    return QuestionVerdicts(json.loads((prepared.path / _VERDICTS_FILE).read_text()))
+
+
 def _build(data: DataConfig, seed: int, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -233,6 +240,7 @@ def _build(data: DataConfig, seed: int, path: Path) -> None:
             for name, intake in intakes.items()
         }
         (partial / _COUNTS_FILE).write_text(json.dumps(counts))
+        (partial / _VERDICTS_FILE).write_text(json.dumps(intakes["train"].verdicts.counts, ensure_ascii=False))
         faults = [json.dumps(dataclasses.asdict(fault)) for intake in intakes.values() for fault in intake.faults]
         (partial / _FAULTS_FILE).write_text("".join(f"{line}\n" for line in faults))
         partial.chmod(0o755)  # mkdtemp gives 0700
@@ -252,6 +260,7 @@ class _Intake(Iterable[Record]):
         self._data, self._seed, self._progress = data, seed, progress
         self._split: Split = split
         self.counts = RecordCounts()
+        self.verdicts = QuestionVerdicts()
         self.num_records = 0
         self.faults: list[Fault] = []
 
@@ -268,6 +277,7 @@ class _Intake(Iterable[Record]):
                 continue
             self.num_records += 1
             self.counts = self.counts.including(found)
+            self.verdicts.add(found)
             yield found
         self._progress.update(task, total=self.num_records + len(self.faults))
 

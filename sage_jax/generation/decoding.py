@@ -246,7 +246,8 @@ def decode_from_prefix(
 
 def prompts_of(batch: TreeBatch) -> TreeBatch:
     """The batch without answer slots, so that attention over its tree makes no blocks of answers."""
-    return dataclasses.replace(batch, target_ids=batch.target_ids[:, :, :0], target_mask=batch.target_mask[:, :, :0])
+    ranked = {name: getattr(batch, name)[:, :, :0] for name in ("target_ids", "target_mask", "claim_mask")}
+    return dataclasses.replace(batch, **ranked)
 
 
 def prompt_scores(model: Sage, batch: TreeBatch, decoding: Decoding) -> Scores:

@@ -63,6 +63,38 @@ def detection_metrics(
     return results
 
 
+def auroc_gain(
+    scores: Sequence[float],
+    others: Sequence[float],
+    labels: Sequence[bool],
+    groups: Sequence[Hashable],
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+) -> Metric:
+    """What the AUROC of some scores has over that of others on the same examples, -1 to 1, drawn in pairs.
+
+    Args:
+      scores, others: Anomaly scores of each example.
+      labels: True = defective.
+      groups: Image of each example.
+    """
+    positive = np.asarray(labels, bool)
+    if positive.all() or not positive.any():
+        return UNDEFINED
+    orders = [np.argsort(-np.asarray(each, np.float64), kind="stable") for each in (scores, others)]
+    each = [
+        weighted_auroc(np.asarray(values, np.float64)[order], positive[order])
+        for values, order in zip((scores, others), orders, strict=True)
+    ]
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        ours, theirs = (auroc(weights[:, order]) for auroc, order in zip(each, orders, strict=True))
+        return ours - theirs
+
+    return bootstrap(statistic, groups, samples=samples, seed=seed)
+
+
 def weighted_auroc(descending: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> Statistic:
     """AUROC of weighted examples: the weighted share of (defective, good) pairs in the right order, ties half.
 

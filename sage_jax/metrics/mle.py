@@ -27,6 +27,7 @@ the mean over both sides' places.
 | logic | when |
 |---|---|
 | 5 | right, and the reason calls the part what the reference calls it |
+| 2 | the same, but the verdict rests on what is not there: other defects, at no place that the reference names |
 | 3 | right, and only one of them says whether the part is good |
 | 2 | right, but the reason says the opposite of the reference's: it contradicts its own verdict |
 | 2 | right, but the reason calls the part both good and defective |
@@ -94,12 +95,14 @@ class Reading:
       state: Whether the reason calls the part defective, good, or both, which is a contradiction; "" where neither.
       terms: Defects that the reason affirms.
       places: Places that the reason names and does not deny.
+      clauses: Defects and places of each clause that names any, in the order of the text.
     """
 
     verdict: bool | None
     state: State
     terms: frozenset[str]
     places: frozenset[str]
+    clauses: tuple[tuple[frozenset[str], frozenset[str]], ...] = ()
 
 
 def judge(
@@ -165,6 +168,7 @@ def read(
     terms: set[str] = set()
     where: set[str] = set()
     signs: set[State] = set()
+    naming: list[tuple[frozenset[str], frozenset[str]]] = []
     called_good = False
     for sentence in _SENTENCE_END.split(reason):
         clauses = [_read_clause(clause, pattern, names) for clause in _CLAUSE_END.split(sentence)]
@@ -172,6 +176,8 @@ def read(
             terms |= clause.terms
             where |= clause.places
             signs |= clause.signs
+            if clause.terms or clause.places:
+                naming.append((frozenset(clause.terms), frozenset(clause.places)))
         whole = [clause for clause in clauses if not (clause.terms or clause.places or "defective" in clause.signs)]
         if _LIMITED.search(sentence) is None:
             called_good |= any(clause.affirmed_good for clause in whole)
@@ -179,7 +185,7 @@ def read(
     state: State = "defective" if terms or "defective" in signs else "good" if signs else ""
     if state == "defective" and called_good:
         state = "both"
-    return Reading(verdict, state, frozenset(terms), frozenset(where))
+    return Reading(verdict, state, frozenset(terms), frozenset(where), tuple(naming))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,5 +276,6 @@ def _logic(found: Reading, truth: Reading) -> float:
         same_reason = found.state == truth.state and found.terms == truth.terms
         return 1.0 if same_reason or found.state == "both" else 2.0
     if found.state == truth.state:
-        return 5.0
+        elsewhere = not found.places or not found.places & truth.places
+        return 2.0 if found.terms and truth.terms and not found.terms & truth.terms and elsewhere else 5.0
     return 3.0 if "" in (found.state, truth.state) else 2.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +48,56 @@ def bicubic_weights(size_in: int, size_out: int) -> np.ndarray:
 def _norm(config: VitConfig, rngs: nnx.Rngs) -> LayerNorm | RmsNorm:
     norm = LayerNorm if config.norm == "layer" else RmsNorm
     return norm(config.embed_dim, eps=config.norm_eps, rngs=rngs)
+
+
+class Convolution(nnx.Module):
+    """2-D convolution with zeros around the picture, then LayerNorm over channels and GELU."""
+
+    def __init__(self, size: int, width_in: int, width_out: int, *, stride: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+        init = nnx.initializers.normal((size * size * width_in) ** -0.5)
+        self.stride, self.dtype = stride, dtype
+        self.kernel = nnx.Param(init(rngs.params(), (size, size, width_in, width_out), jnp.float32))
+        self.norm = LayerNorm(width_out, eps=1e-6, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "A H W C"]) -> Float[Array, "A _ _ D"]:
+        """Features of every `stride`-th pixel."""
+        out = jax.lax.conv_general_dilated(
+            x,
+            self.kernel[...].astype(self.dtype),
+            (self.stride, self.stride),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return jax.nn.gelu(self.norm(out), approximate=False)
+
+
+class ConvStem(nnx.Module):
+    """Patch features by overlapping convolutions (Xiao et al. 2021, Early convolutions help transformers see better).
+
+    pixels --7x7, stride 4--> c --3x3--> c --3x3, stride 2, as often as the patch asks--> linear to the width
+    """
+
+    def __init__(self, config: VitConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        width = config.embed_dim
+        channels = 3 * width // 8
+        layers = [
+            Convolution(7, 3, channels, stride=4, dtype=dtype, rngs=rngs),
+            Convolution(3, channels, channels, stride=1, dtype=dtype, rngs=rngs),
+        ]
+        for _ in range(int(math.log2(config.patch_px)) - 2):
+            wider = min(2 * channels, width)
+            layers.append(Convolution(3, channels, wider, stride=2, dtype=dtype, rngs=rngs))
+            channels = wider
+        self.convolutions = nnx.List(layers)
+        init = nnx.initializers.normal(channels**-0.5)
+        self.out = Linear(channels, width, dtype=dtype, kernel_init=init, rngs=rngs)
+
+    def __call__(self, pixels: Float[Array, "A H W 3"]) -> Float[Array, "A P D"]:
+        """Features of each patch, row by row."""
+        x = pixels
+        for convolution in self.convolutions:
+            x = constrain(convolution(x), "batch", "none", "none", "none")
+        return self.out(x.reshape(len(x), -1, x.shape[-1]))
 
 
 class VitAttention(nnx.Module):
@@ -125,7 +177,10 @@ class Vit(nnx.Module):
         self.remat: Remat = remat
         self.side = config.tile_px // patch
         init = nnx.initializers.normal((3 * patch * patch) ** -0.5)
-        self.patch_embed = Linear(3 * patch * patch, width, dtype=dtype, kernel_init=init, rngs=rngs)
+        if config.stem == "patch":
+            self.patch_embed = Linear(3 * patch * patch, width, dtype=dtype, kernel_init=init, rngs=rngs)
+        else:
+            self.stem = ConvStem(config, dtype=dtype, rngs=rngs)
         self.class_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, width)))
         self.position_embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1 + self.side**2, width)))
 
@@ -142,9 +197,13 @@ class Vit(nnx.Module):
         patch = self.config.patch_px
         num, height, width, _ = tiles.shape
         rows, columns = height // patch, width // patch
-        pixels = normalise(tiles, self.dtype).reshape(num, rows, patch, columns, patch, 3)
-        patches = pixels.transpose(0, 1, 3, 2, 4, 5).reshape(num, rows * columns, 3 * patch * patch)
-        x = self.patch_embed(constrain(patches, "batch", "none", "none"))
+        pixels = normalise(tiles, self.dtype)
+        if self.config.stem == "conv":
+            x = self.stem(pixels)
+        else:
+            cells = pixels.reshape(num, rows, patch, columns, patch, 3).transpose(0, 1, 3, 2, 4, 5)
+            patches = cells.reshape(num, rows * columns, 3 * patch * patch)
+            x = self.patch_embed(constrain(patches, "batch", "none", "none"))
         first = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (num, 1, x.shape[-1]))
         x = jnp.concatenate([first, x], axis=1) + self._positions(rows, columns).astype(x.dtype)
         x = scan_layers(self.blocks, lambda block, x: block(x), x, remat=self.remat, unroll=self.unroll)

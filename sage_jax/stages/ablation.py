@@ -8,7 +8,8 @@ from collections.abc import Callable
 import jax
 import rich.console
 
-from sage_jax.journal.summary import ablation_table, load_summary, write_ablation
+from sage_jax.journal.ablation import ablation_table, write_ablation
+from sage_jax.journal.summary import load_summary
 from sage_jax.process.stop_request import stop_if_asked
 from sage_jax.stages.run import Run, Stage, StageCost
 

@@ -25,7 +25,7 @@ from sage_jax.hf.processor import save_generation_config, save_processor, save_t
 from sage_jax.hf.torch_module import add_torch_module, sage_settings
 from sage_jax.hf.upload import HubApi, check_upload, upload
 from sage_jax.journal.run_log import RunLog
-from sage_jax.journal.summary import HEADINGS, MODES, load_summary
+from sage_jax.journal.summary import METRICS, MODES, load_summary
 from sage_jax.parameters import Params, digest
 from sage_jax.stages.provenance import log_changes
 from sage_jax.stages.run import Stage, StageCost
@@ -239,7 +239,7 @@ def _card(exported: Exported, folder: Path) -> None:
         data_counts=counts,
         model=config.model,
         metrics=_metrics(exported),
-        headings={name: heading.replace("\n", " ").strip() for name, heading in HEADINGS.items()},
+        headings=METRICS,
         scored_revision=_revision(config),
         no_scores=_no_scores(exported),
         template_note=_template_note(exported),

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from sage_jax.config import Config, ConfigError
 from sage_jax.data.adpl.facts import Vocabulary, load_vocabulary
+from sage_jax.data.adpl.wording import PLACES
 from sage_jax.data.store import PreparedData
 from sage_jax.data.trees.chat import Chat
 from sage_jax.data.trees.encode import TreeFormat
@@ -86,7 +87,8 @@ class Run:
     @property
     def tree_format(self) -> TreeFormat:
         """The form of the run's trees."""
-        return TreeFormat(self.chat, self.config.model, self.config.text)
+        names = (*self.vocabulary.defect_terms, *self.vocabulary.synonyms, *PLACES)
+        return TreeFormat(self.chat, self.config.model, self.config.text, names)
 
     @property
     def source(self) -> tuple[Path, CheckpointConfig] | None:

@@ -32,13 +32,16 @@ def evaluate(stage: Stage) -> StageCost:
         )
     check_text(stage, stage.name)
     records = ChosenRecords(records, range(len(records))[: options.num_records or None])
+    known = store.train_verdicts(run.prepared)
     done: list[ModeDone] = []
     try:
         for name in trained:
             log_changes(stage, name)
             evaluator = run.evaluator(name, run.weights.answering(name, wanted_by=stage.name), use_up=True)
             revision = run.prepared.revision
-            for mode in evaluate_stage(name, evaluator, records, log, data_revision=revision, mesh=run.mesh):
+            for mode in evaluate_stage(
+                name, evaluator, records, log, known=known, data_revision=revision, mesh=run.mesh
+            ):
                 done.append(mode)  # one by one: a stop leaves those that are done
     except Interrupted as stopped:
         return StageCost(resumed=any(not mode.anew for mode in done), interrupted=str(stopped))

@@ -18,7 +18,8 @@ from sage_jax.data import check as data_check
 from sage_jax.hf.config import read_checkpoint_config
 from sage_jax.inspection.console import print_inspection
 from sage_jax.journal.run_log import RunLog
-from sage_jax.journal.summary import CostMeter, load_summary, print_summary
+from sage_jax.journal.summary import CostMeter, load_summary
+from sage_jax.journal.tables import print_summary
 from sage_jax.plan.report import plans_json, print_plans
 from sage_jax.plan.stage_plan import plan_stages
 from sage_jax.process.allocator import keep_freed_memory

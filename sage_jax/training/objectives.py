@@ -36,18 +36,28 @@ def token_logps_of(
     )
 
 
+def token_weights(batch: TreeBatch, claim_weight: float) -> Float[Array, "B Q N L"]:
+    """Weight of each answer token in the next-token loss; 0 at padding."""
+    return jnp.where(batch.target_mask, jnp.where(batch.claim_mask, claim_weight, 1.0), 0.0)
+
+
 @dataclasses.dataclass(frozen=True)
 class SftObjective:
-    """Mean next-token loss over answer tokens; with `similarity_weight`, the dense similarity loss of base models."""
+    """Mean next-token loss over answer tokens; with `similarity_weight`, the dense similarity loss of base models.
+
+    Tokens that carry what an answer claims weigh `claim_weight`.
+    """
 
     similarity_weight: float = 0.0
+    claim_weight: float = 1.0
 
     def normalizers(self, batch: TreeBatch) -> dict[str, jax.Array]:
         """Answer tokens, and anomalous, good and hardest good image tokens of rows with a reference."""
         compared = jnp.broadcast_to(batch.reference_tile_mask.any(axis=1)[:, None], batch.token_labels.shape)
         _, anomalous, good = similarity_loss(jnp.zeros(batch.token_labels.shape), batch.token_labels, compared)
         hardest = jnp.minimum(jnp.sum(good, axis=1), NUM_HARDEST)
-        counts = {"tokens": batch.target_mask, "anomalous": anomalous, "good": good, "hardest": hardest}
+        weights = token_weights(batch, self.claim_weight)
+        counts = {"tokens": weights, "anomalous": anomalous, "good": good, "hardest": hardest}
         return {name: jnp.maximum(jnp.sum(count), 1).astype(jnp.float32) for name, count in counts.items()}
 
     def __call__(self, model: Sage, batch: TreeBatch, normalizers: dict[str, jax.Array]) -> tuple[jax.Array, Metrics]:
@@ -57,7 +67,8 @@ class SftObjective:
         summed = jnp.sum(next_token_loss(each, batch.target_mask))
         right = jnp.sum(is_top & batch.target_mask)
         tokens = jnp.sum(batch.target_mask).astype(jnp.float32)
-        loss = summed / normalizers["tokens"]
+        weighed = next_token_loss(each * token_weights(batch, self.claim_weight), batch.target_mask)
+        loss = jnp.sum(weighed) / normalizers["tokens"]
         metrics = {"next_token_loss": (summed, tokens), "token_accuracy": (right.astype(jnp.float32), tokens)}
         if self.similarity_weight:
             similarity = images.compared.similarity
@@ -76,13 +87,14 @@ class PreferenceObjective:
     """E-DPO (or, by its config, DPO) over the questions of a batch, with the release's further terms by weight."""
 
     config: PreferenceConfig
+    claim_weight: float = 1.0
 
     def normalizers(self, batch: TreeBatch) -> dict[str, jax.Array]:
         """Questions that train a pair, and tokens of best answers."""
         groups = jnp.sum(
             trained_groups(self._groups(batch.scores), self._groups(batch.answer_mask), config=self.config)
         )
-        tokens = jnp.sum(batch.target_mask[:, :, 0])
+        tokens = jnp.sum(token_weights(batch, self.claim_weight)[:, :, 0])
         return {
             "groups": jnp.maximum(groups, 1).astype(jnp.float32),
             "tokens": jnp.maximum(tokens, 1).astype(jnp.float32),
@@ -99,7 +111,9 @@ class PreferenceObjective:
         pair, bco = jnp.sum(terms.pair_loss), jnp.sum(terms.bco_loss)
         best = jnp.sum(next_token_loss(each[:, :, :1], batch.target_mask[:, :, :1]))
         loss = (self.config.sigmoid_weight * pair + self.config.bco_weight * bco) / normalizers["groups"]
-        loss = loss + self.config.sft_weight * best / normalizers["tokens"]
+        weighed = each[:, :, :1] * token_weights(batch, self.claim_weight)[:, :, :1]
+        taught = jnp.sum(next_token_loss(weighed, batch.target_mask[:, :, :1]))
+        loss = loss + self.config.sft_weight * taught / normalizers["tokens"]
         groups = jnp.sum(terms.group_mask).astype(jnp.float32)
         tokens = jnp.sum(batch.target_mask[:, :, 0]).astype(jnp.float32)
         entropy = answer_entropy(scores, mask, temperature=self.config.tau, reading=self.config.entropy)
@@ -138,5 +152,5 @@ class PreferenceObjective:
 def stage_objective(stage: str, train: TrainConfig) -> SftObjective | PreferenceObjective:
     """What a training stage minimises."""
     if stage in ("dpo", "edpo"):
-        return PreferenceObjective(train.preference)
-    return SftObjective(train.similarity_weight)
+        return PreferenceObjective(train.preference, train.claim_weight)
+    return SftObjective(train.similarity_weight, train.claim_weight)

@@ -21,7 +21,7 @@ from sage_jax.data import store
 from sage_jax.data.adpl.preferences import INSPECTION_QUESTION
 from sage_jax.data.trees.encode import TreeError
 from sage_jax.data.trees.tiles import tile_image
-from sage_jax.evaluation import evaluate
+from sage_jax.evaluation import detection
 from sage_jax.evaluation.evaluator import anomaly_map, inspection_record
 from sage_jax.stages import scoring
 from sage_jax.stages.stages import run_stages
@@ -194,7 +194,7 @@ def test_maps_are_made_when_asked_for(evaluated: Callable[..., Path], monkeypatc
     """Of the maps of an evaluation only the one at work is in memory, not all of them."""
     maps: list[weakref.ref[np.ndarray]] = []
     alive: list[int] = []
-    made = evaluate.anomaly_map
+    made = detection.anomaly_map
 
     def watched(*arguments: Any) -> Any:
         image, found = made(*arguments)
@@ -202,6 +202,6 @@ def test_maps_are_made_when_asked_for(evaluated: Callable[..., Path], monkeypatc
         alive.append(sum(each() is not None for each in maps))
         return image, found
 
-    monkeypatch.setattr(evaluate, "anomaly_map", watched)
+    monkeypatch.setattr(detection, "anomaly_map", watched)
     evaluated()
     assert len(maps) == 2 * 3 and max(alive) <= 2

@@ -12,15 +12,15 @@ import pytest
 from rich.console import Console, RenderableType
 
 from sage_jax.journal.summary import (
-    HEADINGS,
+    METRICS,
     MODELS,
     MODES,
     CostMeter,
     load_summary,
-    print_summary,
     record_cost,
     record_metrics,
 )
+from sage_jax.journal.tables import print_summary
 from sage_jax.metrics.intervals import UNDEFINED, Metric
 
 KINDS = ("standard comparison", "defect identification", "defect diagnosis")
@@ -35,11 +35,11 @@ def full_summary(path: Path, seed: int, mle: dict[str, float] | None = None) -> 
     rng = random.Random(seed)
     for model in MODELS:
         for mode in MODES:
-            metrics = {name: random_metric(rng) for name in HEADINGS}
+            metrics = {name: random_metric(rng) for name in METRICS}
             level = (mle or {}).get(model, 3.0)
             metrics["mle"] = Metric(level, level - 0.1, level + 0.1, 100)
             kinds = {kind: random_metric(rng) for kind in KINDS}
-            record_metrics(path, model, mode, metrics, accuracy_by_kind=kinds, unparsable=rng.randrange(99))
+            record_metrics(path, model, mode, metrics, {"accuracy_by_kind": kinds, "unparsable": rng.randrange(99)})
     record_cost(path, "sfe", seconds=83.2, peak_memory_gb=3.21)
     return load_summary(path)
 
@@ -62,7 +62,7 @@ def test_recording_one_stage_keeps_all_others(tmp_path: Path):
     path, rng = tmp_path / "summary.json", random.Random(0)
     before = full_summary(path, 0)
     accuracy, ranking = random_metric(rng), random_metric(rng)
-    record_metrics(path, "sfe", "one_shot", {"verdict_accuracy": accuracy}, unparsable=7)
+    record_metrics(path, "sfe", "one_shot", {"verdict_accuracy": accuracy}, {"unparsable": 7})
     record_metrics(path, "sfe", "one_shot", {"ranking_adjacent": ranking})
     record_cost(path, "edpo", seconds=5, peak_memory_gb=1)
     after = load_summary(path)
@@ -81,8 +81,8 @@ def test_every_metric_holds_value_interval_and_count(tmp_path: Path):
     for model in MODELS:
         for mode in MODES:
             entry = summary["metrics"][model][mode]
-            assert entry.keys() == HEADINGS.keys() | {"accuracy_by_kind", "unparsable"}
-            for metric in [*(entry[name] for name in HEADINGS), *entry["accuracy_by_kind"].values()]:
+            assert entry.keys() == METRICS.keys() | {"accuracy_by_kind", "unparsable"}
+            for metric in [*(entry[name] for name in METRICS), *entry["accuracy_by_kind"].values()]:
                 assert metric.keys() == {"value", "low", "high", "n"}
 
 
@@ -102,7 +102,7 @@ def test_table_is_printed_from_the_file_and_fits_100_columns(tmp_path: Path):
     for model in MODELS:
         assert model in text
     lines = text.splitlines()
-    assert sum("zero-shot" in line for line in lines) == sum("one-shot" in line for line in lines) == 2 * len(MODELS)
+    assert sum("zero-shot" in line for line in lines) == sum("one-shot" in line for line in lines) == 4 * len(MODELS)
 
 
 def test_empty_summary_says_what_to_run(tmp_path: Path):
@@ -172,7 +172,7 @@ def test_a_stage_that_did_none_of_its_work_leaves_the_earlier_cost(tmp_path: Pat
 
 def test_a_score_keeps_what_it_is_of(tmp_path: Path):
     path = tmp_path / "summary.json"
-    record_metrics(path, "sfe", "one_shot", {"f1": UNDEFINED}, unparsable=0, scored_of="abc")
+    record_metrics(path, "sfe", "one_shot", {"f1": UNDEFINED}, {"unparsable": 0, "scored_of": "abc"})
     entry = load_summary(path)["metrics"]["sfe"]["one_shot"]
     assert (entry["scored_of"], entry["unparsable"]) == ("abc", 0)
     assert "sfe" in printed_file(path)

@@ -70,7 +70,11 @@ def test_localization_follows_the_distance_on_the_grid(answer: str, reference: s
 @pytest.mark.parametrize(
     ("answer", "reference", "mark"),
     [
-        ("Yes. A dent.", SCRATCH, 5),
+        ("Yes. A dent.", SCRATCH, 2),
+        ("Yes. A dent at the bottom.", SCRATCH, 2),
+        ("Yes. A dent at the upper left.", SCRATCH, 5),
+        ("Yes. A scratch at the bottom.", SCRATCH, 5),
+        ("Yes. A scratch and a dent at the bottom.", SCRATCH, 5),
         ("Yes. It differs from the good part.", SCRATCH, 5),
         ("Yes.", SCRATCH, 3),
         ("No. I am sure.", GOOD, 3),

@@ -16,7 +16,7 @@ from rich.console import Console
 from sage_jax.config import TRAINING_STAGES, ConfigError, from_config_dict
 from sage_jax.config.command_line import read_config
 from sage_jax.data.sources.readers import source_revision
-from sage_jax.journal.summary import summary_tables
+from sage_jax.journal.tables import summary_tables
 from sage_jax.stages.run import Run
 from sage_jax.stages.stages import PACKAGES, run_stages
 from tests.support.tiny_run import CONFIG, TinyRun, read_jsonl, run_main

@@ -109,6 +109,7 @@ def batch_of(
         source_index=np.zeros((*slots, answer_length), np.int32),
         target_ids=np.zeros((*slots, answer_length), np.int32),
         target_mask=np.zeros((*slots, answer_length), np.bool_),
+        claim_mask=np.zeros((*slots, answer_length), np.bool_),
         scores=np.zeros(slots, np.float32),
         answer_mask=np.zeros(slots, np.bool_),
         question_ids=np.full((rows, num_questions), -1, np.int32),

@@ -19,7 +19,7 @@ from sage_jax.data.records import AnnotatedImage, Answer, Box, Question, Record
 
 __all__ = ["INSPECTION_QUESTION", "PLACES", "VERSION", "make_records", "cell_of"]
 
-VERSION: Final = 4
+VERSION: Final = 5
 """Raised whenever the records made of the same annotations change, so that stored data sets are built again."""
 
 QUESTIONS_PER_RECORD: Final = 5
@@ -223,7 +223,8 @@ _Ranked = tuple[list[Claim], list[Claim], list[Claim]]
 def _defective_claims(best: Claim, topic: Topic, abnormal: bool, other: DefectWords, rng: random.Random) -> _Ranked:
     """Claims for ranks 2 to 4 on a defective part: vague, wrong in defect or place, wrong verdict."""
     findings, verdict = best.findings, best.verdict
-    apart = rng.choice([place for place in PLACES if wording.place_marks(frozenset({place}), best.places) <= 2.5])
+    nearest = {place: min(wording.steps_apart(place, true) for true in best.places) for place in PLACES}
+    apart = rng.choice([place for place in PLACES if nearest[place] >= 2] or [max(PLACES, key=nearest.__getitem__)])
     unplaced: tuple[Finding, ...] = tuple((words, "") for words, _ in findings)
     unnamed: tuple[Finding, ...] = tuple((None, place) for _, place in findings)
     swapped: tuple[Finding, ...] = ((other, findings[0][1]), *findings[1:])
@@ -264,12 +265,12 @@ def _good_claims(best: Claim, topic: Topic, other: DefectWords, rng: random.Rand
 
 def _choose(best: Claim, ranked: _Ranked, rng: random.Random) -> tuple[Claim, Claim, Claim]:
     """One claim a rank with strictly falling scores; which adjacent pair is closest is drawn first."""
-    # In 36ths of a point every score is a whole number, so that equal gaps compare as equal.
-    second, third, fourth = [[(claim, round(36 * wording.score_of(claim, best))) for claim in rank] for rank in ranked]
+    # In 720ths of a point every score is a whole number, so that equal gaps compare as equal.
+    second, third, fourth = [[(claim, round(720 * wording.score_of(claim, best))) for claim in rank] for rank in ranked]
     closest: dict[int, list[tuple[Claim, Claim, Claim]]] = {}
     tied: list[tuple[Claim, Claim, Claim]] = []
     for (vague, a), (wrong, b), (opposite, c) in itertools.product(second, third, fourth):
-        gaps = (180 - a, a - b, b - c)
+        gaps = (3600 - a, a - b, b - c)
         smallest = min(gaps)
         if smallest <= 0:
             continue

@@ -97,46 +97,56 @@ class Topic:
         return self.asked is None or defect.term == self.asked.term
 
 
-def place_marks(answer: frozenset[str], truth: frozenset[str]) -> float:
-    """Mean mark of the places, each against the nearest place of the other set, 5 (same cell) to 1 (3 cells away)."""
-    best = [max(_near(place, other) for other in truth) for place in answer]
-    best += [max(_near(place, other) for other in answer) for place in truth]
-    return sum(best) / len(best)
-
-
-def _near(place: str, other: str) -> int:
+def steps_apart(place: str, other: str) -> int:
+    """Steps between two cells of the grid, across and down."""
     row, column = divmod(PLACES.index(place), 3)
     other_row, other_column = divmod(PLACES.index(other), 3)
-    return (5, 4, 2, 1, 1)[abs(row - other_row) + abs(column - other_column)]
+    return abs(row - other_row) + abs(column - other_column)
+
+
+_FALSE: Final = -0.75
+"""What a false statement takes away; a true one adds 1."""
 
 
 def score_of(claim: Claim, best: Claim) -> float:
-    """Score of an answer, 1 (worst) to 5 (best), from what it gets right: the mean of three marks.
+    """Score of an answer, 1 (worst) to 5 (best): what it says that is true, less what it says that is false.
 
-    The marks for category, place and logic follow the offline rubric judge's table, applied to what was meant
-    instead of to the text.
+        right verdict   3 + kind + place       wrong verdict   1 + 1/4 for each of the two that is not false
+
+    Kind and place are 1 where they are as in the best answer, 0 where the answer leaves them open, and `_FALSE` where
+    it says something else; several kinds count by their share in common, places by their steps apart. It follows the
+    experts' order of AD-PL (an answer that says less stands above one that says what is not so), not the tables of the
+    rubric judge that evaluates (metrics/mle.py): what teaches is not what examines.
     """
-    right = claim.verdict == best.verdict
-    same_state = claim.state == best.state
-    if not right:
-        category = 1.0
-    elif claim.terms or best.terms:
-        category = (
-            5.0 if claim.terms == best.terms else 4.0 if claim.terms & best.terms else 2.0 if claim.terms else 3.0
-        )
-    else:
-        category = 5.0 if same_state else 4.0 if "" in (claim.state, best.state) else 3.0
-    if claim.places and best.places:
-        location = place_marks(claim.places, best.places) if same_state else 1.0
-    elif claim.places:
-        location = 3.0 if right and same_state else 1.0
-    else:
-        location = 5.0 if right and not best.places else 3.0
-    if right:
-        logic = 5.0 if same_state else 3.0 if "" in (claim.state, best.state) else 2.0
-    else:
-        logic = 1.0 if same_state and claim.terms == best.terms else 2.0
-    return (category + location + logic) / 3.0
+    kind, place = _kind_part(claim, best), _place_part(claim, best)
+    if claim.verdict != best.verdict:
+        return 1.0 + 0.25 * ((kind >= 0.0) + (place >= 0.0))
+    return 3.0 + kind + place
+
+
+def _kind_part(claim: Claim, best: Claim) -> float:
+    if not claim.state:
+        return 0.0
+    if claim.state != best.state:
+        return _FALSE
+    if not claim.terms and best.terms:
+        return 0.0
+    if not claim.terms | best.terms:
+        return 1.0
+    common = len(claim.terms & best.terms) / len(claim.terms | best.terms)
+    return common if common else _FALSE
+
+
+def _place_part(claim: Claim, best: Claim) -> float:
+    if claim.state == best.state == "good":
+        return 0.5 if claim.fine_place else 1.0
+    if not claim.places:
+        return 1.0 if claim.state == best.state and not best.places else 0.0
+    if claim.state != best.state or not best.places:
+        return _FALSE
+    each = [min(steps_apart(place, other) for other in best.places) for place in claim.places]
+    each += [min(steps_apart(place, other) for other in claim.places) for place in best.places]
+    return sum((1.0, 0.5, -0.25, _FALSE, _FALSE)[steps] for steps in each) / len(each)
 
 
 def word_claim(claim: Claim, topic: Topic, name: str, rng: random.Random) -> str:

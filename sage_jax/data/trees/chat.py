@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from sage_jax.axes import Bool, Int
 from sage_jax.config import TextConfig
 from sage_jax.data.trees import tokenizer as tokens
+from sage_jax.data.trees.claims import Span, claim_spans, overlapping
 from sage_jax.data.trees.conversations import OWN, Conversation
 from sage_jax.errors import UserError
 
@@ -166,6 +167,12 @@ class Chat:
         """Token ids of an answer, closing token included."""
         return _int32([*self._encode(answer.strip(), after="assistant\n"), self.end_id])
 
+    def answer_claims(self, answer: str, names: re.Pattern[str] | None) -> Bool[np.ndarray, " L"]:
+        """True at the tokens of `answer_ids` that carry the verdict or a name (data/trees/claims.py)."""
+        text = answer.strip()
+        _, offsets = self._encoded(text, after="assistant\n")
+        return np.append(overlapping(offsets, claim_spans(text, names)), False)
+
     def fact_ids(self, facts: Sequence[str]) -> tuple[Int[np.ndarray, "F J"], Bool[np.ndarray, "F J"]]:
         """Token ids of the fact sentences, 0 where masked, and the mask of real tokens.
 
@@ -235,13 +242,19 @@ class Chat:
 
     def _encode(self, text: str, after: str = "") -> list[int]:
         """Ids of a text that goes on from another: SentencePiece opens a text that stands alone with a space."""
+        return self._encoded(text, after)[0]
+
+    def _encoded(self, text: str, after: str) -> tuple[list[int], list[Span]]:
+        """The ids, and the range of the text's characters that each stands for."""
         if not text:
-            return []
+            return [], []
         before = self._backend.encode(after, add_special_tokens=False).ids if after else []
-        ids = self._backend.encode(after + text, add_special_tokens=False).ids
-        if ids[: len(before)] != before:
-            return self._backend.encode(text, add_special_tokens=False).ids
-        return ids[len(before) :]
+        whole = self._backend.encode(after + text, add_special_tokens=False)
+        if whole.ids[: len(before)] != before:
+            alone = self._backend.encode(text, add_special_tokens=False)
+            return alone.ids, alone.offsets
+        ranges = [(start - len(after), end - len(after)) for start, end in whole.offsets[len(before) :]]
+        return whole.ids[len(before) :], ranges
 
     def _verdicts(self, words: Sequence[str]) -> tuple[int, ...]:
         """Ids that open an answer with one of the words: each word's first, and those of spellings that are one token.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol, overload, runtime_checkable
 
@@ -15,6 +16,7 @@ from sage_jax.config import ModelConfig, TextConfig, TrainConfig
 from sage_jax.data.images import decode_mask, remembered_rgb
 from sage_jax.data.records import Question, Record
 from sage_jax.data.trees.chat import Chat, ChatError, FactsAs
+from sage_jax.data.trees.claims import name_pattern
 from sage_jax.data.trees.tiles import TiledImage, image_size, num_tiles, tile_grid, tile_image, token_labels
 from sage_jax.errors import UserError
 
@@ -36,11 +38,18 @@ class TreeFormat:
       chat: Template and tokenizer.
       model: Sizes of tiles and image tokens.
       text: Shapes of the tree.
+      names: Names of defects and places, which answers are marked for.
     """
 
     chat: Chat
     model: ModelConfig
     text: TextConfig
+    names: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def name_pattern(self) -> re.Pattern[str] | None:
+        """Finds the names."""
+        return name_pattern(self.names)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +76,16 @@ class TreeUse:
 
 @dataclasses.dataclass(frozen=True)
 class QuestionTokens:
-    """A question's token ids, and its answers' with their judge scores, best first."""
+    """A question's token ids, and its answers' with their judge scores, best first.
+
+    Attributes:
+      claims: True at the tokens of each answer that carry its verdict or a name.
+    """
 
     ids: Int[np.ndarray, " S"]
     answers: tuple[Int[np.ndarray, " _"], ...]
     scores: tuple[float, ...]
+    claims: tuple[Bool[np.ndarray, " _"], ...] = ()
 
     @property
     def length(self) -> int:
@@ -310,7 +324,8 @@ def _encode_question(question: Question, form: TreeFormat, use: TreeUse, *, reco
     if len(judged) < len(scores):
         judged = np.linspace(BEST_SCORE, WORST_SCORE, len(scores)).tolist()
     ids = form.chat.question_ids(question.text, facts_as=use.facts)
-    return QuestionTokens(ids, encoded, tuple(judged[: len(kept)]))
+    claims = tuple(form.chat.answer_claims(answer.text, form.name_pattern) for answer in kept)
+    return QuestionTokens(ids, encoded, tuple(judged[: len(kept)]), claims)
 
 
 def decode_pixels(record: Record, *, model: ModelConfig) -> RecordPixels:

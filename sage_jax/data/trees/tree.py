@@ -188,6 +188,7 @@ def empty_batch(
         source_index=np.zeros((*ranked, length), np.int32),
         target_ids=np.full((*ranked, length), pad_id, np.int32),
         target_mask=np.zeros((*ranked, length), np.bool_),
+        claim_mask=np.zeros((*ranked, length), np.bool_),
         scores=np.zeros(ranked, np.float32),
         answer_mask=np.zeros(ranked, np.bool_),
         question_ids=np.full((rows, capacity.questions), -1, np.int32),
@@ -242,6 +243,7 @@ def _write_tree(batch: TreeBatch, index: int, row: TreeRow) -> None:
             batch.source_index[index, slot, rank, 1:size] = start + steps[: size - 1]
             batch.target_ids[index, slot, rank, :size] = answer
             batch.target_mask[index, slot, rank, :size] = True
+            batch.claim_mask[index, slot, rank, :size] = question.claims[rank]
             batch.scores[index, slot, rank] = question.scores[rank]
             batch.answer_mask[index, slot, rank] = True
             start += size

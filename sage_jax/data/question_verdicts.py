@@ -1,0 +1,74 @@
+"""What the text of a question alone tells of its answer: how often each text was answered yes and no."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterable
+
+from sage_jax.data.records import Record
+from sage_jax.verdict import parse_verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class QuestionVerdicts:
+    """Verdicts of the best answers by question.
+
+    A reader of the question alone answers with what was said more often; a text that never came gets what all texts
+    together got more often. Equal numbers are answered with no.
+
+    Attributes:
+      counts: Numbers of no and of yes by text.
+    """
+
+    counts: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+
+    def add(self, record: Record) -> None:
+        """Counts the questions of a record."""
+        for question in record.questions:
+            verdict = parse_verdict(question.answers[0].text) if question.answers else None
+            if verdict is not None:
+                self.counts.setdefault(question.text, [0, 0])[verdict] += 1
+
+    def majority(self, text: str) -> bool:
+        """What the reader of the question alone answers."""
+        no, yes = self.counts.get(text) or self.sums
+        return yes > no
+
+    @property
+    def sums(self) -> list[int]:
+        """Numbers of no and of yes over all texts."""
+        return [sum(each) for each in zip(*self.counts.values(), strict=True)] or [0, 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class TextOnly:
+    """What a reader of the questions alone would get.
+
+    Attributes:
+      accuracy: Share of right verdicts, 0 to 1.
+      chance: Share of the more frequent verdict: what always saying the same would get.
+      n: Questions.
+    """
+
+    accuracy: float
+    chance: float
+    n: int
+
+
+def text_only_by_kind(known: QuestionVerdicts, asked: Iterable[tuple[str, str, bool]]) -> dict[str, TextOnly]:
+    """What the reader gets on other questions, for each kind that occurs, in alphabetic order.
+
+    Args:
+      known: Counts of the records that the reader has learnt from.
+      asked: Kind, text and true verdict of each question.
+    """
+    right: collections.Counter[str] = collections.Counter()
+    truths: dict[str, list[int]] = {}
+    for kind, text, verdict in asked:
+        truths.setdefault(kind, [0, 0])[verdict] += 1
+        right[kind] += known.majority(text) == verdict
+    return {
+        kind: TextOnly(right[kind] / sum(counts), max(counts) / sum(counts), sum(counts))
+        for kind, counts in sorted(truths.items())
+    }

@@ -1,0 +1,64 @@
+"""What needs no model: the absolute difference to the reference, as a map and as a score of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from sage_jax.axes import Float, UInt8
+from sage_jax.data.images import remembered_rgb
+from sage_jax.data.records import Record
+
+BLUR_PX: Final = 2.0
+"""Deviation of the Gaussian over the difference: a lone pixel of noise is no defect."""
+
+
+def difference_map(record: Record) -> Float[np.ndarray, "H W"]:
+    """Absolute difference of test and reference in grey levels 0 to 255, mean over channels, blurred by `BLUR_PX`.
+
+    A reference of another size is stretched to that of the test image.
+
+    Raises:
+      ImageFault: An image cannot be read.
+      ValueError: The record has no reference.
+    """
+    if record.reference_image is None:
+        raise ValueError(f"record {record.record_id} has no reference to differ from")
+    test = remembered_rgb(record.test_image, name=record.test_path, keep=False)
+    reference = remembered_rgb(record.reference_image, name=record.reference_path, keep=False)
+    apart = np.abs(test.astype(np.float32) - _resized(reference, test.shape[:2])).mean(axis=-1)
+    return np.asarray(ndimage.gaussian_filter(apart, BLUR_PX, mode="nearest"), np.float32)
+
+
+def _resized(image: UInt8[np.ndarray, "H W 3"], shape: tuple[int, ...]) -> Float[np.ndarray, "H W 3"]:
+    if image.shape[:2] == shape:
+        return image.astype(np.float32)
+    stretched = Image.fromarray(image).resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
+    return np.asarray(stretched, np.float32)
+
+
+class DifferenceMaps(Sequence[np.ndarray]):
+    """Difference maps of records, made when asked for; the largest value of each is kept."""
+
+    def __init__(self, records: Sequence[Record], advance: Callable[[int], None]) -> None:
+        self._records, self._advance = records, advance
+        self._scores: dict[int, float] = {}
+        self._num_made = 0
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> np.ndarray:  # pyright: ignore
+        found = difference_map(self._records[index])
+        self._scores[index] = float(found.max())
+        self._num_made += 1
+        self._advance(self._num_made)
+        return found
+
+    def score(self, index: int) -> float:
+        """Largest difference of an image."""
+        return self._scores[index] if index in self._scores else float(difference_map(self._records[index]).max())
