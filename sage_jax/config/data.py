@@ -6,7 +6,14 @@ import dataclasses
 import typing
 from typing import Literal
 
-from sage_jax.config.checks import require, require_above_zero, require_known, require_not_negative, require_share
+from sage_jax.config.checks import (
+    require,
+    require_above_zero,
+    require_known,
+    require_not_negative,
+    require_seed,
+    require_share,
+)
 
 PairType = Literal["standard comparison", "defect identification", "defect diagnosis"]
 
@@ -25,6 +32,8 @@ class DataConfig:
       on_bad_record: `fail` stops at the first fault, `skip` leaves the record out and lists it in the run directory.
       num_train: Images drawn for training; 0 = all there are (not for `generator`).
       num_test: Images drawn for testing; 0 = all.
+      test_seed: Seed of the draws and wording of testing, which `seed` does not change: runs of other training seeds are
+        scored on the same images and questions.
       image_px: Side of a generated image or a DeepPCB crop; 0 = whole images.
       held_out: Categories kept for testing. Empty: the source's own split, or `test_fraction` by hash.
       test_fraction: Share of images kept for testing where the source has no split and nothing is held out.
@@ -54,6 +63,7 @@ class DataConfig:
     on_bad_record: Literal["fail", "skip"] = "fail"
     num_train: int = 4000
     num_test: int = 200
+    test_seed: int = 0
     image_px: int = 64
     held_out: tuple[str, ...] = ()
     test_fraction: float = 0.2
@@ -76,6 +86,7 @@ class DataConfig:
         )
         require_not_negative(self, "num_train", "num_test", "image_px", "num_workers", "prefetch", "group_batches")
         require_not_negative(self, "vit_memory_mb")
+        require_seed("test_seed", self.test_seed)
         require_known("pair_types", self.pair_types, typing.get_args(PairType), "kind")
         kinds = len(self.pair_types)
         require(

@@ -12,6 +12,7 @@ import rich.progress
 import rich.table
 
 from sage_jax.config import DataConfig
+from sage_jax.data.question_verdicts import READERS, QuestionVerdicts, TextOnly, text_only_by_kind
 from sage_jax.data.records import Fault, Record
 from sage_jax.data.sources import readers
 from sage_jax.process import signals
@@ -51,12 +52,25 @@ class CheckReport:
       questions: Number of questions by split, kind, category, and verdict of the best answer (`yes` or `no`).
       splits: Numbers of each split.
       faults: Everything that is wrong, each once, in the order of reading.
+      without_image: What readers of the test questions get who know the training questions and see no image, by what
+        they go by (READERS) and kind of question.
     """
 
     revision: str
     questions: dict[tuple[str, str, str, str], int]
     splits: dict[str, SplitCounts]
     faults: tuple[Fault, ...]
+    without_image: dict[str, dict[str, TextOnly]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def given_away(self) -> list[str]:
+        """The readers without the image who are above chance, in words; none where the questions are fair."""
+        return [
+            f"{kind}: a reader of the {reads} alone is right in {found.accuracy:.3f}, chance is {found.chance:.3f}"
+            for reads, kinds in self.without_image.items()
+            for kind, found in kinds.items()
+            if found.tells
+        ]
 
 
 def check(config: DataConfig, seed: int) -> CheckReport:
@@ -71,6 +85,7 @@ def check(config: DataConfig, seed: int) -> CheckReport:
     questions: collections.Counter[tuple[str, str, str, str]] = collections.Counter()
     splits: dict[str, SplitCounts] = {}
     faults: dict[Fault, None] = {}
+    blind = _Blind()
     columns = (
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(),
@@ -93,6 +108,7 @@ def check(config: DataConfig, seed: int) -> CheckReport:
                 else:
                     tally.add(item)
                     questions.update(_verdicts(split, item))
+                    blind.add(split, item)
                 speed = progress.tasks[task].speed
                 progress.update(task, advance=1, rate=f"{speed:.0f}/s" if speed else "")
             splits[split] = tally.counts()
@@ -101,7 +117,7 @@ def check(config: DataConfig, seed: int) -> CheckReport:
                 if fault is not None:
                     faults.setdefault(fault)
                 progress.update(task, advance=1)
-    return CheckReport(readers.source_revision(config, seed), dict(questions), splits, tuple(faults))
+    return CheckReport(readers.source_revision(config, seed), dict(questions), splits, tuple(faults), blind.found())
 
 
 def print_report(report: CheckReport, console: rich.console.Console | None = None) -> None:
@@ -121,6 +137,8 @@ def print_report(report: CheckReport, console: rich.console.Console | None = Non
         numbers = (getattr(counts, field.name) for counts in report.splits.values())
         table.add_row(field.name.replace("_", " "), *map(str, numbers))
     console.print(table)
+    if report.without_image:
+        console.print(_without_image_table(report))
     console.print(f"revision {report.revision}", highlight=False)
     if report.faults:
         console.print(f"{len(report.faults)} fault{'s' if len(report.faults) > 1 else ''}:", style="bold red")
@@ -128,6 +146,38 @@ def print_report(report: CheckReport, console: rich.console.Console | None = Non
         console.print(str(fault), markup=False, highlight=False, soft_wrap=True)
     if not report.faults:
         console.print("no faults", style="bold green")
+
+
+def _without_image_table(report: CheckReport) -> rich.table.Table:
+    table = rich.table.Table("kind", title="Right verdicts without the image, on the test questions")
+    for name in (*report.without_image, "chance"):
+        table.add_column(name, justify="right")
+    for kind in dict.fromkeys(kind for kinds in report.without_image.values() for kind in kinds):
+        found = [kinds[kind] for kinds in report.without_image.values()]
+        shares = (f"{each.accuracy:.3f}{' !' if each.tells else ''}" for each in found)
+        table.add_row(kind, *shares, f"{found[0].chance:.3f}")
+    return table
+
+
+class _Blind:
+    """Readers without the image: they learn from the training questions and are asked the test questions."""
+
+    def __init__(self) -> None:
+        self.known = {reads: QuestionVerdicts() for reads in READERS}
+        self.asked: dict[str, list[tuple[str, str, bool]]] = {reads: [] for reads in READERS}
+
+    def add(self, split: str, record: Record) -> None:
+        for reads, text_of in READERS.items():
+            if split == "train":
+                self.known[reads].add(record, reads)
+                continue
+            for question in record.questions:
+                truth = parse_verdict(question.answers[0].text)
+                self.asked[reads].append((record.pair_type, text_of(record, question), bool(truth)))
+
+    def found(self) -> dict[str, dict[str, TextOnly]]:
+        """By reader and kind; empty without test questions."""
+        return {reads: text_only_by_kind(self.known[reads], asked) for reads, asked in self.asked.items() if asked}
 
 
 class _Tally:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
+from typing import Final
 
-from sage_jax.data.records import Record
+from sage_jax.data.records import Question, Record
 from sage_jax.verdict import parse_verdict
 
 
@@ -23,12 +25,12 @@ class QuestionVerdicts:
 
     counts: dict[str, list[int]] = dataclasses.field(default_factory=dict)
 
-    def add(self, record: Record) -> None:
-        """Counts the questions of a record."""
+    def add(self, record: Record, reads: str = "question") -> None:
+        """Counts the questions of a record under what the reader goes by, one of READERS."""
         for question in record.questions:
             verdict = parse_verdict(question.answers[0].text) if question.answers else None
             if verdict is not None:
-                self.counts.setdefault(question.text, [0, 0])[verdict] += 1
+                self.counts.setdefault(READERS[reads](record, question), [0, 0])[verdict] += 1
 
     def majority(self, text: str) -> bool:
         """What the reader of the question alone answers."""
@@ -54,6 +56,22 @@ class TextOnly:
     accuracy: float
     chance: float
     n: int
+
+    @property
+    def tells(self) -> bool:
+        """Whether the reader is above chance by more than `MOST_ABOVE_CHANCE` and two standard errors."""
+        error = math.sqrt(self.chance * (1.0 - self.chance) / max(1, self.n))
+        return self.accuracy > self.chance + MOST_ABOVE_CHANCE + 2.0 * error
+
+
+MOST_ABOVE_CHANCE: Final = 0.03
+
+READERS: Final[dict[str, Callable[[Record, Question], str]]] = {
+    "question": lambda record, question: question.text,
+    "length": lambda record, question: str(len(question.text.split())),
+    "facts": lambda record, question: " ".join(record.facts),
+}
+"""What readers without the image may go by: the question's text, its number of words, the record's facts."""
 
 
 def text_only_by_kind(known: QuestionVerdicts, asked: Iterable[tuple[str, str, bool]]) -> dict[str, TextOnly]:

@@ -175,7 +175,7 @@ def check(stage: Stage) -> StageCost:
     """Reads the data set and prints its counts and every fault.
 
     Raises:
-      ConfigError: There are faults, and `data.on_bad_record` is `fail`.
+      ConfigError: There are faults, and `data.on_bad_record` is `fail`; or questions made here tell their answers.
     """
     config = stage.config
     report = data_check.check(config.data, config.seed)
@@ -185,6 +185,11 @@ def check(stage: Stage) -> StageCost:
         raise ConfigError(
             f"{len(report.faults)} faults in the data set: mend them, or leave bad records out with "
             "--config.data.on_bad_record=skip"
+        )
+    if report.given_away and config.data.source != "adpl":  # a user's own questions are as they are: the table tells
+        raise ConfigError(
+            "the questions give the verdict away without the image: " + "; ".join(report.given_away) + ". Good and "
+            "defective images must come in about equal numbers in training and test: set data.num_train and num_test"
         )
     return StageCost()
 

@@ -7,7 +7,7 @@ import functools
 import io
 import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from PIL import Image
@@ -35,11 +35,20 @@ NUM_ABNORMAL_YES: Final = 4
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """One image's truth in words: its findings, largest first, and the words of its category."""
+    """One image's truth in words: its findings, largest first, and what parts of its category may show.
+
+    Attributes:
+      words: Of the category.
+      findings: Defects and their cells.
+      vocabulary: Of the data set.
+      candidates: Types of defect that questions may name, with how often each is asked for. They do not depend on the
+        image: else the question's text would tell what the image shows.
+    """
 
     words: ObjectWords
     findings: tuple[Finding, ...]
     vocabulary: Vocabulary
+    candidates: tuple[tuple[DefectWords, int], ...]
 
     @functools.cached_property
     def present(self) -> list[DefectWords]:
@@ -51,19 +60,49 @@ class _Part:
         if any(words.generic for words in self.present):
             return []
         names = {words.term for words in self.present}
-        return [words for words in _candidates(self) if words.term not in names]
+        return [words for words, _ in self.candidates if words.term not in names]
+
+    def draw(self, pool: Sequence[DefectWords], rng: random.Random) -> DefectWords:
+        """One of these types, as often as it occurs."""
+        often = {words.term: count for words, count in self.candidates}
+        return rng.choices(pool, [often.get(words.term, 1) for words in pool])[0]
 
 
-def _candidates(part: _Part) -> list[DefectWords]:
-    """Types that the part might be asked about: those of its category; where it shows another, the general ones too."""
-    typical = [words for words in part.words.typical if not words.generic]
-    if not typical or not {words.name for words in part.present} <= {words.name for words in typical}:
-        typical += [words for words in part.vocabulary.default.typical if not words.generic]
-    return list({words.term: words for words in typical}.values()) or list(part.words.typical)
+Kinds = Mapping[str, Mapping[str, int]]
+"""Category -> type of defect -> images of the data set that show it, its splits together."""
+
+
+def _candidates(
+    words: ObjectWords, vocabulary: Vocabulary, counts: Mapping[str, int]
+) -> tuple[tuple[DefectWords, int], ...]:
+    """Types that questions about a category may name, by term, with their counts.
+
+    The types of the data set; where they are fewer than two, those that the vocabulary calls typical too, of the
+    category or else in general, as often together as the data set's.
+    """
+    found: dict[str, tuple[DefectWords, int]] = {}
+    for name, count in counts.items():
+        defect = vocabulary.defect_of(name)
+        if not defect.generic:
+            found[defect.term] = (defect, count + found.get(defect.term, (defect, 0))[1])
+    if len(found) < 2:
+        typical = [each for each in words.typical if not each.generic]
+        typical = typical or [each for each in vocabulary.default.typical if not each.generic] or list(words.typical)
+        more = [each for each in typical if each.term not in found]
+        share = max(1, sum(count for _, count in found.values()) // max(1, len(more)))
+        found |= {each.term: (each, share) for each in more}
+    return tuple(found.values())
 
 
 def make_records(
-    image: AnnotatedImage, vocabulary: Vocabulary, *, pair_types: Sequence[str], records: int, index: int, seed: int
+    image: AnnotatedImage,
+    vocabulary: Vocabulary,
+    *,
+    pair_types: Sequence[str],
+    records: int,
+    index: int,
+    seed: int,
+    kinds: Kinds | None = None,
 ) -> list[Record]:
     """Records of one image, each with 5 questions of one kind and 4 answers a question, best first.
 
@@ -78,11 +117,14 @@ def make_records(
       records: Records made of this image.
       index: Position of the image in its data set; its first kind is `pair_types[index % len(pair_types)]`.
       seed: Seed of wording and choice.
+      kinds: What the data set's images show; None = the vocabulary alone says what they may.
 
     Returns:
       `records` records, in the order of their kinds.
     """
-    part = _Part(vocabulary.object_of(image.category), _findings(image, vocabulary), vocabulary)
+    words = vocabulary.object_of(image.category)
+    candidates = _candidates(words, vocabulary, (kinds or {}).get(image.category, {}))
+    part = _Part(words, _findings(image, vocabulary), vocabulary, candidates)
     facts = vocabulary.facts_for(image.category)
     made: list[Record] = []
     for turn in range(records):
@@ -153,7 +195,7 @@ def _identification_topics(part: _Part, rng: random.Random) -> list[Topic]:
     used: set[str] = set()
     for abnormal_yes in _polarities(rng):
         name_present = bool(part.present) and (not part.absent or rng.random() < ASKED_PRESENT_RATE)
-        asked = rng.choice(part.present if name_present or not part.absent else part.absent)
+        asked = part.draw(part.present if name_present or not part.absent else part.absent, rng)
         text = _fresh(wording.SHOWS[abnormal_yes], used, rng, object=SUBJECT, noun=asked.noun, plural=asked.plural)
         topics.append(Topic(text, abnormal_yes, asked))
     return topics
@@ -162,11 +204,12 @@ def _identification_topics(part: _Part, rng: random.Random) -> list[Topic]:
 def _diagnosis_topics(part: _Part, rng: random.Random) -> list[Topic]:
     topics: list[Topic] = []
     used: set[str] = set()
-    present = _risks(part.present)
-    others = [risk for risk in _risks(_candidates(part)) if risk not in present]
+    shown = _risks(part.present)
+    others = [words for words, _ in part.candidates if words.risk not in shown]
     for abnormal_yes in _polarities(rng):
-        pool = present if present and (not others or rng.random() < ASKED_PRESENT_RATE) else others
-        risk = rng.choice(pool)
+        ask_shown = bool(part.present) and (not others or rng.random() < ASKED_PRESENT_RATE)
+        pool = part.present if ask_shown else others or [words for words, _ in part.candidates]
+        risk = part.draw(pool, rng).risk
         text = _fresh(wording.CONSEQUENCE[abnormal_yes], used, rng, object=SUBJECT, fails=risk.fails, works=risk.works)
         topics.append(Topic(text, abnormal_yes, risk=risk))
     return topics
@@ -203,7 +246,8 @@ def _question(topic: Topic, part: _Part, rng: random.Random) -> Question:
     abnormal = any(topic.concerns(words) for words in part.present)
     verdict = topic.abnormal_yes == abnormal
     best = Claim(verdict, "defective", _focus(topic, part)) if part.findings else Claim(verdict, "good")
-    wrong = [words for words in _candidates(part) if words not in part.present] or list(part.words.typical)
+    names = {words.term for words in part.present}
+    wrong = [words for words, _ in part.candidates if words.term not in names] or list(part.words.typical)
     if topic.asked is not None and len(wrong) > 1:
         wrong = [words for words in wrong if words.term != topic.asked.term]
     other = rng.choice(wrong)

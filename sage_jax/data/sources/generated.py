@@ -59,6 +59,11 @@ def draw(data: DataConfig, split: str, seed: int) -> Iterator[AnnotatedImage]:
         yield _draw_image(index, categories, defective, data.image_px, split, seed)
 
 
+def kinds() -> dict[str, dict[str, int]]:
+    """Types of defect by category: each is drawn into every product equally often."""
+    return {name: dict.fromkeys(DEFECT_TYPES, 1) for name in CATEGORIES}
+
+
 def _categories(held_out: Sequence[str], split: str) -> tuple[str, ...]:
     if split not in ("train", "test"):
         raise ValueError(f"split {split!r}: give train or test")

@@ -69,6 +69,22 @@ def read_images(data: DataConfig, split: Literal["train", "test"], seed: int) ->
         yield _read(root, path, listed[entry.path], mvtec.reference_of(entry, good.get(entry.folder, [])))
 
 
+def kinds(data: DataConfig) -> dict[str, dict[str, int]]:
+    """Images of each type of defect, by category: what the list says.
+
+    Raises:
+      ListError: The list cannot be read.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for item in _read_list(data):
+        if isinstance(item, Listed):
+            counts = found.setdefault(item.entry.category, {})
+            if not item.entry.good:
+                name = mvtec.words(item.entry.label)
+                counts[name] = counts.get(name, 0) + 1
+    return found
+
+
 def list_path(data: DataConfig) -> Path:
     """The list itself."""
     root = Path(data.root).expanduser()

@@ -96,6 +96,17 @@ def files(root: Path) -> Iterator[str]:
                 yield path.relative_to(root).as_posix()
 
 
+def kinds(root: Path) -> dict[str, dict[str, int]]:
+    """Images of each type of defect, by category: what the folders' names say."""
+    found: dict[str, dict[str, int]] = {}
+    for folder in _categories(root):
+        labels = [path for path in sorted((root / folder / "test").iterdir()) if path.is_dir()]
+        named = {words(path.name): len(_images(path)) for path in labels if path.name.lower() not in GOOD_NAMES}
+        category = words(root.resolve().name if folder == "." else folder)
+        found[category] = {name: count for name, count in named.items() if count}
+    return found
+
+
 def defects_of(mask: Bool[np.ndarray, "H W"], kind: str) -> tuple[Defect, ...]:
     """The defects of a mask, one for each connected component (8 neighbours), largest first; specks left out."""
     labels = np.zeros(mask.shape, np.int32)

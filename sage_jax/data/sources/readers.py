@@ -48,7 +48,7 @@ def read_records(data: DataConfig, split: Literal["train", "test"], seed: int) -
     Args:
       data: The data set.
       split: `train` or `test`; see each reader for how it divides.
-      seed: Seed of draws and wording; which images are for testing does not depend on it.
+      seed: Seed of the draws and wording of training; those of testing follow `data.test_seed` alone.
 
     Raises:
       ReaderError: The data set as a whole cannot be used: no such folder or file, no list, nothing to draw.
@@ -57,7 +57,7 @@ def read_records(data: DataConfig, split: Literal["train", "test"], seed: int) -
     told: set[Fault] = set()
     record_ids: set[str] = set()
     with _unusable(data):
-        for item in _read(data, split, seed):
+        for item in _read(data, split, seed if split == "train" else data.test_seed):
             for result in (item,) if isinstance(item, Fault) else _checked(item, data, record_ids):
                 if not isinstance(result, Fault):
                     yield result
@@ -135,6 +135,7 @@ def _read(data: DataConfig, split: Literal["train", "test"], seed: int) -> Itera
     if data.source == "adpl":
         yield from adpl_json.read_records(data, split, seed, vocabulary)
         return
+    kinds = _kinds(data)
     check = _ImageCheck(data)
     for index, image in enumerate(_images(data, split, seed)):
         fault = image if isinstance(image, Fault) else check(image)
@@ -142,8 +143,27 @@ def _read(data: DataConfig, split: Literal["train", "test"], seed: int) -> Itera
             yield fault
         elif not isinstance(image, Fault):
             yield from preferences.make_records(
-                image, vocabulary, pair_types=data.pair_types, records=data.records_per_image, index=index, seed=seed
+                image,
+                vocabulary,
+                pair_types=data.pair_types,
+                records=data.records_per_image,
+                index=index,
+                seed=seed,
+                kinds=kinds,
             )
+
+
+def _kinds(data: DataConfig) -> preferences.Kinds:
+    """What the images of a data set show, all splits together."""
+    match data.source:
+        case "deeppcb":
+            return {deeppcb.CATEGORY: dict.fromkeys(deeppcb_boards.DEFECT_TYPES, 1)}
+        case "mvtec":
+            return mvtec.kinds(Path(data.root).expanduser())
+        case "visa" | "meta":
+            return listed.kinds(data)
+        case _:
+            return generated.kinds()
 
 
 def _images(data: DataConfig, split: Literal["train", "test"], seed: int) -> Iterator[AnnotatedImage | Fault]:

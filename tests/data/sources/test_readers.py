@@ -132,6 +132,17 @@ def test_a_seed_gives_the_same_records_again(tmp_path: Path, source: str) -> Non
     assert list(read_records(data, "test", 7)) == list(read_records(data, "test", 7))
 
 
+@pytest.mark.parametrize("source", [name for name in _SOURCES if name != "adpl"])
+def test_test_records_follow_their_own_seed_alone(tmp_path: Path, source: str) -> None:
+    data = _SOURCES[source](tmp_path)
+    other = dataclasses.replace(data, test_seed=3)
+    tested, drawn_anew = (list(read_records(each, "test", 7)) for each in (data, other))
+    assert list(read_records(data, "test", 8)) == tested != drawn_anew
+    trained = list(read_records(data, "train", 7))
+    assert not trained or list(read_records(data, "train", 8)) != trained  # of some sources all is for testing here
+    assert list(read_records(other, "train", 7)) == trained
+
+
 def test_records_per_image_share_their_image(tmp_path: Path) -> None:
     data = dataclasses.replace(_mvtec(tmp_path), records_per_image=3)
     records = [item for item in read_records(data, "test", 0) if isinstance(item, Record)]
