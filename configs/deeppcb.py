@@ -30,12 +30,16 @@ from sage_jax.config import (
 def sfe_stage(facts: Literal["fusion", "text"]) -> TrainConfig:
     """Stage 1, and its ablation with facts as plain text."""
     return TrainConfig(
-        steps=2000,
+        steps=3200,
         batch_size=12,
         peak_learning_rate=1.5e-3,
         warmup_steps=50,
+        freeze=("fact_encoder/",),
+        reference_drop_rate=0.1,
         questions_per_image=3,
         facts=facts,
+        claim_weight=8.0,
+        similarity_weight=1.0,
         log_every=20,
         checkpoint_every=500,
     )
@@ -46,10 +50,11 @@ def preference_stage(preference: PreferenceConfig) -> TrainConfig:
     return TrainConfig(
         steps=200,
         batch_size=12,
-        peak_learning_rate=7e-4,
+        peak_learning_rate=3e-4,
         reference_drop_rate=0.1,
         answers="ranked",
         freeze=("vit/", "fusion/", "fact_encoder/"),
+        claim_weight=8.0,
         preference=preference,
         checkpoint_every=100,
     )
@@ -61,7 +66,7 @@ def get_config() -> ml_collections.ConfigDict:
         Config(
             run_dir="runs/deeppcb",
             data=DataConfig(
-                source="deeppcb", root="../shared/data/deeppcb", num_train=8000, num_test=300, image_px=128
+                source="deeppcb", root="../shared/data/deeppcb", num_train=8000, num_test=600, image_px=128
             ),
             text=TextConfig(
                 vocab_size=640,
@@ -70,20 +75,23 @@ def get_config() -> ml_collections.ConfigDict:
                 assist_position="prefix",
             ),
             model=ModelConfig(
-                vit=VitConfig(tile_px=128, patch_px=16, num_layers=4, embed_dim=128, num_heads=4, mlp_dim=512),
+                vit=VitConfig(
+                    tile_px=128, patch_px=16, stem="conv", num_layers=4, embed_dim=128, num_heads=4, mlp_dim=512
+                ),
                 decoder=DecoderConfig(num_layers=2, embed_dim=128, num_heads=4, num_kv_heads=4, mlp_dim=320),
                 fusion=FusionConfig(
                     num_heads=4,
-                    num_distinct=4,
+                    num_distinct=8,
                     similarity="aligned",
                     difference="residual",
                     difference_places=True,
+                    mark_image=True,
                 ),
                 downsample=1,
                 scan_unroll=4,
             ),
             base=TrainConfig(
-                steps=1200,
+                steps=600,
                 batch_size=16,
                 peak_learning_rate=1.5e-3,
                 warmup_steps=50,
@@ -91,12 +99,14 @@ def get_config() -> ml_collections.ConfigDict:
                 questions="description",
                 questions_per_image=2,
                 reference_drop_rate=0.0,
+                claim_weight=4.0,
                 similarity_weight=1.0,
                 log_every=20,
                 checkpoint_every=400,
             ),
             plain=sfe_stage("text"),
             sfe=sfe_stage("fusion"),
+            base_dpo=preference_stage(PreferenceConfig(eta=0.0, lambda_hard=0.0, lambda_easy=2.0, sft_weight=8.0)),
             dpo=preference_stage(PreferenceConfig(eta=0.0, lambda_hard=0.0, lambda_easy=2.0, sft_weight=8.0)),
             edpo=preference_stage(
                 PreferenceConfig(

@@ -77,6 +77,7 @@ def get_config() -> ml_collections.ConfigDict:
             ),
             plain=TrainConfig(steps=1050, batch_size=12, peak_learning_rate=2e-3, questions_per_image=3, facts="text"),
             sfe=TrainConfig(steps=1050, batch_size=12, peak_learning_rate=2e-3, questions_per_image=3),
+            base_dpo=preference_stage(PreferenceConfig(eta=0.0, lambda_hard=0.0, lambda_easy=2.0, sft_weight=8.0)),
             dpo=preference_stage(PreferenceConfig(eta=0.0, lambda_hard=0.0, lambda_easy=2.0, sft_weight=8.0)),
             edpo=preference_stage(
                 PreferenceConfig(

@@ -28,6 +28,7 @@ from sage_jax.process.libraries import settle_libraries
 from sage_jax.stages.export import export_folder
 from sage_jax.stages.open_model import config_of
 from sage_jax.stages.run import Run
+from sage_jax.stages.scoring import results_folder
 from sage_jax.stages.stages import run_stages
 
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | UInt8[np.ndarray, "H W 3"] | UInt8[np.ndarray, "H W"]
@@ -228,11 +229,12 @@ def train(config: Config | Path | str, **fields: Any) -> Path:
     return Path(given.run_dir).expanduser()
 
 
-def evaluate(folder: Path | str) -> dict[str, Any]:
+def evaluate(folder: Path | str, **fields: Any) -> dict[str, Any]:
     """Metrics of a run's trained stages on its test records, computed where they are not there yet.
 
     Args:
       folder: A run folder.
+      **fields: Fields of the config to replace, such as `data` for another test set.
 
     Returns:
       Metrics by stage, mode (`zero_shot`, `one_shot`) and name, each with `value`, `low`, `high` (95 %) and `n`.
@@ -240,8 +242,9 @@ def evaluate(folder: Path | str) -> dict[str, Any]:
     Raises:
       UserError: There is no such run, or no stage of it is trained.
     """
-    run_dir = train(_config_of_run(folder), stages="evaluate")
-    return load_summary(run_dir / "summary.json")["metrics"]
+    config = _replaced(_config_of_run(folder), {**fields, "stages": "evaluate"})
+    train(config)
+    return load_summary(results_folder(Run(config)) / "summary.json")["metrics"]
 
 
 def export(folder: Path | str, to: Path | str = "", *, stage: str = "", **options: Any) -> Path:

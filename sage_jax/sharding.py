@@ -51,7 +51,7 @@ PARAMETER_AXES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     (r"fusion/attention/(query|key|value)/kernel", ("embed", "heads")),
     (r"fusion/attention/(query|key|value)/bias", ("heads",)),
     (r"fusion/attention/out/kernel", ("heads", "embed")),
-    (r"fusion/residual/kernel", ("embed", "none")),
+    (r"fusion/(residual|mark)/kernel", ("embed", "none")),
     (r"fusion/places", ("none", "embed")),
     (r"fusion/(head|(image|question)_head/linear)/kernel", ("embed", "none")),
     (r"vit/patch_embed/bias|adapter/linear_2/bias|fusion/(attention/out|head)/bias|fusion/difference", ("none",)),

@@ -32,7 +32,7 @@ class DataConfig:
       on_bad_record: `fail` stops at the first fault, `skip` leaves the record out and lists it in the run directory.
       num_train: Images drawn for training; 0 = all there are (not for `generator`).
       num_test: Images drawn for testing; 0 = all.
-      test_seed: Seed of the draws and wording of testing, which `seed` does not change: runs of other training seeds are
+      test_seed: Seed of the draws and wording of testing, which `seed` does not change: runs of all training seeds are
         scored on the same images and questions.
       image_px: Side of a generated image or a DeepPCB crop; 0 = whole images.
       held_out: Categories kept for testing. Empty: the source's own split, or `test_fraction` by hash.

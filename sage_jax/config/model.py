@@ -16,7 +16,8 @@ class VitConfig:
       tile_px: Side of a tile.
       patch_px: Side of a patch.
       stem: How a patch's pixels become its feature: `patch`, one linear map of the patch alone (InternViT), or `conv`,
-        overlapping convolutions, which a small encoder trained from nothing needs to see edges (ours).
+        which adds what overlapping convolutions see: a small encoder trained from nothing needs them to see edges.
+        Ours; they start at nothing, so that they leave a checkpoint's encoder as it is.
       num_layers: Transformer blocks.
       embed_dim: Width of a token.
       num_heads: Attention heads of a block.
@@ -111,6 +112,8 @@ class FusionConfig:
         match. Both are ours, not the paper's.
       difference_places: Whether `difference` also adds a learned vector of the patch's place in its tile, scaled by
         1 - similarity, so that the facts read where the test image is unlike its reference. Ours too.
+      mark_image: Whether the image tokens that the decoder sees get what `difference` adds too, through a linear layer
+        that starts at zero; of rows with facts alone, so that facts as plain text have no part in it. Ours too.
       head: What passes a LayerNorm and a linear layer on its way to the decoder: `comparison` embeddings alone, so that
         the base model is kept, or `all` three parts (the paper), image embeddings and the questions' tokens too, each
         with a head of its own whose output is added to what it reads and starts at zero: nothing else would keep the
@@ -123,6 +126,7 @@ class FusionConfig:
     fact_encoder: Literal["embedding_mean", "hidden_mean"] = "embedding_mean"
     difference: Literal["none", "similarity", "residual"] = "none"
     difference_places: bool = False
+    mark_image: bool = False
     head: Literal["comparison", "all"] = "comparison"
 
     def __post_init__(self) -> None:
@@ -130,6 +134,10 @@ class FusionConfig:
         require(
             self.difference != "none" or not self.difference_places,
             "difference_places = True adds to a difference: set difference to similarity or residual",
+        )
+        require(
+            self.difference != "none" or not self.mark_image,
+            "mark_image = True shows a difference: set difference to similarity or residual",
         )
 
 

@@ -40,7 +40,7 @@ class Config:
       text: Tokenizer, template and lengths.
       model: Sizes and attention.
       mesh: Devices.
-      base, plain, sfe, dpo, edpo: Training stages.
+      base, plain, sfe, base_dpo, dpo, edpo: Training stages; `base_dpo` is DPO alone, from the base model.
       evaluate: Evaluation of trained stages.
       inspect: Inspection of a user's images.
       export: Export of a trained stage.
@@ -58,6 +58,11 @@ class Config:
     base: TrainConfig = TrainConfig(freeze=("fusion/", "fact_encoder/"), questions="description", similarity_weight=1.0)
     plain: TrainConfig = TrainConfig(facts="text")
     sfe: TrainConfig = TrainConfig()
+    base_dpo: TrainConfig = TrainConfig(
+        answers="ranked",
+        freeze=("vit/", "fusion/", "fact_encoder/"),
+        preference=PreferenceConfig(eta=0.0, lambda_hard=0.0),
+    )
     dpo: TrainConfig = TrainConfig(
         answers="ranked",
         freeze=("vit/", "fusion/", "fact_encoder/"),

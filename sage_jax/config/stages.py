@@ -27,6 +27,7 @@ TRAINING_STAGES: Final[dict[str, TrainingStage]] = {
         TrainingStage("base", None, "next_token"),
         TrainingStage("plain", "base", "next_token"),
         TrainingStage("sfe", "base", "next_token"),
+        TrainingStage("base_dpo", "base", "preference"),
         TrainingStage("dpo", "sfe", "preference"),
         TrainingStage("edpo", "sfe", "preference"),
     )

@@ -66,6 +66,8 @@ class EvaluateConfig:
         less a decoded token reads; on CPU, where they are widened for each token, decoding is slower.
       bootstrap_samples: Resamples of the 95 % intervals.
       num_records: Test records used; 0 = all.
+      name: Folder below `run_dir`/evaluations that the results go to; "" = `run_dir` itself for the data that the run
+        was trained on, and a folder by source and revision for any other.
     """
 
     stages: tuple[str, ...] = ("base", "sfe", "edpo")
@@ -75,12 +77,17 @@ class EvaluateConfig:
     weights_dtype: Literal["float32", "bfloat16", "int8"] = "float32"
     bootstrap_samples: int = 1000
     num_records: int = 0
+    name: str = ""
 
     def __post_init__(self) -> None:
         require(bool(self.stages), f"stages is empty: name some of {', '.join(TRAINING_STAGES)}")
         require_known("stages", self.stages, TRAINING_STAGES, "training stage")
         require_above_zero(self, "batch_size", "max_new_tokens", "bootstrap_samples")
         require_not_negative(self, "num_records")
+        require(
+            not self.name or re.fullmatch(r"[\w-][\w.-]*", self.name) is not None,
+            f"name = {self.name!r}: give letters, digits, '-', '_' and '.': it becomes a folder",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +187,7 @@ class AblateConfig:
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    stages: tuple[str, ...] = ("base", "plain", "sfe", "dpo", "edpo")
+    stages: tuple[str, ...] = ("base", "plain", "sfe", "base_dpo", "dpo", "edpo")
 
     def __post_init__(self) -> None:
         require(bool(self.seeds), "seeds is empty: give one or more, such as (0, 1, 2)")

@@ -70,16 +70,27 @@ class PreparedData:
     Attributes:
       path: Folder of the data set's files.
       revision: Hash of what it was built from, hexadecimal.
-      tokenizer: Trained on the training split's text.
+      trained_tokenizer: Trained on the training split's text; None where there is none.
       num_train: Training records.
       num_test: Test records.
     """
 
     path: Path
     revision: str
-    tokenizer: PreTrainedTokenizerFast
+    trained_tokenizer: PreTrainedTokenizerFast | None
     num_train: int
     num_test: int
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """Trained on the training split's text.
+
+        Raises:
+          ConfigError: There is no training record.
+        """
+        if self.trained_tokenizer is None:
+            raise ConfigError("data: there is no training record; check data.root, data.held_out and data.num_train")
+        return self.trained_tokenizer
 
 
 class Adpl(tfds.core.GeneratorBasedBuilder):
@@ -191,7 +202,7 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, run_dir: Path) -> 
 
     Raises:
       DataFaultError: The source has a fault, and `on_bad_record` is `fail`.
-      ConfigError: The source has no training record, or `data.cache_dir` cannot be written.
+      ConfigError: The source has no record at all, or `data.cache_dir` cannot be written.
       Interrupted: A signal has come; no part of a data set stays.
     """
     revision = readers.source_revision(data, seed)
@@ -201,9 +212,9 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, run_dir: Path) -> 
         _build(data, seed, path)
     _report_faults(path, data, run_dir)
     train, test = (StoredRecords(path, split) for split in SPLITS)
-    if not len(train):
-        raise ConfigError(f"data: {data.source} gives no training record; check data.root and data.held_out")
-    return PreparedData(path, revision, _tokenizer(path, text, train), len(train), len(test))
+    if not len(train) + len(test):
+        raise ConfigError(f"data: {data.source} gives no record; check data.root and data.held_out")
+    return PreparedData(path, revision, _tokenizer(path, text, train) if len(train) else None, len(train), len(test))
 
 
 def open_split(prepared: PreparedData, split: Split) -> StoredRecords:

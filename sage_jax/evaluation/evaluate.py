@@ -38,20 +38,29 @@ class ModeDone:
     anew: bool
 
 
+@dataclasses.dataclass(frozen=True)
+class TestData:
+    """The test records of a data set, and where results on them go.
+
+    Attributes:
+      records: The records.
+      known: Verdicts of the training questions, which a reader of the text alone would know.
+      revision: Of the data set.
+      source: What the data set is, in words.
+      folder: Gets `summary.json` and `predictions/`.
+    """
+
+    records: Sequence[Record]
+    known: QuestionVerdicts
+    revision: str
+    source: str
+    folder: Path
+
+
 def evaluate_stage(
-    stage: str,
-    evaluator: Evaluator,
-    records: Sequence[Record],
-    log: RunLog,
-    *,
-    known: QuestionVerdicts,
-    data_revision: str,
-    mesh: Mesh,
+    stage: str, evaluator: Evaluator, tested: TestData, log: RunLog, *, mesh: Mesh
 ) -> Iterator[ModeDone]:
     """Scores a stage zero-shot and one-shot; writes predictions and the stage's entries of `summary.json`.
-
-    Args:
-      known: Verdicts of the training questions, which a reader of the text alone would know.
 
     Yields:
       Each mode when its metrics are written. A mode without a record is left out.
@@ -59,11 +68,11 @@ def evaluate_stage(
     Raises:
       Interrupted: A signal has come. Modes that were yielded stay; the one under way is scored anew by the next run.
     """
-    path = Path(evaluator.config.run_dir) / "summary.json"
-    scored_as = scored_of(evaluator, data_revision)
+    records = tested.records
+    scored_as = scored_of(evaluator, tested.revision)
     for mode in MODES:
         name = f"{stage}, {mode.replace('_', '-')}"
-        if _is_scored(path, stage, mode, scored_as):
+        if _is_scored(tested.folder, stage, mode, scored_as):
             log.line(f"{name}: scored before, with the same model, data and config")
             yield ModeDone(mode, anew=False)
             continue
@@ -76,46 +85,39 @@ def evaluate_stage(
             continue
         with StopRequest(log.line, mesh, after="this batch; the mode under way is scored anew") as stop:
             watch = Watch(f"{name} was scored; finished modes stay", log.progress, stop)
-            _score_mode(stage, mode, evaluator, chosen, watch, known, path=path, scored_as=scored_as)
+            shown = dataclasses.replace(tested, records=chosen)
+            _score_mode(stage, mode, evaluator, shown, watch, scored_as=scored_as)
         yield ModeDone(mode, anew=True)
 
 
-def _score_mode(
-    stage: str,
-    mode: str,
-    evaluator: Evaluator,
-    records: Sequence[Record],
-    watch: Watch,
-    known: QuestionVerdicts,
-    *,
-    path: Path,
-    scored_as: str,
-) -> None:
+def _score_mode(stage: str, mode: str, evaluator: Evaluator, tested: TestData, watch: Watch, *, scored_as: str) -> None:
     name, one_shot = f"{stage}, {mode.replace('_', '-')}", mode == "one_shot"
     samples = {"samples": evaluator.config.evaluate.bootstrap_samples, "seed": evaluator.config.seed}
-    marked = _answer(stage, mode, evaluator, records, watch)
+    marked = _answer(stage, mode, evaluator, tested, watch)
     metrics = answer_metrics(marked, **samples)
-    metrics |= detection(name, evaluator, records, watch, with_reference=one_shot)
-    metrics |= _rankings(name, evaluator, records, watch, with_reference=one_shot)
+    metrics |= detection(name, evaluator, tested.records, watch, with_reference=one_shot)
+    metrics |= _rankings(name, evaluator, tested.records, watch, with_reference=one_shot)
     if jax.process_index() == 0:
-        about = about_answers(marked, known, **samples)
-        record_metrics(path, stage, mode, metrics, about | {"scored_of": scored_as})
+        about = about_answers(marked, tested.known, **samples)
+        about |= {"data": tested.source, "revision": tested.revision, "scored_of": scored_as}
+        record_metrics(tested.folder / "summary.json", stage, mode, metrics, about)
 
 
-def _is_scored(path: Path, stage: str, mode: str, wanted: str) -> bool:
+def _is_scored(folder: Path, stage: str, mode: str, wanted: str) -> bool:
     """Whether summary and predictions of a mode are there; the first process decides for all."""
     scored = False
     if jax.process_index() == 0:
-        entry = load_summary(path)["metrics"].get(stage, {}).get(mode, {})
-        predictions = path.parent / "predictions" / f"{stage}_{mode}.jsonl"
+        entry = load_summary(folder / "summary.json")["metrics"].get(stage, {}).get(mode, {})
+        predictions = folder / "predictions" / f"{stage}_{mode}.jsonl"
         scored = entry.get("scored_of") == wanted and predictions.is_file()
     if jax.process_count() > 1:
         scored = bool(multihost_utils.broadcast_one_to_all(np.asarray(scored)))
     return scored
 
 
-def _answer(stage: str, mode: str, evaluator: Evaluator, records: Sequence[Record], watch: Watch) -> list[MarkedAnswer]:
+def _answer(stage: str, mode: str, evaluator: Evaluator, tested: TestData, watch: Watch) -> list[MarkedAnswer]:
     """Generated answers to all questions, marked; writes the predictions."""
+    records = tested.records
     marker = Marker(evaluator.vocabulary, records)
     marked: list[MarkedAnswer] = []
     scores: list[float] = []
@@ -128,7 +130,7 @@ def _answer(stage: str, mode: str, evaluator: Evaluator, records: Sequence[Recor
     if jax.process_index() == 0:
         told = [{"verdict_score": round(score, 6)} for score in scores]
         extra: list[dict[str, object]] = [{**row, **item.as_json()} for row, item in zip(told, marked, strict=True)]
-        path = Path(evaluator.config.run_dir) / "predictions" / f"{stage}_{mode}.jsonl"
+        path = tested.folder / "predictions" / f"{stage}_{mode}.jsonl"
         write_predictions(path, [item.prediction for item in marked], extra)
     return marked
 

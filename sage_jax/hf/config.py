@@ -62,8 +62,8 @@ class CheckpointConfig:
         """
         for name, found in (("vit", self.vit), ("decoder", self.decoder)):
             given = getattr(model, name)
-            if name == "vit":  # the start value of LayerScale says nothing where LayerScale is read
-                found = dataclasses.replace(found, layer_scale=given.layer_scale)
+            if name == "vit":  # what no InternVL has, and the start value of a LayerScale that is read
+                found = dataclasses.replace(found, layer_scale=given.layer_scale, stem=given.stem)
             for field in dataclasses.fields(given):
                 value, theirs = getattr(given, field.name), getattr(found, field.name)
                 if value not in (field.default, theirs):
@@ -76,7 +76,7 @@ class CheckpointConfig:
                 f"config.model.downsample = {model.downsample}, but downsample_ratio of the weights' config.json makes "
                 f"it {self.downsample}: leave the field out"
             )
-        vit = dataclasses.replace(self.vit, layer_scale=model.vit.layer_scale)
+        vit = dataclasses.replace(self.vit, layer_scale=model.vit.layer_scale, stem=model.vit.stem)
         try:
             return dataclasses.replace(model, vit=vit, decoder=self.decoder, downsample=self.downsample)
         except ConfigError as error:

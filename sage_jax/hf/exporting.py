@@ -19,7 +19,7 @@ from sage_jax.hf.config_fields import Dtype, Layout
 from sage_jax.hf.config_writer import config_json, text_model_of
 from sage_jax.hf.faults import WeightsError
 from sage_jax.hf.importing import OWN_FILE
-from sage_jax.hf.layouts import PLAIN, Row, Tensor, own_rows, plain_rows, tensors
+from sage_jax.hf.layouts import STEM, Row, Tensor, is_plain, own_rows, plain_rows, tensors
 from sage_jax.hf.safetensors_file import ShardWriter
 from sage_jax.models.sage import copy_text_encoder
 from sage_jax.parameters import Params
@@ -63,7 +63,7 @@ def export_checkpoint(
         model, layout=layout, vocab_size=vocab_size, dtype=dtype, image_token_id=image_token_id, base=base
     )
     rows = plain_rows(layout, text_model_of(model.decoder, layout, base), model)
-    plain = {path: leaf for path, leaf in params.items() if path.startswith(PLAIN)}
+    plain = {path: leaf for path, leaf in params.items() if is_plain(path)}
     own = _own_params(params)
     first = jax.process_index() == 0
     if first and folder.exists():
@@ -84,7 +84,7 @@ def export_checkpoint(
 
 def _own_params(params: Params) -> Params:
     """SAGE's own parameters, without a fact encoder that is a copy of the decoder."""
-    own = {path: leaf for path, leaf in params.items() if path.startswith("fusion/")}
+    own = {path: leaf for path, leaf in params.items() if path.startswith(("fusion/", STEM))}
     encoder = {path: leaf for path, leaf in params.items() if path.startswith("fact_encoder/")}
     copied = copy_text_encoder(params)
     if any(leaf is not copied[path] and not bool(_equal(leaf, copied[path])) for path, leaf in encoder.items()):

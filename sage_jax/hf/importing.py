@@ -19,11 +19,12 @@ from sage_jax.config import ModelConfig
 from sage_jax.hf.config import CheckpointConfig, read_checkpoint_config
 from sage_jax.hf.faults import WeightsError, raise_any
 from sage_jax.hf.layouts import (
-    PLAIN,
+    STEM,
     Row,
     Shape,
     Tensor,
     embedding_key,
+    is_plain,
     output_key,
     own_rows,
     param_shapes,
@@ -83,10 +84,10 @@ class Checkpoint:
 
     def holds(self, path: str) -> bool:
         """Whether a parameter of ours is in it."""
-        return path.startswith((*PLAIN, *self._held_own()))
+        return is_plain(path) or path.startswith(self._held_own())
 
     def _held_own(self) -> tuple[str, ...]:
-        return ("fusion/",) * self.has_fusion + ("fact_encoder/",) * self.has_fact_encoder
+        return _held(self.own)
 
 
 def open_checkpoint(folder: Path | str, model: ModelConfig) -> Checkpoint:
@@ -117,18 +118,24 @@ def open_checkpoint(folder: Path | str, model: ModelConfig) -> Checkpoint:
     full = config.applied_to(model)
     shapes = param_shapes(full, config.vocab_size)
     rows = plain_rows(config.layout, config.text_model, full)
-    plain = {path: shape for path, shape in shapes.items() if path.startswith(PLAIN)}
+    plain = {path: shape for path, shape in shapes.items() if is_plain(path)}
     named = {spelled(key, config.layout) for key in opened.named}
     faults += _key_faults(stored, named, stored_shapes(tensors(rows, plain)))
     own: dict[str, StoredTensor] = {}
     if (folder / OWN_FILE).exists():
         own, own_faults = open_file(folder / OWN_FILE)
-        held = ("fusion/", "fact_encoder/") if any(key.startswith("fact_encoder.") for key in own) else ("fusion/",)
-        wanted = {path: shape for path, shape in shapes.items() if path.startswith(held)}
+        wanted = {path: shape for path, shape in shapes.items() if path.startswith(_held(own) or ("fusion/",))}
         expected = stored_shapes(tensors(own_rows(wanted), wanted))
         faults += own_faults or [f"{OWN_FILE}: {fault}" for fault in _key_faults(own, set(own), expected)]
     raise_any(folder, faults)
     return Checkpoint(config, full, stored, own)
+
+
+def _held(own: Mapping[str, StoredTensor]) -> tuple[str, ...]:
+    """Beginnings of the paths of SAGE's own parameters that tensors are of; of the fusion all, or none."""
+    optional = ("fact_encoder/", STEM)
+    there = (path for path in optional if any(key.startswith(path.replace("/", ".")) for key in own))
+    return ("fusion/", *there) if own else ()
 
 
 def stored_shapes(wanted: list[Tensor]) -> dict[str, Shape]:

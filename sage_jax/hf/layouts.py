@@ -23,6 +23,8 @@ from sage_jax.parameters import split
 Shape = tuple[int, ...]
 
 PLAIN: Final = ("vit/", "adapter/", "decoder/")
+STEM: Final = "vit/stem/"
+"""Of the encoder, but no part of a plain InternVL."""
 """Parameters of the base InternVL. The others, `fusion/` and `fact_encoder/`, are SAGE's own."""
 
 _STACK: Final = "/blocks/"
@@ -218,6 +220,11 @@ def tensors(rows: Iterable[Row], shapes: Mapping[str, Shape]) -> list[Tensor]:
         arranged = of_layer[::-1] if row.is_transposed else of_layer
         found += [Tensor(row, layer, arranged) for layer in (range(shape[0]) if row.is_stacked else (None,))]
     return found
+
+
+def is_plain(path: str) -> bool:
+    """Whether a parameter is one of a plain InternVL."""
+    return path.startswith(PLAIN) and not path.startswith(STEM)
 
 
 def plain_rows(layout: Layout, text_model: TextModel, model: ModelConfig) -> list[Row]:

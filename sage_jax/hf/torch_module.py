@@ -38,6 +38,7 @@ def sage_settings(model: ModelConfig, chat: Chat, *, facts_as: FactsAs, max_new_
     return {
         "fusion": dataclasses.asdict(model.fusion),
         "text_encoder": {**decoder, "head_dim": model.decoder.width_of_head},
+        "stem": {"kind": model.vit.stem, "width": model.vit.embed_dim, "patch_px": model.vit.patch_px},
         "tile_px": model.vit.tile_px,
         "max_tiles": model.max_tiles,
         "tokens_per_side": tokens_per_side(model),

@@ -19,6 +19,7 @@ ABLATION_ROWS: Final = {
     "base": "Base",
     "plain": "Facts as plain text",
     "sfe": "SFE",
+    "base_dpo": "DPO alone",
     "dpo": "SFE + DPO",
     "edpo": "SFE + E-DPO",
 }

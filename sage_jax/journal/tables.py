@@ -62,6 +62,8 @@ def summary_tables(summary: Mapping[str, Any]) -> RenderableType:
         if mode in summary["metrics"].get(model, {})
     ]
     if rows:
+        sources = {f"{entry['data']}, revision {entry['revision'][:12]}" for _, _, entry in rows if entry.get("data")}
+        parts += [Text(f"Test data: {source}\n") for source in sorted(sources)]
         parts.append(_metrics_table("What the answers say, of defective parts and of good ones", REASON_METRICS, rows))
         parts += _constant_line(rows)
         parts.append(_metrics_table("Detection, beside the map and the difference alone", DETECTION_METRICS, rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Final
 
 import jax
@@ -14,6 +15,9 @@ from sage_jax.config import DecoderConfig, FusionConfig
 from sage_jax.models.attention.masked import attend
 from sage_jax.models.decoder import Decoder
 from sage_jax.models.layers import LayerNorm, Linear
+
+NUM_WAVES: Final = 3
+"""Cosines along a side that place vectors are made of: with three, thirds of a side are told apart."""
 
 PLACE_SCALE: Final = 4.0
 """Deviation of new place vectors: at 1, a small model trained briefly never comes to name a place."""
@@ -83,6 +87,20 @@ def without_reference(test_mask: Bool[Array, "B M"]) -> Comparison:
         distinct_mask=test_mask,
         match=jnp.zeros(test_mask.shape, jnp.int32),
     )
+
+
+def place_vectors(side: int, width: int, key: Array) -> Float[Array, "M D"]:
+    """A vector for each token of a square tile, row by row, alike for tokens that lie near each other.
+
+    Random mixtures of the slowest cosines of row and column, of unit variance. What is learnt of one place then holds
+    near it, and the mean over the tokens of a defect is about the vector of its middle; with vectors drawn each for
+    itself, every token of the tile has to be learnt anew.
+    """
+    at = (jnp.arange(side) + 0.5) / side
+    waves = jnp.stack([math.sqrt(2.0) * jnp.cos(math.pi * count * at) for count in range(1, NUM_WAVES + 1)], axis=1)
+    rows, columns = jnp.repeat(waves, side, axis=0), jnp.tile(waves, (side, 1))
+    features = jnp.concatenate([rows, columns], axis=1)
+    return features @ jax.random.normal(key, (2 * NUM_WAVES, width)) / math.sqrt(2 * NUM_WAVES)
 
 
 class FactEncoder(nnx.Module):
@@ -168,10 +186,13 @@ class FactFusion(nnx.Module):
         if config.difference != "none":
             self.difference = nnx.Param(jax.random.normal(rngs.params(), (width,)))
         if config.difference_places:
-            self.places = nnx.Param(PLACE_SCALE * jax.random.normal(rngs.params(), (num_places, width)))
+            self.places = nnx.Param(PLACE_SCALE * place_vectors(math.isqrt(num_places), width, rngs.params()))
         if config.difference == "residual":
             init = nnx.initializers.normal(width**-0.5)
             self.residual = Linear(width, width, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
+        if config.mark_image:
+            init = nnx.initializers.zeros
+            self.mark = Linear(width, width, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
         if config.head == "all":
             self.image_head = AddedHead(width, dtype=dtype, rngs=rngs)
             self.question_head = AddedHead(width, dtype=dtype, rngs=rngs)
@@ -183,17 +204,35 @@ class FactFusion(nnx.Module):
         reference: Float[Array, "B M D"] | None,
         comparison: Comparison,
         has_reference: Bool[Array, " B"],
-    ) -> Float[Array, "B F D"]:
-        """Comparison embeddings; without a reference (None = in no row) the facts read the whole test image."""
-        patches = test
-        if self.config.difference != "none":
-            unlike = (1.0 - comparison.similarity).astype(test.dtype)[..., None]
-            patches = patches + unlike * self.difference[...].astype(test.dtype)
-            if self.config.difference_places:
-                tiled = jnp.tile(self.places[...].astype(test.dtype), (test.shape[1] // self.places.shape[0], 1))
-                patches = patches + unlike * tiled
+    ) -> tuple[Float[Array, "B F D"], Float[Array, "B M D"]]:
+        """Comparison embeddings, and the image tokens that the decoder is shown.
+
+        Without a reference (None = in no row) the facts read the whole test image. With `mark_image` the decoder is
+        shown the test image's tokens with the difference that keys and values hold, through a linear layer that starts
+        at zero; without, as they are.
+        """
+        unlike = self._unlike(test, reference, comparison, has_reference)
+        patches = test if unlike is None else test + unlike
+        shown = test if unlike is None or not self.config.mark_image else test + self.mark(unlike)
+        return self.head(self.norm(self.attention(facts, patches, comparison.distinct_mask))), shown
+
+    def _unlike(
+        self,
+        test: Float[Array, "B M D"],
+        reference: Float[Array, "B M D"] | None,
+        comparison: Comparison,
+        has_reference: Bool[Array, " B"],
+    ) -> Float[Array, "B M D"] | None:
+        """What is added to each token for its difference from the reference; None for nothing."""
+        if self.config.difference == "none":
+            return None
+        share = (1.0 - comparison.similarity).astype(test.dtype)[..., None]
+        unlike = share * self.difference[...].astype(test.dtype)
+        if self.config.difference_places:
+            tiled = jnp.tile(self.places[...].astype(test.dtype), (test.shape[1] // self.places.shape[0], 1))
+            unlike = unlike + share * tiled
         if self.config.difference == "residual" and reference is not None:
             matched = jnp.take_along_axis(reference, comparison.match[..., None], axis=1)
             residual = jnp.where(has_reference[:, None, None], test - matched, jnp.zeros((), test.dtype))
-            patches = patches + self.residual(residual)
-        return self.head(self.norm(self.attention(facts, patches, comparison.distinct_mask)))
+            unlike = unlike + self.residual(residual)
+        return unlike

@@ -203,12 +203,13 @@ class Sage(nnx.Module):
         """
         facts = jax.lax.stop_gradient(self.fact_encoder(fact_ids, fact_mask))
         shown = images.reference_mask.any(axis=1)
-        image = images.test
+        comparison, marked = self.fusion(facts, images.test, images.reference, images.compared, shown)
+        image = jnp.where(fact_mask.any(axis=(1, 2))[:, None, None], marked, images.test)
         if self.placeholders.reference and images.reference is not None:
-            image = _one_after_the_other(images.test, images.reference, images.test_mask)
+            image = _one_after_the_other(image, images.reference, images.test_mask)
         return ImageEmbeddings(
             image=image,
-            comparison=self.fusion(facts, images.test, images.reference, images.compared, shown),
+            comparison=comparison,
             compared=images.compared,
             question_mask=question_mask if self.config.fusion.head == "all" else None,
         )

@@ -72,9 +72,10 @@ class Convolution(nnx.Module):
 
 
 class ConvStem(nnx.Module):
-    """Patch features by overlapping convolutions (Xiao et al. 2021, Early convolutions help transformers see better).
+    """What overlapping convolutions see of each patch, added to its embedding; nothing until it is trained.
 
-    pixels --7x7, stride 4--> c --3x3--> c --3x3, stride 2, as often as the patch asks--> linear to the width
+    Pixels, 7 x 7 of stride 4, 3 x 3, then 3 x 3 of stride 2 as often as the patch asks, and a linear layer. Early
+    convolutions help a small transformer that is trained from nothing to see edges (Xiao et al. 2021).
     """
 
     def __init__(self, config: VitConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
@@ -89,8 +90,7 @@ class ConvStem(nnx.Module):
             layers.append(Convolution(3, channels, wider, stride=2, dtype=dtype, rngs=rngs))
             channels = wider
         self.convolutions = nnx.List(layers)
-        init = nnx.initializers.normal(channels**-0.5)
-        self.out = Linear(channels, width, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.out = Linear(channels, width, dtype=dtype, kernel_init=nnx.initializers.zeros, rngs=rngs)
 
     def __call__(self, pixels: Float[Array, "A H W 3"]) -> Float[Array, "A P D"]:
         """Features of each patch, row by row."""
@@ -177,9 +177,8 @@ class Vit(nnx.Module):
         self.remat: Remat = remat
         self.side = config.tile_px // patch
         init = nnx.initializers.normal((3 * patch * patch) ** -0.5)
-        if config.stem == "patch":
-            self.patch_embed = Linear(3 * patch * patch, width, dtype=dtype, kernel_init=init, rngs=rngs)
-        else:
+        self.patch_embed = Linear(3 * patch * patch, width, dtype=dtype, kernel_init=init, rngs=rngs)
+        if config.stem == "conv":
             self.stem = ConvStem(config, dtype=dtype, rngs=rngs)
         self.class_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, width)))
         self.position_embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1 + self.side**2, width)))
@@ -198,12 +197,11 @@ class Vit(nnx.Module):
         num, height, width, _ = tiles.shape
         rows, columns = height // patch, width // patch
         pixels = normalise(tiles, self.dtype)
+        cells = pixels.reshape(num, rows, patch, columns, patch, 3).transpose(0, 1, 3, 2, 4, 5)
+        patches = cells.reshape(num, rows * columns, 3 * patch * patch)
+        x = self.patch_embed(constrain(patches, "batch", "none", "none"))
         if self.config.stem == "conv":
-            x = self.stem(pixels)
-        else:
-            cells = pixels.reshape(num, rows, patch, columns, patch, 3).transpose(0, 1, 3, 2, 4, 5)
-            patches = cells.reshape(num, rows * columns, 3 * patch * patch)
-            x = self.patch_embed(constrain(patches, "batch", "none", "none"))
+            x = x + self.stem(pixels)
         first = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (num, 1, x.shape[-1]))
         x = jnp.concatenate([first, x], axis=1) + self._positions(rows, columns).astype(x.dtype)
         x = scan_layers(self.blocks, lambda block, x: block(x), x, remat=self.remat, unroll=self.unroll)

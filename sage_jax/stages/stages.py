@@ -34,7 +34,7 @@ from sage_jax.stages.inspection import inspect, inspection_folder
 from sage_jax.stages.preflight import check_stages
 from sage_jax.stages.prepared import barrier
 from sage_jax.stages.run import Run, Stage, StageCost
-from sage_jax.stages.scoring import evaluate
+from sage_jax.stages.scoring import evaluate, results_folder
 from sage_jax.stages.text_check import check_text
 from sage_jax.stages.training import train
 from sage_jax.training.checkpoint import final_config
@@ -103,7 +103,10 @@ def _run_stages(run: Run) -> None:
     if run.config.stage_names == ("inspect",):
         print_inspection(inspection_folder(run), load_summary(run.folder.summary)["stages"].get("inspect", {}))
     else:
-        print_summary(run.folder.summary)
+        if "evaluate" in run.config.stage_names and (folder := results_folder(run)) != run.folder.path:
+            print_summary(folder / run.folder.summary.name)
+        else:
+            print_summary(run.folder.summary)
 
 
 def run_stage(run: Run, name: str) -> None:

@@ -38,6 +38,12 @@ class TrainedStages:
         """The last of them in the order of training; None without any."""
         return next(reversed([*self]), None)
 
+    @property
+    def data_revisions(self) -> set[str]:
+        """Revisions of the data that the stages were trained on; none where all weights are imported."""
+        files = (self.folder.stage(name) / "data.json" for name in self)
+        return {json.loads(file.read_text())["revision"] for file in files if file.is_file()}
+
     def lora(self, stage: str) -> LoraConfig:
         """LoRA of a finished stage, as it was trained."""
         if self.is_imported(stage):

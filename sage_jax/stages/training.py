@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from sage_jax.batch import TreeBatch
-from sage_jax.config import starts_from
+from sage_jax.config import ConfigError, starts_from
 from sage_jax.data import store
 from sage_jax.data.records import Record
 from sage_jax.data.stream.pipeline import StreamOptions, TrainLoader, make_train_loader, visited_records
@@ -106,6 +106,8 @@ def _how_it_computes(run: Run) -> str:
 
 def _records_of(run: Run) -> StageRecords:
     stored = store.open_split(run.prepared, "train")
+    if not len(stored):
+        raise ConfigError("there are no training records: check data.root and data.held_out, or raise data.num_train")
     if not run.config.data.validation_fraction:
         return StageRecords(stored, range(len(stored)), [])
     return StageRecords(stored, *split_by_image(stored, run.config.data.validation_fraction))

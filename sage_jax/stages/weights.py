@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from sage_jax.config import Config, LoraConfig, starts_from
 from sage_jax.hf.importing import Checkpoint, import_params
+from sage_jax.hf.layouts import STEM
 from sage_jax.models.lora import ADDED, fold, merge_adapters
 from sage_jax.models.sage import copy_text_encoder
 from sage_jax.parameters import Params
@@ -110,11 +111,14 @@ class Weights:
             stored = None
         shardings = param_shardings(shapes, self.mesh)
 
-        def create_fusion() -> Params:  # the compiler drops all other parameters, which are no output
-            return {path: leaf for path, leaf in self.structure.create_params().items() if path.startswith("fusion/")}
+        new = [path for path in shapes if path.startswith(("fusion/", STEM)) and not checkpoint.holds(path)]
 
-        fresh = {path: shardings[path] for path in shapes if path.startswith("fusion/")}
-        params = {} if checkpoint.has_fusion else jax.jit(create_fusion, out_shardings=fresh)()
+        def create_new() -> Params:  # the compiler drops all other parameters, which are no output
+            created = self.structure.create_params()
+            return {path: created[path] for path in new}
+
+        fresh = {path: shardings[path] for path in new}
+        params = jax.jit(create_new, out_shardings=fresh)() if new else {}
         params.update(import_params(checkpoint, shapes, shardings, stored))
         if not checkpoint.has_fact_encoder:
             encoder = {path: shape for path, shape in shapes.items() if path.startswith("fact_encoder/")}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from sage_jax.axes import Array, Bool, Float
 from sage_jax.batch import TreeBatch
-from sage_jax.config import PreferenceConfig, TrainConfig
+from sage_jax.config import TRAINING_STAGES, PreferenceConfig, TrainConfig
 from sage_jax.losses.edpo import answer_entropy, preference_terms, trained_groups
 from sage_jax.losses.log_probs import answer_logps, answer_token_logps
 from sage_jax.losses.sft import hardest_tokens, next_token_loss, similarity_loss
@@ -151,6 +151,6 @@ class PreferenceObjective:
 
 def stage_objective(stage: str, train: TrainConfig) -> SftObjective | PreferenceObjective:
     """What a training stage minimises."""
-    if stage in ("dpo", "edpo"):
+    if TRAINING_STAGES[stage].objective == "preference":
         return PreferenceObjective(train.preference, train.claim_weight)
     return SftObjective(train.similarity_weight, train.claim_weight)

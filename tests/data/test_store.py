@@ -165,7 +165,7 @@ def test_a_split_left_without_records_is_empty_not_broken(inspection_folder: Pat
     assert prepared.num_train > 0 and list(open_split(prepared, "test")) == []
     for path in (inspection_folder / "cap" / "train" / "good").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(ValueError, match="mvtec gives no training record"):
+    with pytest.raises(ValueError, match="mvtec gives no record"):
         prepare(skip, TEXT, seed=0, run_dir=tmp_path)
 
 

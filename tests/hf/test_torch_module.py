@@ -95,7 +95,8 @@ def test_torch_compares_as_jax_does(kind: str) -> None:
 def test_torch_fuses_as_jax_does(difference: Any, places: bool) -> None:
     if places and difference == "none":
         return  # no such config
-    config = FusionConfig(num_heads=2, num_distinct=3, difference=difference, difference_places=places)
+    fields = {"difference": difference, "difference_places": places, "mark_image": places}
+    config = FusionConfig(num_heads=2, num_distinct=3, **fields)
 
     def create() -> FactFusion:
         return FactFusion(config, WIDTH, num_places=NUM_PLACES, dtype=jnp.dtype(jnp.float32), rngs=nnx.Rngs(0))
@@ -109,13 +110,15 @@ def test_torch_fuses_as_jax_does(difference: Any, places: bool) -> None:
     facts = np.random.default_rng(8).normal(size=(4, 3, WIDTH)).astype(np.float32)
     test, reference, _, reference_mask = map(jnp.asarray, arrays)
     compared = compare(*map(jnp.asarray, arrays), num_distinct=3, kind="max")
-    expected = ours(jnp.asarray(facts), test, reference, compared, reference_mask.any(axis=1))
+    expected, expected_shown = ours(jnp.asarray(facts), test, reference, compared, reference_mask.any(axis=1))
     test, reference, test_mask, reference_mask = map(as_torch, arrays)
     compared = FUSION.compare(test, reference, test_mask, reference_mask, num_distinct=3, kind="max")
     with torch.no_grad():
-        found = theirs(as_torch(facts), test, reference, compared, reference_mask.any(dim=1))
+        found, shown = theirs(as_torch(facts), test, reference, compared, reference_mask.any(dim=1))
     np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(shown, expected_shown, atol=1e-5)
     assert np.abs(found.numpy()).std() > 0.1
+    assert places == bool((shown != test).any())
 
 
 @pytest.mark.parametrize("kind", ["embedding_mean", "hidden_mean"])

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from sage_jax.config import ConfigError, FusionConfig
-from sage_jax.models.fact_fusion import Comparison, FactEncoder, FactFusion, compare
+from sage_jax.models.fact_fusion import Comparison, FactEncoder, FactFusion, compare, place_vectors
 from sage_jax.parameters import merge, split
 from tests.support.tiny_sage import TINY, VOCAB_SIZE, random_params
 
@@ -75,8 +75,9 @@ def test_an_equal_image_is_similar_everywhere_and_ties_go_to_the_earlier_token()
     np.testing.assert_array_equal(found.distinct_mask, [[True, True, False, False, False, False]])
 
 
-def make_fusion(difference: str, *, trained: bool, places: bool = False) -> FactFusion:
-    config = dataclasses.replace(FusionConfig(num_heads=2), difference=difference, difference_places=places)
+def make_fusion(difference: str, *, trained: bool, places: bool = False, mark: bool = False) -> FactFusion:
+    fields = {"difference": difference, "difference_places": places, "mark_image": mark}
+    config = dataclasses.replace(FusionConfig(num_heads=2), **fields)
 
     def create() -> FactFusion:
         return FactFusion(config, WIDTH, num_places=NUM_PLACES, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
@@ -92,7 +93,7 @@ def fuse(
     fusion: FactFusion, facts: jax.Array, test: jax.Array, reference: jax.Array, masks: tuple[jax.Array, jax.Array]
 ) -> jax.Array:
     compared = compare(test, reference, *masks, num_distinct=3, kind="max")
-    return fusion(facts, test, reference, compared, masks[1].any(axis=1))
+    return fusion(facts, test, reference, compared, masks[1].any(axis=1))[0]
 
 
 def random_facts(seed: int, rows: int = 3) -> jax.Array:
@@ -106,6 +107,37 @@ def test_an_untrained_fusion_gives_zeros(difference: str) -> None:
     np.testing.assert_array_equal(fused, 0.0)
     fused = fuse(make_fusion(difference, trained=True), random_facts(0), test, reference, (masks[0], masks[1]))
     assert np.abs(fused).min() > 1e-6
+
+
+@pytest.mark.parametrize("difference", ["similarity", "residual"])
+def test_marks_show_the_decoder_where_the_image_differs_and_start_at_nothing(difference: str) -> None:
+    test, reference, *masks = map(jnp.asarray, random_tokens(4))
+    compared = compare(test, reference, *masks, num_distinct=3, kind="max")
+    arguments = (random_facts(0), test, reference, compared, masks[1].any(axis=1))
+    _, shown = make_fusion(difference, trained=False, places=True, mark=True)(*arguments)
+    np.testing.assert_array_equal(shown, test)
+    _, shown = make_fusion(difference, trained=True, places=True)(*arguments)
+    np.testing.assert_array_equal(shown, test)
+    _, shown = make_fusion(difference, trained=True, places=True, mark=True)(*arguments)
+    moved = np.abs(np.asarray(shown - test)).max(axis=-1)
+    np.testing.assert_allclose(moved[2], 0.0, atol=1e-5)  # the row without a reference differs from nothing
+    assert moved[:2][np.asarray(masks[0] & masks[1])[:2]].min() > 1e-3
+
+
+def test_place_vectors_are_alike_nearby_and_tell_thirds_of_a_side_apart() -> None:
+    vectors = np.asarray(place_vectors(8, 64, jax.random.key(0)), np.float64)
+    assert vectors.shape == (64, 64)
+    assert 0.5 < vectors.std() < 1.5
+    at = np.stack(np.meshgrid(np.arange(8), np.arange(8), indexing="ij"), -1).reshape(64, 2)
+    apart = np.linalg.norm(vectors[:, None] - vectors[None], axis=-1)
+    steps = np.abs(at[:, None] - at[None]).sum(-1)
+    assert apart[steps == 1].max() < apart[steps >= 6].min()
+    # A linear reading fitted on the vectors of half of the tokens gives the row's third for the other half.
+    third = np.minimum(at[:, 0] * 3 // 8, 2)
+    seen = (at.sum(axis=1) % 2) == 0
+    design = np.c_[vectors, np.ones(64)]
+    fitted, *_ = np.linalg.lstsq(design[seen], np.eye(3)[third[seen]], rcond=None)
+    assert np.mean((design[~seen] @ fitted).argmax(axis=1) == third[~seen]) > 0.85
 
 
 @pytest.mark.parametrize("difference", DIFFERENCES)
@@ -128,7 +160,7 @@ def test_facts_read_the_distinct_patches_alone_and_zero_shot_all_of_them(differe
         if difference == "residual":  # matches point into the whole reference
             alone = dataclasses.replace(alone, match=jnp.arange(len(kept))[None])
         matched = reference[row : row + 1, compared.match[row, kept]]
-        expected = fusion(facts[row : row + 1], cut, matched, alone, has_reference)
+        expected, _ = fusion(facts[row : row + 1], cut, matched, alone, has_reference)
         np.testing.assert_allclose(fused[row : row + 1], expected, atol=1e-5)
 
 
@@ -142,7 +174,8 @@ def test_with_places_the_facts_read_where_the_test_image_is_unlike_its_reference
         compared = Comparison(
             similarity=jnp.where(token == place, similarity, 1.0), distinct_mask=everywhere, match=jnp.asarray(token)
         )
-        return np.asarray(fusion(facts, jnp.broadcast_to(good[:, :1], good.shape), good, compared, jnp.ones(1, bool)))
+        same = jnp.broadcast_to(good[:, :1], good.shape)
+        return np.asarray(fusion(facts, same, good, compared, jnp.ones(1, bool))[0])
 
     # All patches are the same vector, so that nothing but the place can tell these apart.
     assert np.abs(with_odd_token_at(1, similarity=0.2) - with_odd_token_at(2, similarity=0.2)).max() > 1e-3

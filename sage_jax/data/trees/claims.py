@@ -20,7 +20,8 @@ def name_pattern(names: Iterable[str]) -> re.Pattern[str] | None:
         return None
     ordered = sorted(plain, key=lambda name: (-len(name), name))
     forms = (r"[-\s]".join(map(re.escape, name.split(" "))) for name in ordered)
-    return re.compile(rf"\b(?:{'|'.join(forms)})(?:es|s)?\b", re.IGNORECASE)
+    # The article belongs to it: "an" has chosen among the names before the name itself is written.
+    return re.compile(rf"\b(?:an?\s+)?(?:{'|'.join(forms)})(?:es|s)?\b", re.IGNORECASE)
 
 
 def claim_spans(answer: str, names: re.Pattern[str] | None) -> list[Span]:

@@ -262,6 +262,8 @@ class FactFusion(nn.Module):
             self.places = nn.Parameter(torch.zeros(num_places, width))
         if options["difference"] == "residual":
             self.residual = nn.Linear(width, width, bias=False)
+        if options["mark_image"]:
+            self.mark = nn.Linear(width, width, bias=False)
         if options["head"] == "all":
             self.image_head, self.question_head = AddedHead(width), AddedHead(width)
 
@@ -272,16 +274,70 @@ class FactFusion(nn.Module):
         reference: torch.Tensor,
         comparison: Comparison,
         has_reference: torch.Tensor,
-    ) -> torch.Tensor:
-        """Comparison embeddings [B, F, D]; without a reference the facts read the whole test image."""
-        patches = test
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Comparison embeddings [B, F, D], and the image tokens [B, M, D] that the decoder is shown.
+
+        Without a reference the facts read the whole test image.
+        """
+        patches = shown = test
         if self.options["difference"] != "none":
-            unlike = (1.0 - comparison.similarity).to(test.dtype)[..., None]
-            patches = patches + unlike * self.difference
-            if self.options["difference_places"]:
-                patches = patches + unlike * self.places.repeat(test.shape[1] // len(self.places), 1)
+            unlike = self.unlike(test, reference, comparison, has_reference)
+            patches = test + unlike
+            shown = test + self.mark(unlike) if self.options["mark_image"] else test
+        read = self.attention(facts, patches, comparison.distinct_mask)
+        return self.head(self.norm(read)), shown
+
+    def unlike(
+        self, test: torch.Tensor, reference: torch.Tensor, comparison: Comparison, has_reference: torch.Tensor
+    ) -> torch.Tensor:
+        """What is added to each token [B, M, D] for its difference from the reference."""
+        share = (1.0 - comparison.similarity).to(test.dtype)[..., None]
+        unlike = share * self.difference
+        if self.options["difference_places"]:
+            unlike = unlike + share * self.places.repeat(test.shape[1] // len(self.places), 1)
         if self.options["difference"] == "residual":
             matched = reference.gather(1, comparison.match[..., None].expand_as(test))
-            patches = patches + self.residual((test - matched) * has_reference[:, None, None])
-        read = self.attention(facts, patches, comparison.distinct_mask)
-        return self.head(self.norm(read))
+            unlike = unlike + self.residual((test - matched) * has_reference[:, None, None])
+        return unlike
+
+
+class Convolution(nn.Module):
+    """2-D convolution, the picture padded as JAX pads it, then LayerNorm over channels and GELU."""
+
+    def __init__(self, size: int, width_in: int, width_out: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        # As it was stored: output, input, column, row.
+        self.weight = nn.Parameter(torch.zeros(width_out, width_in, size, size))
+        self.norm = nn.LayerNorm(width_out, eps=1e-6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Features [A, D, H / stride, W / stride] of pictures [A, C, H, W]."""
+        size, padding = self.weight.shape[-1], []
+        for length in (x.shape[3], x.shape[2]):
+            whole = max((-(-length // self.stride) - 1) * self.stride + size - length, 0)
+            padding += [whole // 2, whole - whole // 2]
+        out = nn.functional.conv2d(nn.functional.pad(x, padding), self.weight.transpose(2, 3), stride=self.stride)
+        return nn.functional.gelu(self.norm(out.movedim(1, -1))).movedim(-1, 1)
+
+
+class ConvStem(nn.Module):
+    """What overlapping convolutions see of each patch, which is added to its embedding."""
+
+    def __init__(self, width: int, patch_px: int) -> None:
+        super().__init__()
+        channels = 3 * width // 8
+        layers = [Convolution(7, 3, channels, 4), Convolution(3, channels, channels, 1)]
+        for _ in range(patch_px.bit_length() - 3):
+            wider = min(2 * channels, width)
+            layers.append(Convolution(3, channels, wider, 2))
+            channels = wider
+        self.convolutions = nn.ModuleList(layers)
+        self.out = nn.Linear(channels, width)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Features [A, P, D] of tiles [A, 3, H, W], row by row."""
+        x = pixels
+        for convolution in self.convolutions:
+            x = convolution(x)
+        return self.out(x.flatten(2).transpose(1, 2))

@@ -24,7 +24,7 @@ from transformers import GenerationConfig, GenerationMixin, InternVLConfig, Inte
 from transformers.models.internvl.modeling_internvl import InternVLPreTrainedModel
 from transformers.utils import cached_file
 
-from .fusion_sage import Comparison, FactEncoder, FactFusion, compare, fact_means
+from .fusion_sage import Comparison, ConvStem, FactEncoder, FactFusion, compare, fact_means
 from .processing_sage import SageExample, SageProcessor
 
 OWN_FILE = "sage_fusion.safetensors"
@@ -69,7 +69,16 @@ class SageModel(InternVLPreTrainedModel, GenerationMixin):
             sizes, kind = settings["text_encoder"], settings["fusion"]["fact_encoder"]
             self.fact_encoder = FactEncoder(kind, sizes, config.text_config.vocab_size)
         self.processor: SageProcessor | None = None
+        if settings["stem"]["kind"] == "conv":
+            self.vit = nn.Module()
+            self.vit.stem = ConvStem(settings["stem"]["width"], settings["stem"]["patch_px"])
+            embeddings = self.plain.model.vision_tower.embeddings.patch_embeddings
+            embeddings.register_forward_hook(self._add_stem)
         self.post_init()
+
+    def _add_stem(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], patches: torch.Tensor) -> torch.Tensor:
+        """Patch embeddings with what the stem sees of the same tiles."""
+        return patches + self.vit.stem(inputs[0].to(patches.dtype))
 
     @classmethod
     def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> SageModel:
@@ -86,7 +95,7 @@ class SageModel(InternVLPreTrainedModel, GenerationMixin):
         if wanted != set(own):
             raise ValueError(f"{OWN_FILE}: missing or without a place in the model: {sorted(wanted ^ set(own))}")
         model.load_state_dict(own, strict=False)
-        for part in (model.fusion, model.fact_encoder):
+        for part in (model.fusion, model.fact_encoder, getattr(model, "vit", None)):
             if part is not None:
                 part.to(device=plain.get_input_embeddings().weight.device, dtype=plain.dtype).requires_grad_(False)
         tokenizer = tokenizers.Tokenizer.from_file(cached_file(path, "tokenizer.json", **found))
@@ -178,9 +187,14 @@ class SageModel(InternVLPreTrainedModel, GenerationMixin):
             num_distinct=options["num_distinct"],
             kind=options["similarity"],
         )
-        image, image_mask = test, test_mask
+        comparison, image, image_mask = test.new_zeros((0, test.shape[2])), test, test_mask
+        if fact_ids is not None and fact_mask is not None:
+            facts = self.encode_facts(fact_ids, fact_mask)
+            read, marked = self.fusion(facts, test, reference, compared, reference_mask.any(dim=1))
+            image = torch.where(fact_mask.any(dim=2).any(dim=1)[:, None, None], marked, test)
+            comparison = read[fact_mask.any(dim=2)]
         if self.config.sage["reference"] == "prompt":
-            image, image_mask = torch.cat([test, reference], dim=1), torch.cat([test_mask, reference_mask], dim=1)
+            image, image_mask = torch.cat([image, reference], dim=1), torch.cat([test_mask, reference_mask], dim=1)
         if options["head"] == "all":
             if question_mask is None:
                 raise ValueError("the model has a head for questions: give question_mask, as the processor makes it")
@@ -188,11 +202,6 @@ class SageModel(InternVLPreTrainedModel, GenerationMixin):
             asked = self.fusion.question_head(embeddings)
             embeddings = torch.where(question_mask[..., None], asked, embeddings)
         embeddings = _placed(embeddings, input_ids == self.config.image_token_id, image[image_mask], "image")
-        comparison = test.new_zeros((0, test.shape[2]))
-        if fact_ids is not None and fact_mask is not None:
-            facts = self.encode_facts(fact_ids, fact_mask)
-            read = self.fusion(facts, test, reference, compared, reference_mask.any(dim=1))
-            comparison = read[fact_mask.any(dim=2)]
         here = input_ids == self.config.sage["comparison_id"]
         return _placed(embeddings, here, comparison, "comparison"), compared
 

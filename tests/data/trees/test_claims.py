@@ -7,16 +7,17 @@ import pytest
 
 from sage_jax.data.trees.claims import claim_spans, name_pattern, overlapping
 
-NAMES = name_pattern(("left", "upper left", "pin-hole", "spurious copper", "short"))
+NAMES = name_pattern(("left", "upper left", "pin-hole", "spurious copper", "short", "open"))
 
 
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        ("Yes. There is a pin-hole at the upper left.", ["Yes", "pin-hole", "upper left"]),
+        ("Yes. There is a pin-hole at the upper left.", ["Yes", "a pin-hole", "upper left"]),
         ("No. There are pin holes and Spurious  coppers.", ["No", "pin holes"]),
         ("No. Shorts at the left, shortly.", ["No", "Shorts", "left"]),
-        ("There is a short.", ["short"]),
+        ("There is a short.", ["a short"]),
+        ("Yes. It is an open at the left, not a bar.", ["Yes", "an open", "left"]),
         ("Yes.", ["Yes"]),
         ("", []),
     ],
