@@ -11,6 +11,8 @@ Hardware: 2 CPU cores, 6 GB of memory.
 Command: python -m sage_jax.main --config configs/quickstart.py
 """
 
+from typing import Literal
+
 import ml_collections
 
 from sage_jax.config import (
@@ -28,15 +30,31 @@ from sage_jax.config import (
 )
 
 
+def sfe_stage(facts: Literal["fusion", "text"]) -> TrainConfig:
+    """Stage 1, and its ablation with facts as plain text."""
+    return TrainConfig(
+        steps=1400,
+        batch_size=12,
+        peak_learning_rate=2e-3,
+        freeze=("fact_encoder/",),
+        reference_drop_rate=0.1,
+        questions_per_image=3,
+        facts=facts,
+        claim_weight=8.0,
+        similarity_weight=1.0,
+    )
+
+
 def preference_stage(preference: PreferenceConfig) -> TrainConfig:
     """Stage 2: DPO and E-DPO differ in their objective alone."""
     return TrainConfig(
         steps=190,
         batch_size=12,
-        peak_learning_rate=1e-3,
+        peak_learning_rate=3e-4,
         reference_drop_rate=0.1,
         answers="ranked",
         freeze=("vit/", "fusion/", "fact_encoder/"),
+        claim_weight=8.0,
         preference=preference,
     )
 
@@ -53,14 +71,17 @@ def get_config() -> ml_collections.ConfigDict:
                 assist_position="prefix",
             ),
             model=ModelConfig(
-                vit=VitConfig(tile_px=64, patch_px=8, num_layers=4, embed_dim=96, num_heads=4, mlp_dim=384),
+                vit=VitConfig(
+                    tile_px=64, patch_px=8, stem="conv", num_layers=4, embed_dim=96, num_heads=4, mlp_dim=384
+                ),
                 decoder=DecoderConfig(num_layers=2, embed_dim=96, num_heads=4, num_kv_heads=4, mlp_dim=256),
                 fusion=FusionConfig(
                     num_heads=4,
                     num_distinct=8,
                     similarity="aligned",
-                    difference="similarity",
+                    difference="residual",
                     difference_places=True,
+                    mark_image=True,
                 ),
                 downsample=1,
                 scan_unroll=4,
@@ -73,10 +94,11 @@ def get_config() -> ml_collections.ConfigDict:
                 questions="description",
                 questions_per_image=2,
                 reference_drop_rate=0.0,
+                claim_weight=4.0,
                 similarity_weight=1.0,
             ),
-            plain=TrainConfig(steps=1050, batch_size=12, peak_learning_rate=2e-3, questions_per_image=3, facts="text"),
-            sfe=TrainConfig(steps=1050, batch_size=12, peak_learning_rate=2e-3, questions_per_image=3),
+            plain=sfe_stage("text"),
+            sfe=sfe_stage("fusion"),
             base_dpo=preference_stage(PreferenceConfig(eta=0.0, lambda_hard=0.0, lambda_easy=2.0, sft_weight=8.0)),
             dpo=preference_stage(PreferenceConfig(eta=0.0, lambda_hard=0.0, lambda_easy=2.0, sft_weight=8.0)),
             edpo=preference_stage(

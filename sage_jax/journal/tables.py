@@ -127,7 +127,7 @@ def _cost_table(stages: Mapping[str, Mapping[str, float]]) -> Table:
 
 def _table(title: str) -> Table:
     table = Table(
-        title=title, title_justify="left", title_style="bold", header_style="dim", box=None, padding=(0, 2, 0, 0)
+        title=title, title_justify="left", title_style="bold", header_style="dim", box=None, padding=(0, 1, 0, 0)
     )
     table.add_column("\nModel")
     table.add_column("\nMode", no_wrap=True)

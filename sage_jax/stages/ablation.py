@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import rich.console
 
-from sage_jax.journal.ablation import ablation_table, write_ablation
+from sage_jax.journal.ablation import ablation_tables, write_ablation
 from sage_jax.journal.summary import load_summary
 from sage_jax.process.stop_request import stop_if_asked
 from sage_jax.stages.run import Run, Stage, StageCost
@@ -21,7 +21,7 @@ def ablate(stage: Stage, run_stage: Callable[[Run, str], None]) -> StageCost:
       run_stage: Runs a stage of such a run by its name.
     """
     run, config = stage.run, stage.config
-    summaries = {}
+    summaries, folders = {}, {}
     for seed in config.ablate.seeds:
         one = seed_run(run, seed)
         stage.log.line(f"seed {seed}")
@@ -29,10 +29,10 @@ def ablate(stage: Stage, run_stage: Callable[[Run, str], None]) -> StageCost:
         for name in ("prepare", *config.ablate.stages, "evaluate"):
             stop_if_asked(f"stopped before stage {name} of seed {seed}")
             run_stage(one, name)
-        summaries[seed] = load_summary(one.folder.summary)
+        summaries[seed], folders[seed] = load_summary(one.folder.summary), one.folder.path
     if jax.process_index() == 0:
         console = rich.console.Console(width=max(100, rich.console.Console().width))
-        console.print(ablation_table(write_ablation(run.folder.path, summaries)))
+        console.print(ablation_tables(write_ablation(run.folder.path, summaries, folders)))
     return StageCost()
 
 

@@ -13,10 +13,10 @@ from flax import nnx
 from transformers import InternVLVisionConfig
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
-from sage_jax.config import ModelConfig
-from sage_jax.models.vit import Vit, bicubic_weights, normalise
+from sage_jax.config import ModelConfig, VitConfig
+from sage_jax.models.vit import ConvStem, Vit, bicubic_weights, normalise
 from sage_jax.parameters import merge, split
-from tests.support.tiny_sage import TINY
+from tests.support.tiny_sage import TINY, random_params
 from tests.support.transformers_weights import randomise, vit_params, weights_of
 
 
@@ -97,3 +97,50 @@ def test_tiles_do_not_see_each_other() -> None:
     after = run(vit, jnp.asarray(tiles))
     np.testing.assert_array_equal(after[np.array([0, 2])], before[np.array([0, 2])])
     assert not np.allclose(after[1], before[1], atol=0.1)
+
+
+def torch_stem(stem: ConvStem, pixels: np.ndarray) -> torch.Tensor:
+    """The stem's features written out with torch's convolutions, `SAME` padding and all."""
+    x = torch.tensor(pixels.transpose(0, 3, 1, 2))
+    for layer in stem.convolutions:
+        kernel = torch.tensor(np.asarray(layer.kernel[...]).transpose(3, 2, 0, 1))
+        size, stride = kernel.shape[-1], layer.stride
+        whole = max((-(-x.shape[-1] // stride) - 1) * stride + size - x.shape[-1], 0)
+        first, last = whole // 2, whole - whole // 2
+        x = torch.nn.functional.conv2d(torch.nn.functional.pad(x, (first, last, first, last)), kernel, stride=stride)
+        scale, bias = (torch.tensor(np.asarray(leaf[...])) for leaf in (layer.norm.scale, layer.norm.bias))
+        normed = torch.nn.functional.layer_norm(x.movedim(1, -1), (x.shape[1],), scale, bias, 1e-6)
+        x = torch.nn.functional.gelu(normed).movedim(-1, 1)
+    kernel, bias = (torch.tensor(np.asarray(leaf[...])) for leaf in (stem.out.kernel, stem.out.bias))
+    return x.flatten(2).transpose(1, 2) @ kernel + bias
+
+
+@pytest.mark.parametrize(("patch_px", "side"), [(4, 16), (8, 32), (16, 48)])
+def test_the_stems_features_are_those_of_torchs_convolutions(patch_px: int, side: int) -> None:
+    config = VitConfig(tile_px=side, patch_px=patch_px, stem="conv", embed_dim=32, num_heads=2, mlp_dim=8)
+
+    def create() -> ConvStem:
+        return ConvStem(config, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
+
+    graphdef, shapes = split(nnx.eval_shape(create))
+    stem = merge(graphdef, random_params(shapes))
+    pixels = np.random.default_rng(1).normal(size=(2, side, side, 3)).astype(np.float32)
+    found = stem(jnp.asarray(pixels))
+    assert found.shape == (2, (side // patch_px) ** 2, 32)
+    with torch.no_grad():
+        expected = torch_stem(stem, pixels).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
+    assert expected.std() > 0.1
+
+
+def test_an_untrained_stem_leaves_the_encoder_as_it_is() -> None:
+    config = dataclasses.replace(TINY.vit, patch_px=4, stem="patch")
+    tiles = np.random.default_rng(2).integers(0, 256, (2, config.tile_px, config.tile_px, 3), dtype=np.uint8)
+
+    with_stem = dataclasses.replace(config, stem="conv")
+    graphdef, params = split(Vit(with_stem, dtype=jnp.dtype("float32"), remat="none", unroll=1, rngs=nnx.Rngs(0)))
+    bare_def, bare = split(Vit(config, dtype=jnp.dtype("float32"), remat="none", unroll=1, rngs=nnx.Rngs(0)))
+    shared = random_params(bare)
+    np.testing.assert_array_equal(
+        merge(graphdef, {**params, **shared})(jnp.asarray(tiles)), merge(bare_def, shared)(jnp.asarray(tiles))
+    )

@@ -47,7 +47,7 @@ TRAINED_HERE = Config(
     stages="export",
     text=TextConfig(vocab_size=400, max_facts=3, max_fact_tokens=48, buckets=(384,)),
     model=ModelConfig(
-        vit=VitConfig(tile_px=16, patch_px=4, num_layers=2, embed_dim=16, num_heads=2, mlp_dim=24),
+        vit=VitConfig(tile_px=16, patch_px=4, stem="conv", num_layers=2, embed_dim=16, num_heads=2, mlp_dim=24),
         decoder=DecoderConfig(num_layers=2, embed_dim=16, num_heads=4, num_kv_heads=2, mlp_dim=24),
         fusion=FusionConfig(num_heads=2, num_distinct=5, similarity="aligned", difference="similarity"),
         downsample=1,  # as in the quickstart
