@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from PIL import Image
@@ -52,7 +52,7 @@ class DifferenceMaps(Sequence[np.ndarray]):
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> np.ndarray:  # pyright: ignore
+    def __getitem__(self, index: Any) -> Any:
         found = difference_map(self._records[index])
         self._scores[index] = float(found.max())
         self._num_made += 1

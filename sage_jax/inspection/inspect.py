@@ -29,6 +29,7 @@ from sage_jax.inspection.questions import ImageAnswers
 from sage_jax.inspection.report import InspectionRow, Totals, count_rows, write_rows_jsonl
 from sage_jax.inspection.result import Inspection, make_inspection, unreadable
 from sage_jax.journal.run_log import RunLog
+from sage_jax.journal.summary import load_summary
 from sage_jax.process.stop_request import StopRequest
 
 _TO_DO: Final = -1
@@ -94,12 +95,22 @@ def inspect(images: Images, evaluator: Evaluator, *, stage: str, output: Path, l
     write_rows_jsonl(output / "inspection.jsonl", journal.rows(offsets))
     totals = count_rows(journal.rows(offsets))
     start = time.monotonic()
-    model = f"{stage} of {evaluator.config.run_dir}"
+    about = {"Model": f"{stage} of {evaluator.config.run_dir}"}
+    if measured := _measured(Path(evaluator.config.run_dir) / "summary.json", stage):
+        about["Reasons on test data"] = measured
     page = output / "report.html"
-    write_page(page, images, journal, offsets, totals, model=model, config=evaluator.config.inspect, log=log)
+    write_page(page, images, journal, offsets, totals, about=about, config=evaluator.config.inspect, log=log)
     counts = found.counts | {"report_seconds": time.monotonic() - start}
     journal.remove()
     return dataclasses.replace(found, totals=totals, counts=counts)
+
+
+def _measured(summary: Path, stage: str) -> str:
+    """How far a stage's reasons can be trusted: what its evaluation with references found; "" without one."""
+    entry = load_summary(summary)["metrics"].get(stage, {}).get("one_shot", {})
+    names = {"reason_kind": "kind", "reason_place": "place", "reason_both": "both"}
+    found = [(label, entry.get(name, {}).get("value")) for name, label in names.items()]
+    return ", ".join(f"{label} right in {value:.2f}" for label, value in found if value is not None)
 
 
 def _writable(output: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -44,7 +44,7 @@ def write_page(
     offsets: np.ndarray,
     totals: Totals,
     *,
-    model: str,
+    about: Mapping[str, str],
     config: InspectConfig,
     log: RunLog,
 ) -> None:
@@ -56,13 +56,13 @@ def write_page(
       journal: Its rows.
       offsets: Where the journal has each image's row.
       totals: Counts over all rows.
-      model: Stage and run that answered.
+      about: What answered, by label.
       config: How many rows are shown, and the threshold.
       log: ImageAnswers of the progress.
     """
     chosen = choose_rows(journal.rows(offsets), config.report_images)
     rows = list(journal.rows(offsets[chosen]))
-    facts = {"Model": model, "Images": str(totals.images), "With reference": str(totals.one_shot)}
+    facts = {**about, "Images": str(totals.images), "With reference": str(totals.one_shot)}
     encode = small_picture if len(rows) > _LARGE_PICTURES else picture
 
     @functools.lru_cache(maxsize=_KEPT_PICTURES)

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 
-from sage_jax.data.question_verdicts import QuestionVerdicts, TextOnly, text_only_by_kind
-from sage_jax.data.records import Answer, Question, Record
+import pytest
+
+from sage_jax.data.adpl.facts import load_vocabulary
+from sage_jax.data.adpl.preferences import make_records
+from sage_jax.data.question_verdicts import READERS, QuestionVerdicts, TextOnly, text_only_by_kind
+from sage_jax.data.records import PAIR_TYPES, Answer, Question, Record
+from sage_jax.verdict import parse_verdict
+from tests.support.annotated_images import annotated
 
 RECORD = Record("r", "i", b"", None, "part", "standard comparison", (), (), (), None, (), None, "", "")
 
@@ -34,3 +41,34 @@ def test_accuracy_and_chance_are_counted_by_kind():
 def test_nothing_known_answers_no():
     assert not QuestionVerdicts().majority("Is it cut?")
     assert text_only_by_kind(QuestionVerdicts(), []) == {}
+
+
+@pytest.mark.parametrize("kind", PAIR_TYPES)
+def test_a_reader_without_the_image_stays_at_chance_on_kinds_of_a_users_own(kind: str):
+    """The vocabulary lists neither categories nor kinds; some kinds are frequent, some rare."""
+    rng = random.Random(9)
+    counts = {"fuel valve": {"gash": 60, "blot": 25, "warp": 15}, "left hinge": {"gash": 10, "sink mark": 90}}
+    records = []
+    for index in range(1200):
+        category = ("fuel valve", "left hinge")[index // 2 % 2]
+        names, weights = list(counts[category]), list(counts[category].values())
+        image = annotated(index, rng, category, names)
+        defects = tuple(
+            dataclasses.replace(each, type=drawn)
+            for each, drawn in zip(image.defects, rng.choices(names, weights, k=len(image.defects)), strict=True)
+        )
+        image = dataclasses.replace(image, defects=defects)
+        records += make_records(
+            image, load_vocabulary(""), pair_types=(kind,), records=1, index=index, seed=0, kinds=counts
+        )
+    for reads, text_of in READERS.items():
+        known = QuestionVerdicts()
+        for record in records[:600]:
+            known.add(record, reads)
+        asked = [
+            (kind, text_of(record, each), bool(parse_verdict(each.answers[0].text)))
+            for record in records[600:]
+            for each in record.questions
+        ]
+        found = text_only_by_kind(known, asked)[kind]
+        assert found.accuracy <= found.chance + 0.03, (reads, found)

@@ -16,33 +16,16 @@ from PIL import Image
 from sage_jax.data.adpl import preferences, wording
 from sage_jax.data.adpl.facts import Vocabulary, load_vocabulary
 from sage_jax.data.adpl.preferences import INSPECTION_QUESTION, PLACES, cell_of, make_records
-from sage_jax.data.question_verdicts import READERS, QuestionVerdicts, text_only_by_kind
-from sage_jax.data.records import PAIR_TYPES, AnnotatedImage, Box, Defect, Question, Record
+from sage_jax.data.records import PAIR_TYPES, Box, Defect, Question, Record
 from sage_jax.data.sources.generated import CATEGORIES, DEFECT_TYPES
 from sage_jax.metrics.mle import Reading, judge, read
+from tests.support.annotated_images import annotated
 
 VERDICTS = {"Yes": True, "No": False}
 
 
 def verdict(question: Question) -> bool:
     return VERDICTS[question.answers[0].text.split(".")[0]]
-
-
-def plain_png(width: int, height: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def annotated(index: int, rng: random.Random, category: str, types: list[str], *, most: int = 2) -> AnnotatedImage:
-    """An image, defective when the index is even, of random places and of types drawn from those given."""
-    defects = []
-    for _ in range(0 if index % 2 else rng.randint(1, most)):
-        left, top = rng.randrange(80), rng.randrange(40)
-        box = Box(left, top, left + rng.randint(4, 16), top + rng.randint(4, 20))
-        defects.append(Defect(rng.choice(types), box))
-    picture = plain_png(96, 60)
-    return AnnotatedImage(f"t-{index}", picture, None, category, tuple(defects), None, "t.png", "")
 
 
 @pytest.fixture(scope="module")
@@ -375,28 +358,3 @@ def test_a_part_without_a_category_is_called_a_part(vocabulary: Vocabulary):
     image = dataclasses.replace(annotated(0, random.Random(0), "washer", ["dent"]), category="")
     record = make_records(image, vocabulary, pair_types=PAIR_TYPES[:1], records=1, index=0, seed=0)[0]
     assert INSPECTION_QUESTION in {question.text for question in record.questions}
-
-
-@pytest.mark.parametrize("kind", PAIR_TYPES)
-def test_a_reader_without_the_image_stays_at_chance_on_kinds_of_a_users_own(vocabulary: Vocabulary, kind: str):
-    """The vocabulary lists neither categories nor kinds; some kinds are frequent, some rare."""
-    rng = random.Random(9)
-    counts = {"fuel valve": {"gash": 60, "blot": 25, "warp": 15}, "left hinge": {"gash": 10, "sink mark": 90}}
-    records = []
-    for index in range(1200):
-        category = ("fuel valve", "left hinge")[index // 2 % 2]
-        names, weights = list(counts[category]), list(counts[category].values())
-        image = annotated(index, rng, category, names)
-        defects = tuple(
-            dataclasses.replace(each, type=drawn)
-            for each, drawn in zip(image.defects, rng.choices(names, weights, k=len(image.defects)), strict=True)
-        )
-        image = dataclasses.replace(image, defects=defects)
-        records += make_records(image, vocabulary, pair_types=(kind,), records=1, index=index, seed=0, kinds=counts)
-    for reads, text_of in READERS.items():
-        known = QuestionVerdicts()
-        for record in records[:600]:
-            known.add(record, reads)
-        asked = [(kind, text_of(record, each), verdict(each)) for record in records[600:] for each in record.questions]
-        found = text_only_by_kind(known, asked)[kind]
-        assert found.accuracy <= found.chance + 0.03, (reads, found)
