@@ -47,6 +47,11 @@ def test_metrics_equal_a_recomputation_from_the_predictions(tiny_run: TinyRun, s
     assert by_kind == pytest.approx({kind: np.mean(each) for kind, each in kinds.items()})
     assert entry["unparsable"] == sum(row["dichotomy"] is None for row in rows)
     assert entry["mle"]["value"] == pytest.approx(np.mean([row["mle"]["average"] for row in rows]))
+    asked = [row["reason"] for row in rows if row["pair_type"] == "standard comparison" and row["label"] != "good"]
+    assert asked and None not in asked
+    for name in ("kind", "place", "both"):
+        assert entry[f"reason_{name}"]["value"] == pytest.approx(np.mean([reason[name] for reason in asked]))
+    assert all(row["reason"] is None for row in rows if row["label"] == "good")
 
 
 def test_answers_without_a_verdict_are_counted_and_wrong(tiny_run: TinyRun) -> None:
@@ -67,7 +72,7 @@ def test_predictions_have_the_released_fields_and_every_test_question(tiny_run: 
         rows = read_jsonl(tiny_run.run_dir / "predictions" / f"{stage}_{mode}.jsonl")
         assert len(rows) == 5 * config.data.num_test
         for row in rows:
-            assert row.keys() == FIELDS | {"verdict_score", "mle"}
+            assert row.keys() == FIELDS | {"verdict_score", "mle", "reason"}
             assert 0.0 <= row["verdict_score"] <= 1.0
             assert 1.0 <= row["mle"]["average"] <= 5.0
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sage_jax.config import ConfigError
+from sage_jax.config import TRAINING_STAGES, ConfigError
 from sage_jax.config.command_line import read_config
 from sage_jax.journal.run_log import RunLog
 from sage_jax.process.files import locked
@@ -46,7 +46,7 @@ def test_a_fault_of_a_late_stage_stops_the_run_before_any_work(
     overrides: list[str], message: str, tmp_path: Path
 ) -> None:
     # The eight devices of the tests share a batch of eight; overrides come last and win.
-    sizes = [f"--config.{stage}.batch_size=8" for stage in ("base", "plain", "sfe", "dpo", "edpo")]
+    sizes = [f"--config.{stage}.batch_size=8" for stage in TRAINING_STAGES]
     config = read_config(["--config", str(CONFIG), f"--config.run_dir={tmp_path / 'run'}", *sizes, *overrides])
     with pytest.raises(ConfigError, match=message):
         check_stages(Run(config), config.stage_names)
@@ -54,7 +54,7 @@ def test_a_fault_of_a_late_stage_stops_the_run_before_any_work(
 
 
 def test_a_config_that_can_run_passes(tmp_path: Path) -> None:
-    sizes = [f"--config.{stage}.batch_size=8" for stage in ("base", "plain", "sfe", "dpo", "edpo")]
+    sizes = [f"--config.{stage}.batch_size=8" for stage in TRAINING_STAGES]
     config = read_config(["--config", str(CONFIG), f"--config.run_dir={tmp_path / 'run'}", *sizes])
     check_stages(Run(config), (*config.stage_names, "ablate"))
 
@@ -68,7 +68,7 @@ def test_a_home_folder_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_run_folder_that_another_process_works_in_is_named(tmp_path: Path) -> None:
-    sizes = [f"--config.{stage}.batch_size=8" for stage in ("base", "plain", "sfe", "dpo", "edpo")]
+    sizes = [f"--config.{stage}.batch_size=8" for stage in TRAINING_STAGES]
     fields = [f"--config.run_dir={tmp_path / 'run'}", "--config.stages=prepare"]
     with locked(tmp_path / "run"), pytest.raises(ConfigError, match="another process works in it"):
         run_stages(read_config(["--config", str(CONFIG), *sizes, *fields]))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sage_jax.config import Config, ConfigError
+from sage_jax.config import TRAINING_STAGES, Config, ConfigError
 from sage_jax.config.command_line import read_config
 from sage_jax.stages.preflight import check_stages
 from sage_jax.stages.provenance import changes_since_training
@@ -18,7 +18,7 @@ from tests.support.tiny_run import CONFIG
 
 
 def config_of(folder: Path, *overrides: str) -> Config:
-    sizes = [f"--config.{stage}.batch_size=8" for stage in ("base", "plain", "sfe", "dpo", "edpo")]
+    sizes = [f"--config.{stage}.batch_size=8" for stage in TRAINING_STAGES]
     return read_config(["--config", str(CONFIG), f"--config.run_dir={folder}", *sizes, *overrides])
 
 

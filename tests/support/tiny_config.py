@@ -3,6 +3,7 @@
 import ml_collections
 
 from sage_jax.config import (
+    TRAINING_STAGES,
     AblateConfig,
     Config,
     DataConfig,
@@ -38,11 +39,23 @@ PREFERENCE = TrainConfig(
 )
 
 
+DPO = TrainConfig(
+    steps=2,
+    batch_size=4,
+    warmup_steps=1,
+    questions_per_image=1,
+    answers="ranked",
+    freeze=("vit/", "fusion/", "fact_encoder/"),
+    preference=PreferenceConfig(eta=0.0, lambda_hard=0.0),
+    log_every=1,
+)
+
+
 def get_config() -> ml_collections.ConfigDict:
     """The run."""
     return to_config_dict(
         Config(
-            stages="check,prepare,base,plain,sfe,dpo,edpo,evaluate,inspect",
+            stages="check,prepare,base,plain,sfe,base_dpo,dpo,edpo,evaluate,inspect",
             data=DataConfig(num_train=24, num_test=10, image_px=32),
             text=TextConfig(
                 vocab_size=768, max_fact_tokens=64, max_answer_tokens=96, buckets=(512, 1024), assist_position="prefix"
@@ -64,19 +77,11 @@ def get_config() -> ml_collections.ConfigDict:
             ),
             plain=TrainConfig(steps=2, batch_size=4, warmup_steps=1, questions_per_image=1, facts="text", log_every=1),
             sfe=SFE,
-            dpo=TrainConfig(
-                steps=2,
-                batch_size=4,
-                warmup_steps=1,
-                questions_per_image=1,
-                answers="ranked",
-                freeze=("vit/", "fusion/", "fact_encoder/"),
-                preference=PreferenceConfig(eta=0.0, lambda_hard=0.0),
-                log_every=1,
-            ),
+            base_dpo=DPO,
+            dpo=DPO,
             edpo=PREFERENCE,
             evaluate=EvaluateConfig(
-                batch_size=10, max_new_tokens=8, bootstrap_samples=50, stages=("base", "plain", "sfe", "dpo", "edpo")
+                batch_size=10, max_new_tokens=8, bootstrap_samples=50, stages=tuple(TRAINING_STAGES)
             ),
             inspect=InspectConfig(max_images=4),
             ablate=AblateConfig(stages=("base",)),
