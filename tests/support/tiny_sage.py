@@ -162,6 +162,7 @@ def _write(batch: TreeBatch, index: int, tree: Tree, rng: np.random.Generator) -
             batch.source_index[index, q, a, 1:size] = at[:-1]
             batch.target_ids[index, q, a, :size] = answer
             batch.target_mask[index, q, a, :size] = True
+            batch.claim_mask[index, q, a, :size] = np.arange(size) % 3 == 0
             batch.answer_mask[index, q, a] = True
             batch.scores[index, q, a] = scores[a]
             batch.reference_logps[index, q, a] = rng.normal(-8.0, 2.0)

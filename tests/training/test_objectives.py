@@ -20,7 +20,11 @@ from sage_jax.training.objectives import Metrics, PreferenceObjective, SftObject
 from tests.support.tiny_sage import QUICK, on_device, random_batch, random_params, structure
 
 PREFERENCE = PreferenceConfig(beta=0.5, eta=0.3, sigmoid_weight=0.8, bco_weight=0.2, sft_weight=0.5)
-OBJECTIVES = {"sft": SftObjective(similarity_weight=0.7), "edpo": PreferenceObjective(PREFERENCE)}
+CLAIM_WEIGHT = 6.0
+OBJECTIVES = {
+    "sft": SftObjective(similarity_weight=0.7, claim_weight=CLAIM_WEIGHT),
+    "edpo": PreferenceObjective(PREFERENCE, claim_weight=CLAIM_WEIGHT),
+}
 
 
 @functools.partial(jax.jit, static_argnames="name", compiler_options=QUICK)
@@ -77,6 +81,13 @@ def answer_token_logps(params: Params, batch: TreeBatch) -> tuple[np.ndarray, np
     return np.asarray(logps), np.asarray(similarity)
 
 
+def weighed(logps: np.ndarray, batch: TreeBatch, ranks: slice) -> float:
+    """Mean next-token loss of the answers of some ranks, tokens of claims weighing `CLAIM_WEIGHT`."""
+    mask, claims = (np.asarray(x)[:, :, ranks] for x in (batch.target_mask, batch.claim_mask))
+    assert claims[mask].any() and not claims[mask].all()
+    return float(np.average(-logps[:, :, ranks][mask], weights=np.where(claims[mask], CLAIM_WEIGHT, 1.0)))
+
+
 def test_sft_is_the_mean_loss_of_answer_tokens_and_of_each_kind_of_image_token(
     params: Params, batch: TreeBatch, answer_token_logps: tuple[np.ndarray, np.ndarray]
 ) -> None:
@@ -92,7 +103,9 @@ def test_sft_is_the_mean_loss_of_answer_tokens_and_of_each_kind_of_image_token(
     hardest = [
         row[np.argsort(-row, kind="stable")[: min(2, keep.sum())]] for row, keep in zip(each * good, good, strict=True)
     ]
-    expected = next_token + 0.35 * (each[anomalous].mean() + each[good].mean() + np.concatenate(hardest).mean())
+    expected = weighed(logps, batch, slice(None)) + 0.35 * (
+        each[anomalous].mean() + each[good].mean() + np.concatenate(hardest).mean()
+    )
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["next_token_loss"][0] / metrics["next_token_loss"][1], next_token, rtol=1e-5)
     assert int(metrics["token_accuracy"][1]) == mask.sum()
@@ -107,7 +120,7 @@ def test_edpo_is_its_weighted_terms_over_the_questions_that_train_a_pair(
     groups = [policy, *(x.reshape(-1, 3) for x in (batch.reference_logps, batch.scores, batch.answer_mask))]
     terms = preference_terms(*groups, config=PREFERENCE)
     real = np.asarray(terms.group_mask)
-    best = -logps[:, :, 0][np.asarray(batch.target_mask)[:, :, 0]].mean()
+    best = weighed(logps, batch, slice(1))
     pair, bco = (np.asarray(x)[real].mean() for x in (terms.pair_loss, terms.bco_loss))
     np.testing.assert_allclose(loss, 0.8 * pair + 0.2 * bco + 0.5 * best, rtol=1e-5)
     assert 0 < real.sum() < len(real)
