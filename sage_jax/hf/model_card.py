@@ -59,7 +59,7 @@ class CardContent:
       headings: Name of each metric in words.
       scored_revision: Revision of the data that they were measured on.
       no_scores: Why there are none.
-      template_note: What the layout cannot say of the conversation.
+      template_note: What the layout cannot say of the conversation and of the encoder.
     """
 
     name: str

@@ -20,6 +20,7 @@ from sage_jax.hf.config import CheckpointConfig
 from sage_jax.hf.config_fields import TEXT_SECTION
 from sage_jax.hf.config_writer import check_expressible
 from sage_jax.hf.exporting import export_checkpoint
+from sage_jax.hf.importing import OWN_FILE
 from sage_jax.hf.model_card import CardContent, licence_files, model_card, read_base
 from sage_jax.hf.processor import save_generation_config, save_processor, save_text_files
 from sage_jax.hf.torch_module import add_torch_module, sage_settings
@@ -249,6 +250,11 @@ def _card(exported: Exported, folder: Path) -> None:
 
 def _template_note(exported: Exported) -> str:
     name, chat = _template(exported), exported.evaluator.chat
+    if exported.config.model.vit.stem == "conv":
+        return (
+            "The vision encoder has a convolutional stem, which no plain InternVL has and without which it sees "
+            f"little: `{OWN_FILE}` holds it, and SAGE's torch module or sage_jax adds it."
+        )
     if exported.config.export.layout == "internvl" or CONVERSATIONS[name].system == chat.system:
         return ""
     said = repr(chat.system) if chat.system else "none"
