@@ -162,7 +162,8 @@ def main() -> None:
     structure = run.weights.structure.of(params)
     compute = jax.jit(functools.partial(lambda params, batch: features(merge(structure, params), batch)))
     splits: dict[str, list[Record]] = {}
-    for split, most in (("train", options.images), ("test", 1 << 30)):
+    sizes: tuple[tuple[store.Split, int], ...] = (("train", options.images), ("test", 1 << 30))
+    for split, most in sizes:
         stored = store.open_split(run.prepared, split)
         chosen = ChosenRecords(stored, list(single_kind(stored, most)))
         splits[split] = [chosen[index] for index in range(len(chosen))]

@@ -1,7 +1,7 @@
 """DeepPCB: real photographs of circuit boards beside their defect-free templates, trained from nothing.
 
-Goal: on crops of boards that training never saw, say one-shot whether there is a defect (accuracy >= 0.985), and to open
-questions which kind (>= 0.85), where (>= 0.85) and both (>= 0.75); docs/results.md says how far that is reached.
+Goal: on crops of boards that training never saw, say one-shot whether there is a defect (accuracy >= 0.985), and to
+open questions which kind (>= 0.85), where (>= 0.85) and both (>= 0.75); docs/results.md says how far that is reached.
 Data: the authors' own layout and split (Tang et al. 2019), `data.root`; 128 px crops of the 640 px boards.
 Sizes and rates: chosen for two CPU cores; templates are registered, hence `similarity = "aligned"`.
 Hardware: 2 CPU cores, at most 45 minutes.

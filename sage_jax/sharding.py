@@ -29,7 +29,7 @@ MESH_AXES_OF: Final[dict[str, tuple[str, ...]]] = {
 # Parameter path -> logical axes, one row for each parameter. Scanned layers lead with `layers`.
 PARAMETER_AXES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     (r"vit/patch_embed/kernel", ("none", "embed")),
-    (r"vit/stem/convolutions/\d+/kernel", ("none", "none", "none", "none")),
+    (r"vit/stem/convolutions/\d+/kernel", ("none", "none", "none", "embed")),
     (r"vit/stem/convolutions/\d+/norm/(scale|bias)|vit/stem/out/bias", ("none",)),
     (r"vit/stem/out/kernel", ("none", "embed")),
     (r"vit/(class_token|position_embedding)", ("none", "embed")),

@@ -48,8 +48,11 @@ def options() -> dict[str, ModelConfig]:
     qwen3 = dataclasses.replace(TINY.decoder, qk_norm=True, qkv_bias=True, head_dim=6)
     hidden = dataclasses.replace(TINY.fusion, fact_encoder="hidden_mean", difference="none", difference_places=False)
     hidden = dataclasses.replace(hidden, head="all")
+    stem = changed("vit", stem="conv", tile_px=16, patch_px=4)
+    marked = dataclasses.replace(TINY.fusion, difference="residual", mark_image=True)
     return {
         "tiny": TINY,
+        "stem_and_marks": dataclasses.replace(stem, fusion=marked),
         "similarity_tied": dataclasses.replace(
             changed("fusion", difference="similarity"), decoder=dataclasses.replace(TINY.decoder, tie_embeddings=True)
         ),

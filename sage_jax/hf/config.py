@@ -60,10 +60,11 @@ class CheckpointConfig:
         Raises:
           ConfigError: A field that was set, so is not at its default, contradicts the checkpoint.
         """
-        for name, found in (("vit", self.vit), ("decoder", self.decoder)):
+        # An export of ours names its stem; else that of the config is new. LayerScale's start value is read by nobody.
+        own = (self.values.get("sage") or {}).get("stem", {}).get("kind", model.vit.stem)
+        vit = dataclasses.replace(self.vit, layer_scale=model.vit.layer_scale, stem=own)
+        for name, found in (("vit", vit), ("decoder", self.decoder)):
             given = getattr(model, name)
-            if name == "vit":  # what no InternVL has, and the start value of a LayerScale that is read
-                found = dataclasses.replace(found, layer_scale=given.layer_scale, stem=given.stem)
             for field in dataclasses.fields(given):
                 value, theirs = getattr(given, field.name), getattr(found, field.name)
                 if value not in (field.default, theirs):
@@ -76,7 +77,6 @@ class CheckpointConfig:
                 f"config.model.downsample = {model.downsample}, but downsample_ratio of the weights' config.json makes "
                 f"it {self.downsample}: leave the field out"
             )
-        vit = dataclasses.replace(self.vit, layer_scale=model.vit.layer_scale, stem=model.vit.stem)
         try:
             return dataclasses.replace(model, vit=vit, decoder=self.decoder, downsample=self.downsample)
         except ConfigError as error:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sage_jax.config import Config, FusionConfig, ModelConfig, TextConfig, VitConfig, from_config_dict
+from sage_jax.config import Config, FusionConfig, ModelConfig, TextConfig, from_config_dict
 from sage_jax.errors import ConfigError, UserError
 from sage_jax.hf.importing import OWN_FILE
 
@@ -64,9 +64,7 @@ def _of_checkpoint(folder: Path, about: dict[str, Any], scratch: Path) -> Config
         text = TextConfig(max_fact_tokens=64, max_answer_tokens=80)  # as configs/sage_8b.py
         return Config(run_dir=str(scratch), text=text, model=ModelConfig(weights=str(folder)))
     text = TextConfig(system=sage["system"] or "none", **{name: sage[name] for name in _TEXT_OF_EXPORT})
-    vit = VitConfig(stem=sage["stem"]["kind"])
-    fusion = FusionConfig(**sage["fusion"])
-    model = ModelConfig(weights=str(folder), vit=vit, fusion=fusion, max_tiles=sage["max_tiles"])
+    model = ModelConfig(weights=str(folder), fusion=FusionConfig(**sage["fusion"]), max_tiles=sage["max_tiles"])
     config = Config(run_dir=str(scratch), text=text, model=model)
     return dataclasses.replace(
         config,

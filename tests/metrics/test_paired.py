@@ -26,8 +26,9 @@ def test_the_gain_is_the_difference_of_means_over_all_values() -> None:
     lower, higher = drawn(np.random.default_rng(0), 0.2)
     flat = [[value for seed in model for row in seed.values() for value in row] for model in (lower, higher)]
     found = paired_gain(lower, higher)
-    assert found.value == pytest.approx(np.mean(flat[1]) - np.mean(flat[0])) and found.n == 60
-    assert found.low is not None and found.high is not None and found.low < found.value < found.high
+    gain = float(np.mean(flat[1]) - np.mean(flat[0]))
+    assert found.value == pytest.approx(gain) and found.n == 60
+    assert found.low is not None and found.high is not None and found.low < gain < found.high
 
 
 def test_pairing_takes_out_what_is_hard_about_an_image() -> None:

@@ -111,6 +111,7 @@ def torch_stem(stem: ConvStem, pixels: np.ndarray) -> torch.Tensor:
         scale, bias = (torch.tensor(np.asarray(leaf[...])) for leaf in (layer.norm.scale, layer.norm.bias))
         normed = torch.nn.functional.layer_norm(x.movedim(1, -1), (x.shape[1],), scale, bias, 1e-6)
         x = torch.nn.functional.gelu(normed).movedim(-1, 1)
+    assert stem.out.bias is not None
     kernel, bias = (torch.tensor(np.asarray(leaf[...])) for leaf in (stem.out.kernel, stem.out.bias))
     return x.flatten(2).transpose(1, 2) @ kernel + bias
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from sage_jax.config.checks import ConfigError
+from sage_jax.config import ConfigError, DataConfig
 from sage_jax.config.command_line import read_config
+from sage_jax.data.records import AnnotatedImage
+from sage_jax.data.sources.generated import draw
 from sage_jax.stages.stages import run_stages
 from tests.support.tiny_run import CONFIG, TinyRun
 
