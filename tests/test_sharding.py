@@ -48,7 +48,7 @@ def options() -> dict[str, ModelConfig]:
     qwen3 = dataclasses.replace(TINY.decoder, qk_norm=True, qkv_bias=True, head_dim=6)
     hidden = dataclasses.replace(TINY.fusion, fact_encoder="hidden_mean", difference="none", difference_places=False)
     hidden = dataclasses.replace(hidden, head="all")
-    stem = changed("vit", stem="conv", tile_px=16, patch_px=4)
+    stem = changed("vit", stem="conv", tile_px=16, patch_px=4, embed_dim=16)
     marked = dataclasses.replace(TINY.fusion, difference="residual", mark_image=True)
     return {
         "tiny": TINY,

@@ -250,18 +250,19 @@ def _card(exported: Exported, folder: Path) -> None:
 
 def _template_note(exported: Exported) -> str:
     name, chat = _template(exported), exported.evaluator.chat
+    notes = []
     if exported.config.model.vit.stem == "conv":
-        return (
+        notes.append(
             "The vision encoder has a convolutional stem, which no plain InternVL has and without which it sees "
             f"little: `{OWN_FILE}` holds it, and SAGE's torch module or sage_jax adds it."
         )
-    if exported.config.export.layout == "internvl" or CONVERSATIONS[name].system == chat.system:
-        return ""
-    said = repr(chat.system) if chat.system else "none"
-    return (
-        f"`template` names OpenGVLab's conversation {name}, whose turns are written as this model's; the system "
-        f"message that it was trained with is {said}: set it in the tool that reads this."
-    )
+    if exported.config.export.layout != "internvl" and CONVERSATIONS[name].system != chat.system:
+        said = repr(chat.system) if chat.system else "none"
+        notes.append(
+            f"`template` names OpenGVLab's conversation {name}, whose turns are written as this model's; the system "
+            f"message that it was trained with is {said}: set it in the tool that reads this."
+        )
+    return " ".join(notes)
 
 
 def _revision(config: Config) -> str:

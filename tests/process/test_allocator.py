@@ -61,7 +61,7 @@ import jax, jax.numpy as jnp
 large = jax.jit(lambda x: jnp.sort(jnp.outer(x, x) + 1.0, axis=0)[:, 0])  # 64 MB of it for each intermediate
 x = jnp.ones(4096)
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(3):
+for _ in range(8):  # until the heap has found its size
     jax.block_until_ready(large(x))
 before = faults()
 for _ in range(4):
