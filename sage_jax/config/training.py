@@ -108,7 +108,8 @@ class TrainConfig:
       facts: `fusion` as comparison embeddings; `text` as plain text in the prompt (ablation).
       claim_weight: Weight, in the next-token loss, of an answer's tokens that carry what it claims (its verdict, and
         names of defects and places), beside 1 of its other words; 1 = the paper's loss.
-      similarity_weight: Weight of the dense similarity loss on labelled pairs (from-scratch base models only).
+      similarity_weight: Weight of the dense similarity loss on labelled pairs: for base models from scratch, and for
+        stages that train their ViT on, whose map would drift without it.
       preference: Used by stages `dpo` and `edpo`.
       log_every: Steps between rows of metrics.
       eval_every: Steps between losses on the images of `data.validation_fraction`, one more at the end; each comes with

@@ -60,7 +60,7 @@ class Marker:
     """Marks answers about the records of a data set."""
 
     def __init__(self, vocabulary: Vocabulary, records: Sequence[Record]) -> None:
-        """Args: vocabulary: Kinds and their names; records: All of the data set, for kinds that the file lacks."""
+        """`records` are all that will be marked: their kinds count beside those that the vocabulary lists."""
         self._vocabulary = vocabulary
         terms = vocabulary.terms_with(defect.type for record in records for defect in record.defects)
         self._names = {"defect_terms": terms, "places": PLACES, "synonyms": vocabulary.synonyms}

@@ -1,4 +1,4 @@
-"""Next-token loss on answers, and the dense similarity loss of from-scratch base models."""
+"""Next-token loss on answers, and the dense similarity loss of encoders from scratch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def similarity_loss(
 
     The probability of an anomaly is sigmoid(scale * (0.5 - similarity)). A token counts as anomalous from 10 % of
     anomalous pixels on, as good without any, and is left out in between, as it is where nothing is known. This stands
-    for the dense correspondence that a pretrained vision encoder brings; SAGE's own stages do not use it.
+    for the dense correspondence that a pretrained vision encoder brings: the paper's stages do not have it, ours where
+    they train an encoder that has never been pretrained.
 
     Args:
       similarity: Cosine of each test token and its match in the reference.

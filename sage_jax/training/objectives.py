@@ -43,7 +43,7 @@ def token_weights(batch: TreeBatch, claim_weight: float) -> Float[Array, "B Q N 
 
 @dataclasses.dataclass(frozen=True)
 class SftObjective:
-    """Mean next-token loss over answer tokens; with `similarity_weight`, the dense similarity loss of base models.
+    """Mean next-token loss over answer tokens; with `similarity_weight`, the dense similarity loss.
 
     Tokens that carry what an answer claims weigh `claim_weight`.
     """

@@ -38,7 +38,7 @@ class TreeFormat:
       chat: Template and tokenizer.
       model: Sizes of tiles and image tokens.
       text: Shapes of the tree.
-      names: Names of defects and places, which answers are marked for.
+      names: Names of defects and places, whose tokens are marked in answers (`TreeBatch.claim_mask`).
     """
 
     chat: Chat
@@ -46,10 +46,14 @@ class TreeFormat:
     text: TextConfig
     names: tuple[str, ...] = ()
 
-    @functools.cached_property
-    def name_pattern(self) -> re.Pattern[str] | None:
-        """Finds the names."""
-        return name_pattern(self.names)
+    def names_in(self, record: Record) -> re.Pattern[str] | None:
+        """Finds the names, and those of the record's own defects, which a vocabulary may not list."""
+        return _pattern(self.names, frozenset(defect.type for defect in record.defects))
+
+
+@functools.lru_cache(maxsize=256)
+def _pattern(names: tuple[str, ...], more: frozenset[str]) -> re.Pattern[str] | None:
+    return name_pattern((*names, *more))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,11 +308,12 @@ def encode_text(record: Record, form: TreeFormat, use: TreeUse, *, with_referenc
     except ChatError as error:
         raise TreeError(f"record {record.record_id}: {error}") from None
     asked = questions_of(record, use.questions)
-    questions = tuple(_encode_question(question, form, use, record_id=record.record_id) for question in asked)
+    questions = tuple(_encode_question(question, form, use, record) for question in asked)
     return RecordTokens(record.record_id, prefix, mask, fact_ids, fact_mask, questions, use.facts == "fusion")
 
 
-def _encode_question(question: Question, form: TreeFormat, use: TreeUse, *, record_id: str) -> QuestionTokens:
+def _encode_question(question: Question, form: TreeFormat, use: TreeUse, record: Record) -> QuestionTokens:
+    record_id, names = record.record_id, form.names_in(record)
     kept = {"best": question.answers[:1], "ranked": question.answers, "none": ()}[use.answers]
     if use.answers != "none" and not kept:
         raise TreeError(f"record {record_id}: question {question.text!r} has no answer to train on")
@@ -324,7 +329,7 @@ def _encode_question(question: Question, form: TreeFormat, use: TreeUse, *, reco
     if len(judged) < len(scores):
         judged = np.linspace(BEST_SCORE, WORST_SCORE, len(scores)).tolist()
     ids = form.chat.question_ids(question.text, facts_as=use.facts)
-    claims = tuple(form.chat.answer_claims(answer.text, form.name_pattern) for answer in kept)
+    claims = tuple(form.chat.answer_claims(answer.text, names) for answer in kept)
     return QuestionTokens(ids, encoded, tuple(judged[: len(kept)]), claims)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from sage_jax.batch import TreeBatch
 from sage_jax.config import ModelConfig, TextConfig, VitConfig
 from sage_jax.data.images import ImageFault, encode_png
-from sage_jax.data.records import Answer, Question, Record
+from sage_jax.data.records import Answer, Box, Defect, Question, Record
 from sage_jax.data.trees.chat import Chat, ChatError
 from sage_jax.data.trees.encode import (
     TreeError,
@@ -130,6 +130,23 @@ def test_slots_hold_what_the_record_has(chat: Chat) -> None:
     np.testing.assert_array_equal(batch.target_mask.any(axis=3), batch.answer_mask)
     assert not batch.reference_logps.any()
     assert batch.fact_mask[0].any(axis=1).tolist() == [True, True, False]
+
+
+def test_tokens_of_verdict_kind_and_place_are_marked_a_kind_of_the_users_own_too(chat: Chat) -> None:
+    text = "Yes. A gash at the upper left, no dent."
+    question = Question("Is it good?", (Answer(text, 5.0),))
+    form = TreeFormat(chat, MODEL, TEXT, ("dent", "upper left"))
+
+    def marked(record: Record) -> str:
+        row = build_tree(record, form, TreeUse("best"), with_reference=True)
+        batch = stack_rows([row], form, Capacity(1, 1), TreeShape(400))
+        assert not batch.claim_mask[~batch.target_mask].any()
+        return chat.decode(batch.target_ids[batch.claim_mask]).replace(" ", "")
+
+    record = make_record(questions=(question,))
+    assert marked(record) == "Yesupperleftdent"
+    record = dataclasses.replace(record, defects=(Defect("gash", Box(0, 0, 4, 4)),))
+    assert marked(record) == "YesAgashupperleftdent"
 
 
 def test_chosen_questions_take_the_slots_in_their_order(chat: Chat) -> None:
