@@ -15,6 +15,7 @@ import rich.console
 from sage_jax.config import DataConfig
 from sage_jax.data.check import CheckReport, check, print_report
 from sage_jax.data.images import encode_png
+from sage_jax.data.question_verdicts import TextOnly
 from sage_jax.data.records import Fault, Record
 from sage_jax.data.sources.readers import ReaderError, read_records, source_revision
 
@@ -110,3 +111,16 @@ def test_faults_of_what_is_not_drawn_are_told_too_and_counts_are_of_what_is(tmp_
         report = check(dataclasses.replace(data, num_test=1), seed)
         assert set(report.faults) == every
         assert report.splits["test"].images <= 1
+
+
+def test_questions_that_tell_are_given_away_and_fair_ones_are_not() -> None:
+    report = check(dataclasses.replace(_DATA, num_train=200, num_test=60), 0)
+    assert report.given_away == [] and report.without_image.keys() == {"question", "length", "facts"}
+    telling = {
+        "question": {"defect diagnosis": TextOnly(0.9, 0.5, 300), "standard comparison": TextOnly(0.5, 0.5, 300)}
+    }
+    told = dataclasses.replace(report, without_image=telling)
+    assert told.given_away == ["defect diagnosis: a reader of the question alone is right in 0.900, chance is 0.500"]
+    assert "0.900 !" in _printed(told) and "0.500 !" not in _printed(told)
+    few = {"question": {"defect diagnosis": TextOnly(0.6, 0.5, 20)}}
+    assert dataclasses.replace(report, without_image=few).given_away == [], "within two standard errors of twenty"

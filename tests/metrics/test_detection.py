@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from sage_jax.metrics.detection import detection_metrics, weighted_auroc, weighted_average_precision, weighted_f1
+from sage_jax.metrics.detection import (
+    auroc_gain,
+    detection_metrics,
+    weighted_auroc,
+    weighted_average_precision,
+    weighted_f1,
+)
 from sage_jax.metrics.intervals import UNDEFINED
 
 
@@ -80,3 +86,19 @@ def test_bad_scores_are_named():
         detection_metrics([0.1, float("nan")], [True, False], ["a", "b"])
     with pytest.raises(ValueError, match="2 scores, 1 labels"):
         detection_metrics([0.1, 0.2], [True], ["a", "b"])
+
+
+def test_the_gain_is_the_difference_of_two_aurocs_on_the_same_draws():
+    scores, labels = random_scores(1, 200, ties=False)
+    others = scores + np.random.default_rng(2).normal(size=200) * 0.1
+    groups = [f"i{index}" for index in range(200)]
+    found = auroc_gain(scores.tolist(), others.tolist(), labels.tolist(), groups)
+    ours, theirs = (sklearn_metrics.roc_auc_score(labels, each) for each in (scores, others))
+    assert found.value == pytest.approx(ours - theirs) and found.n == 200
+    single = detection_metrics(scores, labels, groups)["auroc"]
+    assert found.low is not None and found.high is not None and single.low is not None and single.high is not None
+    assert found.low < ours - theirs < found.high
+    assert found.high - found.low < 0.8 * (single.high - single.low), "pairing takes out what both find hard"
+    same = auroc_gain(scores.tolist(), scores.tolist(), labels.tolist(), groups)
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+    assert auroc_gain([1.0], [2.0], [True], ["a"]) == UNDEFINED
