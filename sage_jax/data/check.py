@@ -52,6 +52,7 @@ class CheckReport:
       questions: Number of questions by split, kind, category, and verdict of the best answer (`yes` or `no`).
       splits: Numbers of each split.
       faults: Everything that is wrong, each once, in the order of reading.
+      left_out: What the data set holds that is not read, or may be meant otherwise, in sentences.
       without_image: What readers of the test questions get who know the training questions and see no image, by what
         they go by (READERS) and kind of question.
     """
@@ -61,6 +62,7 @@ class CheckReport:
     splits: dict[str, SplitCounts]
     faults: tuple[Fault, ...]
     without_image: dict[str, dict[str, TextOnly]] = dataclasses.field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     @property
     def given_away(self) -> list[str]:
@@ -117,7 +119,14 @@ def check(config: DataConfig, seed: int) -> CheckReport:
                 if fault is not None:
                     faults.setdefault(fault)
                 progress.update(task, advance=1)
-    return CheckReport(readers.source_revision(config, seed), dict(questions), splits, tuple(faults), blind.found())
+    return CheckReport(
+        revision=readers.source_revision(config, seed),
+        questions=dict(questions),
+        splits=splits,
+        faults=tuple(faults),
+        without_image=blind.found(),
+        left_out=tuple(readers.left_out(config)),
+    )
 
 
 def print_report(report: CheckReport, console: rich.console.Console | None = None) -> None:
@@ -140,6 +149,8 @@ def print_report(report: CheckReport, console: rich.console.Console | None = Non
     if report.without_image:
         console.print(_without_image_table(report))
     console.print(f"revision {report.revision}", highlight=False)
+    for sentence in report.left_out:
+        console.print(f"note: {sentence}", markup=False, highlight=False, soft_wrap=True)
     if report.faults:
         console.print(f"{len(report.faults)} fault{'s' if len(report.faults) > 1 else ''}:", style="bold red")
     for fault in report.faults:

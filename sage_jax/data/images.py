@@ -103,6 +103,17 @@ def _remembered() -> RecentlyUsed:
     return RecentlyUsed(_REMEMBERED_BYTES)
 
 
+def wide_maximum(data: bytes) -> int | None:
+    """The largest value of an image of more than 8 bits; None of any other, and of one that cannot be decoded."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            if image.mode not in _WIDE_MODES:
+                return None
+            return int(np.asarray(image).max(initial=0))
+    except Exception:  # as in `_decode`, whose faults are told where the image is read
+        return None
+
+
 def decode_mask(data: bytes, *, name: str = "mask", max_pixels: int = _MAX_PIXELS) -> Bool[np.ndarray, "H W"]:
     """Anomalous pixels of an encoded mask: True where it is not 0.
 
@@ -140,6 +151,11 @@ def encode_png(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(array)).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def forward_slashes(path: str) -> str:
+    """A path of a list that may have been written on Windows, with `/` between its folders."""
+    return path if "/" in path else path.replace("\\", "/")
 
 
 def resolve_inside(root: Path, relative: str) -> Path:

@@ -59,12 +59,17 @@ class TextOnly:
 
     @property
     def tells(self) -> bool:
-        """Whether the reader is above chance by more than `MOST_ABOVE_CHANCE` and two standard errors."""
-        error = math.sqrt(self.chance * (1.0 - self.chance) / max(1, self.n))
+        """Whether the reader is above chance by more than `MOST_ABOVE_CHANCE` and two standard errors.
+
+        The errors are those of images, since the questions of one image share its verdict.
+        """
+        images = max(1.0, self.n / QUESTIONS_OF_AN_IMAGE)
+        error = math.sqrt(self.chance * (1.0 - self.chance) / images)
         return self.accuracy > self.chance + MOST_ABOVE_CHANCE + 2.0 * error
 
 
 MOST_ABOVE_CHANCE: Final = 0.03
+QUESTIONS_OF_AN_IMAGE: Final = 5
 
 READERS: Final[dict[str, Callable[[Record, Question], str]]] = {
     "question": lambda record, question: question.text,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Final
 
@@ -164,6 +165,16 @@ def _validate_question(
         fault(f"{name} is empty", "write the question")
     if not question.answers or len(question.answers) != (num_answers or len(question.answers)):
         fault(f"{name} has {len(question.answers)} answers", f"give {num_answers or 'one or more'}")
+    texts = [" ".join(answer.text.split()).lower() for answer in question.answers]
+    for rank, text in enumerate(texts[1:], start=2):
+        if text and text in texts[: rank - 1]:
+            problem = f"{name}: answers {texts.index(text) + 1} and {rank} are the same answer"
+            fault(f"{problem}, {question.answers[rank - 1].text[:40]!r}", "give each rank a text of its own")
+            break
+    scores = [answer.score for answer in question.answers if answer.score is not None]
+    if len(scores) == len(texts) and any(later > earlier for earlier, later in itertools.pairwise(scores)):
+        order = ", ".join(f"{score:g}" for score in scores)
+        fault(f"{name}: its scores rise against the rank ({order})", "write the answers in order, best first")
     for rank, answer in enumerate(question.answers, start=1):
         if not answer.text.strip():
             fault(f"{name}, answer {rank} is empty", "write the answer")

@@ -15,6 +15,7 @@ import jax
 
 from sage_jax.config import TRAINING_STAGES, Config, ConfigError, DecoderConfig, DecodingConfig, config_changes
 from sage_jax.data import check as data_check
+from sage_jax.data.sources.readers import left_out
 from sage_jax.hf.config import read_checkpoint_config
 from sage_jax.inspection.console import print_inspection
 from sage_jax.journal.run_log import RunLog
@@ -170,6 +171,8 @@ def prepare(stage: Stage) -> StageCost:
     prepared = stage.run.prepared
     counts = f"{prepared.num_train} training and {prepared.num_test} test records"
     stage.log.line(f"{counts}, {stage.run.chat.vocab_size} tokens, revision {prepared.revision[:12]}")
+    for sentence in left_out(stage.config.data):
+        stage.log.line(f"note: {sentence}")
     check_text(stage)
     return StageCost()
 

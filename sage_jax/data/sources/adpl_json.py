@@ -16,8 +16,9 @@ import numpy as np
 
 from sage_jax.config import DataConfig, nearest
 from sage_jax.data.adpl.facts import Vocabulary
-from sage_jax.data.images import ImageFault, decode_rgb, read_inside
+from sage_jax.data.images import ImageFault, decode_rgb, forward_slashes, read_inside
 from sage_jax.data.records import Answer, Fault, Question, Record, validate
+from sage_jax.data.sources import foreign
 
 VERSION: Final = 1
 NUM_QUESTIONS: Final = 5
@@ -57,8 +58,10 @@ class _BadItem(ValueError):
 def read_items(path: Path) -> list[Item | Fault]:
     """The items of an AD-PL JSON with their lines. One that cannot be parsed is a fault and does not lose the others.
 
+    A file of JSON lines, an item a line, is read as well as a list.
+
     Raises:
-      FormatError: The file cannot be read, is not UTF-8, or does not hold a list.
+      FormatError: The file cannot be read, is not UTF-8, holds no list or lines, or those of another format.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -66,13 +69,14 @@ def read_items(path: Path) -> list[Item | Fault]:
         raise FormatError(f"{path}: {error.strerror}: set data.root to the AD-PL JSON file") from None
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: is not UTF-8 at byte {error.start}: save it as UTF-8") from None
-    if not text.lstrip().startswith("["):
+    in_list = text.lstrip().startswith("[")
+    if not in_list and not text.lstrip().startswith("{"):
         raise FormatError(f"{path}: holds no list: an AD-PL JSON begins with '[' and holds one object an item")
     newlines = [match.start() for match in re.finditer("\n", text)]
     items: list[Item | Fault] = []
     decoder = json.JSONDecoder()
     number = 0
-    position = _skip(text, text.index("[") + 1)
+    position = _skip(text, text.index("[") + 1) if in_list else _skip(text, 0)
     while position < len(text) and text[position] != "]":
         line = bisect.bisect_left(newlines, position) + 1
         number += 1
@@ -89,9 +93,10 @@ def read_items(path: Path) -> list[Item | Fault]:
             items.append(Fault(str(path), line, f"item {number} cannot be parsed: {problem}", "correct the JSON"))
             end = _next_item(text, position + 1, decoder)
         position = _skip(text, end)
-    if position >= len(text):
+    _refuse_other_kinds(path, [item.fields for item in items if isinstance(item, Item)], in_list)
+    if position >= len(text) and in_list:
         items.append(Fault(str(path), len(newlines) + 1, "ends inside the list", "complete the file, which is cut off"))
-    elif text[position + 1 :].strip():
+    elif text[position + 1 :].strip() and in_list:
         line = bisect.bisect_left(newlines, position) + 1
         items.append(Fault(str(path), line, "goes on after the list's end", "remove the ']' there, or what follows it"))
     begun = collections.Counter(item.line for item in items if isinstance(item, Item))
@@ -101,6 +106,18 @@ def read_items(path: Path) -> list[Item | Fault]:
         else item
         for item in items
     ]
+
+
+def _refuse_other_kinds(path: Path, fields: list[dict[str, Any]], in_list: bool) -> None:
+    known = [one for one in fields if "test_image" in one and not foreign.item_kind([one])]
+    if not fields or known:
+        return
+    kind = foreign.item_kind(fields) if in_list or len(fields) > 1 else foreign.object_kind(fields[0])
+    if kind is not None:
+        raise FormatError(f"{path}: holds {kind.name}, no AD-PL items: {kind.cure}")
+    if not in_list and len(fields) == 1 and "question_answer" not in fields[0]:
+        keys = ", ".join(list(fields[0])[:4])[:80]
+        raise FormatError(f"{path}: holds one object ({keys}), no list: AD-PL JSON is a list with an object an item")
 
 
 def read_records(
@@ -293,7 +310,7 @@ def _list(fields: dict[str, Any], key: str, where: str = "") -> list[Any]:
 
 def _clean(name: str) -> str:
     """A path without needless parts, so that an image has one id; `..` and a leading `/` stay, to be refused."""
-    return str(PurePosixPath(name.strip()))
+    return str(PurePosixPath(forward_slashes(name.strip())))
 
 
 def _category(fields: dict[str, Any], name: str, vocabulary: Vocabulary) -> str:

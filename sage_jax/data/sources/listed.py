@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 import re
@@ -14,11 +13,20 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from sage_jax.config import DataConfig
-from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, encode_png, read_inside
+from sage_jax.data.images import forward_slashes
 from sage_jax.data.records import AnnotatedImage, Fault
-from sage_jax.data.sources import mvtec
+from sage_jax.data.sources.entries import (
+    GOOD_NAMES,
+    Entry,
+    EntryReader,
+    draw,
+    kinds_of,
+    references_among,
+    split_of,
+    words,
+)
 
-VERSION: Final = 1
+VERSION: Final = 2
 VISA_LIST: Final = "split_csv/1cls.csv"
 _SPLITS: Final = ("train", "test")
 _IMAGE_KEY: Final = re.compile(r'"img_path"\s*:')
@@ -26,15 +34,6 @@ _IMAGE_KEY: Final = re.compile(r'"img_path"\s*:')
 
 class ListError(ValueError):
     """A list that cannot be read at all, or a category that it does not have."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Listed:
-    """An image of a list: its entry, its mask's path ("" = none), and the line it stands in."""
-
-    entry: mvtec.Entry
-    mask: str
-    line: int | None
 
 
 def read_images(data: DataConfig, split: Literal["train", "test"], seed: int) -> Iterator[AnnotatedImage | Fault]:
@@ -48,25 +47,23 @@ def read_images(data: DataConfig, split: Literal["train", "test"], seed: int) ->
       ListError: The list cannot be read, or has none of the held-out categories.
     """
     path, root = list_path(data), images_root(data)
-    listed: dict[str, Listed] = {}
+    listed: dict[str, Entry] = {}
     for item in _read_list(data):
         if isinstance(item, Fault):
             yield item
-        elif item.entry.path in listed:
-            problem = f"{item.entry.path} stands in line {listed[item.entry.path].line} already"
+        elif item.path in listed:
+            problem = f"{item.path} stands in line {listed[item.path].line} already"
             yield Fault(str(path), item.line, problem, "remove one of the two")
         else:
-            listed[item.entry.path] = item
-    entries = [item.entry for item in listed.values()]
+            listed[item.path] = item
+    entries = list(listed.values())
     _check_held_out(data, {entry.category for entry in entries})
-    good: dict[str, list[mvtec.Entry]] = {}
-    for entry in entries:
-        if entry.good and entry.key.split("/")[1] == "train":
-            good.setdefault(entry.folder, []).append(entry)
-    chosen = [entry for entry in entries if mvtec.split_of(entry, data) == split]
+    chosen = [entry for entry in entries if split_of(entry, data) == split]
     num = data.num_train if split == "train" else data.num_test
-    for entry in mvtec.draw(chosen, num or len(chosen), np.random.default_rng([VERSION, seed])):
-        yield _read(root, path, listed[entry.path], mvtec.reference_of(entry, good.get(entry.folder, [])))
+    good = references_among([entry for entry in entries if entry.home == "train"], data)
+    read = EntryReader(root, good, list_path=path)
+    for entry in draw(chosen, num or len(chosen), np.random.default_rng([VERSION, seed])):
+        yield from read(entry)
 
 
 def kinds(data: DataConfig) -> dict[str, dict[str, int]]:
@@ -75,14 +72,7 @@ def kinds(data: DataConfig) -> dict[str, dict[str, int]]:
     Raises:
       ListError: The list cannot be read.
     """
-    found: dict[str, dict[str, int]] = {}
-    for item in _read_list(data):
-        if isinstance(item, Listed):
-            counts = found.setdefault(item.entry.category, {})
-            if not item.entry.good:
-                name = mvtec.words(item.entry.label)
-                counts[name] = counts.get(name, 0) + 1
-    return found
+    return kinds_of([item for item in _read_list(data) if isinstance(item, Entry)])
 
 
 def list_path(data: DataConfig) -> Path:
@@ -102,11 +92,11 @@ def images_root(data: DataConfig) -> Path:
 def files(data: DataConfig) -> Iterator[str]:
     """Paths, relative to the images' root, of every image and mask that the list names."""
     for item in _read_list(data):
-        if isinstance(item, Listed):
-            yield from (name for name in (item.entry.path, item.mask) if name)
+        if isinstance(item, Entry):
+            yield from (item.path, *item.masks)
 
 
-def _read_list(data: DataConfig) -> Iterator[Listed | Fault]:
+def _read_list(data: DataConfig) -> Iterator[Entry | Fault]:
     path = list_path(data)
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -117,7 +107,7 @@ def _read_list(data: DataConfig) -> Iterator[Listed | Fault]:
     yield from _read_visa(path, text) if data.source == "visa" else _read_meta(path, text)
 
 
-def _read_visa(path: Path, text: str) -> Iterator[Listed | Fault]:
+def _read_visa(path: Path, text: str) -> Iterator[Entry | Fault]:
     reader = csv.DictReader(io.StringIO(text))
     columns = reader.fieldnames or []
     missing = [name for name in ("split", "label", "image", "mask") if name not in columns]
@@ -142,7 +132,7 @@ def _read_visa(path: Path, text: str) -> Iterator[Listed | Fault]:
         )
 
 
-def _read_meta(path: Path, text: str) -> Iterator[Listed | Fault]:
+def _read_meta(path: Path, text: str) -> Iterator[Entry | Fault]:
     try:
         content: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -162,7 +152,7 @@ def _read_meta(path: Path, text: str) -> Iterator[Listed | Fault]:
                 yield _read_meta_item(path, line, split, category, item, where)
 
 
-def _read_meta_item(path: Path, line: int | None, split: str, category: str, item: Any, where: str) -> Listed | Fault:
+def _read_meta_item(path: Path, line: int | None, split: str, category: str, item: Any, where: str) -> Entry | Fault:
     if not isinstance(item, dict):
         return Fault(str(path), line, f"{where} is a {type(item).__name__}", "make it an object with img_path")
     anomaly = item.get("anomaly")
@@ -180,7 +170,7 @@ def _read_meta_item(path: Path, line: int | None, split: str, category: str, ite
 
 def _listed(
     path: Path, line: int | None, split: str, category: str, kind: str, image: str, mask: str, defective: bool
-) -> Listed | Fault:
+) -> Entry | Fault:
     for value in (category, kind, image, mask):
         try:
             value.encode()
@@ -193,43 +183,17 @@ def _listed(
         problem = "is for training, where all are good" if split == "train" else "has no mask"
         cure = "list it under test" if split == "train" else "add its mask, or leave it out"
         return Fault(str(path), line, f"{image} is defective, but {problem}", cure)
-    label = kind if defective else mvtec.GOOD_NAMES[0]
-    if defective and kind.lower() in mvtec.GOOD_NAMES:
+    label = kind if defective else GOOD_NAMES[0]
+    if defective and kind.lower() in GOOD_NAMES:
         return Fault(str(path), line, f"{image} is defective, but called {kind!r}", "correct one of the two")
-    entry = mvtec.Entry(category, mvtec.words(category), label, image, f"{category}/{split}/{image}")
-    return Listed(entry, mask if defective else "", line)
+    image, mask = (forward_slashes(name) for name in (image, mask))
+    home = "train" if split == "train" else "either" if defective else "test"
+    key = f"{category}/{split}/{image}"
+    return Entry(category, words(category), label, image, key, home, (mask,) if defective else (), line=line)
 
 
 def _check_held_out(data: DataConfig, categories: set[str]) -> None:
     for name in data.held_out:
-        if categories and mvtec.words(name) not in categories:
+        if categories and words(name) not in categories:
             found = ", ".join(sorted(categories))
             raise ListError(f"data.held_out: {list_path(data)} has no category {name!r}; it has {found}")
-
-
-def _read(root: Path, path: Path, item: Listed, reference: mvtec.Entry | None) -> AnnotatedImage | Fault:
-    """The annotated image of a line, or why there is none."""
-    entry = item.entry
-    try:
-        test_image = read_inside(root, entry.path)
-        reference_image = None if reference is None else read_inside(root, reference.path)
-        if item.mask:
-            mask = decode_mask(read_inside(root, item.mask), name=item.mask)
-        else:
-            mask = np.zeros(decode_rgb(test_image, name=entry.path).shape[:2], np.bool_)
-    except ImageFault as error:
-        return Fault(str(path), item.line, f"{error.name} {error.problem}", error.cure)
-    defects = mvtec.defects_of(mask, mvtec.words(entry.label))
-    if item.mask and not defects:
-        problem = f"{entry.path} is defective, but its mask {item.mask} is empty"
-        return Fault(str(path), item.line, problem, "mark the defect, or call the image good")
-    return AnnotatedImage(
-        image_id=entry.path,
-        test_image=test_image,
-        reference_image=reference_image,
-        category=entry.category,
-        defects=defects,
-        mask=encode_png(mask),
-        test_path=entry.path,
-        reference_path="" if reference is None else reference.path,
-    )

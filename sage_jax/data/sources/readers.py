@@ -13,7 +13,7 @@ from typing import Final, Literal, Protocol
 from sage_jax.config import DataConfig
 from sage_jax.data.adpl import preferences
 from sage_jax.data.adpl.facts import load_vocabulary
-from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, read_inside
+from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, read_inside, wide_maximum
 from sage_jax.data.records import AnnotatedImage, Fault, Record, validate
 from sage_jax.data.sources import adpl_json, deeppcb, deeppcb_boards, generated, listed, mvtec
 from sage_jax.errors import UserError
@@ -81,6 +81,39 @@ def undrawn_faults(data: DataConfig, split: Literal["train", "test"], seed: int)
     whole = dataclasses.replace(data, num_train=0, num_test=0, image_px=image_px, records_per_image=1)
     for item in read_records(whole, split, seed):
         yield item if isinstance(item, Fault) else None
+
+
+def left_out(data: DataConfig) -> Iterator[str]:
+    """What a data set holds that is not read, or is read as something else than it may be meant as, in sentences.
+
+    Raises:
+      ReaderError: As `read_records`.
+    """
+    root = Path(data.root).expanduser()
+    with _unusable(data):
+        if data.source == "mvtec":
+            yield from mvtec.left_out(root)
+            yield from _dark_images(root, mvtec.files(root))
+        elif data.source in ("visa", "meta"):
+            yield from _dark_images(listed.images_root(data), listed.files(data))
+
+
+def _dark_images(root: Path, names: Iterator[str]) -> Iterator[str]:
+    """Images of 10, 12 or 14 bits in 16-bit files, which are scaled by 65535 as all are and come out nearly black."""
+    largest, count, first = 0, 0, ""
+    for name in names:
+        try:
+            found = wide_maximum(read_inside(root, name))
+        except ImageFault:
+            continue
+        if found is not None:
+            largest, count, first = max(largest, found), count + 1, first or name
+    if count and largest < 2**14:
+        bits = max(largest.bit_length(), 1)
+        yield (
+            f"{root}: {count} images of 16 bits, such as {first}, hold no value above {largest}: they seem to have"
+            f" {bits} bits and are read as dark as {largest / 65535:.3f} of white; save them scaled to 8 or 16 bits"
+        )
 
 
 def source_revision(data: DataConfig, seed: int) -> str:

@@ -16,7 +16,8 @@ from PIL import Image
 from sage_jax.config import DataConfig
 from sage_jax.data.images import decode_mask, encode_png
 from sage_jax.data.records import AnnotatedImage, Box, Defect, Fault
-from sage_jax.data.sources.mvtec import FolderLayoutError, defects_of, files, read_images
+from sage_jax.data.sources.entries import defects_of
+from sage_jax.data.sources.mvtec import FolderLayoutError, files, read_images
 
 Split = Literal["train", "test"]
 _RNG = np.random.default_rng(11)

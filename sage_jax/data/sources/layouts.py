@@ -1,0 +1,243 @@
+"""Folder layouts of public data sets, each listed as entries: MVTec AD and its like, MVTec AD 2, VisA, DAGM 2007."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from sage_jax.data.images import SUFFIXES
+from sage_jax.data.records import Fault
+from sage_jax.data.sources.entries import GOOD_NAMES, Entry, shown, words
+
+
+class Layout(Protocol):
+    """How the folder of a category is laid out."""
+
+    @property
+    def name(self) -> str: ...
+
+    def fits(self, names: set[str]) -> bool:
+        """Whether a folder that holds these is a category's."""
+        ...
+
+    def entries(self, root: Path, folder: str) -> list[Entry]:
+        """The labelled images of a category."""
+        ...
+
+    def faults(self, place: Path, entries: Sequence[Entry]) -> Iterator[Fault]:
+        """What is wrong with a category as a whole."""
+        ...
+
+    def left_out(self, root: Path, folder: str, entries: Sequence[Entry]) -> Iterator[str]:
+        """What a category holds beside its labelled images and their masks, in sentences."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelFolders:
+    """`train/<good>`, `test/<good or defect>`, and a folder of masks; a folder's name is the label of its images.
+
+    Attributes:
+      test: The folder of labelled test images.
+      masks: The folder of masks: `<defect>/<stem>_mask.*`, `<defect>/<stem>.*`, or a folder `<defect>/<stem>` of masks.
+      unlabelled: Folders of images that nobody but the authors has labels of.
+    """
+
+    name: str
+    test: str = "test"
+    masks: str = "ground_truth"
+    unlabelled: tuple[str, ...] = ()
+    train: tuple[str, ...] = ("train", "validation")
+
+    def fits(self, names: set[str]) -> bool:
+        return {"train", self.test} <= names
+
+    def entries(self, root: Path, folder: str) -> list[Entry]:
+        place, found = root / folder, []
+        for name in (*self.train, self.test):
+            for path in self._labelled(place, name):
+                label = path.relative_to(place).parts[1]
+                good, training = label.lower() in GOOD_NAMES, name != self.test
+                if training and not good:
+                    continue  # told by `faults`
+                masks = () if good else self._masks_of(place, label, path.stem)
+                found.append(
+                    dataclasses.replace(
+                        entry_of(root, folder, path, label),
+                        home="train" if training else "test" if good else "either",
+                        masks=_below(root, masks),
+                        mask_place=(Path(folder) / self.masks / label / f"{path.stem}_mask.png").as_posix(),
+                    )
+                )
+        return found
+
+    def faults(self, place: Path, entries: Sequence[Entry]) -> Iterator[Fault]:
+        training = [entry for entry in entries if entry.home == "train"]
+        if not training:
+            cure = f"put good images into {place / 'train' / 'good'}"
+            yield Fault(str(place / "train"), None, "has no good image to train on and compare with", cure)
+        if len(training) == len(entries):
+            cure = f"put images into {self.test}/good and {self.test}/<defect>"
+            yield Fault(str(place / self.test), None, "has no image in any folder", cure)
+        for name in (*self.train, self.test):
+            for path in images_below(place / name):
+                label = path.relative_to(place / name).parts[0]
+                if path.parent != place / name:
+                    if name != self.test and label.lower() not in GOOD_NAMES:
+                        cure = f"move it to {self.test}/{label}, or name the folder good"
+                        problem = f"is in {label!r}, but training images are good ones"
+                        yield Fault(shown(path), None, problem, cure)
+                else:
+                    cure = f"move it to {name}/good" + (f" or {name}/<defect>" if name == self.test else "")
+                    yield Fault(shown(path), None, "lies in no folder that says what it shows", cure)
+
+    def left_out(self, root: Path, folder: str, entries: Sequence[Entry]) -> Iterator[str]:
+        place = root / folder
+        for name in self.unlabelled:
+            if count := len(images_below(place / name)):
+                yield f"{place / name}: {count} images without public labels are not used"
+        used = {mask for entry in entries for mask in entry.masks}
+        for path in images_below(place / self.masks):
+            if path.relative_to(root).as_posix() not in used:
+                yield f"{shown(path)}: is the mask of no image under {place / self.test}"
+
+    def _labelled(self, place: Path, name: str) -> Iterator[Path]:
+        for path in images_below(place / name):
+            label = path.relative_to(place / name).parts[0]
+            if path.parent != place / name and f"{name}/{label}" != self.masks:
+                yield path
+
+    def _masks_of(self, place: Path, label: str, stem: str) -> list[Path]:
+        folder = place / self.masks / label
+        paths = [folder / f"{stem}{end}{suffix}" for end in ("_mask", "") for suffix in _SUFFIXES]
+        return [path for path in paths if path.is_file()][:1] or images_below(folder / stem)
+
+
+@dataclasses.dataclass(frozen=True)
+class VisaFolders:
+    """VisA as published: `Data/Images/{Normal,Anomaly}` and `Data/Masks/Anomaly`; without its lists, no split."""
+
+    name: str = "VisA"
+
+    def fits(self, names: set[str]) -> bool:
+        return "Data" in names and not names & {"train", "test"}
+
+    def entries(self, root: Path, folder: str) -> list[Entry]:
+        images, found = root / folder / "Data" / "Images", []
+        for label in ("Normal", "Anomaly"):
+            for path in images_below(images / label):
+                masks = () if label == "Normal" else _named(root / folder / "Data" / "Masks" / label, (path.stem,))
+                entry = entry_of(root, folder, path, label.lower())
+                found.append(dataclasses.replace(entry, masks=_below(root, masks)))
+        return found
+
+    def faults(self, place: Path, entries: Sequence[Entry]) -> Iterator[Fault]:
+        if not any(entry.good for entry in entries):
+            cure = "complete the data set, or set data.root elsewhere"
+            yield Fault(str(place / "Data" / "Images" / "Normal"), None, "has no good image to compare with", cure)
+
+    def left_out(self, root: Path, folder: str, entries: Sequence[Entry]) -> Iterator[str]:
+        place = root / folder / "Data"
+        yield from _orphans(root, images_below(place / "Masks"), entries, place / "Images" / "Anomaly")
+
+
+@dataclasses.dataclass(frozen=True)
+class DagmFolders:
+    """DAGM 2007: `{Train,Test}/<number>.PNG`, defective where `Label/<number>_label.PNG` marks an ellipse."""
+
+    name: str = "DAGM 2007"
+
+    def fits(self, names: set[str]) -> bool:
+        return {"Train", "Test"} <= names
+
+    def entries(self, root: Path, folder: str) -> list[Entry]:
+        found = []
+        for name in ("Train", "Test"):
+            place = root / folder / name
+            for path in images_below(place):
+                if path.parent != place:
+                    continue
+                masks = _named(place / "Label", (f"{path.stem}_label",))
+                entry = entry_of(root, folder, path, "defect" if masks else GOOD_NAMES[0])
+                home = "train" if name == "Train" else "test"
+                found.append(dataclasses.replace(entry, home=home, masks=_below(root, masks)))
+        return found
+
+    def faults(self, place: Path, entries: Sequence[Entry]) -> Iterator[Fault]:
+        for name in ("Train", "Test"):
+            if not (place / name / "Label").is_dir():
+                cure = "DAGM 2007 has Train/Label and Test/Label with the masks; a tree like MVTec's has train and test"
+                yield Fault(str(place / name), None, "has no folder Label", cure)
+
+    def left_out(self, root: Path, folder: str, entries: Sequence[Entry]) -> Iterator[str]:
+        for name in ("Train", "Test"):
+            place = root / folder / name
+            yield from _orphans(root, images_below(place / "Label"), entries, place)
+
+
+LAYOUTS: Final[tuple[Layout, ...]] = (
+    LabelFolders("MVTec AD"),
+    LabelFolders(
+        "MVTec AD 2",
+        test="test_public",
+        masks="test_public/ground_truth",
+        unlabelled=("test_private", "test_private_mixed"),
+    ),
+    VisaFolders(),
+    DagmFolders(),
+)
+"""In the order in which they are tried."""
+
+_SUFFIXES: Final = SUFFIXES + tuple(suffix.upper() for suffix in SUFFIXES)
+
+
+def layout_of(place: Path) -> Layout | None:
+    """The layout of a category's folder; None if it is none. Names count as they are written, on any file system."""
+    if not place.is_dir():
+        return None
+    names = {path.name for path in place.iterdir() if path.is_dir()}
+    return next((layout for layout in LAYOUTS if layout.fits(names)), None)
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Every image file under a folder, sorted; hidden files and what lies in hidden folders do not count.
+
+    Programs leave such copies beside the real images (macOS, `.ipynb_checkpoints`).
+    """
+    return [path for path in files_below(folder) if path.suffix.lower() in SUFFIXES]
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every file or link to one under a folder, sorted, hidden ones left out."""
+    if not folder.is_dir():
+        return []
+    shown_ones = (
+        path for path in folder.rglob("*") if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    return sorted(path for path in shown_ones if not path.is_dir())
+
+
+def entry_of(root: Path, folder: str, path: Path, label: str) -> Entry:
+    """The entry of an image of a category; masks and home are the layout's to add."""
+    category = root.resolve().name if folder == "." else folder
+    key = f"{category}/{path.relative_to(root / folder).as_posix()}"
+    return Entry(folder, words(category), label, path.relative_to(root).as_posix(), key, "either")
+
+
+def _named(folder: Path, stems: tuple[str, ...]) -> list[Path]:
+    paths = (folder / f"{stem}{suffix}" for stem in stems for suffix in _SUFFIXES)
+    return [path for path in paths if path.is_file()][:1]
+
+
+def _below(root: Path, paths: Sequence[Path]) -> tuple[str, ...]:
+    return tuple(path.relative_to(root).as_posix() for path in paths)
+
+
+def _orphans(root: Path, masks: Sequence[Path], entries: Sequence[Entry], images: Path) -> Iterator[str]:
+    """The masks that belong to none of the entries."""
+    used = {mask for entry in entries for mask in entry.masks}
+    for path in masks:
+        if path.relative_to(root).as_posix() not in used:
+            yield f"{shown(path)}: is the mask of no image under {images}"
