@@ -215,6 +215,7 @@ def _empty(size: Size, rows: int, questions: int, answers: int, length: int) -> 
         question_ids=np.broadcast_to(np.arange(questions, dtype=np.int32), ranked[:2]).copy(),
         reference_logps=np.zeros(ranked, np.float32),
         token_labels=np.full((rows, size.image_tokens), -1, np.float32),
+        token_names=np.full((rows, size.image_tokens, 1), -1, np.int32),
         record_index=np.arange(rows, dtype=np.int32),
         prefix_slots=size.image_tokens,
         target_slots=length - size.image_tokens - questions * size.question_tokens,

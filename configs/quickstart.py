@@ -42,6 +42,7 @@ def sfe_stage(facts: Literal["fusion", "text"]) -> TrainConfig:
         facts=facts,
         claim_weight=8.0,
         similarity_weight=1.0,
+        naming_weight=1.0,
     )
 
 
@@ -96,6 +97,7 @@ def get_config() -> ml_collections.ConfigDict:
                 reference_drop_rate=0.0,
                 claim_weight=4.0,
                 similarity_weight=1.0,
+                naming_weight=1.0,
             ),
             plain=sfe_stage("text"),
             sfe=sfe_stage("fusion"),

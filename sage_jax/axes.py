@@ -12,7 +12,7 @@ reference, T or 0.
   G  preference groups: the questions of all images of a batch
   H  height, px
   I  records or images of a data set
-  J  tokens of a fact sentence
+  J  tokens of a fact sentence, or of a defect's name
   K  adjacent pairs of ranked answers, N - 1
   L  tokens of an answer
   M  image tokens of an image, after pixel shuffle

@@ -45,6 +45,8 @@ class TreeBatch:
       question_ids: Index of each question in its record, for what is stored by question; -1 where there is none.
       reference_logps: Summed log-probability of each answer under the reference policy; zeros until attached.
       token_labels: Share of anomalous pixels under each image token, 0..1; -1 where unknown or padding.
+      token_names: Token ids of the name of the defect that each image token shows; -1 behind a name's last token, and
+        throughout where it shows none or where that is not known.
       record_index: Row of the data set that the image came from; -1 for padding rows.
       prefix_slots, question_slots: Room for the longest prefix and the longest question, part of the batch's shape:
         what tree attention makes its blocks of; 0 = not known, and attention computes every pair of tokens.
@@ -72,6 +74,7 @@ class TreeBatch:
     question_ids: Int[AnyArray, "B Q"]
     reference_logps: Float[AnyArray, "B Q N"]
     token_labels: Float[AnyArray, "B M"]
+    token_names: Int[AnyArray, "B M J"]
     record_index: Int[AnyArray, " B"]
     prefix_slots: int = dataclasses.field(default=0, metadata={"static": True})
     question_slots: int = dataclasses.field(default=0, metadata={"static": True})

@@ -42,4 +42,4 @@ def as_published(config: Config, *, run_dir: str) -> Config:
 
 
 def _plain_loss(train: TrainConfig) -> TrainConfig:
-    return dataclasses.replace(train, claim_weight=1.0, similarity_weight=0.0)
+    return dataclasses.replace(train, claim_weight=1.0, similarity_weight=0.0, naming_weight=0.0)

@@ -110,6 +110,8 @@ class TrainConfig:
         names of defects and places), beside 1 of its other words; 1 = the paper's loss.
       similarity_weight: Weight of the dense similarity loss on labelled pairs: for base models from scratch, and for
         stages that train their ViT on, whose map would drift without it.
+      naming_weight: Weight of the loss by which image tokens name the defect that they show, where boxes of defects
+        are known: for models whose ViT is trained from scratch.
       preference: Used by stages `dpo` and `edpo`.
       log_every: Steps between rows of metrics.
       eval_every: Steps between losses on the images of `data.validation_fraction`, one more at the end; each comes with
@@ -139,6 +141,7 @@ class TrainConfig:
     facts: Literal["fusion", "text"] = "fusion"
     claim_weight: float = 1.0
     similarity_weight: float = 0.0
+    naming_weight: float = 0.0
     preference: PreferenceConfig = PreferenceConfig()
     log_every: int = 10
     eval_every: int = 0
@@ -150,7 +153,7 @@ class TrainConfig:
             self, "steps", "batch_size", "peak_learning_rate", "clip_norm", "log_every", "keep_last", "claim_weight"
         )
         counts = ("warmup_steps", "questions_per_image", "eval_every", "checkpoint_every")
-        require_not_negative(self, *counts, "end_ratio", "weight_decay", "similarity_weight")
+        require_not_negative(self, *counts, "end_ratio", "weight_decay", "similarity_weight", "naming_weight")
         require_share(self, "reference_drop_rate")
         for name in ("b1", "b2"):
             decay = getattr(self, name)

@@ -22,8 +22,8 @@ from sage_jax.data.images import remembered_rgb
 from sage_jax.data.records import Question, Record
 from sage_jax.data.stream.pipeline import make_eval_batches
 from sage_jax.data.trees.chat import Chat, FactsAs
-from sage_jax.data.trees.encode import AnswersKept, TreeFormat, TreeUse, blank_tiles
-from sage_jax.data.trees.tiles import map_from_tokens
+from sage_jax.data.trees.encode import AnswersKept, TreeFormat, TreeUse
+from sage_jax.data.trees.tiles import blank_tiles, map_from_tokens
 from sage_jax.generation.continuous_batching import ContinuousBatching
 from sage_jax.generation.responder import Responder
 

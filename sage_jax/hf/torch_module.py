@@ -15,7 +15,7 @@ from typing import Any, Final
 from sage_jax.config import ModelConfig
 from sage_jax.data.trees import tokenizer as tokens
 from sage_jax.data.trees.chat import Chat, FactsAs
-from sage_jax.data.trees.encode import tokens_per_side
+from sage_jax.data.trees.tiles import tokens_per_side
 from sage_jax.hf.importing import OWN_FILE
 from sage_jax.hf.safetensors_file import open_file
 

@@ -1,11 +1,11 @@
-"""Next-token loss on answers, and the dense similarity loss of encoders from scratch."""
+"""Next-token loss on answers, and the dense losses of encoders from scratch: similarity, and naming."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
-from sage_jax.axes import Array, Bool, Float
+from sage_jax.axes import Array, Bool, Float, Int
 
 
 def next_token_loss(token_logps: Float[Array, "B Q N L"], target_mask: Bool[Array, "B Q N L"]) -> Float[Array, " B"]:
@@ -40,6 +40,40 @@ def similarity_loss(
     logits = scale * (0.5 - similarity.astype(jnp.float32))
     loss = jnp.where(anomalous, jax.nn.softplus(-logits), jnp.where(good, jax.nn.softplus(logits), 0.0))
     return loss, anomalous, good
+
+
+def most_anomalous_tokens(
+    token_labels: Float[Array, "B M"], token_names: Int[Array, "B M J"], *, count: int
+) -> Int[Array, "B _"]:
+    """The `count` image tokens of each row with the most of a named defect, others behind them; ties go to the earlier.
+
+    Of an image with fewer tokens than `count`, all.
+    """
+    named = (token_names >= 0).any(axis=-1)
+    _, most = jax.lax.top_k(jnp.where(named, token_labels + 2.0, 0.0), min(count, named.shape[1]))
+    return most
+
+
+def naming_loss(logits: Float[Array, "B C V"], names: Int[Array, "B C J"]) -> tuple[Float[Array, "B C"], Array]:
+    """Cross-entropy of the words that name what an image token shows, read off its embedding by the output layer.
+
+    The mean over a name's tokens, whatever their order. It teaches the encoder which defect lies where, from labels of
+    boxes, while the next-token loss has one or two words of an answer to do it with: alignment of regions and words
+    (Li et al. 2022, GLIP) in the decoder's own vocabulary. The paper's stages do not have it.
+
+    Args:
+      logits: Of image tokens, over the vocabulary.
+      names: Token ids of each name; -1 where there is none.
+
+    Returns:
+      Loss of each image token in nats, 0 without a name; and, 0..1, how often its likeliest word belongs to its name.
+    """
+    real = names >= 0
+    logps = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    each = jnp.take_along_axis(logps, jnp.where(real, names, 0), axis=-1)
+    loss = -jnp.sum(jnp.where(real, each, 0.0), axis=-1) / jnp.maximum(jnp.sum(real, axis=-1), 1)
+    top = jnp.argmax(logits, axis=-1)
+    return loss, jnp.any(real & (names == top[..., None]), axis=-1)
 
 
 def hardest_tokens(similarity: Float[Array, "B M"], good: Bool[Array, "B M"], *, count: int) -> Bool[Array, "B M"]:

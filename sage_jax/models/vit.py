@@ -74,8 +74,8 @@ class Convolution(nnx.Module):
 class ConvStem(nnx.Module):
     """What overlapping convolutions see of each patch, added to its embedding; nothing until it is trained.
 
-    Pixels, 7 x 7 of stride 4, 3 x 3, then 3 x 3 of stride 2 as often as the patch asks, and a linear layer. Early
-    convolutions help a small transformer that is trained from nothing to see edges (Xiao et al. 2021).
+    Pixels, 7 x 7 of stride 4 and 3 x 3, then 3 x 3 of stride 2 and 3 x 3 as often as the patch asks, and a linear
+    layer. Early convolutions help a small transformer that is trained from nothing to see edges (Xiao et al. 2021).
     """
 
     def __init__(self, config: VitConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
@@ -88,6 +88,7 @@ class ConvStem(nnx.Module):
         for _ in range(int(math.log2(config.patch_px)) - 2):
             wider = min(2 * channels, width)
             layers.append(Convolution(3, channels, wider, stride=2, dtype=dtype, rngs=rngs))
+            layers.append(Convolution(3, wider, wider, stride=1, dtype=dtype, rngs=rngs))
             channels = wider
         self.convolutions = nnx.List(layers)
         self.out = Linear(channels, width, dtype=dtype, kernel_init=nnx.initializers.zeros, rngs=rngs)

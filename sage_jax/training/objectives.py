@@ -7,16 +7,19 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from sage_jax.axes import Array, Bool, Float
+from sage_jax.axes import Array, Bool, Float, Int
 from sage_jax.batch import TreeBatch
 from sage_jax.config import TRAINING_STAGES, PreferenceConfig, TrainConfig
 from sage_jax.losses.edpo import answer_entropy, preference_terms, trained_groups
 from sage_jax.losses.log_probs import answer_logps, answer_token_logps
-from sage_jax.losses.sft import hardest_tokens, next_token_loss, similarity_loss
-from sage_jax.models.sage import Sage
+from sage_jax.losses.sft import hardest_tokens, most_anomalous_tokens, naming_loss, next_token_loss, similarity_loss
+from sage_jax.models.sage import ImageEmbeddings, Sage
 
 NUM_HARDEST = 2
 """Good tokens of each row that the dense similarity loss counts once more."""
+
+NUM_NAMED = 8
+"""Image tokens of each row, at most, that the naming loss counts."""
 
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
@@ -43,21 +46,23 @@ def token_weights(batch: TreeBatch, claim_weight: float) -> Float[Array, "B Q N 
 
 @dataclasses.dataclass(frozen=True)
 class SftObjective:
-    """Mean next-token loss over answer tokens; with `similarity_weight`, the dense similarity loss.
+    """Mean next-token loss over answer tokens; with `similarity_weight` and `naming_weight`, the dense losses.
 
     Tokens that carry what an answer claims weigh `claim_weight`.
     """
 
     similarity_weight: float = 0.0
+    naming_weight: float = 0.0
     claim_weight: float = 1.0
 
     def normalizers(self, batch: TreeBatch) -> dict[str, jax.Array]:
-        """Answer tokens, and anomalous, good and hardest good image tokens of rows with a reference."""
+        """Answer tokens; anomalous, good and hardest good image tokens of rows with a reference; tokens to name."""
         compared = jnp.broadcast_to(batch.reference_tile_mask.any(axis=1)[:, None], batch.token_labels.shape)
         _, anomalous, good = similarity_loss(jnp.zeros(batch.token_labels.shape), batch.token_labels, compared)
         hardest = jnp.minimum(jnp.sum(good, axis=1), NUM_HARDEST)
         weights = token_weights(batch, self.claim_weight)
-        counts = {"tokens": weights, "anomalous": anomalous, "good": good, "hardest": hardest}
+        named = (_names_of_most_anomalous(batch)[1] >= 0).any(axis=-1)
+        counts = {"tokens": weights, "anomalous": anomalous, "good": good, "hardest": hardest, "named": named}
         return {name: jnp.maximum(jnp.sum(count), 1).astype(jnp.float32) for name, count in counts.items()}
 
     def __call__(self, model: Sage, batch: TreeBatch, normalizers: dict[str, jax.Array]) -> tuple[jax.Array, Metrics]:
@@ -71,15 +76,36 @@ class SftObjective:
         loss = jnp.sum(weighed) / normalizers["tokens"]
         metrics = {"next_token_loss": (summed, tokens), "token_accuracy": (right.astype(jnp.float32), tokens)}
         if self.similarity_weight:
-            similarity = images.compared.similarity
-            compared = jnp.broadcast_to(batch.reference_tile_mask.any(axis=1)[:, None], similarity.shape)
-            each, anomalous, good = similarity_loss(similarity, batch.token_labels, compared)
-            hardest = hardest_tokens(similarity, good, count=NUM_HARDEST)
-            for name, mask in (("anomalous", anomalous), ("good", good), ("hardest", hardest)):
-                part = jnp.sum(jnp.where(mask, each, 0.0))
+            for name, (part, count) in self._similarity_parts(batch, images).items():
                 loss = loss + 0.5 * self.similarity_weight * part / normalizers[name]
-                metrics[f"similarity_loss_{name}"] = (part, jnp.sum(mask).astype(jnp.float32))
+                metrics[f"similarity_loss_{name}"] = (part, count)
+        if self.naming_weight:
+            tokens, names = _names_of_most_anomalous(batch)
+            shown = jnp.take_along_axis(images.image, tokens[..., None], axis=1)
+            each, right = naming_loss(model.decoder.logits(model.decoder.norm(shown)), names)
+            count = jnp.sum((names >= 0).any(axis=-1)).astype(jnp.float32)
+            loss = loss + self.naming_weight * jnp.sum(each) / normalizers["named"]
+            metrics["naming_loss"] = (jnp.sum(each), count)
+            metrics["naming_accuracy"] = (jnp.sum(right).astype(jnp.float32), count)
         return loss, metrics
+
+    @staticmethod
+    def _similarity_parts(batch: TreeBatch, images: ImageEmbeddings) -> Metrics:
+        similarity = images.compared.similarity
+        compared = jnp.broadcast_to(batch.reference_tile_mask.any(axis=1)[:, None], similarity.shape)
+        each, anomalous, good = similarity_loss(similarity, batch.token_labels, compared)
+        masks = {"anomalous": anomalous, "good": good}
+        masks["hardest"] = hardest_tokens(similarity, good, count=NUM_HARDEST)
+        return {
+            name: (jnp.sum(jnp.where(mask, each, 0.0)), jnp.sum(mask).astype(jnp.float32))
+            for name, mask in masks.items()
+        }
+
+
+def _names_of_most_anomalous(batch: TreeBatch) -> tuple[Int[Array, "B C"], Int[Array, "B C J"]]:
+    """The image tokens that the naming loss counts, and the token ids of their names."""
+    tokens = most_anomalous_tokens(batch.token_labels, batch.token_names, count=NUM_NAMED)
+    return tokens, jnp.take_along_axis(batch.token_names, tokens[..., None], axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,4 +179,4 @@ def stage_objective(stage: str, train: TrainConfig) -> SftObjective | Preference
     """What a training stage minimises."""
     if TRAINING_STAGES[stage].objective == "preference":
         return PreferenceObjective(train.preference, train.claim_weight)
-    return SftObjective(train.similarity_weight, train.claim_weight)
+    return SftObjective(train.similarity_weight, train.naming_weight, train.claim_weight)

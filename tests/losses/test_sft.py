@@ -1,4 +1,4 @@
-"""Next-token loss, and the dense similarity loss of base models."""
+"""Next-token loss, and the dense losses of base models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import numpy as np
 import torch
 
 from sage_jax.losses.log_probs import token_logps
-from sage_jax.losses.sft import hardest_tokens, next_token_loss, similarity_loss
+from sage_jax.losses.sft import (
+    hardest_tokens,
+    most_anomalous_tokens,
+    naming_loss,
+    next_token_loss,
+    similarity_loss,
+)
 
 
 def test_next_token_loss_and_gradient_are_those_of_torch_cross_entropy() -> None:
@@ -67,3 +73,27 @@ def test_hardest_tokens_are_the_least_similar_good_ones_of_each_row() -> None:
     for row in range(6):
         order = sorted(np.flatnonzero(good[row]), key=lambda token, row=row: similarity[row, token])[:2]
         np.testing.assert_array_equal(np.flatnonzero(found[row]), sorted(order))
+
+
+def test_naming_loss_is_the_mean_cross_entropy_of_a_names_tokens() -> None:
+    rng = np.random.default_rng(5)
+    logits = rng.normal(0.0, 3.0, (2, 3, 11)).astype(np.float32)
+    names = np.array([[[4, 7, 2], [1, -1, -1], [-1, -1, -1]], [[0, 10, -1], [3, -1, -1], [9, 9, -1]]])
+    loss, right = naming_loss(jnp.asarray(logits), jnp.asarray(names))
+    wide = logits.astype(np.float64)
+    logps = wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
+    for row in range(2):
+        for token in range(3):
+            name = [one for one in names[row, token] if one >= 0]
+            expected = -np.mean(logps[row, token, name]) if name else 0.0
+            np.testing.assert_allclose(loss[row, token], expected, rtol=1e-5)
+            assert bool(right[row, token]) == (logits[row, token].argmax() in name)
+
+
+def test_tokens_with_the_most_of_a_named_defect_come_first() -> None:
+    labels = jnp.array([[0.2, 0.9, 0.0, 0.5, 0.5], [-1.0, -1.0, 0.0, 0.0, 0.0]])
+    names = jnp.array([[[3], [-1], [-1], [3], [4]], [[-1], [8], [-1], [-1], [-1]]])
+    most = most_anomalous_tokens(labels, names, count=3)
+    assert most[0].tolist() == [3, 4, 0]
+    assert int(most[1, 0]) == 1  # named by a box alone
+    assert most_anomalous_tokens(labels, names, count=9).shape == (2, 5)

@@ -23,6 +23,7 @@ PREFERENCE = PreferenceConfig(beta=0.5, eta=0.3, sigmoid_weight=0.8, bco_weight=
 CLAIM_WEIGHT = 6.0
 OBJECTIVES = {
     "sft": SftObjective(similarity_weight=0.7, claim_weight=CLAIM_WEIGHT),
+    "named": SftObjective(naming_weight=1.3, claim_weight=CLAIM_WEIGHT),
     "edpo": PreferenceObjective(PREFERENCE, claim_weight=CLAIM_WEIGHT),
 }
 
@@ -111,6 +112,24 @@ def test_sft_is_the_mean_loss_of_answer_tokens_and_of_each_kind_of_image_token(
     assert int(metrics["token_accuracy"][1]) == mask.sum()
 
 
+def test_naming_adds_the_loss_of_what_image_tokens_say_under_the_output_layer(params: Params, batch: TreeBatch) -> None:
+    plain = dataclasses.replace(OBJECTIVES["named"], naming_weight=0.0)
+    normalizers = OBJECTIVES["named"].normalizers(batch)
+    model = merge(structure()[0], params)
+    without, _ = jax.jit(plain)(model, batch, normalizers)
+    (found, metrics), gradient = loss_metrics_gradient(params, batch, normalizers, "named")
+    image = model.embed_images(batch).image
+    logits = np.asarray(model.decoder.logits(model.decoder.norm(image)), np.float64)
+    logps = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    losses = []
+    for row, (names, labels) in enumerate(zip(np.asarray(batch.token_names), batch.token_labels, strict=True)):
+        named = [token for token in range(len(names)) if (names[token] >= 0).any()]
+        for token in sorted(named, key=lambda token: -float(labels[token]))[:8]:
+            losses.append(-np.mean([logps[row, token, one] for one in names[token] if one >= 0]))
+    np.testing.assert_allclose(found - without, 1.3 * np.mean(losses), rtol=1e-4)
+    assert int(metrics["naming_loss"][1]) == len(losses) and float(jnp.abs(gradient["decoder/norm/scale"]).max()) > 0.0
+
+
 def test_edpo_is_its_weighted_terms_over_the_questions_that_train_a_pair(
     params: Params, batch: TreeBatch, answer_token_logps: tuple[np.ndarray, np.ndarray]
 ) -> None:
@@ -148,6 +167,7 @@ def test_a_batch_without_anything_to_train_has_loss_and_gradient_zero(params: Pa
         target_mask=jnp.zeros_like(batch.target_mask),
         answer_mask=jnp.zeros_like(batch.answer_mask),
         token_labels=jnp.full_like(batch.token_labels, -1.0),
+        token_names=jnp.full_like(batch.token_names, -1),
     )
     for name, objective in OBJECTIVES.items():
         normalizers = objective.normalizers(empty)

@@ -13,10 +13,10 @@ from sage_jax.data.trees.encode import (
     RecordTokens,
     TreeFormat,
     TreeUse,
-    decode_labels,
     decode_pixels,
     encode_text,
 )
+from sage_jax.data.trees.labels import decode_labels
 from sage_jax.process.recently_used import RecentlyUsed
 
 
@@ -55,7 +55,7 @@ class RecordParts:
         # The mapped file is a memory of its own: what is remembered here is the labels.
         known = self._pixels.get(index, lambda: self._labels(self.records[index]))
         test, reference = self.features.of(index)
-        return RecordPixels(test, reference, known.token_labels)
+        return RecordPixels(test, reference, known.labels)
 
     def _labels(self, record: Record) -> RecordPixels:
         return RecordPixels(np.zeros((0, 0, 0, 3), np.uint8), None, decode_labels(record, model=self.form.model))

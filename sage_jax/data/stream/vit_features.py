@@ -15,8 +15,8 @@ from sage_jax.axes import Float, Int, UInt8
 from sage_jax.config import ModelConfig
 from sage_jax.data.images import decode_rgb
 from sage_jax.data.records import Record
-from sage_jax.data.trees.encode import TileForm, count_image_tokens, count_reference_tokens, tokens_per_side
-from sage_jax.data.trees.tiles import tile_image
+from sage_jax.data.trees.encode import TileForm, count_image_tokens, count_reference_tokens
+from sage_jax.data.trees.tiles import tile_image, tokens_per_side
 
 
 @dataclasses.dataclass(frozen=True)

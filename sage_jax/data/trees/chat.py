@@ -194,6 +194,14 @@ class Chat:
             mask[row, : len(encoded)] = True
         return ids, mask
 
+    def name_ids(self, names: Sequence[str], *, length: int) -> Int[np.ndarray, "_ J"]:
+        """Token ids of names as they stand inside a sentence; -1 behind a name's last, cut at `length`."""
+        ids = np.full((len(names), length), -1, np.int32)
+        for row, name in enumerate(names):
+            encoded = self._encode(f" {' '.join(name.split())}", after="a")[:length]
+            ids[row, : len(encoded)] = encoded
+        return ids
+
     def facts_question(self) -> str:
         """What the model is asked for the facts of an image."""
         return FACTS_QUESTION.format(number=self.text.max_facts)

@@ -13,11 +13,12 @@ import numpy as np
 
 from sage_jax.axes import Bool, Float, Int, UInt8
 from sage_jax.config import ModelConfig, TextConfig, TrainConfig
-from sage_jax.data.images import decode_mask, remembered_rgb
+from sage_jax.data.images import remembered_rgb
 from sage_jax.data.records import Question, Record
 from sage_jax.data.trees.chat import Chat, ChatError, FactsAs
 from sage_jax.data.trees.claims import name_pattern
-from sage_jax.data.trees.tiles import TiledImage, image_size, num_tiles, tile_grid, tile_image, token_labels
+from sage_jax.data.trees.labels import NAME_TOKENS, TokenLabels, label_tokens
+from sage_jax.data.trees.tiles import image_size, num_tiles, tile_image, tokens_per_side
 from sage_jax.errors import UserError
 
 AnswersKept = Literal["best", "ranked", "none"]
@@ -107,6 +108,7 @@ class RecordTokens:
       fact_ids: Token ids of the facts; 0 where masked.
       fact_mask: True at real fact tokens.
       questions: Questions and answers.
+      defect_names: Token ids of the name of each of the record's defects; -1 behind a name's last.
       has_comparison: Whether the prefix holds comparison placeholders, one for each fact that a record can have.
     """
 
@@ -116,12 +118,13 @@ class RecordTokens:
     fact_ids: Int[np.ndarray, "F J"]
     fact_mask: Bool[np.ndarray, "F J"]
     questions: tuple[QuestionTokens, ...]
+    defect_names: Int[np.ndarray, "_ J"]
     has_comparison: bool
 
     @property
     def nbytes(self) -> int:
         """Memory of the token ids; 128 bytes for each array's header."""
-        arrays = [self.prefix_ids, self.prefix_mask, self.fact_ids, self.fact_mask]
+        arrays = [self.prefix_ids, self.prefix_mask, self.fact_ids, self.fact_mask, self.defect_names]
         for question in self.questions:
             arrays += [question.ids, *question.answers]
         return sum(array.nbytes + 128 for array in arrays)
@@ -129,19 +132,19 @@ class RecordTokens:
 
 @dataclasses.dataclass(frozen=True)
 class RecordPixels:
-    """A record's tiles, as pixels or as ViT features, and the share of anomalous pixels under each image token.
+    """A record's tiles, as pixels or as ViT features, and what each image token shows.
 
-    A reference that is not there and labels that are unknown are None.
+    A reference that is not there is None.
     """
 
     tiles: UInt8[np.ndarray, "T H W 3"] | Float[np.ndarray, "T _ E"]
     reference_tiles: UInt8[np.ndarray, "T2 H W 3"] | Float[np.ndarray, "T2 _ E"] | None
-    token_labels: Float[np.ndarray, " M"] | None
+    labels: TokenLabels
 
     @property
     def nbytes(self) -> int:
-        arrays = (self.tiles, self.reference_tiles, self.token_labels)
-        return sum(array.nbytes + 128 for array in arrays if array is not None)
+        arrays = (self.tiles, self.reference_tiles)
+        return self.labels.nbytes + sum(array.nbytes + 128 for array in arrays if array is not None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,11 +230,6 @@ def feature_form(model: ModelConfig, dtype: np.dtype) -> TileForm:
     return TileForm((model.tokens_per_tile, model.vit.embed_dim * model.downsample**2), dtype)
 
 
-def tokens_per_side(model: ModelConfig) -> int:
-    """Image tokens along a tile's side, after pixel shuffle."""
-    return model.vit.tile_px // model.vit.patch_px // model.downsample
-
-
 def tiles_per_image(model: ModelConfig) -> int:
     """Most tiles of an image, thumbnail counted: T of a batch."""
     return model.max_tiles + int(model.max_tiles > 1)
@@ -308,8 +306,16 @@ def encode_text(record: Record, form: TreeFormat, use: TreeUse, *, with_referenc
     except ChatError as error:
         raise TreeError(f"record {record.record_id}: {error}") from None
     asked = questions_of(record, use.questions)
-    questions = tuple(_encode_question(question, form, use, record) for question in asked)
-    return RecordTokens(record.record_id, prefix, mask, fact_ids, fact_mask, questions, use.facts == "fusion")
+    return RecordTokens(
+        record_id=record.record_id,
+        prefix_ids=prefix,
+        prefix_mask=mask,
+        fact_ids=fact_ids,
+        fact_mask=fact_mask,
+        questions=tuple(_encode_question(question, form, use, record) for question in asked),
+        defect_names=chat.name_ids([defect.type for defect in record.defects], length=NAME_TOKENS),
+        has_comparison=use.facts == "fusion",
+    )
 
 
 def _encode_question(question: Question, form: TreeFormat, use: TreeUse, record: Record) -> QuestionTokens:
@@ -343,37 +349,12 @@ def decode_pixels(record: Record, *, model: ModelConfig) -> RecordPixels:
     """
     image = remembered_rgb(record.test_image, name=record.test_path, keep=False)
     tiled = tile_image(image, tile_px=model.vit.tile_px, max_tiles=model.max_tiles)
-    labels, reference = _labels(record, tiled, model), None
+    height, width = image.shape[:2]
+    labels, reference = label_tokens(record, tiled, width, height, model=model), None
     if record.reference_image is not None:
         size = {"tile_px": model.vit.tile_px, "max_tiles": model.max_tiles}
         reference = _reference_tiles(record.reference_image, name=record.reference_path, **size)
     return RecordPixels(tiled.tiles, reference, labels)
-
-
-def decode_labels(record: Record, *, model: ModelConfig) -> Float[np.ndarray, " M"] | None:
-    """A record's token labels alone; of its test image the header is read.
-
-    Raises:
-      ImageFault: The header cannot be read.
-    """
-    width, height = image_size(record.test_image, name=record.test_path)
-    return _labels(record, blank_tiles(width, height, model=model), model)
-
-
-def blank_tiles(width: int, height: int, *, model: ModelConfig) -> TiledImage:
-    """The tiles of an image of so many px, without their pixels: how many there are, and where."""
-    columns, rows = tile_grid(width, height, tile_px=model.vit.tile_px, max_tiles=model.max_tiles)
-    has_thumbnail = columns * rows > 1
-    return TiledImage(np.zeros((columns * rows + has_thumbnail, 0, 0, 3), np.uint8), columns, rows, has_thumbnail)
-
-
-def _labels(record: Record, tiled: TiledImage, model: ModelConfig) -> Float[np.ndarray, " M"] | None:
-    side = tokens_per_side(model)
-    if record.mask is not None:
-        return token_labels(decode_mask(record.mask), tiled, tokens_per_side=side)
-    if record.anomalous is False:
-        return np.zeros(len(tiled.tiles) * side**2, np.float32)
-    return None
 
 
 @functools.lru_cache(maxsize=8)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 from PIL import ExifTags, Image
 
 from sage_jax.axes import Bool, Float, UInt8
+from sage_jax.config import ModelConfig
 from sage_jax.data.images import ImageFault
+from sage_jax.data.records import Box
 
 _SIDEWAYS: Final = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
@@ -112,6 +115,18 @@ def tile_image(
     return TiledImage(tiles, columns, rows, has_thumbnail)
 
 
+def tokens_per_side(model: ModelConfig) -> int:
+    """Image tokens along a tile's side, after pixel shuffle."""
+    return model.vit.tile_px // model.vit.patch_px // model.downsample
+
+
+def blank_tiles(width: int, height: int, *, model: ModelConfig) -> TiledImage:
+    """The tiles of an image of so many px, without their pixels: how many there are, and where."""
+    columns, rows = tile_grid(width, height, tile_px=model.vit.tile_px, max_tiles=model.max_tiles)
+    has_thumbnail = columns * rows > 1
+    return TiledImage(np.zeros((columns * rows + has_thumbnail, 0, 0, 3), np.uint8), columns, rows, has_thumbnail)
+
+
 def token_labels(mask: Bool[np.ndarray, "H W"], tiled: TiledImage, *, tokens_per_side: int) -> Float[np.ndarray, " M"]:
     """Share of anomalous pixels under each image token.
 
@@ -125,11 +140,26 @@ def token_labels(mask: Bool[np.ndarray, "H W"], tiled: TiledImage, *, tokens_per
     Returns:
       float32, 0..1, tile by tile as in `tiled`, row by row inside a tile, thumbnail included.
     """
-    grid = _cell_means(mask, tiled.rows * tokens_per_side, tiled.columns * tokens_per_side)
-    labels = grid.reshape(tiled.rows, tokens_per_side, tiled.columns, tokens_per_side).swapaxes(1, 2).reshape(-1)
-    if tiled.has_thumbnail:
-        labels = np.concatenate([labels, _cell_means(mask, tokens_per_side, tokens_per_side).reshape(-1)])
-    return labels.astype(np.float32)
+
+    def means(rows: int, columns: int) -> np.ndarray:
+        return _cell_means(mask, rows, columns)
+
+    return _by_token(means, tiled, tokens_per_side)
+
+
+def box_cover(box: Box, width: int, height: int, tiled: TiledImage, *, tokens_per_side: int) -> Float[np.ndarray, " M"]:
+    """Share of each image token that a box covers, as `token_labels` gives it for a mask of the box.
+
+    Args:
+      width, height: Of the image that the box lies in, px.
+    """
+
+    def covers(rows: int, columns: int) -> np.ndarray:
+        down = _overlaps(height, rows)[:, max(box.top, 0) : box.bottom].sum(axis=1)
+        across = _overlaps(width, columns)[:, max(box.left, 0) : box.right].sum(axis=1)
+        return np.outer(down, across)
+
+    return _by_token(covers, tiled, tokens_per_side)
 
 
 def map_from_tokens(
@@ -162,6 +192,15 @@ def map_from_tokens(
     grid = inside.reshape(tiled.rows, tiled.columns, tokens_per_side, tokens_per_side).swapaxes(1, 2)
     grid = np.ascontiguousarray(grid.reshape(tiled.rows * tokens_per_side, tiled.columns * tokens_per_side))
     return np.array(Image.fromarray(grid).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _by_token(cells: Callable[[int, int], np.ndarray], tiled: TiledImage, side: int) -> Float[np.ndarray, " M"]:
+    """Values of a grid of so many rows and columns over the image, in the order of its tokens."""
+    grid = cells(tiled.rows * side, tiled.columns * side)
+    values = grid.reshape(tiled.rows, side, tiled.columns, side).swapaxes(1, 2).reshape(-1)
+    if tiled.has_thumbnail:
+        values = np.concatenate([values, cells(side, side).reshape(-1)])
+    return values.astype(np.float32)
 
 
 def _cell_means(mask: np.ndarray, rows: int, columns: int) -> np.ndarray:

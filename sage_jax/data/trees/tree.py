@@ -23,9 +23,10 @@ from sage_jax.data.trees.encode import (
     encode_text,
     pixel_form,
     tiles_per_image,
-    tokens_per_side,
 )
+from sage_jax.data.trees.labels import NAME_TOKENS
 from sage_jax.data.trees.shapes import TreeShape, tree_length
+from sage_jax.data.trees.tiles import tokens_per_side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,6 +195,7 @@ def empty_batch(
         question_ids=np.full((rows, capacity.questions), -1, np.int32),
         reference_logps=np.zeros(ranked, np.float32),
         token_labels=np.full((rows, tiles * tokens_per_side(model) ** 2), -1, np.float32),
+        token_names=np.full((rows, tiles * tokens_per_side(model) ** 2, NAME_TOKENS), -1, np.int32),
         record_index=np.full(rows, -1, np.int32),
         prefix_slots=shape.prefix_slots,
         question_slots=shape.question_slots,
@@ -209,8 +211,11 @@ def _write_pixels(batch: TreeBatch, index: int, row: TreeRow) -> None:
     if row.with_reference and pixels.reference_tiles is not None:
         batch.reference_tiles[index, : len(pixels.reference_tiles)] = pixels.reference_tiles
         batch.reference_tile_mask[index, : len(pixels.reference_tiles)] = True
-    if pixels.token_labels is not None:
-        batch.token_labels[index, : len(pixels.token_labels)] = pixels.token_labels
+    labels = pixels.labels
+    if labels.anomalous is not None:
+        batch.token_labels[index, : len(labels.anomalous)] = labels.anomalous
+    shown = np.flatnonzero(labels.defects >= 0)
+    batch.token_names[index, shown] = row.tokens.defect_names[labels.defects[shown]]
     batch.record_index[index] = row.record_index
 
 

@@ -330,7 +330,7 @@ class ConvStem(nn.Module):
         layers = [Convolution(7, 3, channels, 4), Convolution(3, channels, channels, 1)]
         for _ in range(patch_px.bit_length() - 3):
             wider = min(2 * channels, width)
-            layers.append(Convolution(3, channels, wider, 2))
+            layers += [Convolution(3, channels, wider, 2), Convolution(3, wider, wider, 1)]
             channels = wider
         self.convolutions = nn.ModuleList(layers)
         self.out = nn.Linear(channels, width)

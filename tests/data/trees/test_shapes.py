@@ -30,7 +30,7 @@ def tokens_of(prefix: int, *questions: tuple[int, ...], name: str = "r") -> Reco
         for first, *answers in questions
     )
     none = np.zeros((0, 0), np.int32)
-    return RecordTokens(name, ids[0], np.ones(prefix, np.bool_), none, none.astype(np.bool_), asked, False)
+    return RecordTokens(name, ids[0], np.ones(prefix, np.bool_), none, none.astype(np.bool_), asked, none, False)
 
 
 def padded_tokens(lengths: list[int], chosen: tuple[int, ...]) -> int:

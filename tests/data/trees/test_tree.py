@@ -149,6 +149,20 @@ def test_tokens_of_verdict_kind_and_place_are_marked_a_kind_of_the_users_own_too
     assert marked(record) == "YesAgashupperleftdent"
 
 
+def test_image_tokens_carry_the_name_of_their_defect(chat: Chat) -> None:
+    mask = np.zeros((16, 16), np.bool_)
+    mask[0:8, 0:8] = mask[8:16, 8:16] = True
+    defects = (Defect("dent", Box(8, 8, 16, 16)), Defect("big  dent", Box(0, 0, 8, 8)))
+    names = stack([row_of(make_record(mask=encode_png(mask), defects=defects), chat), None], chat).token_names
+    said = chat.answer_ids("It has a dent. It has a big dent.").tolist()
+    found = [[token for token in name if token >= 0] for name in names[0].tolist()]
+    named = [index for index, name in enumerate(found) if name]
+    assert len(named) == 2 and (names[1] == -1).all()
+    for name, word in zip((found[index] for index in named), ("big dent", "dent"), strict=True):
+        assert chat.decode(name) == word
+        assert any(said[at : at + len(name)] == name for at in range(len(said)))  # as it is written in a sentence
+
+
 def test_chosen_questions_take_the_slots_in_their_order(chat: Chat) -> None:
     record = make_record()
     batch = stack([row_of(record, chat, question_ids=(2, 0))], chat)
