@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def mask(path: Path, *, whole: bool = False) -> None:
     path.write_bytes(encode_png(marked))
 
 
-def images_of(root: Path, split: str, **changes: object) -> tuple[list[AnnotatedImage], list[Fault]]:
+def images_of(root: Path, split: str, **changes: Any) -> tuple[list[AnnotatedImage], list[Fault]]:
     data = DataConfig(source="mvtec", root=str(root), num_train=0, num_test=0, **changes)
     items = list(mvtec.read_images(data, "train" if split == "train" else "test", 0))
     return [one for one in items if isinstance(one, AnnotatedImage)], [one for one in items if isinstance(one, Fault)]
