@@ -30,7 +30,7 @@ from sage_jax.config import (
 def sfe_stage(facts: Literal["fusion", "text"]) -> TrainConfig:
     """Stage 1, and its ablation with facts as plain text."""
     return TrainConfig(
-        steps=3200,
+        steps=4800,
         batch_size=12,
         peak_learning_rate=1.5e-3,
         warmup_steps=50,

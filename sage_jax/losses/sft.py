@@ -19,27 +19,31 @@ def similarity_loss(
     compared_mask: Bool[Array, "B M"],
     *,
     scale: float = 8.0,
+    whole_share: float = 1.0 / 3.0,
 ) -> tuple[Float[Array, "B M"], Bool[Array, "B M"], Bool[Array, "B M"]]:
     """Logistic loss that pulls good tokens towards the reference and pushes anomalous ones away.
 
-    The probability of an anomaly is sigmoid(scale * (0.5 - similarity)). A token counts as anomalous from 10 % of
-    anomalous pixels on, as good without any, and is left out in between, as it is where nothing is known. This stands
-    for the dense correspondence that a pretrained vision encoder brings: the paper's stages do not have it, ours where
-    they train an encoder that has never been pretrained.
+    The probability of an anomaly is sigmoid(scale * (0.5 - similarity)). Its target is the share of anomalous pixels
+    over `whole_share`, at most 1: tokens that a defect only touches are told from those that it fills, by which the map
+    between tokens finds the defect's edge and the place vectors its middle. Tokens of which nothing is known are left
+    out. This stands for the dense correspondence that a pretrained vision encoder brings: the paper's stages do not
+    have it, ours where they train an encoder that has never been pretrained.
 
     Args:
       similarity: Cosine of each test token and its match in the reference.
       token_labels: Share of anomalous pixels, -1 where unknown.
       compared_mask: True where the row has a reference.
+      whole_share: Share of anomalous pixels from which on a token counts as anomalous throughout.
 
     Returns:
-      Loss of each token in nats, 0 where left out; True at anomalous tokens; True at good ones.
+      Loss of each token in nats, 0 where left out; True at tokens with an anomalous pixel; True at good ones.
     """
-    anomalous = compared_mask & (token_labels >= 0.1)
+    anomalous = compared_mask & (token_labels > 0.0)
     good = compared_mask & (token_labels == 0.0)
     logits = scale * (0.5 - similarity.astype(jnp.float32))
-    loss = jnp.where(anomalous, jax.nn.softplus(-logits), jnp.where(good, jax.nn.softplus(logits), 0.0))
-    return loss, anomalous, good
+    target = jnp.clip(token_labels / whole_share, 0.0, 1.0)
+    loss = target * jax.nn.softplus(-logits) + (1.0 - target) * jax.nn.softplus(logits)
+    return jnp.where(anomalous | good, loss, 0.0), anomalous, good
 
 
 def most_anomalous_tokens(
