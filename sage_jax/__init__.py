@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sage_jax.api import Inspector, evaluate, export, load, train
+    from sage_jax.api import Inspector, calibrate, evaluate, export, load, train
     from sage_jax.config import Config
     from sage_jax.errors import UserError
     from sage_jax.inspection.result import Inspection
@@ -19,13 +19,25 @@ _HOMES = {
     "Inspector": "sage_jax.api",
     "UserError": "sage_jax.errors",
     "evaluate": "sage_jax.api",
+    "calibrate": "sage_jax.api",
     "export": "sage_jax.api",
     "load": "sage_jax.api",
     "train": "sage_jax.api",
 }
 """Module of each public name; it is imported when the name is first asked for, so that the package imports at once."""
 
-__all__ = ["Config", "Inspection", "Inspector", "UserError", "__version__", "evaluate", "export", "load", "train"]
+__all__ = [
+    "Config",
+    "Inspection",
+    "Inspector",
+    "UserError",
+    "__version__",
+    "calibrate",
+    "evaluate",
+    "export",
+    "load",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

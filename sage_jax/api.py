@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +26,7 @@ from sage_jax.inspection.images import InputImage, category_of, make_input
 from sage_jax.inspection.result import Inspection, make_inspection, unreadable
 from sage_jax.journal.summary import load_summary
 from sage_jax.process.libraries import settle_libraries
+from sage_jax.stages.calibration import FILE, Threshold, threshold_of
 from sage_jax.stages.export import export_folder
 from sage_jax.stages.open_model import config_of
 from sage_jax.stages.run import Run
@@ -50,10 +52,18 @@ class Inspector:
     def __init__(self, evaluator: Evaluator, stage: str, scratch: tempfile.TemporaryDirectory[str] | None = None):
         self.config, self.stage = evaluator.config, stage
         self._evaluator, self._scratch = evaluator, scratch
+        self._thresholds = {
+            with_reference: threshold_of(evaluator.config, evaluator, stage, with_reference=with_reference)
+            for with_reference in (False, True)
+        }
         self._references = cached_references(evaluator, one_for_all=True)
 
     def __repr__(self) -> str:
         return f"Inspector({self.config.model.weights or self.config.run_dir!r}, stage={self.stage!r})"
+
+    def threshold(self, *, with_reference: bool = True) -> Threshold:
+        """The score from which an image is called defective, and what may be promised of it."""
+        return self._thresholds[with_reference]
 
     def inspect(
         self,
@@ -142,7 +152,9 @@ class Inspector:
         """The findings on inputs, in batches of a fixed number of rows."""
         config = self.config
         asked = (questions,) if isinstance(questions, str) else tuple(questions)
-        options = dataclasses.replace(config.inspect, questions=asked)
+        compared = any(each.record is not None and each.record.reference_image is not None for each in inputs)
+        threshold = self._thresholds[compared].value
+        options = dataclasses.replace(config.inspect, questions=asked, threshold=threshold)
         config = dataclasses.replace(config, inspect=options)
         evaluator = dataclasses.replace(self._evaluator, config=config)
         rows = evaluator.responder.rows(rows)
@@ -182,7 +194,8 @@ def load(
     Args:
       folder: A run folder, a folder that `export` wrote, or a folder of a released InternVL checkpoint.
       stage: Training stage of a run; "" = the last trained one.
-      threshold: Anomaly score from which the verdict is `defective`; None = `inspect.threshold` of the run.
+      threshold: Anomaly score from which the verdict is `defective`; None = `inspect.threshold` of the run, which is
+        by default what `calibrate` found, or 0.5.
       vocabulary: TOML file of objects and defects, for facts; None = that of the run.
 
     Raises:
@@ -245,6 +258,40 @@ def evaluate(folder: Path | str, **fields: Any) -> dict[str, Any]:
     config = _replaced(_config_of_run(folder), {**fields, "stages": "evaluate"})
     train(config)
     return load_summary(results_folder(Run(config)) / "summary.json")["metrics"]
+
+
+def calibrate(
+    folder: Path | str,
+    good: Path | str,
+    defective: Path | str = "",
+    *,
+    references: Path | str = "",
+    false_alarm_rate: float = 0.05,
+) -> dict[str, Any]:
+    """Chooses the threshold of a run by images that nobody trained on; `load` and `inspect` then use it.
+
+    Args:
+      folder: A run folder.
+      good: A folder of good images, or a text file with a path a line; 1 / false_alarm_rate - 1 or more.
+      defective: Defective ones, likewise, for what is known of escapes; "" = none.
+      references: A good image or a folder of them, as `inspect` takes them; "" = without reference.
+      false_alarm_rate: Share of good images that may be called defective.
+
+    Returns:
+      The content of `calibration.json`: `threshold`, `promised`, `escape_bound` and so on.
+
+    Raises:
+      UserError: There is no such run, or the images do not support the rate.
+    """
+    config = _config_of_run(folder)
+    named = {"good": good, "defective": defective, "references": references}
+    section = dataclasses.replace(
+        config.calibrate,
+        **{name: os.fspath(path) for name, path in named.items()},
+        false_alarm_rate=false_alarm_rate,
+    )
+    train(dataclasses.replace(config, calibrate=section), stages="calibrate")
+    return json.loads((Path(config.run_dir).expanduser() / FILE).read_text(encoding="utf-8"))
 
 
 def export(folder: Path | str, to: Path | str = "", *, stage: str = "", **options: Any) -> Path:

@@ -1,4 +1,4 @@
-"""The command `sage-jax`: inspect, train, evaluate, export, plan, check, configs.
+"""The command `sage-jax`: inspect, train, evaluate, calibrate, export, plan, check, configs.
 
 Built with cyclopts, which makes options of nested dataclasses with their docstrings, as the config's are; typer would
 need every field typed again as a parameter of a function. A command makes a config and runs its stages as
@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final
 
 from cyclopts import App, CycloptsError, Group, Parameter, UnknownOptionError
 
-from sage_jax.config import TRAINING_STAGES, Config, field_meanings, from_config_dict
+from sage_jax.config import TRAINING_STAGES, CalibrateConfig, Config, field_meanings, from_config_dict
 from sage_jax.config.command_line import load_config
 from sage_jax.config.fields import check_known
 from sage_jax.config.shipped import shipped_configs, summary_of
@@ -27,7 +27,7 @@ from sage_jax.process.allocator import restart_with_huge_pages
 from sage_jax.process.libraries import quieten_libraries
 from sage_jax.process.version import own_version
 
-_COMPUTING: Final = ("inspect", "train", "evaluate", "export")
+_COMPUTING: Final = ("inspect", "train", "evaluate", "calibrate", "export")
 
 app: Final = App(
     name="sage-jax",
@@ -159,6 +159,35 @@ def evaluate(run: str, /, *, fields: Any = None) -> int:
       run: A run folder.
     """
     return _stage("evaluate", run, fields)
+
+
+@_command("run_dir", "data", "mesh", "inspect")
+def calibrate(
+    good: str,
+    /,
+    *,
+    model: str,
+    defective: str | None = None,
+    references: str | None = None,
+    false_alarms: float | None = None,
+    fields: Any = None,
+) -> int:
+    """Choose the threshold of a run by good images that nobody trained on; `inspect` then uses it.
+
+    Args:
+      good: A folder of good images, or a text file with a path a line.
+      model: A run folder.
+      defective: Defective ones, likewise, for what is known of escapes.
+      references: A good image, or a folder of good images, as `inspect` takes them; none = those that the run
+        inspected with.
+      false_alarms: Share of good images that may be called defective; none = 0.05.
+    """
+    from sage_jax.stages.open_model import config_of
+
+    given = {"good": good, "defective": defective or "", "references": references or ""}
+    rate = CalibrateConfig().false_alarm_rate if false_alarms is None else false_alarms
+    config = _with(config_of(model), fields, calibrate={**given, "false_alarm_rate": rate})
+    return _run(dataclasses.replace(config, stages="calibrate"))
 
 
 @_command("mesh", "evaluate", "export")

@@ -57,7 +57,8 @@ def test_help_and_version_come_without_jax() -> None:
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     seconds = time.perf_counter() - start
     assert ended.stdout.splitlines()[-1] == "LOADED []"
-    for command in ("inspect", "train", "evaluate", "export", "plan", "check", "configs", "--install-completion"):
+    commands = ("inspect", "train", "evaluate", "calibrate", "export", "plan", "check", "configs")
+    for command in (*commands, "--install-completion"):
         assert re.search(rf"^.{{0,3}}{command}\b", ended.stdout, re.MULTILINE), command
     assert seconds < 5, "far below the second that it takes alone, on a machine with other work"
     assert re.fullmatch(r"\d\S*\n", run("--version").stdout)
@@ -80,10 +81,10 @@ def test_help_of_train_has_every_field_with_its_meaning(
         assert re.sub(r"[\s`*_]", "", meaning) in re.sub(r"[\s│`*_]", "", text)
 
 
-@pytest.mark.parametrize("command", ["inspect", "evaluate", "export", "plan", "check"])
+@pytest.mark.parametrize("command", ["inspect", "evaluate", "calibrate", "export", "plan", "check"])
 def test_help_of_a_command_has_its_section(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([command, "--help"]) == 0
-    section = {"check": "data"}.get(command, command)
+    section = {"check": "data", "calibrate": "inspect"}.get(command, command)
     assert f"--{section}." in capsys.readouterr().out
 
 
@@ -118,6 +119,14 @@ def test_commands_of_a_run_take_its_config(ran: list[Config], tiny_run: TinyRun)
         0.3,
     )
     assert (evaluated.evaluate.batch_size, exported.export.folder) == (3, "out")
+    assert cli.main(["calibrate", "parts", "--model", folder, "--defective", "bad", "--false-alarms", "0.1"]) == 0
+    chosen = ran[-1].calibrate
+    assert (ran[-1].stages, chosen.good, chosen.defective, chosen.false_alarm_rate) == (
+        "calibrate",
+        "parts",
+        "bad",
+        0.1,
+    )
     assert cli.main(["plan", "sage_8b", "--plan.num-devices", "8"]) == 0
     assert (ran[-1].stages, ran[-1].plan.num_devices) == ("plan", 8)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib.util
-import json
 import re
 import shlex
 import subprocess
@@ -202,31 +201,6 @@ def test_every_config_field_that_a_document_names_exists(path: Path) -> None:
         name for name in in_words if name.split(".")[0] in sections and not name.endswith((".json", ".safetensors"))
     }
     assert sorted((overrides | in_words) - known) == []
-
-
-@pytest.mark.parametrize(("num_good", "threshold"), [(19, 19), (99, 95), (18, None)])
-def test_the_tutorials_threshold_holds_its_promise_or_is_refused(
-    num_good: int,
-    threshold: int | None,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """With k = ceil(0.95 (n + 1)), at most 5 % of fresh good parts score above the k-th smallest of n good scores."""
-    (code,) = re.findall(
-        r"^```python\n(.*?)^```", (DOCS / "tutorial.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
-    rows = [{"score": (index + 1) / 1000} for index in reversed(range(num_good))] + [{"score": None}]
-    (tmp_path / "runs" / "bracket" / "good").mkdir(parents=True)
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (tmp_path / "runs" / "bracket" / "good" / "inspection.jsonl").write_text(text, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    if threshold is None:
-        with pytest.raises(SystemExit, match="18 good images cannot promise 5% false alarms"):
-            exec(code, {})
-    else:
-        exec(code, {})
-        assert capsys.readouterr().out == f"threshold just above {threshold / 1000}\n"
 
 
 def test_docstrings_become_rst_with_their_code_and_examples() -> None:

@@ -17,12 +17,21 @@ from sage_jax.config.fields import field_meanings, field_paths
 from sage_jax.config.model import DecoderConfig, FusionConfig, MeshConfig, ModelConfig, VitConfig
 from sage_jax.config.run import Config
 from sage_jax.config.stages import STAGES, TRAINING_STAGES, TrainingStage, starts_from
-from sage_jax.config.tasks import AblateConfig, DecodingConfig, EvaluateConfig, ExportConfig, InspectConfig, PlanConfig
+from sage_jax.config.tasks import (
+    AblateConfig,
+    CalibrateConfig,
+    DecodingConfig,
+    EvaluateConfig,
+    ExportConfig,
+    InspectConfig,
+    PlanConfig,
+)
 from sage_jax.config.training import LoraConfig, PreferenceConfig, TrainConfig
 from sage_jax.errors import ConfigError
 
 __all__ = [
     "AblateConfig",
+    "CalibrateConfig",
     "Config",
     "ConfigChange",
     "ConfigError",

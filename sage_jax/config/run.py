@@ -8,7 +8,14 @@ from sage_jax.config.checks import require, require_known, require_seed
 from sage_jax.config.data import DataConfig, TextConfig
 from sage_jax.config.model import MeshConfig, ModelConfig
 from sage_jax.config.stages import STAGES, TRAINING_STAGES
-from sage_jax.config.tasks import AblateConfig, EvaluateConfig, ExportConfig, InspectConfig, PlanConfig
+from sage_jax.config.tasks import (
+    AblateConfig,
+    CalibrateConfig,
+    EvaluateConfig,
+    ExportConfig,
+    InspectConfig,
+    PlanConfig,
+)
 from sage_jax.config.training import PreferenceConfig, TrainConfig
 
 
@@ -43,6 +50,7 @@ class Config:
       base, plain, sfe, base_dpo, dpo, edpo: Training stages; `base_dpo` is DPO alone, from the base model.
       evaluate: Evaluation of trained stages.
       inspect: Inspection of a user's images.
+      calibrate: Choice of the threshold.
       export: Export of a trained stage.
       ablate: Ablation over seeds.
       plan: Memory and arithmetic on paper.
@@ -71,6 +79,7 @@ class Config:
     edpo: TrainConfig = TrainConfig(answers="ranked", freeze=("vit/", "fusion/", "fact_encoder/"))
     evaluate: EvaluateConfig = EvaluateConfig()
     inspect: InspectConfig = InspectConfig()
+    calibrate: CalibrateConfig = CalibrateConfig()
     export: ExportConfig = ExportConfig()
     ablate: AblateConfig = AblateConfig()
     plan: PlanConfig = PlanConfig()

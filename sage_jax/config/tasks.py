@@ -106,7 +106,8 @@ class InspectConfig:
       fact_tokens: Longest text of an image's facts that the model writes.
       category: What the part is, for question and facts; "" = taken from the folder name where known.
       stage: Stage whose checkpoint answers; "" = the last trained one.
-      threshold: Anomaly score, 0 to 1, from which the verdict is "defective".
+      threshold: Anomaly score, 0 to 1, from which the verdict is "defective"; below 0 = the one that stage `calibrate`
+        found for the model, 0.5 without.
       map_threshold: Of 1 - similarity, from which a peak of the map gets a box.
       output: Folder of the results; "" = `run_dir`/inspect.
       max_images: Most images of the embedded sample.
@@ -123,7 +124,7 @@ class InspectConfig:
     fact_tokens: int = 96
     category: str = ""
     stage: str = ""
-    threshold: float = 0.5
+    threshold: float = -1.0
     map_threshold: float = 0.5
     output: str = ""
     max_images: int = 24
@@ -133,9 +134,30 @@ class InspectConfig:
     def __post_init__(self) -> None:
         require_known("stage", (self.stage,) if self.stage else (), TRAINING_STAGES, "training stage")
         require(all(map(str.strip, self.questions)), f"questions = {self.questions}: one of them is empty")
-        require_share(self, "threshold")
+        require(self.threshold <= 1.0, f"threshold = {self.threshold}: give a share from 0 to 1, or -1")
         require_not_negative(self, "map_threshold", "reference_memory_mb")
         require_above_zero(self, "max_images", "report_images", "fact_tokens")
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrateConfig:
+    """Choice of the threshold by images that nobody trained on; they are read as `inspect` reads its own.
+
+    Attributes:
+      good: Good images: a folder, or a text file with a path a line.
+      defective: Defective ones, likewise; "" = none, and nothing is known of escapes then.
+      references: As `inspect.references`; "" = those of `inspect`.
+      false_alarm_rate: Share of good images that may be called defective.
+    """
+
+    good: str = ""
+    defective: str = ""
+    references: str = ""
+    false_alarm_rate: float = 0.05
+
+    def __post_init__(self) -> None:
+        rate = self.false_alarm_rate
+        require(0.0 < rate < 1.0, f"false_alarm_rate = {rate}: give a share between 0 and 1, such as 0.05")
 
 
 @dataclasses.dataclass(frozen=True)

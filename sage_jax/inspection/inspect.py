@@ -54,11 +54,16 @@ class Inspected:
     counts: dict[str, float]
 
 
-def inspect(images: Images, evaluator: Evaluator, *, stage: str, output: Path, log: RunLog, mesh: Mesh) -> Inspected:
+def inspect(
+    images: Images, evaluator: Evaluator, *, stage: str, output: Path, log: RunLog, mesh: Mesh, promise: str = ""
+) -> Inspected:
     """Answers for every image; writes `inspection.jsonl`, `overlays/` and `report.html` under `output`.
 
     Finished rows are kept in `inspection.jsonl.partial` until all are done. An image whose row is found there, made by
     the same model and options from the same files, is not inspected again. Ctrl-C and SIGTERM stop after a batch.
+
+    Args:
+      promise: What holds of the threshold, for the report's head.
 
     Raises:
       ConfigError: `output` cannot be written.
@@ -96,6 +101,8 @@ def inspect(images: Images, evaluator: Evaluator, *, stage: str, output: Path, l
     totals = count_rows(journal.rows(offsets))
     start = time.monotonic()
     about = {"Model": f"{stage} of {evaluator.config.run_dir}"}
+    if promise:
+        about["Promise"] = promise
     if measured := _measured(Path(evaluator.config.run_dir) / "summary.json", stage):
         about["Reasons on test data"] = measured
     page = output / "report.html"

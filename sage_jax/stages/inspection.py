@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from sage_jax.config import ConfigError
 from sage_jax.data import store
 from sage_jax.inspection import inspect as inspection
 from sage_jax.inspection.images import Images, SampleImages, UserImages
+from sage_jax.stages.calibration import threshold_of
 from sage_jax.stages.provenance import log_changes
 from sage_jax.stages.run import Run, Stage, StageCost
 
@@ -26,7 +28,14 @@ def inspect(stage: Stage) -> StageCost:
     log_changes(stage, name)
     evaluator = run.evaluator(name, run.weights.answering(name, wanted_by=stage.name), use_up=True)
     output = inspection_folder(run)
-    result = inspection.inspect(images, evaluator, stage=name, output=output, log=log, mesh=run.mesh)
+    with_reference = bool(options.references) or not options.images
+    threshold = threshold_of(stage.config, evaluator, name, with_reference=with_reference)
+    log.line(f"threshold {threshold.value:g}; promise: {threshold.promise}")
+    decided = dataclasses.replace(options, threshold=threshold.value)
+    evaluator = dataclasses.replace(evaluator, config=dataclasses.replace(stage.config, inspect=decided))
+    result = inspection.inspect(
+        images, evaluator, stage=name, output=output, log=log, mesh=run.mesh, promise=threshold.promise
+    )
     cost = StageCost(resumed=result.resumed, counts=dict(result.counts))
     if result.done < len(images):
         return StageCost(

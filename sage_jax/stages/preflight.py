@@ -9,6 +9,7 @@ from sage_jax.config import TRAINING_STAGES, ConfigError, starts_from
 from sage_jax.inspection.images import References, find_images
 from sage_jax.models.attention.select import attention_of
 from sage_jax.stages.ablation import seed_run
+from sage_jax.stages.calibration import check_calibration
 from sage_jax.stages.export import check_export
 from sage_jax.stages.provenance import check_finished, check_start
 from sage_jax.stages.run import Run
@@ -16,7 +17,7 @@ from sage_jax.stages.structure import shapes_without_tokenizer
 from sage_jax.training.loop import check_batch_size
 from sage_jax.training.optim import partition
 
-_COMPUTING: Final = ("evaluate", "inspect", "ablate")
+_COMPUTING: Final = ("evaluate", "calibrate", "inspect", "ablate")
 """Stages that run a model, beside those that train one."""
 
 
@@ -42,6 +43,8 @@ def check_stages(run: Run, stages: Sequence[str]) -> None:
     _check_training(run, [*training, *(stage for stage in ablated if not run.trained.is_imported(stage))])
     if "export" in stages:
         check_export(run.config)
+    if "calibrate" in stages:
+        check_calibration(run.config)
     if "inspect" in stages:
         References(run.config.inspect.references)
         if run.config.inspect.images:
@@ -56,6 +59,7 @@ def _check_finished(run: Run, stages: Sequence[str]) -> None:
         used = {
             "evaluate": run.config.evaluate.stages,
             "inspect": (run.config.inspect.stage,),
+            "calibrate": (run.config.inspect.stage,),
             "export": (run.config.export.stage,),
         }.get(stage, ())
         if stage in anew:
@@ -78,11 +82,11 @@ def _check_starts(run: Run, stages: Sequence[str]) -> None:
         start = starts_from(stage) if stage in TRAINING_STAGES else None
         if start is not None and start not in trained and stage not in trained:
             raise run.trained.missing(start, wanted_by=stage)
-        if stage in ("evaluate", "inspect", "export") and not trained:
+        if stage in ("evaluate", "calibrate", "inspect", "export") and not trained:
             raise run.trained.missing("base", wanted_by=stage)
         if stage == "evaluate" and not trained & {*run.config.evaluate.stages}:
             raise run.trained.missing(run.config.evaluate.stages[-1], wanted_by=stage)
-        if stage == "inspect" and run.config.inspect.stage and run.config.inspect.stage not in trained:
+        if stage in ("calibrate", "inspect") and run.config.inspect.stage not in ("", *trained):
             raise run.trained.missing(run.config.inspect.stage, wanted_by=stage)
         if stage == "export" and run.config.export.stage not in ("", *trained):
             raise run.trained.missing(run.config.export.stage, wanted_by=stage)

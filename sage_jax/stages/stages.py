@@ -30,6 +30,7 @@ from sage_jax.process.signals import Interrupted
 from sage_jax.process.stop_request import stop_if_asked
 from sage_jax.process.version import own_version
 from sage_jax.stages.ablation import ablate
+from sage_jax.stages.calibration import calibrate
 from sage_jax.stages.export import export
 from sage_jax.stages.inspection import inspect, inspection_folder
 from sage_jax.stages.preflight import check_stages
@@ -210,6 +211,7 @@ _STAGES: Final[dict[str, Callable[[Stage], StageCost]]] = {
     **dict.fromkeys(TRAINING_STAGES, train),
     "check": check,
     "evaluate": evaluate,
+    "calibrate": calibrate,
     "inspect": inspect,
     "export": export,
     "ablate": _ablate,

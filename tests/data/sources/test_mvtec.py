@@ -16,7 +16,6 @@ from PIL import Image
 from sage_jax.config import DataConfig
 from sage_jax.data.images import decode_mask, encode_png
 from sage_jax.data.records import AnnotatedImage, Box, Defect, Fault
-from sage_jax.data.sources.entries import defects_of
 from sage_jax.data.sources.mvtec import FolderLayoutError, files, read_images
 
 Split = Literal["train", "test"]
@@ -135,35 +134,6 @@ def test_masks_are_found_under_every_published_name(tmp_path: Path) -> None:
     union = by_stem["0002"].mask
     assert union is not None and decode_mask(union).sum() == 4 * 5 + 10 * 10
     assert len(_read(_config(tmp_path), "train")[0]) >= 3, "validation/good trains too"
-
-
-def test_boxes_are_the_connected_components_of_the_mask() -> None:
-    """Against a flood fill written out: pixels that touch, corners included, are one defect."""
-    rng = np.random.default_rng(2)
-    for _ in range(10):
-        mask = np.kron(rng.random((8, 8)) < 0.25, np.ones((4, 4), bool))
-        left = {tuple(place) for place in np.argwhere(mask).tolist()}
-        expected = []
-        while left:
-            queue, part = [left.pop()], []
-            while queue:
-                row, column = queue.pop()
-                part.append((row, column))
-                for near in [(row + i, column + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]:
-                    if near in left:
-                        left.remove(near)
-                        queue.append(near)
-            rows, columns = zip(*part, strict=True)
-            expected.append(Box(min(columns), min(rows), max(columns) + 1, max(rows) + 1))
-        assert collections.Counter(defect.box for defect in defects_of(mask, "x")) == collections.Counter(expected)
-
-
-def test_specks_are_no_defect_of_their_own() -> None:
-    mask = np.zeros((40, 40), bool)
-    mask[5:25, 5:25] = True
-    mask[35, 35] = True
-    assert defects_of(mask, "hole") == (Defect("hole", Box(5, 5, 25, 25)),)
-    assert defects_of(np.zeros((4, 4), bool), "hole") == ()
 
 
 def test_draws_are_even_over_classes_categories_and_types(tmp_path: Path) -> None:

@@ -1,0 +1,194 @@
+"""A threshold with a promise behind it, from scores of images that were not trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from scipy import optimize, special, stats
+
+from sage_jax.axes import Bool, Float
+
+RESOLUTION: Final = 1e-6
+"""Smallest step between scores that the threshold tells apart."""
+
+_RATES: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+_FOLDS: Final = 5
+_BINS: Final = 10
+
+
+class CalibrationError(ValueError):
+    """Scores that do not support what is asked of them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trade:
+    """What one threshold would give.
+
+    Attributes:
+      threshold: Score from which an image is called defective.
+      promised: Highest expected rate of false alarms, that of conformal prediction.
+      escapes: Share of the labelled defective images below it; None without any.
+    """
+
+    threshold: float
+    promised: float
+    escapes: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """A threshold, and what may be promised of it.
+
+    Attributes:
+      threshold: Score from which an image is called defective.
+      false_alarm_rate: The rate that was asked for.
+      promised: Highest expected rate of false alarms on good images like those of the calibration: k / (n + 1).
+      num_good, num_defective: Images of the calibration.
+      false_alarms, escapes: Of them, good ones at or above the threshold, and defective ones below it.
+      escape_bound: Upper 95 % bound of Clopper and Pearson on the rate of escapes; None without defective images.
+      slope, intercept: Of the probability of a defect, sigmoid(slope * log-odds of the score + intercept) (Platt 1999);
+        None without defective images.
+      calibration_error: Expected calibration error of that probability in ten bins, cross-fitted; None likewise.
+      trades: Other thresholds.
+    """
+
+    threshold: float
+    false_alarm_rate: float
+    promised: float
+    num_good: int
+    num_defective: int
+    false_alarms: int
+    escapes: int
+    escape_bound: float | None
+    slope: float | None
+    intercept: float | None
+    calibration_error: float | None
+    trades: tuple[Trade, ...]
+
+    def probability(self, scores: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """Calibrated probability of a defect.
+
+        Raises:
+          CalibrationError: It was calibrated on good images alone.
+        """
+        if self.slope is None or self.intercept is None:
+            raise CalibrationError("a probability needs defective images in the calibration: good ones alone give none")
+        return special.expit(self.slope * _log_odds(scores) + self.intercept)
+
+
+def calibrate(good: Sequence[float], defective: Sequence[float], *, false_alarm_rate: float) -> Calibration:
+    """The lowest threshold of which a rate of false alarms can be promised, and what else the scores tell.
+
+    Split conformal prediction (Vovk et al. 2005): a further good image, drawn as the n were, scores above the k-th
+    highest of them with a probability of at most k / (n + 1), whatever the scores' distribution.
+
+    Args:
+      good: Anomaly scores, 0 to 1, of good images.
+      defective: Of defective ones; may be empty.
+      false_alarm_rate: Share of good images that may be called defective, above 0 and below 1.
+
+    Raises:
+      CalibrationError: There are too few good images for the rate, or their scores are as high as scores can be.
+    """
+    ordered, missed = np.sort(np.asarray(good, np.float64))[::-1], np.asarray(defective, np.float64)
+    count = len(ordered)
+    allowed = _allowed(count, false_alarm_rate)
+    if allowed < 1:
+        raise CalibrationError(
+            f"{count} good images promise a rate of false alarms of {1 / (count + 1):.4f} at best, not "
+            f"{false_alarm_rate:g}: give {math.ceil(1 / false_alarm_rate) - 1} or more, or ask for a higher rate"
+        )
+    threshold = _above(ordered[allowed - 1])
+    if threshold > 1.0:
+        raise CalibrationError(
+            f"{allowed} of {count} good images score {ordered[allowed - 1]:g}, as high as a defective one can: "
+            "the model does not know these parts; train it on them"
+        )
+    escapes = int(np.sum(missed < threshold))
+    labels = np.repeat([False, True], [count, len(missed)])
+    scores = np.concatenate([ordered, missed])
+    slope, intercept = _platt(scores, labels) if len(missed) else (None, None)
+    return Calibration(
+        threshold=threshold,
+        false_alarm_rate=false_alarm_rate,
+        promised=allowed / (count + 1),
+        num_good=count,
+        num_defective=len(missed),
+        false_alarms=int(np.sum(ordered >= threshold)),
+        escapes=escapes,
+        escape_bound=clopper_pearson(escapes, len(missed)) if len(missed) else None,
+        slope=slope,
+        intercept=intercept,
+        calibration_error=_cross_fitted_error(scores, labels) if min(count, len(missed)) >= _FOLDS else None,
+        trades=_trades(ordered, missed),
+    )
+
+
+def clopper_pearson(found: int, count: int, *, confidence: float = 0.95) -> float:
+    """Upper bound on a rate of which `found` of `count` independent draws were seen (Clopper and Pearson 1934)."""
+    return 1.0 if found >= count else float(stats.beta.ppf(confidence, found + 1, count - found))
+
+
+def expected_calibration_error(
+    probabilities: Float[np.ndarray, " n"], labels: Bool[np.ndarray, " n"], *, bins: int = _BINS
+) -> float:
+    """Mean distance of probability and frequency over bins of one width, weighted by their images (Guo et al. 2017)."""
+    which = np.minimum((probabilities * bins).astype(int), bins - 1)
+    sums = np.zeros(bins)
+    np.add.at(sums, which, probabilities - labels)
+    return float(np.abs(sums).sum() / len(labels))
+
+
+def _allowed(count: int, rate: float) -> int:
+    """Good images of the calibration that may lie above the threshold, and one more."""
+    return math.floor(rate * (count + 1) + 1e-9)
+
+
+def _above(score: float) -> float:
+    """The lowest threshold at which a score is not yet called defective."""
+    return math.floor(score / RESOLUTION + 1.5) * RESOLUTION
+
+
+def _trades(ordered: np.ndarray, missed: np.ndarray) -> tuple[Trade, ...]:
+    found = []
+    for rate in _RATES:
+        allowed = _allowed(len(ordered), rate)
+        if allowed >= 1 and (threshold := _above(ordered[allowed - 1])) <= 1.0:
+            escapes = float(np.mean(missed < threshold)) if len(missed) else None
+            found.append(Trade(threshold, allowed / (len(ordered) + 1), escapes))
+    return tuple(dict.fromkeys(found))
+
+
+def _log_odds(scores: np.ndarray) -> np.ndarray:
+    return special.logit(np.clip(np.asarray(scores, np.float64), RESOLUTION, 1.0 - RESOLUTION))
+
+
+def _platt(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Slope and intercept of Platt's sigmoid on log-odds, with his smoothed targets, which keep them finite."""
+    odds, positive = _log_odds(scores), int(labels.sum())
+    targets = np.where(labels, (positive + 1) / (positive + 2), 1 / (len(labels) - positive + 2))
+
+    def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
+        logits = values[0] * odds + values[1]
+        error = special.expit(logits) - targets
+        return float(np.sum(np.logaddexp(0.0, logits) - targets * logits)), np.array([error @ odds, error.sum()])
+
+    found = optimize.minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x
+    return float(found[0]), float(found[1])
+
+
+def _cross_fitted_error(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Calibration error of probabilities of images that the sigmoid was not fitted on."""
+    fold = np.zeros(len(labels), int)
+    for label in (False, True):
+        places = np.flatnonzero(labels == label)
+        fold[places] = np.random.default_rng(0).permutation(len(places)) % _FOLDS
+    probabilities = np.zeros(len(labels))
+    for part in range(_FOLDS):
+        slope, intercept = _platt(scores[fold != part], labels[fold != part])
+        probabilities[fold == part] = special.expit(slope * _log_odds(scores[fold == part]) + intercept)
+    return expected_calibration_error(probabilities, labels)

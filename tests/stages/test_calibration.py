@@ -1,0 +1,144 @@
+"""Stage `calibrate`: the threshold that inspection then uses, and what it says of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sage_jax
+from sage_jax.config import CalibrateConfig, DataConfig
+from sage_jax.data.sources.generated import draw
+from sage_jax.errors import UserError
+from sage_jax.stages.open_model import config_of
+from tests.support.tiny_run import TinyRun, read_jsonl, run_main
+
+GOOD, DEFECTIVE = 24, 8
+
+
+@pytest.fixture(scope="module")
+def run_folder(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(tiny_run.run_dir, tmp_path_factory.mktemp("calibrate") / "run"))
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of good and of defective images, one of them unreadable."""
+    folder = tmp_path_factory.mktemp("parts")
+    drawn = list(draw(DataConfig(num_train=60, num_test=1, image_px=40), "train", 9))
+    for name, number, defective in (("good", GOOD, False), ("defective", DEFECTIVE, True)):
+        (folder / name).mkdir()
+        chosen = [image for image in drawn if bool(image.defects) == defective][:number]
+        assert len(chosen) == number
+        for index, image in enumerate(chosen):
+            (folder / name / f"{index:02}.png").write_bytes(image.test_image)
+    (folder / "defective" / "broken.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def calibration(run_folder: Path, parts: Path) -> dict[str, object]:
+    return sage_jax.calibrate(
+        run_folder,
+        parts / "good",
+        parts / "defective",
+        references=parts / "good" / "00.png",
+        false_alarm_rate=0.1,
+    )
+
+
+def test_the_threshold_is_the_conformal_one_of_the_rows(run_folder: Path, calibration: dict[str, object]) -> None:
+    scores = {
+        label: [row["score"] for row in read_jsonl(run_folder / "calibration" / label / "inspection.jsonl")]
+        for label in ("good", "defective")
+    }
+    assert len(scores["good"]) == GOOD and scores["defective"].count(None) == 1
+    highest = sorted(scores["good"])[math.ceil((GOOD + 1) * 0.9) - 1]
+    threshold = float(str(calibration["threshold"]))
+    assert highest < threshold <= highest + 2e-6
+    assert calibration["promised"] == 2 / 25 and calibration["with_reference"] is True
+    missed = [score for score in scores["defective"] if score is not None and score < threshold]
+    assert (calibration["escapes"], calibration["num_defective"]) == (len(missed), DEFECTIVE)
+    picture = (run_folder / "calibration.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 5000
+
+
+def test_inspection_uses_it_and_says_so(run_folder: Path, parts: Path, calibration: dict[str, object]) -> None:
+    inspector = sage_jax.load(run_folder)
+    chosen = inspector.threshold(with_reference=True)
+    assert chosen.value == calibration["threshold"] and "24 calibrated on, 8.00% or fewer" in chosen.promise
+    assert "95 % confidence" in chosen.promise
+    alone = inspector.threshold(with_reference=False)
+    assert alone.value == 0.5 and "of images with a reference" in alone.promise
+    image, reference = parts / "defective" / "00.png", parts / "good" / "00.png"
+    found = inspector.inspect(image, references=reference)
+    assert found.score is not None and (found.verdict == "defective") == (found.score >= chosen.value)
+    by_hand = sage_jax.load(run_folder, threshold=float(np.nextafter(found.score, 2.0)))
+    assert by_hand.inspect(image, references=reference).verdict == "good"
+    assert "set by hand" in by_hand.threshold().promise
+    output = run_folder / "looked"
+    fields = {"images": str(parts / "defective"), "references": str(reference), "output": str(output)}
+    sage_jax.train(
+        _with_inspection(run_folder, **fields),
+        stages="inspect",
+    )
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert "Promise" in page and "24 calibrated on" in page
+    rows = {Path(row["image"]).name: row for row in read_jsonl(output / "inspection.jsonl")}
+    assert all(
+        (row["verdict"] == "defective") == (row["score"] >= chosen.value)
+        for row in rows.values()
+        if row["score"] is not None
+    )
+
+
+def _with_inspection(folder: Path, **fields: str) -> sage_jax.Config:
+    config = config_of(folder)
+    return dataclasses.replace(config, inspect=dataclasses.replace(config.inspect, **fields))
+
+
+def test_a_calibration_of_another_model_is_not_used(run_folder: Path, calibration: dict[str, object]) -> None:
+    path = run_folder / "calibration.json"
+    before = path.read_text(encoding="utf-8")
+    try:
+        path.write_text(json.dumps(json.loads(before) | {"model": "0" * 24}), encoding="utf-8")
+        found = sage_jax.load(run_folder).threshold()
+        assert found.value == 0.5 and "of another model" in found.promise
+        path.write_text(before[:40], encoding="utf-8")
+        with pytest.raises(UserError, match=r"calibration\.json: .*delete it, and calibrate again"):
+            sage_jax.load(run_folder)
+    finally:
+        path.write_text(before, encoding="utf-8")
+
+
+def test_without_a_calibration_the_report_says_that_nobody_chose(run_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run_folder, tmp_path / "run"))
+    (folder / "calibration.json").unlink(missing_ok=True)
+    found = sage_jax.load(folder).threshold()
+    assert found.value == 0.5 and "nobody chose" in found.promise
+
+
+def test_what_cannot_be_promised_costs_one_line(run_folder: Path, parts: Path) -> None:
+    with pytest.raises(UserError, match=r"24 good images promise .* give 99 or more"):
+        sage_jax.calibrate(run_folder, parts / "good", references=parts / "good" / "00.png", false_alarm_rate=0.01)
+    with pytest.raises(UserError, match="calibrate.good is empty"):
+        sage_jax.train(_with_inspection(run_folder), stages="calibrate", calibrate=CalibrateConfig())
+    with pytest.raises(UserError, match="nowhere"):
+        sage_jax.calibrate(run_folder, parts / "nowhere")
+
+
+def test_the_command_calibrates(tiny_run: TinyRun, parts: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_run.folder, tmp_path / "whole"))
+    done = run_main(
+        folder,
+        "--config.stages=calibrate",
+        f"--config.calibrate.good={parts / 'good'}",
+        "--config.calibrate.false_alarm_rate=0.2",
+    )
+    assert "of escapes nothing is known without defective images" in done.stderr + done.stdout
+    assert json.loads((folder / "run" / "calibration.json").read_text(encoding="utf-8"))["with_reference"] is False
