@@ -33,7 +33,7 @@ from sage_jax.config import (
 def sfe_stage(facts: Literal["fusion", "text"]) -> TrainConfig:
     """Stage 1, and its ablation with facts as plain text."""
     return TrainConfig(
-        steps=1400,
+        steps=1700,
         batch_size=12,
         peak_learning_rate=2e-3,
         freeze=("fact_encoder/",),

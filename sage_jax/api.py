@@ -56,6 +56,10 @@ class Inspector:
             with_reference: threshold_of(evaluator.config, evaluator, stage, with_reference=with_reference)
             for with_reference in (False, True)
         }
+        self._responders = {
+            with_reference: evaluator.responder.deciding(threshold.value)
+            for with_reference, threshold in self._thresholds.items()
+        }
         self._references = cached_references(evaluator, one_for_all=True)
 
     def __repr__(self) -> str:
@@ -156,7 +160,7 @@ class Inspector:
         threshold = self._thresholds[compared].value
         options = dataclasses.replace(config.inspect, questions=asked, threshold=threshold)
         config = dataclasses.replace(config, inspect=options)
-        evaluator = dataclasses.replace(self._evaluator, config=config)
+        evaluator = dataclasses.replace(self._evaluator, config=config, responder=self._responders[compared])
         rows = evaluator.responder.rows(rows)
         for start in range(0, len(inputs), rows):
             batch = read_batch(inputs[start : start + rows], evaluator, rows)

@@ -18,12 +18,13 @@ from sage_jax.generation.decoding import (
     DecodeState,
     Decoding,
     chosen_token,
+    first_logits,
     next_token,
     prefill,
     unasked,
-    verdict_score,
 )
 from sage_jax.generation.sampling import draw_keys
+from sage_jax.generation.verdict_tokens import verdict_score
 from sage_jax.models.sage import Sage
 
 
@@ -86,7 +87,8 @@ def prefill_rows(
     logits, similarity, state = prefill(model, batch, 0, decoding)
     rows, num_questions, _ = logits.shape
     keys, zero = draw_keys(decoding.sampling.seed, seeds, num_questions, state.turns), jnp.zeros((), jnp.int32)
-    token, ended, state = chosen_token(state, logits, unasked(batch), keys, zero, decoding)
+    first = first_logits(logits, decoding)
+    token, ended, state = chosen_token(state, first, unasked(batch), keys, zero, decoding)
     token_ids = jnp.full((rows, num_questions, decoding.max_new_tokens), decoding.end_id, jnp.int32)
     found = DecodeRows(
         state=state,

@@ -11,6 +11,7 @@ import numpy as np
 from sage_jax.axes import Array, Bool, Float, Int
 from sage_jax.batch import Answers, AnyArray, Scores, TreeBatch
 from sage_jax.generation.sampling import Sampling, choose, draw_keys
+from sage_jax.generation.verdict_tokens import opened_by_score, verdict_score
 from sage_jax.models.attention.tree import prefix_layout
 from sage_jax.models.decoder import KvCache
 from sage_jax.models.sage import Sage, tree_mask
@@ -81,6 +82,8 @@ class Decoding:
       verdict_ids: Ids that open a positive and a negative answer.
       stop_ids: Further ids that close an answer.
       sampling: How tokens are chosen.
+      verdict_threshold: Score from which an image's first question is answered yes, and below which no; None = as the
+        answer's own tokens are chosen.
     """
 
     max_new_tokens: int
@@ -88,6 +91,7 @@ class Decoding:
     verdict_ids: tuple[tuple[int, ...], tuple[int, ...]]
     stop_ids: tuple[int, ...] = ()
     sampling: Sampling = Sampling()
+    verdict_threshold: float | None = None
 
     def closes(self, token_ids: AnyArray) -> Bool[AnyArray, "..."]:
         """True at tokens that close an answer; of arrays on the host as well."""
@@ -182,8 +186,15 @@ def _first_answers(
     decoding: Decoding,
 ) -> tuple[Answers, DecodeState]:
     """Answers to the questions of a batch, from the logits of their first tokens."""
-    token_ids, state = _decode(model, state, logits, unasked(batch), seeds, decoding)
+    token_ids, state = _decode(model, state, first_logits(logits, decoding), unasked(batch), seeds, decoding)
     return Answers(token_ids, verdict_score(logits, decoding.verdict_ids), similarity), state
+
+
+def first_logits(logits: Float[Array, "B Q V"], decoding: Decoding) -> Float[Array, "B Q V"]:
+    """What the first tokens of the answers are chosen by, under `verdict_threshold`."""
+    if decoding.verdict_threshold is None:
+        return logits
+    return opened_by_score(logits, decoding.verdict_ids, decoding.verdict_threshold)
 
 
 def encode_prefix(model: Sage, batch: TreeBatch, size: int) -> ImagePrefix:
@@ -381,11 +392,3 @@ def _with_used(
 ) -> Bool[Array, "B Q V"]:
     rows, questions = jnp.arange(used.shape[0])[:, None, None], jnp.arange(used.shape[1])[:, None]
     return used.at[rows, questions, token_ids].max(token_mask)
-
-
-def verdict_score(
-    logits: Float[Array, "B Q V"], verdict_ids: tuple[tuple[int, ...], tuple[int, ...]]
-) -> Float[Array, "B Q"]:
-    """P(yes) / (P(yes) + P(no)) from an answer's first logits, 0..1."""
-    yes, no = (jax.nn.logsumexp(logits[..., jnp.asarray(ids)], axis=-1) for ids in verdict_ids)
-    return jax.nn.sigmoid(yes - no)

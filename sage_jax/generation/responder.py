@@ -62,10 +62,15 @@ class Responder:
         self, graphdef: nnx.GraphDef[Sage], params: Params, mesh: Mesh, decoding: Decoding, max_positions: int = 0
     ):
         self.decoding, self._max_positions = decoding, max_positions
-        self._params, self._mesh = params, mesh
+        self._params, self._mesh, self._graphdef = params, mesh, graphdef
         model = merge(graphdef, params)
         self._image_id = model.placeholders.image
         self._functions = _compiled(graphdef, mesh, decoding, model.config.decoder.num_kv_heads)
+
+    def deciding(self, threshold: float | None) -> Responder:
+        """The same model, whose answers to first questions open with the verdict by a threshold; None = their own."""
+        decoding = dataclasses.replace(self.decoding, verdict_threshold=threshold)
+        return Responder(self._graphdef, self._params, self._mesh, decoding, self._max_positions)
 
     def encode_prefix(self, batch: TreeBatch) -> ImagePrefix:
         """The batch's images, encoded and prefilled on the devices: what several batches about them can go on from."""

@@ -113,7 +113,7 @@ def _with_own_facts(batch: TreeBatch, records: Sequence[Record], evaluator: Eval
     asking = dataclasses.replace(evaluator, facts_as="text")
     (asked,) = asking.batches([fact_record(record, chat) for record in records], **how)
     told, prefix = write_facts(
-        evaluator.responder,
+        evaluator.responder.deciding(None),  # facts open with no verdict
         chat,
         asked,
         max_new_tokens=evaluator.config.inspect.fact_tokens,

@@ -88,7 +88,7 @@ def make_inspection(answers: ImageAnswers, config: Config) -> Inspection:
     return Inspection(
         image=record.test_path,
         category=record.category,
-        verdict="defective" if score >= options.threshold else "good",
+        verdict="defective" if score >= np.float32(options.threshold) else "good",  # as the model compares them
         score=score,
         reason=answers.reason,
         answers=answers.follow_ups,

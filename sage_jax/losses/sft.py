@@ -19,7 +19,7 @@ def similarity_loss(
     compared_mask: Bool[Array, "B M"],
     *,
     scale: float = 8.0,
-    whole_share: float = 1.0 / 3.0,
+    whole_share: float = 0.1,
 ) -> tuple[Float[Array, "B M"], Bool[Array, "B M"], Bool[Array, "B M"]]:
     """Logistic loss that pulls good tokens towards the reference and pushes anomalous ones away.
 

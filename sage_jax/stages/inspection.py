@@ -32,7 +32,9 @@ def inspect(stage: Stage) -> StageCost:
     threshold = threshold_of(stage.config, evaluator, name, with_reference=with_reference)
     log.line(f"threshold {threshold.value:g}; promise: {threshold.promise}")
     decided = dataclasses.replace(options, threshold=threshold.value)
-    evaluator = dataclasses.replace(evaluator, config=dataclasses.replace(stage.config, inspect=decided))
+    config = dataclasses.replace(stage.config, inspect=decided)
+    deciding = evaluator.responder.deciding(threshold.value)
+    evaluator = dataclasses.replace(evaluator, config=config, responder=deciding)
     result = inspection.inspect(
         images, evaluator, stage=name, output=output, log=log, mesh=run.mesh, promise=threshold.promise
     )

@@ -53,13 +53,13 @@ def test_similarity_loss_is_torch_binary_cross_entropy_at_labelled_tokens() -> N
     np.testing.assert_array_equal(anomalous, compared & (labels > 0.0))
     np.testing.assert_array_equal(good, compared & (labels == 0.0))
     each = torch.nn.functional.binary_cross_entropy_with_logits(
-        torch.tensor(8.0 * (0.5 - similarity)), torch.tensor(np.clip(3.0 * labels, 0.0, 1.0)), reduction="none"
+        torch.tensor(8.0 * (0.5 - similarity)), torch.tensor(np.clip(10.0 * labels, 0.0, 1.0)), reduction="none"
     ).numpy()
     np.testing.assert_allclose(loss, np.where(np.asarray(anomalous | good), each, 0.0), atol=1e-5)
 
 
 def test_gradient_pulls_good_tokens_up_pushes_anomalous_ones_down_and_rests_in_between() -> None:
-    similarity, labels = jnp.array([[0.5, 0.5, 0.5, 0.5]]), jnp.array([[0.0, 0.5, 1.0 / 6.0, -1.0]])
+    similarity, labels = jnp.array([[0.5, 0.5, 0.5, 0.5]]), jnp.array([[0.0, 0.5, 0.05, -1.0]])
     gradient = jax.grad(lambda x: jnp.sum(similarity_loss(x, labels, jnp.ones((1, 4), bool))[0]))(similarity)
     assert gradient[0, 0] < 0.0 < gradient[0, 1]
     assert abs(gradient[0, 2]) < 1e-5 and gradient[0, 3] == 0.0  # half a whole: a similarity of a half is right

@@ -8,7 +8,6 @@ import math
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import sage_jax
@@ -78,7 +77,7 @@ def test_inspection_uses_it_and_says_so(run_folder: Path, parts: Path, calibrati
     image, reference = parts / "defective" / "00.png", parts / "good" / "00.png"
     found = inspector.inspect(image, references=reference)
     assert found.score is not None and (found.verdict == "defective") == (found.score >= chosen.value)
-    by_hand = sage_jax.load(run_folder, threshold=float(np.nextafter(found.score, 2.0)))
+    by_hand = sage_jax.load(run_folder, threshold=found.score + 1e-4)
     assert by_hand.inspect(image, references=reference).verdict == "good"
     assert "set by hand" in by_hand.threshold().promise
     output = run_folder / "looked"
@@ -100,6 +99,21 @@ def test_inspection_uses_it_and_says_so(run_folder: Path, parts: Path, calibrati
 def _with_inspection(folder: Path, **fields: str) -> sage_jax.Config:
     config = config_of(folder)
     return dataclasses.replace(config, inspect=dataclasses.replace(config.inspect, **fields))
+
+
+def test_words_are_those_of_the_verdict_that_the_threshold_gives(run_folder: Path, parts: Path) -> None:
+    image, reference = parts / "defective" / "01.png", parts / "good" / "01.png"
+    plain = sage_jax.load(run_folder)
+    for compared in (reference, None):
+        score = plain.inspect(image, references=compared).score
+        assert score is not None
+        for threshold, opens in ((0.0, "Yes"), (score - 1e-4, "Yes"), (score + 1e-4, "No"), (1.0, "No")):
+            found = sage_jax.load(run_folder, threshold=threshold).inspect(
+                image, references=compared, questions=["Is there a dent on this part?"]
+            )
+            assert found.score == pytest.approx(score, abs=1e-5)
+            assert found.reason.startswith((opens, {"Yes": "True", "No": "False"}[opens]))
+            assert (found.verdict == "defective") == (opens == "Yes")
 
 
 def test_a_calibration_of_another_model_is_not_used(run_folder: Path, calibration: dict[str, object]) -> None:

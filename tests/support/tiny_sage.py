@@ -115,7 +115,7 @@ def batch_of(
         question_ids=np.full((rows, num_questions), -1, np.int32),
         reference_logps=np.zeros(slots, np.float32),
         token_labels=rng.choice(np.array([-1.0, 0.0, 0.05, 0.4], np.float32), (rows, 2 * TOKENS_PER_TILE)),
-        token_names=rng.integers(-1, VOCAB_SIZE, (rows, 2 * TOKENS_PER_TILE, 2)).astype(np.int32),
+        token_names=np.random.default_rng(rows).integers(-1, VOCAB_SIZE, (rows, 2 * TOKENS_PER_TILE, 2), np.int32),
         record_index=np.where(real, np.arange(rows), -1).astype(np.int32),
         prefix_slots=max((_prefix_length(tree) for tree in trees if tree is not None), default=1) + 1,
         question_slots=max((len(ids) for tree in trees if tree is not None for ids, _ in tree.questions), default=0)
