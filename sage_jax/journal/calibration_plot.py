@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sage_jax.metrics.calibration import Calibration
+from sage_jax.metrics.calibration import Calibration, log_odds
 from sage_jax.process.files import replace_file
 
 _GOOD, _DEFECTIVE, _INK = "#20639b", "#c8553d", "#1f2933"
@@ -35,12 +35,15 @@ def plot_calibration(found: Calibration, good: Sequence[float], defective: Seque
 
 
 def _histogram(panel: Axes, found: Calibration, good: Sequence[float], defective: Sequence[float]) -> None:
-    edges = np.linspace(0.0, 1.0, _BINS + 1).tolist()
-    panel.hist(good, edges, color=_GOOD, alpha=0.7, label=f"{len(good)} good")
+    every = log_odds(np.array([*good, *defective, found.threshold]))
+    edges = np.linspace(every.min() - 0.5, every.max() + 0.5, _BINS + 1).tolist()
+    panel.hist(log_odds(np.asarray(good)), edges, color=_GOOD, alpha=0.7, label=f"{len(good)} good")
     if len(defective):
-        panel.hist(defective, edges, color=_DEFECTIVE, alpha=0.7, label=f"{len(defective)} defective")
-    panel.axvline(found.threshold, color=_INK, linestyle="--", label=f"threshold {found.threshold:.4f}")
-    panel.set(xlabel="anomaly score", ylabel="images", yscale="log")
+        label = f"{len(defective)} defective"
+        panel.hist(log_odds(np.asarray(defective)), edges, color=_DEFECTIVE, alpha=0.7, label=label)
+    threshold = float(log_odds(np.array([found.threshold]))[0])
+    panel.axvline(threshold, color=_INK, linestyle="--", label=f"threshold {found.threshold:.6g}")
+    panel.set(xlabel="log-odds of the anomaly score", ylabel="images", yscale="log")
     panel.legend(fontsize=8, loc="upper center")
 
 
@@ -50,7 +53,7 @@ def _escapes(panel: Axes, found: Calibration, good: np.ndarray, defective: np.nd
     escapes = [float(np.mean(defective < value)) for value in thresholds]
     panel.step(alarms, escapes, color=_INK, where="post")
     chosen = float(np.mean(good >= found.threshold)), float(np.mean(defective < found.threshold))
-    panel.plot(*chosen, "o", color=_DEFECTIVE, label=f"threshold {found.threshold:.4f}")
+    panel.plot(*chosen, "o", color=_DEFECTIVE, label=f"threshold {found.threshold:.6g}")
     panel.set(xlabel="false alarms, share of good images", ylabel="escapes, share of defective images")
     panel.legend(fontsize=8)
 

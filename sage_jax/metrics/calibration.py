@@ -77,7 +77,7 @@ class Calibration:
         """
         if self.slope is None or self.intercept is None:
             raise CalibrationError("a probability needs defective images in the calibration: good ones alone give none")
-        return special.expit(self.slope * _log_odds(scores) + self.intercept)
+        return special.expit(self.slope * log_odds(scores) + self.intercept)
 
 
 def calibrate(good: Sequence[float], defective: Sequence[float], *, false_alarm_rate: float) -> Calibration:
@@ -163,13 +163,14 @@ def _trades(ordered: np.ndarray, missed: np.ndarray) -> tuple[Trade, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _log_odds(scores: np.ndarray) -> np.ndarray:
+def log_odds(scores: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Log-odds of scores, kept finite by `RESOLUTION`."""
     return special.logit(np.clip(np.asarray(scores, np.float64), RESOLUTION, 1.0 - RESOLUTION))
 
 
 def _platt(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Slope and intercept of Platt's sigmoid on log-odds, with his smoothed targets, which keep them finite."""
-    odds, positive = _log_odds(scores), int(labels.sum())
+    odds, positive = log_odds(scores), int(labels.sum())
     targets = np.where(labels, (positive + 1) / (positive + 2), 1 / (len(labels) - positive + 2))
 
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
@@ -190,5 +191,5 @@ def _cross_fitted_error(scores: np.ndarray, labels: np.ndarray) -> float:
     probabilities = np.zeros(len(labels))
     for part in range(_FOLDS):
         slope, intercept = _platt(scores[fold != part], labels[fold != part])
-        probabilities[fold == part] = special.expit(slope * _log_odds(scores[fold == part]) + intercept)
+        probabilities[fold == part] = special.expit(slope * log_odds(scores[fold == part]) + intercept)
     return expected_calibration_error(probabilities, labels)

@@ -104,7 +104,7 @@ def _run_stages(run: Run) -> None:
         return
     if run.config.stage_names == ("inspect",):
         print_inspection(inspection_folder(run), load_summary(run.folder.summary)["stages"].get("inspect", {}))
-    else:
+    elif run.config.stage_names != ("calibrate",):  # whose lines tell all there is
         if "evaluate" in run.config.stage_names and (folder := results_folder(run)) != run.folder.path:
             print_summary(folder / run.folder.summary.name)
         else:

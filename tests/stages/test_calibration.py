@@ -154,5 +154,6 @@ def test_the_command_calibrates(tiny_run: TinyRun, parts: Path, tmp_path: Path) 
         f"--config.calibrate.good={parts / 'good'}",
         "--config.calibrate.false_alarm_rate=0.2",
     )
+    assert "Stage" not in done.stdout and "Right" not in done.stdout, "no tables of older stages"
     assert "of escapes nothing is known without defective images" in done.stderr + done.stdout
     assert json.loads((folder / "run" / "calibration.json").read_text(encoding="utf-8"))["with_reference"] is False
