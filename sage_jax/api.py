@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from sage_jax.axes import UInt8
-from sage_jax.config import TRAINING_STAGES, Config, ExportConfig, nearest
+from sage_jax.config import TRAINING_STAGES, Config, ExportConfig, InspectConfig, nearest
 from sage_jax.config.command_line import read_config
 from sage_jax.data.images import encode_png, remembered_rgb, rgb_of
 from sage_jax.errors import UserError
@@ -274,11 +274,13 @@ def calibrate(
 ) -> dict[str, Any]:
     """Chooses the threshold of a run by images that nobody trained on; `load` and `inspect` then use it.
 
+    A threshold that was set by hand before is set no more.
+
     Args:
       folder: A run folder.
       good: A folder of good images, or a text file with a path a line; 1 / false_alarm_rate - 1 or more.
       defective: Defective ones, likewise, for what is known of escapes; "" = none.
-      references: A good image or a folder of them, as `inspect` takes them; "" = without reference.
+      references: A good image or a folder of them, as `inspect` takes them; "" = those of the run's `inspect`.
       false_alarm_rate: Share of good images that may be called defective.
 
     Returns:
@@ -294,7 +296,8 @@ def calibrate(
         **{name: os.fspath(path) for name, path in named.items()},
         false_alarm_rate=false_alarm_rate,
     )
-    train(dataclasses.replace(config, calibrate=section), stages="calibrate")
+    inspect = dataclasses.replace(config.inspect, threshold=InspectConfig().threshold)
+    train(dataclasses.replace(config, calibrate=section, inspect=inspect), stages="calibrate")
     return json.loads((Path(config.run_dir).expanduser() / FILE).read_text(encoding="utf-8"))
 
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final
 
 from cyclopts import App, CycloptsError, Group, Parameter, UnknownOptionError
 
-from sage_jax.config import TRAINING_STAGES, CalibrateConfig, Config, field_meanings, from_config_dict
+from sage_jax.config import TRAINING_STAGES, CalibrateConfig, Config, InspectConfig, field_meanings, from_config_dict
 from sage_jax.config.command_line import load_config
 from sage_jax.config.fields import check_known
 from sage_jax.config.shipped import shipped_configs, summary_of
@@ -186,7 +186,9 @@ def calibrate(
 
     given = {"good": good, "defective": defective or "", "references": references or ""}
     rate = CalibrateConfig().false_alarm_rate if false_alarms is None else false_alarms
-    config = _with(config_of(model), fields, calibrate={**given, "false_alarm_rate": rate})
+    # What `inspect` once set by hand stays in the run's config, and would win over what is found now.
+    inspect = {"threshold": InspectConfig().threshold}
+    config = _with(config_of(model), fields, calibrate={**given, "false_alarm_rate": rate}, inspect=inspect)
     return _run(dataclasses.replace(config, stages="calibrate"))
 
 

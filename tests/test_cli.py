@@ -121,6 +121,7 @@ def test_commands_of_a_run_take_its_config(ran: list[Config], tiny_run: TinyRun)
     assert (evaluated.evaluate.batch_size, exported.export.folder) == (3, "out")
     assert cli.main(["calibrate", "parts", "--model", folder, "--defective", "bad", "--false-alarms", "0.1"]) == 0
     chosen = ran[-1].calibrate
+    assert ran[-1].inspect.threshold < 0.0
     assert (ran[-1].stages, chosen.good, chosen.defective, chosen.false_alarm_rate) == (
         "calibrate",
         "parts",

@@ -103,10 +103,13 @@ def _remembered() -> RecentlyUsed:
     return RecentlyUsed(_REMEMBERED_BYTES)
 
 
-def wide_maximum(data: bytes) -> int | None:
-    """The largest value of an image of more than 8 bits; None of any other, and of one that cannot be decoded."""
+def wide_maximum(path: Path) -> int | None:
+    """The largest value of an image of more than 8 bits; None of any other, and of one that cannot be decoded.
+
+    Of other images the header alone is read.
+    """
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             if image.mode not in _WIDE_MODES:
                 return None
             return int(np.asarray(image).max(initial=0))

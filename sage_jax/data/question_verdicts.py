@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from sage_jax.data.records import Question, Record
+from sage_jax.data.sources.adpl_json import NUM_QUESTIONS
 from sage_jax.verdict import parse_verdict
 
 
@@ -63,13 +64,12 @@ class TextOnly:
 
         The errors are those of images, since the questions of one image share its verdict.
         """
-        images = max(1.0, self.n / QUESTIONS_OF_AN_IMAGE)
+        images = max(1.0, self.n / NUM_QUESTIONS)
         error = math.sqrt(self.chance * (1.0 - self.chance) / images)
         return self.accuracy > self.chance + MOST_ABOVE_CHANCE + 2.0 * error
 
 
 MOST_ABOVE_CHANCE: Final = 0.03
-QUESTIONS_OF_AN_IMAGE: Final = 5
 
 READERS: Final[dict[str, Callable[[Record, Question], str]]] = {
     "question": lambda record, question: question.text,

@@ -137,6 +137,18 @@ def test_without_a_calibration_the_report_says_that_nobody_chose(run_folder: Pat
     assert found.value == 0.5 and "nobody chose" in found.promise
 
 
+def test_a_threshold_once_set_by_hand_does_not_win_over_a_later_calibration(
+    run_folder: Path, parts: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(run_folder, tmp_path / "run"))
+    about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    about["inspect"]["threshold"] = 0.9  # as `inspect --threshold 0.9` leaves it
+    (folder / "config.json").write_text(json.dumps(about), encoding="utf-8")
+    assert "set by hand" in sage_jax.load(folder).threshold().promise
+    made = sage_jax.calibrate(folder, parts / "good", references=parts / "good" / "00.png", false_alarm_rate=0.1)
+    assert sage_jax.load(folder).threshold().value == made["threshold"]
+
+
 def test_what_cannot_be_promised_costs_one_line(run_folder: Path, parts: Path) -> None:
     with pytest.raises(UserError, match=r"24 good images promise .* give 99 or more"):
         sage_jax.calibrate(run_folder, parts / "good", references=parts / "good" / "00.png", false_alarm_rate=0.01)

@@ -58,21 +58,28 @@ def words(name: str) -> str:
 
 
 def split_of(entry: Entry, data: DataConfig) -> Literal["train", "test", "neither"]:
-    """Where an image belongs; training images of held-out categories are references only."""
-    if data.held_out:
-        if entry.category in {words(name) for name in data.held_out}:
-            return "neither" if entry.home == "train" else "test"
+    """Where an image belongs; of held-out categories, what would else train is for references only.
+
+    Defective images of held-out categories are all for testing.
+    """
+    own = entry.home
+    if own == "either":
+        own = "test" if _share(entry.key) < data.test_fraction else "train"
+    if not data.held_out:
+        return own
+    if entry.category not in {words(name) for name in data.held_out}:
         return "train"
-    if entry.home == "either":
-        return "test" if _share(entry.key) < data.test_fraction else "train"
-    return entry.home
+    return "neither" if own == "train" and (entry.good or entry.home == "train") else "test"
 
 
 def references_among(entries: Sequence[Entry], data: DataConfig) -> dict[str, list[Entry]]:
-    """The good images of each category's folder that others are compared with: none of the test images."""
+    """The good images of each category's folder that others are compared with: none of the test images.
+
+    Of images that their authors gave for testing, none is a reference, though held-out categories make them train.
+    """
     found: dict[str, list[Entry]] = {}
     for entry in entries:
-        if entry.good and (entry.home == "train" or split_of(entry, data) == "train"):
+        if entry.good and entry.home != "test" and split_of(entry, data) != "test":
             found.setdefault(entry.folder, []).append(entry)
     return found
 

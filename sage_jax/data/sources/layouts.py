@@ -98,10 +98,7 @@ class LabelFolders:
         for name in self.unlabelled:
             if count := len(images_below(place / name)):
                 yield f"{place / name}: {count} images without public labels are not used"
-        used = {mask for entry in entries for mask in entry.masks}
-        for path in images_below(place / self.masks):
-            if path.relative_to(root).as_posix() not in used:
-                yield f"{shown(path)}: is the mask of no image under {place / self.test}"
+        yield from _orphans(root, images_below(place / self.masks), entries, place / self.test)
 
     def _labelled(self, place: Path, name: str) -> Iterator[Path]:
         for path in images_below(place / name):

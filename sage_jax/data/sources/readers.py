@@ -13,7 +13,7 @@ from typing import Final, Literal, Protocol
 from sage_jax.config import DataConfig
 from sage_jax.data.adpl import preferences
 from sage_jax.data.adpl.facts import load_vocabulary
-from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, read_inside, wide_maximum
+from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, read_inside, resolve_inside, wide_maximum
 from sage_jax.data.records import AnnotatedImage, Fault, Record, validate
 from sage_jax.data.sources import adpl_json, deeppcb, deeppcb_boards, generated, listed, mvtec
 from sage_jax.errors import UserError
@@ -103,7 +103,7 @@ def _dark_images(root: Path, names: Iterator[str]) -> Iterator[str]:
     largest, count, first = 0, 0, ""
     for name in names:
         try:
-            found = wide_maximum(read_inside(root, name))
+            found = wide_maximum(resolve_inside(root, name))
         except ImageFault:
             continue
         if found is not None:

@@ -64,6 +64,9 @@ def test_of_a_held_out_category_the_training_images_are_references_alone() -> No
     every = [*entries(3, "train"), *entries(3, "test"), *entries(3, "either", "crack")]
     assert [split_of(entry, data) for entry in every] == ["neither"] * 3 + ["test"] * 6
     assert references_among(every, data) == {"pill": every[:3]}
+    others = DataConfig(held_out=("screw",))
+    assert {split_of(entry, others) for entry in every} == {"train"}
+    assert references_among(every, others) == {"pill": every[:3]}, "none of the authors' test images"
 
 
 def test_no_test_image_is_a_reference() -> None:

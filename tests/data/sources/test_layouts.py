@@ -100,6 +100,18 @@ def test_visa_is_divided_by_a_hash_and_compares_with_training_images_alone(tmp_p
     assert any(image.defects for image in test) and any(not image.defects for image in test)
 
 
+def test_a_held_out_category_without_a_training_folder_still_has_references(tmp_path: Path) -> None:
+    visa(tmp_path / "pcb")
+    visa(tmp_path / "candle")
+    held_out = {"held_out": ("pcb",), "test_fraction": 0.4}
+    test, train = images_of(tmp_path, "test", **held_out)[0], images_of(tmp_path, "train", **held_out)[0]
+    assert {image.category for image in test} == {"pcb"} and {image.category for image in train} == {"candle"}
+    assert len(train) == 24 and sum(bool(image.defects) for image in test) == 12
+    good = {image.test_path for image in test if not image.defects}
+    references = {image.reference_path for image in test}
+    assert good and "" not in references and not good & references
+
+
 def test_what_is_left_out_is_told(tmp_path: Path) -> None:
     mvtec_ad2(tmp_path / "can")
     mask(tmp_path / "can/test_public/ground_truth/bad/999_regular_mask.png")
