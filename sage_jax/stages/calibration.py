@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from sage_jax.config import Config, ConfigError, InspectConfig
 from sage_jax.evaluation.evaluator import Evaluator
 from sage_jax.inspection import inspect as inspection
-from sage_jax.inspection.images import UserImages, find_images
+from sage_jax.inspection.images import References, UserImages, find_images
 from sage_jax.journal.calibration_plot import plot_calibration
 from sage_jax.metrics.calibration import Calibration, CalibrationError, Trade
 from sage_jax.metrics.calibration import calibrate as calibrate_scores
@@ -78,16 +80,28 @@ def check_calibration(config: Config) -> None:
     """Checks that there are images to calibrate on.
 
     Raises:
-      ConfigError: `calibrate.good` is empty, or names none.
+      ConfigError: `calibrate.good` is empty, or a path names none.
     """
     if not config.calibrate.good:
         raise ConfigError(
             "calibrate.good is empty: name a folder of good images that nobody trained on, 19 or more for a rate of "
             "0.05, with --config.calibrate.good=FOLDER"
         )
-    for images in (config.calibrate.good, config.calibrate.defective):
-        if images:
-            find_images(images)
+    for name in ("good", "defective"):
+        if images := getattr(config.calibrate, name):
+            with _named("inspect.images", f"calibrate.{name}"):
+                find_images(images)
+    with _named("inspect.references", "calibrate.references" if config.calibrate.references else "inspect.references"):
+        References(_references(config))
+
+
+@contextlib.contextmanager
+def _named(field: str, given: str) -> Iterator[None]:
+    """Names the field that was given in an error about the one of `inspect` that reads it."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(str(error).replace(field, given)) from None
 
 
 def promise_of(found: Calibration) -> str:

@@ -154,8 +154,10 @@ def test_what_cannot_be_promised_costs_one_line(run_folder: Path, parts: Path) -
         sage_jax.calibrate(run_folder, parts / "good", references=parts / "good" / "00.png", false_alarm_rate=0.01)
     with pytest.raises(UserError, match="calibrate.good is empty"):
         sage_jax.train(_with_inspection(run_folder), stages="calibrate", calibrate=CalibrateConfig())
-    with pytest.raises(UserError, match="nowhere"):
-        sage_jax.calibrate(run_folder, parts / "nowhere")
+    for name in ("good", "defective", "references"):
+        paths = {"good": parts / "good", name: parts / "nowhere"}
+        with pytest.raises(UserError, match=rf"^calibrate\.{name} = .*nowhere"):
+            sage_jax.calibrate(run_folder, **paths)
 
 
 def test_the_command_calibrates(tiny_run: TinyRun, parts: Path, tmp_path: Path) -> None:
