@@ -105,7 +105,7 @@ def single_kind(records: Sequence[Record], most: int) -> Iterator[int]:
     for index in range(len(records)):
         record = records[index]
         one_kind = len({defect.type for defect in record.defects}) == 1
-        if one_kind and record.reference_image is not None and record.image_id not in seen:
+        if one_kind and record.defects[0].placed and record.reference_image is not None and record.image_id not in seen:
             seen.add(record.image_id)
             yield index
         if len(seen) == most:

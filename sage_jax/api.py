@@ -187,7 +187,8 @@ class Inspector:
             return InputImage(name, category, None, f"{reading}: cannot be read: {error.strerror or error}")
         except ValueError as error:  # UserError and ImageFault are ValueErrors
             return InputImage(name, category, None, str(error))
-        return make_input(name, content, compared, category, vocabulary)
+        register = self.config.data.register == "rigid"
+        return make_input(name, content, compared, category, vocabulary, register=register)
 
 
 def load(

@@ -23,7 +23,8 @@ class DataConfig:
     """Where records come from and how they are stored.
 
     Attributes:
-      source: Reader: `generator` (built in), `deeppcb`, `mvtec` (any MVTec-style tree), `visa` (VisA with its
+      source: Reader: `generator` (built in), `folder` (a user's own: good parts alone, or a folder for each kind of
+        defect; public trees too), `deeppcb`, `mvtec` (public trees of folders alone), `visa` (VisA with its
         `split_csv`), `meta` (a meta.json as AnomalyCLIP and ADer read it) or `adpl` (AD-PL JSON).
       root: Folder of the data set, or its JSON file for `adpl` and `meta`; unused by `generator`.
       images_root: `adpl` and `meta`: folder that the JSON's image paths are relative to; "" = the JSON's own folder.
@@ -34,11 +35,17 @@ class DataConfig:
       num_test: Images drawn for testing; 0 = all.
       test_seed: Seed of the draws and wording of testing, which `seed` does not change: runs of all training seeds are
         scored on the same images and questions.
-      image_px: Side of a generated image or a DeepPCB crop; 0 = whole images.
+      image_px: Side of a generated image or a DeepPCB crop, or the longer side that larger images of `folder` are
+        shrunk to; 0 = whole images.
       held_out: Categories kept for testing. Empty: the source's own split, or `test_fraction` by hash.
       test_fraction: Share of images kept for testing where the source has no split and nothing is held out.
       validation_fraction: Share of training images, taken by the hash of their id, that no stage trains on and that
         stages with `eval_every` validate on; 0 = none.
+      drawn_defects: Defective images drawn of each good training image, beside as many good copies of it that vary as
+        photographs do (docs/how-to/good-parts-alone.md); 0 = none. Not for `generator` and `adpl`.
+      drawn_variation: How much copies vary: 1 = edges by about a pixel, light by a tenth, noise of 2 %; 0 = not at all.
+      register: `rigid` turns and shifts each reference so that the part lies in it as in the test image, in training,
+        evaluation and inspection, for parts that do not lie to a pixel; `none` compares images as they lie.
       defect_rate: Share of defective images drawn by `generator` and `deeppcb`.
       pair_types: Kinds of question that preferences are made for.
       records_per_image: Kinds made of each annotated image, taken in turn from `pair_types`.
@@ -55,7 +62,7 @@ class DataConfig:
         the least recently used image is dropped. 0 = none are kept, but an image is computed once a batch even so.
     """
 
-    source: Literal["generator", "deeppcb", "mvtec", "visa", "meta", "adpl"] = "generator"
+    source: Literal["generator", "folder", "deeppcb", "mvtec", "visa", "meta", "adpl"] = "generator"
     root: str = ""
     images_root: str = ""
     cache_dir: str = "~/.cache/sage_jax"
@@ -68,6 +75,9 @@ class DataConfig:
     held_out: tuple[str, ...] = ()
     test_fraction: float = 0.2
     validation_fraction: float = 0.0
+    drawn_defects: int = 0
+    drawn_variation: float = 1.0
+    register: Literal["none", "rigid"] = "none"
     defect_rate: float = 0.5
     pair_types: tuple[str, ...] = ("standard comparison", "defect identification", "defect diagnosis")
     records_per_image: int = 1
@@ -85,7 +95,12 @@ class DataConfig:
             f"validation_fraction = {self.validation_fraction}: give a share from 0 to below 1",
         )
         require_not_negative(self, "num_train", "num_test", "image_px", "num_workers", "prefetch", "group_batches")
-        require_not_negative(self, "vit_memory_mb")
+        require_not_negative(self, "vit_memory_mb", "drawn_defects", "drawn_variation")
+        drawable = self.source not in ("generator", "adpl")
+        require(
+            drawable or not self.drawn_defects,
+            f"drawn_defects = {self.drawn_defects}: {self.source} gives no photographs of good parts; leave it 0",
+        )
         require_seed("test_seed", self.test_seed)
         require_known("pair_types", self.pair_types, typing.get_args(PairType), "kind")
         kinds = len(self.pair_types)

@@ -156,6 +156,22 @@ def encode_png(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def shrink(pixels: np.ndarray, longer_px: int) -> np.ndarray:
+    """An image [H, W, 3] or a mask [H, W] whose longer side is at most so long; 0 = as it is.
+
+    Images are averaged; of a mask a pixel stays marked where any of what it stands for is.
+    """
+    height, width = pixels.shape[:2]
+    if longer_px == 0 or max(height, width) <= longer_px:
+        return pixels
+    scale = longer_px / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    resized = Image.fromarray(pixels.astype(np.uint8) * 255 if pixels.dtype == np.bool_ else pixels).resize(
+        size, Image.Resampling.BOX
+    )
+    return np.asarray(resized).astype(pixels.dtype)
+
+
 def forward_slashes(path: str) -> str:
     """A path of a list that may have been written on Windows, with `/` between its folders."""
     return path if "/" in path else path.replace("\\", "/")

@@ -36,12 +36,26 @@ class Box:
     bottom: int
 
 
+NOWHERE: Final = Box(0, 0, 0, 0)
+"""Box of a defect of which the image's label alone is known."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Defect:
-    """One defect of an image: its type in the vocabulary's words and its box in pixels of the test image."""
+    """One defect of an image.
+
+    Attributes:
+      type: In the vocabulary's words.
+      box: In pixels of the test image; `NOWHERE` where its place is unknown.
+    """
 
     type: str
     box: Box
+
+    @property
+    def placed(self) -> bool:
+        """Whether its place is known."""
+        return self.box != NOWHERE
 
 
 @dataclasses.dataclass(frozen=True)

@@ -277,7 +277,10 @@ class _Intake(Iterable[Record]):
 
     def __iter__(self) -> Iterator[Record]:
         images = self._data.num_train if self._split == "train" else self._data.num_test
-        most = images * self._data.records_per_image or None
+        drawn = (
+            self._data.drawn_defects > 0 and self._split == "train"
+        )  # how many good ones they are drawn of, it tells
+        most = None if drawn else images * self._data.records_per_image or None
         task = self._progress.add_task(f"{self._split} records", total=most)
         for found in readers.read_records(self._data, self._split, self._seed):
             self._progress.advance(task)

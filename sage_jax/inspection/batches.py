@@ -72,14 +72,14 @@ def answer_batch(
 
 
 def cached_references(evaluator: Evaluator, *, one_for_all: bool) -> CachedFeatures | None:
-    """The cache of references' ViT features; None where `inspect.reference_memory_mb` is 0.
+    """The cache of references' ViT features; None where `inspect.reference_memory_mb` is 0 or each is registered anew.
 
     Args:
       one_for_all: Whether a single reference serves all images, so that the ViT runs on one at a time.
     """
     responder, model = evaluator.responder, evaluator.config.model
     megabytes = evaluator.config.inspect.reference_memory_mb
-    if not megabytes:
+    if not megabytes or evaluator.config.data.register != "none":
         return None
     return CachedFeatures(
         responder.vit_features,

@@ -14,6 +14,7 @@ from sage_jax.config import ConfigError, InspectConfig
 from sage_jax.data.adpl.facts import Vocabulary
 from sage_jax.data.images import SUFFIXES, remembered_rgb
 from sage_jax.data.records import PAIR_TYPES, Record
+from sage_jax.data.registration import registered
 
 _LIST_SUFFIXES: Final = (".txt", ".lst", ".list")
 _KEPT_REFERENCES: Final = 8
@@ -48,7 +49,13 @@ class Images(Protocol):
 
 
 def make_input(
-    name: str, image: bytes, reference: tuple[str, bytes] | None, category: str, vocabulary: Vocabulary
+    name: str,
+    image: bytes,
+    reference: tuple[str, bytes] | None,
+    category: str,
+    vocabulary: Vocabulary,
+    *,
+    register: bool = False,
 ) -> InputImage:
     """An image to inspect, with the facts that the vocabulary has on its category.
 
@@ -56,7 +63,10 @@ def make_input(
       name: Its path, or another name.
       image: Content of its file.
       reference: Name and content of the good reference; None = zero-shot.
+      register: Whether the reference is turned and shifted to where the part lies in the image.
     """
+    if reference is not None and register:
+        reference = reference[0], registered(image, reference[1], name=name)
     record = Record(
         record_id=name,
         image_id=name,
@@ -89,7 +99,9 @@ class UserImages:
       ConfigError: Paths that cannot be, before any work.
     """
 
-    def __init__(self, config: InspectConfig, vocabulary: Vocabulary) -> None:
+    def __init__(self, config: InspectConfig, vocabulary: Vocabulary, *, register: bool = False) -> None:
+        """`register` is as in `make_input`."""
+        self._register = register
         self._references = References(config.references)
         self._paths = find_images(config.images)
         self._category, self._vocabulary = config.category, vocabulary
@@ -130,7 +142,7 @@ class UserImages:
             reason = f"{name}: cannot be read: {error.strerror or error}" if isinstance(error, OSError) else str(error)
             reason = reason if name in reason else f"{name}: {reason}"
             return InputImage(name, category, None, reason)
-        return make_input(name, test_image, reference, category, self._vocabulary)
+        return make_input(name, test_image, reference, category, self._vocabulary, register=self._register)
 
 
 class SampleImages:

@@ -137,6 +137,7 @@ def _made_by(evaluator: Evaluator, output: Path) -> str:
         threshold=config.threshold,
         map_threshold=config.map_threshold,
         category=config.category,
+        register=evaluator.config.data.register,
         questions=config.questions,
         ask=config.ask,
         facts=config.facts,

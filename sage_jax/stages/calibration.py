@@ -48,7 +48,7 @@ def calibrate(stage: Stage) -> StageCost:
     scores: dict[str, list[float]] = {}
     for label, options in _inspections(config).items():
         output = run.folder.path / "calibration" / label
-        images = UserImages(options, run.vocabulary)
+        images = UserImages(options, run.vocabulary, register=run.config.data.register == "rigid")
         asked = dataclasses.replace(evaluator, config=dataclasses.replace(config, inspect=options))
         log.line(f"{len(images)} {label} images of {options.images}, compared with {options.references or 'nothing'}")
         found = inspection.inspect(images, asked, stage=name, output=output, log=log, mesh=run.mesh)

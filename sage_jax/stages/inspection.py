@@ -59,7 +59,7 @@ def inspection_folder(run: Run) -> Path:
 def _images(stage: Stage) -> Images:
     run, options = stage.run, stage.config.inspect
     if options.images:
-        images = UserImages(options, run.vocabulary)
+        images = UserImages(options, run.vocabulary, register=stage.config.data.register == "rigid")
         if unmatched := images.unmatched():
             stage.log.line(unmatched)
         return images

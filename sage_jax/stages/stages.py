@@ -15,6 +15,8 @@ import jax
 
 from sage_jax.config import TRAINING_STAGES, Config, ConfigError, DecoderConfig, DecodingConfig, config_changes
 from sage_jax.data import check as data_check
+from sage_jax.data import store
+from sage_jax.data.drawing.sheet import contact_sheet
 from sage_jax.data.sources.readers import left_out
 from sage_jax.hf.config import read_checkpoint_config
 from sage_jax.inspection.console import print_inspection
@@ -25,7 +27,7 @@ from sage_jax.plan.report import plans_json, print_plans
 from sage_jax.plan.stage_plan import plan_stages
 from sage_jax.process.allocator import keep_freed_memory
 from sage_jax.process.compile_cache import keep_compiled_programs
-from sage_jax.process.files import locked
+from sage_jax.process.files import locked, replace_file
 from sage_jax.process.signals import Interrupted
 from sage_jax.process.stop_request import stop_if_asked
 from sage_jax.process.version import own_version
@@ -174,8 +176,21 @@ def prepare(stage: Stage) -> StageCost:
     stage.log.line(f"{counts}, {stage.run.chat.vocab_size} tokens, revision {prepared.revision[:12]}")
     for sentence in left_out(stage.config.data):
         stage.log.line(f"note: {sentence}")
+    _show_drawn_defects(stage)
     check_text(stage)
     return StageCost()
+
+
+def _show_drawn_defects(stage: Stage) -> None:
+    """Writes `drawn_defects.png`, where training has any."""
+    run = stage.run
+    if not stage.config.data.drawn_defects or not run.prepared.num_train or jax.process_index() > 0:
+        return
+    sheet = contact_sheet(store.open_split(run.prepared, "train"))
+    if sheet is not None:
+        path = run.folder.path / "drawn_defects.png"
+        replace_file(path, sheet)
+        stage.log.line(f"what was drawn into good images: {path}")
 
 
 def check(stage: Stage) -> StageCost:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sage_jax.batch import TreeBatch
 from sage_jax.config import ConfigError, TrainConfig
+from sage_jax.data.drawing.draw import source_id
 from sage_jax.data.records import Record
 from sage_jax.data.stream.pipeline import make_eval_batches
 from sage_jax.data.trees.encode import TreeFormat, TreeUse
@@ -28,7 +29,7 @@ _MODES: Final = ("zero_shot", "one_shot")
 
 
 def split_by_image(records: Sequence[Record], fraction: float) -> tuple[list[int], list[int]]:
-    """Records to train on and records to validate on, each ascending: an image's records stay together.
+    """Records to train on and records to validate on, each ascending: an image's records stay together, and its copies.
 
     An image validates where the hash of its id is among the first `fraction` of all hashes. So the choice depends on
     neither seed nor order, and a larger fraction keeps the images of a smaller one.
@@ -38,7 +39,7 @@ def split_by_image(records: Sequence[Record], fraction: float) -> tuple[list[int
     """
     parts: tuple[list[int], list[int]] = ([], [])
     for index in range(len(records)):
-        hashed = hashlib.sha256(records[index].image_id.encode("utf-8", "surrogateescape")).digest()
+        hashed = hashlib.sha256(source_id(records[index].image_id).encode("utf-8", "surrogateescape")).digest()
         parts[int.from_bytes(hashed[:8]) < fraction * 2**64].append(index)
     for name, part in zip(("train on", "validate on"), parts, strict=True):
         if not part:

@@ -155,9 +155,9 @@ def test_what_cannot_be_promised_costs_one_line(run_folder: Path, parts: Path) -
     with pytest.raises(UserError, match="calibrate.good is empty"):
         sage_jax.train(_with_inspection(run_folder), stages="calibrate", calibrate=CalibrateConfig())
     for name in ("good", "defective", "references"):
-        paths = {"good": parts / "good", name: parts / "nowhere"}
+        fields = dataclasses.replace(CalibrateConfig(good=str(parts / "good")), **{name: str(parts / "nowhere")})
         with pytest.raises(UserError, match=rf"^calibrate\.{name} = .*nowhere"):
-            sage_jax.calibrate(run_folder, **paths)
+            sage_jax.train(_with_inspection(run_folder), stages="calibrate", calibrate=fields)
 
 
 def test_the_command_calibrates(tiny_run: TinyRun, parts: Path, tmp_path: Path) -> None:

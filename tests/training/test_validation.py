@@ -32,6 +32,14 @@ def test_an_image_is_on_one_side_whatever_order_and_number() -> None:
     assert {*held_out} <= {*split_by_image(records, 0.6)[1]}
 
 
+def test_copies_of_an_image_are_on_its_side() -> None:
+    names = [f"i{index}{copy}" for index in range(12) for copy in ("", "#drawn-0", "#varied-1")]
+    drawn = zip(make_records(36), names, strict=True)
+    parts = split_by_image([dataclasses.replace(record, image_id=name) for record, name in drawn], 0.4)
+    sides = [{index // 3 for index in part} for part in parts]
+    assert not sides[0] & sides[1] and all(len(part) == 3 * len(side) for part, side in zip(parts, sides, strict=True))
+
+
 def test_a_side_without_records_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"validation_fraction = 1e-09 leaves no record of 4 to validate on"):
         split_by_image(make_records(4), 1e-9)

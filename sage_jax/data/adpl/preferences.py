@@ -7,7 +7,7 @@ import functools
 import io
 import itertools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 from PIL import Image
@@ -166,11 +166,15 @@ def _findings(image: AnnotatedImage, vocabulary: Vocabulary) -> tuple[Finding, .
         return ()
     with Image.open(io.BytesIO(image.test_image)) as header:
         width, height = header.size
-    by_area = sorted(
-        image.defects, key=lambda item: (item.box.left - item.box.right) * (item.box.bottom - item.box.top)
+    by_area = sorted(image.defects, key=lambda item: -_area(item.box))
+    found = (
+        (vocabulary.defect_of(item.type), cell_of(item.box, width, height) if item.placed else "") for item in by_area
     )
-    found = ((vocabulary.defect_of(item.type), cell_of(item.box, width, height)) for item in by_area)
     return tuple(dict.fromkeys(found))
+
+
+def _area(box: Box) -> int:
+    return (box.right - box.left) * (box.bottom - box.top)
 
 
 def _comparison_topics(part: _Part, rng: random.Random) -> list[Topic]:
@@ -267,8 +271,7 @@ _Ranked = tuple[list[Claim], list[Claim], list[Claim]]
 def _defective_claims(best: Claim, topic: Topic, abnormal: bool, other: DefectWords, rng: random.Random) -> _Ranked:
     """Claims for ranks 2 to 4 on a defective part: vague, wrong in defect or place, wrong verdict."""
     findings, verdict = best.findings, best.verdict
-    nearest = {place: min(wording.steps_apart(place, true) for true in best.places) for place in PLACES}
-    apart = rng.choice([place for place in PLACES if nearest[place] >= 2] or [max(PLACES, key=nearest.__getitem__)])
+    apart = _far_from(best.places, rng)
     unplaced: tuple[Finding, ...] = tuple((words, "") for words, _ in findings)
     unnamed: tuple[Finding, ...] = tuple((None, place) for _, place in findings)
     swapped: tuple[Finding, ...] = ((other, findings[0][1]), *findings[1:])
@@ -276,7 +279,12 @@ def _defective_claims(best: Claim, topic: Topic, abnormal: bool, other: DefectWo
     vague.append(Claim(verdict, ""))
     moved: tuple[Finding, ...] = ((findings[0][0], apart),)
     both: tuple[Finding, ...] = ((other, apart),)
-    wrong = [Claim(verdict, "defective", item) for item in (swapped, moved, both, ((other, ""),))]
+    renamed: tuple[Finding, ...] = ((other, ""),)
+    named = [swapped, moved, both, renamed]
+    if not best.places:
+        # Nobody could learn where a defect is not; of a defect of unknown kind and place nothing else can be wrong.
+        named = [renamed] if best.terms else [((other, rng.choice(PLACES)),)]
+    wrong = [Claim(verdict, "defective", item) for item in named]
     denied = not verdict
     if abnormal:
         opposite = [
@@ -293,6 +301,14 @@ def _defective_claims(best: Claim, topic: Topic, abnormal: bool, other: DefectWo
         opposite = [Claim(denied, "defective", ((asked, place),)) for place in places]
         opposite.append(Claim(denied, ""))
     return vague, wrong, opposite
+
+
+def _far_from(places: Collection[str], rng: random.Random) -> str:
+    """A cell two steps or more from all of these, or the farthest there is; "" of none, where no place is known."""
+    if not places:
+        return ""
+    nearest = {place: min(wording.steps_apart(place, true) for true in places) for place in PLACES}
+    return rng.choice([place for place in PLACES if nearest[place] >= 2] or [max(PLACES, key=nearest.__getitem__)])
 
 
 def _good_claims(best: Claim, topic: Topic, other: DefectWords, rng: random.Random) -> _Ranked:
@@ -339,7 +355,8 @@ def _descriptions(part: _Part, rng: random.Random) -> tuple[Question, ...]:
     if described:
         words, place = described[0]
         appearance = words.appearance if words is not None else ""
-        rows.append(("Where is the mark?", f"It is at the {place}."))
+        if place:
+            rows.append(("Where is the mark?", f"It is at the {place}."))
         rows.append(("What mark is it?", f"It is {words.noun if words else 'a mark'}, {appearance}."))
     else:
         rows.append(("Where is the mark?", "There is no mark."))

@@ -14,8 +14,8 @@ from scipy import ndimage
 
 from sage_jax.axes import Bool
 from sage_jax.config import DataConfig
-from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, encode_png, read_inside
-from sage_jax.data.records import AnnotatedImage, Box, Defect, Fault
+from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, encode_png, read_inside, shrink
+from sage_jax.data.records import NOWHERE, AnnotatedImage, Box, Defect, Fault
 
 GOOD_NAMES: Final = ("good", "ok", "normal")
 _SPECK_SHARE: Final = 0.02  # of the largest component: smaller ones stay in the mask but are no defect of their own
@@ -34,6 +34,8 @@ class Entry:
       home: The part of the data set that its authors put it in; `either` where a hash of the key decides.
       masks: Paths of its masks, relative to the root; empty for a good image.
       mask_place: Where a mask of it would be looked for, relative to the root.
+      mask_needed: Whether a defective image without a mask is a fault; else its label alone is known.
+      reference: The good image to compare it with, relative to the root; "" = any good one of its category.
       line: Line of the list that it stands in, where the data set is a list.
     """
 
@@ -45,6 +47,8 @@ class Entry:
     home: Literal["train", "test", "either"]
     masks: tuple[str, ...] = ()
     mask_place: str = ""
+    mask_needed: bool = True
+    reference: str = ""
     line: int | None = None
 
     @property
@@ -134,44 +138,65 @@ class EntryReader:
     that cannot be decoded is told once and costs itself alone: the next one stands in for it.
     """
 
-    def __init__(self, root: Path, good: dict[str, list[Entry]], *, list_path: Path | None = None) -> None:
-        """`list_path`: The list that the entries' lines are of; None = faults are told at the images themselves."""
-        self.root, self.good, self.list_path = root, good, list_path
+    def __init__(
+        self, root: Path, good: dict[str, list[Entry]], *, list_path: Path | None = None, image_px: int = 0
+    ) -> None:
+        """What it reads from.
+
+        Args:
+          list_path: The list that the entries' lines are of; None = faults are told at the images themselves.
+          image_px: The longer side that larger images are shrunk to, with their masks; 0 = none are.
+        """
+        self.root, self.good, self.list_path, self.image_px = root, good, list_path, image_px
         self._usable: dict[str, Fault | None] = {}
 
     def __call__(self, entry: Entry) -> Iterator[AnnotatedImage | Fault]:
         """The annotated image of an entry, or why there is none; and what was wrong with references tried for it."""
         try:
-            test_image = read_inside(self.root, entry.path)
+            test_image = self._read(entry.path)
             mask = self._mask(entry, test_image)
         except ImageFault as error:
             yield self._fault(entry, error)
             return
-        defects = defects_of(mask, words(entry.label))
-        if not entry.good and (not defects or mask.all()):
+        defects = (Defect(words(entry.label), NOWHERE),) if mask is None else defects_of(mask, words(entry.label))
+        if mask is not None and not entry.good and (not defects or mask.all()):
             yield self._meaningless(entry, empty=not defects)
             return
-        reference = None
-        for other in self._references(entry):
-            fault = self._fault_of(other)
+        reference = ""
+        for path in self._references(entry):
+            fault = self._fault_of(dataclasses.replace(entry, path=path))
             if fault is None:
-                reference = other
+                reference = path
                 break
             yield fault
         yield AnnotatedImage(
             image_id=entry.path if self.list_path else entry.key,
             test_image=test_image,
-            reference_image=None if reference is None else read_inside(self.root, reference.path),
+            reference_image=self._read(reference) if reference else None,
             category=entry.category,
             defects=defects,
-            mask=encode_png(mask),
+            mask=None if mask is None else encode_png(mask),
             test_path=entry.path,
-            reference_path="" if reference is None else reference.path,
+            reference_path=reference,
         )
 
-    def _references(self, entry: Entry) -> Iterator[Entry]:
-        """Good images other than the entry itself, beginning with the one that its path chooses."""
-        others = [other for other in self.good.get(entry.folder, ()) if other.path != entry.path]
+    def _read(self, name: str) -> bytes:
+        """An image, shrunk where it is larger than `image_px`.
+
+        Raises:
+          ImageFault: It cannot be read.
+        """
+        content = read_inside(self.root, name)
+        if self.image_px == 0:
+            return content
+        pixels = decode_rgb(content, name=name)
+        return encode_png(shrink(pixels, self.image_px)) if max(pixels.shape[:2]) > self.image_px else content
+
+    def _references(self, entry: Entry) -> Iterator[str]:
+        """The entry's own reference; then good images other than itself, beginning with the one its path chooses."""
+        if entry.reference:
+            yield entry.reference
+        others = [other.path for other in self.good.get(entry.folder, ()) if other.path != entry.path]
         first = int(_share(f"reference of {entry.key}") * len(others))
         yield from others[first:] + others[:first]
 
@@ -200,20 +225,22 @@ class EntryReader:
         cure = "mark the defect, or move the image to the good ones" if empty else "mark the defect alone (0 is good)"
         return Fault(shown(self.root / entry.path), None, f"is in {entry.label!r}, but its mask {wrong}", cure)
 
-    def _mask(self, entry: Entry, test_image: bytes) -> Bool[np.ndarray, "H W"]:
-        """The union of an image's masks.
+    def _mask(self, entry: Entry, test_image: bytes) -> Bool[np.ndarray, "H W"] | None:
+        """The union of an image's masks; None where it is not known.
 
         Raises:
-          ImageFault: A defective image has none, one cannot be read, or they differ in size.
+          ImageFault: A defective image has none where it needs one, one cannot be read, or they differ in size.
         """
         if entry.good:
             return np.zeros(decode_rgb(test_image, name=entry.path).shape[:2], np.bool_)
+        if not entry.masks and not entry.mask_needed:
+            return None
         if not entry.masks:
             cure = f"add {entry.mask_place or 'its mask'}, or leave the image out"
             raise ImageFault(entry.path, "is defective but has no mask", cure)
         masks = []
         for name in entry.masks:
-            masks.append(decode_mask(read_inside(self.root, name), name=name))
+            masks.append(shrink(decode_mask(read_inside(self.root, name), name=name), self.image_px))
             if masks[-1].shape != masks[0].shape:
                 raise ImageFault(name, "differs in size from the image's other masks", "export the masks at one size")
         return np.logical_or.reduce(masks)

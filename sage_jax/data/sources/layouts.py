@@ -18,8 +18,8 @@ class Layout(Protocol):
     @property
     def name(self) -> str: ...
 
-    def fits(self, names: set[str]) -> bool:
-        """Whether a folder that holds these is a category's."""
+    def fits(self, place: Path) -> bool:
+        """Whether a folder is a category's. Names count as they are written, on any file system."""
         ...
 
     def entries(self, root: Path, folder: str) -> list[Entry]:
@@ -51,8 +51,8 @@ class LabelFolders:
     unlabelled: tuple[str, ...] = ()
     train: tuple[str, ...] = ("train", "validation")
 
-    def fits(self, names: set[str]) -> bool:
-        return {"train", self.test} <= names
+    def fits(self, place: Path) -> bool:
+        return {"train", self.test} <= _folders_of(place)
 
     def entries(self, root: Path, folder: str) -> list[Entry]:
         place, found = root / folder, []
@@ -67,7 +67,7 @@ class LabelFolders:
                     dataclasses.replace(
                         entry_of(root, folder, path, label),
                         home="train" if training else "test" if good else "either",
-                        masks=_below(root, masks),
+                        masks=relative_to(root, masks),
                         mask_place=(Path(folder) / self.masks / label / f"{path.stem}_mask.png").as_posix(),
                     )
                 )
@@ -98,7 +98,7 @@ class LabelFolders:
         for name in self.unlabelled:
             if count := len(images_below(place / name)):
                 yield f"{place / name}: {count} images without public labels are not used"
-        yield from _orphans(root, images_below(place / self.masks), entries, place / self.test)
+        yield from orphans(root, images_below(place / self.masks), entries, place / self.test)
 
     def _labelled(self, place: Path, name: str) -> Iterator[Path]:
         for path in images_below(place / name):
@@ -118,7 +118,8 @@ class VisaFolders:
 
     name: str = "VisA"
 
-    def fits(self, names: set[str]) -> bool:
+    def fits(self, place: Path) -> bool:
+        names = _folders_of(place)
         return "Data" in names and not names & {"train", "test"}
 
     def entries(self, root: Path, folder: str) -> list[Entry]:
@@ -127,7 +128,7 @@ class VisaFolders:
             for path in images_below(images / label):
                 masks = () if label == "Normal" else _named(root / folder / "Data" / "Masks" / label, (path.stem,))
                 entry = entry_of(root, folder, path, label.lower())
-                found.append(dataclasses.replace(entry, masks=_below(root, masks)))
+                found.append(dataclasses.replace(entry, masks=relative_to(root, masks)))
         return found
 
     def faults(self, place: Path, entries: Sequence[Entry]) -> Iterator[Fault]:
@@ -137,7 +138,7 @@ class VisaFolders:
 
     def left_out(self, root: Path, folder: str, entries: Sequence[Entry]) -> Iterator[str]:
         place = root / folder / "Data"
-        yield from _orphans(root, images_below(place / "Masks"), entries, place / "Images" / "Anomaly")
+        yield from orphans(root, images_below(place / "Masks"), entries, place / "Images" / "Anomaly")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,8 +147,8 @@ class DagmFolders:
 
     name: str = "DAGM 2007"
 
-    def fits(self, names: set[str]) -> bool:
-        return {"Train", "Test"} <= names
+    def fits(self, place: Path) -> bool:
+        return {"Train", "Test"} <= _folders_of(place)
 
     def entries(self, root: Path, folder: str) -> list[Entry]:
         found = []
@@ -159,7 +160,7 @@ class DagmFolders:
                 masks = _named(place / "Label", (f"{path.stem}_label",))
                 entry = entry_of(root, folder, path, "defect" if masks else GOOD_NAMES[0])
                 home = "train" if name == "Train" else "test"
-                found.append(dataclasses.replace(entry, home=home, masks=_below(root, masks)))
+                found.append(dataclasses.replace(entry, home=home, masks=relative_to(root, masks)))
         return found
 
     def faults(self, place: Path, entries: Sequence[Entry]) -> Iterator[Fault]:
@@ -171,7 +172,7 @@ class DagmFolders:
     def left_out(self, root: Path, folder: str, entries: Sequence[Entry]) -> Iterator[str]:
         for name in ("Train", "Test"):
             place = root / folder / name
-            yield from _orphans(root, images_below(place / "Label"), entries, place)
+            yield from orphans(root, images_below(place / "Label"), entries, place)
 
 
 LAYOUTS: Final[tuple[Layout, ...]] = (
@@ -187,15 +188,19 @@ LAYOUTS: Final[tuple[Layout, ...]] = (
 )
 """In the order in which they are tried."""
 
+REFERENCE_FOLDERS: Final = ("references", "reference")
+"""Folders of a category with a good image for each of its others, of the same name."""
+
 _SUFFIXES: Final = SUFFIXES + tuple(suffix.upper() for suffix in SUFFIXES)
 
 
 def layout_of(place: Path) -> Layout | None:
-    """The layout of a category's folder; None if it is none. Names count as they are written, on any file system."""
-    if not place.is_dir():
-        return None
-    names = {path.name for path in place.iterdir() if path.is_dir()}
-    return next((layout for layout in LAYOUTS if layout.fits(names)), None)
+    """The layout of a category's folder; None if it is none of the published ones."""
+    return next((layout for layout in LAYOUTS if layout.fits(place)), None)
+
+
+def _folders_of(place: Path) -> set[str]:
+    return {path.name for path in place.iterdir() if path.is_dir()} if place.is_dir() else set()
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -217,10 +222,24 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def entry_of(root: Path, folder: str, path: Path, label: str) -> Entry:
-    """The entry of an image of a category; masks and home are the layout's to add."""
+    """The entry of an image of a category, with the reference of its own; masks and home are the layout's to add."""
     category = root.resolve().name if folder == "." else folder
-    key = f"{category}/{path.relative_to(root / folder).as_posix()}"
-    return Entry(folder, words(category), label, path.relative_to(root).as_posix(), key, "either")
+    below = path.relative_to(root / folder)
+    own = relative_to(root, _own_reference(root / folder, below))
+    key = f"{category}/{below.as_posix()}"
+    name = path.relative_to(root).as_posix()
+    return Entry(folder, words(category), label, name, key, "either", reference=own[0] if own else "")
+
+
+def _own_reference(place: Path, below: Path) -> list[Path]:
+    """The good image that was put beside one image of a category: of its path or name, in `references/`."""
+    for name in REFERENCE_FOLDERS:
+        folder = place / name
+        if folder.is_dir() and below.parts[0] != name:
+            for home in (folder / below.parent, folder):
+                if found := _named(home, (below.stem,)):
+                    return found
+    return []
 
 
 def _named(folder: Path, stems: tuple[str, ...]) -> list[Path]:
@@ -228,11 +247,12 @@ def _named(folder: Path, stems: tuple[str, ...]) -> list[Path]:
     return [path for path in paths if path.is_file()][:1]
 
 
-def _below(root: Path, paths: Sequence[Path]) -> tuple[str, ...]:
+def relative_to(root: Path, paths: Sequence[Path]) -> tuple[str, ...]:
+    """The paths as they stand in an entry."""
     return tuple(path.relative_to(root).as_posix() for path in paths)
 
 
-def _orphans(root: Path, masks: Sequence[Path], entries: Sequence[Entry], images: Path) -> Iterator[str]:
+def orphans(root: Path, masks: Sequence[Path], entries: Sequence[Entry], images: Path) -> Iterator[str]:
     """The masks that belong to none of the entries."""
     used = {mask for entry in entries for mask in entry.masks}
     for path in masks:

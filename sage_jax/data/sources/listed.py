@@ -37,7 +37,7 @@ class ListError(ValueError):
 
 
 def read_images(data: DataConfig, split: Literal["train", "test"], seed: int) -> Iterator[AnnotatedImage | Fault]:
-    """Annotated images of a list, divided, drawn and given references as `mvtec.read_images` does with a tree's.
+    """Annotated images of a list, divided, drawn and given references as `folders.read_images` does with a tree's.
 
     VisA: `data.root` holds `split_csv/1cls.csv` with the columns object (or category), split, label, image, mask.
     meta.json: `data.root` is the file, `{"train" | "test": {category: [{"img_path", "mask_path", "specie_name",

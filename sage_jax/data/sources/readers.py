@@ -13,9 +13,11 @@ from typing import Final, Literal, Protocol
 from sage_jax.config import DataConfig
 from sage_jax.data.adpl import preferences
 from sage_jax.data.adpl.facts import load_vocabulary
+from sage_jax.data.drawing import draw
 from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, read_inside, resolve_inside, wide_maximum
 from sage_jax.data.records import AnnotatedImage, Fault, Record, validate
-from sage_jax.data.sources import adpl_json, deeppcb, deeppcb_boards, generated, listed, mvtec
+from sage_jax.data.registration import registered
+from sage_jax.data.sources import adpl_json, deeppcb, deeppcb_boards, folders, generated, listed
 from sage_jax.errors import UserError
 
 VERSION: Final = 2
@@ -78,7 +80,7 @@ def undrawn_faults(data: DataConfig, split: Literal["train", "test"], seed: int)
     if data.source == "generator" or num_drawn == 0:
         return
     image_px = 0 if data.source == "deeppcb" else data.image_px  # whole boards instead of crops
-    whole = dataclasses.replace(data, num_train=0, num_test=0, image_px=image_px, records_per_image=1)
+    whole = dataclasses.replace(data, num_train=0, num_test=0, image_px=image_px, records_per_image=1, drawn_defects=0)
     for item in read_records(whole, split, seed):
         yield item if isinstance(item, Fault) else None
 
@@ -91,9 +93,9 @@ def left_out(data: DataConfig) -> Iterator[str]:
     """
     root = Path(data.root).expanduser()
     with _unusable(data):
-        if data.source == "mvtec":
-            yield from mvtec.left_out(root)
-            yield from _dark_images(root, mvtec.files(root))
+        if data.source in ("folder", "mvtec"):
+            yield from folders.left_out(data)
+            yield from _dark_images(root, folders.files(data))
         elif data.source in ("visa", "meta"):
             yield from _dark_images(listed.images_root(data), listed.files(data))
 
@@ -128,7 +130,7 @@ def source_revision(data: DataConfig, seed: int) -> str:
       ReaderError: As `read_records`.
     """
     fields = {name: value for name, value in dataclasses.asdict(data).items() if name not in _NOT_CONTENT}
-    modules = (adpl_json, deeppcb, generated, listed, mvtec, preferences)
+    modules = (adpl_json, deeppcb, draw, folders, generated, listed, preferences)
     versions = {"readers": VERSION} | {module.__name__: module.VERSION for module in modules}
     digest = hashlib.sha256(json.dumps([fields, versions, seed], sort_keys=True).encode())
     digest.update(repr(load_vocabulary(data.vocabulary)).encode())
@@ -136,8 +138,8 @@ def source_revision(data: DataConfig, seed: int) -> str:
         if data.source == "adpl":
             digest.update(hashlib.sha256(Path(data.root).expanduser().read_bytes()).digest())
             _digest_files(digest, adpl_json.images_root(data), adpl_json.files(data))
-        elif data.source == "mvtec":
-            _digest_files(digest, Path(data.root).expanduser(), mvtec.files(Path(data.root).expanduser()))
+        elif data.source in ("folder", "mvtec"):
+            _digest_files(digest, Path(data.root).expanduser(), folders.files(data))
         elif data.source in ("visa", "meta"):
             digest.update(hashlib.sha256(listed.list_path(data).read_bytes()).digest())
             _digest_files(digest, listed.images_root(data), listed.files(data))
@@ -158,7 +160,7 @@ def _unusable(data: DataConfig) -> Iterator[None]:
     except OSError as error:
         place, cure = error.filename or data.root, f"set data.root to the {data.source} data set"
         raise ReaderError(f"{place}: {error.strerror or error}; {cure}") from error
-    except (adpl_json.FormatError, deeppcb.DrawError, listed.ListError, mvtec.FolderLayoutError) as error:
+    except (adpl_json.FormatError, deeppcb.DrawError, listed.ListError, folders.FolderLayoutError) as error:
         raise ReaderError(str(error)) from error
 
 
@@ -170,7 +172,12 @@ def _read(data: DataConfig, split: Literal["train", "test"], seed: int) -> Itera
         return
     kinds = _kinds(data)
     check = _ImageCheck(data)
-    for index, image in enumerate(_images(data, split, seed)):
+    images = _images(data, split, seed)
+    if data.register == "rigid":
+        images = map(_registered, images)
+    if split == "train" and data.drawn_defects:
+        images = draw.with_drawn_defects(images, number=data.drawn_defects, variation=data.drawn_variation, seed=seed)
+    for index, image in enumerate(images):
         fault = image if isinstance(image, Fault) else check(image)
         if fault is not None:
             yield fault
@@ -186,13 +193,34 @@ def _read(data: DataConfig, split: Literal["train", "test"], seed: int) -> Itera
             )
 
 
+def _registered(image: AnnotatedImage | Fault) -> AnnotatedImage | Fault:
+    """The image with its reference moved to where its part lies; one that cannot be read is told by the check."""
+    if isinstance(image, Fault) or image.reference_image is None:
+        return image
+    with contextlib.suppress(ImageFault):
+        moved = registered(image.test_image, image.reference_image, name=image.test_path)
+        return dataclasses.replace(image, reference_image=moved)
+    return image
+
+
 def _kinds(data: DataConfig) -> preferences.Kinds:
-    """What the images of a data set show, all splits together."""
+    """What the images of a data set show, all splits together; drawn kinds as often together as the labelled ones."""
+    labelled = _labelled_kinds(data)
+    if not data.drawn_defects:
+        return labelled
+    found: dict[str, dict[str, int]] = {}
+    for category, counts in labelled.items():
+        share = max(1, sum(counts.values()) // len(draw.kinds()))
+        found[category] = {**dict.fromkeys(draw.kinds(), share), **counts}
+    return found
+
+
+def _labelled_kinds(data: DataConfig) -> preferences.Kinds:
     match data.source:
         case "deeppcb":
             return {deeppcb.CATEGORY: dict.fromkeys(deeppcb_boards.DEFECT_TYPES, 1)}
-        case "mvtec":
-            return mvtec.kinds(Path(data.root).expanduser())
+        case "folder" | "mvtec":
+            return folders.kinds(data)
         case "visa" | "meta":
             return listed.kinds(data)
         case _:
@@ -203,8 +231,8 @@ def _images(data: DataConfig, split: Literal["train", "test"], seed: int) -> Ite
     match data.source:
         case "deeppcb":
             return deeppcb.read_images(data, split, seed)
-        case "mvtec":
-            return mvtec.read_images(data, split, seed)
+        case "folder" | "mvtec":
+            return folders.read_images(data, split, seed)
         case "visa" | "meta":
             return listed.read_images(data, split, seed)
         case _:
@@ -250,7 +278,7 @@ class _ImageCheck:
             return Fault(place, None, problem, "export image and mask at one size")
         for defect in image.defects:
             box = defect.box
-            if not (0 <= box.left < box.right <= size[1] and 0 <= box.top < box.bottom <= size[0]):
+            if defect.placed and not (0 <= box.left < box.right <= size[1] and 0 <= box.top < box.bottom <= size[0]):
                 return Fault(place, None, f"{box} does not lie in the image", "correct the annotation")
         return None
 

@@ -12,7 +12,7 @@ import pytest
 from sage_jax.config import DataConfig
 from sage_jax.data.images import decode_mask, encode_png
 from sage_jax.data.records import AnnotatedImage, Fault
-from sage_jax.data.sources import mvtec
+from sage_jax.data.sources import folders
 from sage_jax.data.sources.layouts import LAYOUTS, layout_of
 
 
@@ -28,9 +28,12 @@ def mask(path: Path, *, whole: bool = False) -> None:
     path.write_bytes(encode_png(marked))
 
 
+def _data(root: Path, **changes: Any) -> DataConfig:
+    return DataConfig(source="mvtec", root=str(root), num_train=0, num_test=0, **changes)
+
+
 def images_of(root: Path, split: str, **changes: Any) -> tuple[list[AnnotatedImage], list[Fault]]:
-    data = DataConfig(source="mvtec", root=str(root), num_train=0, num_test=0, **changes)
-    items = list(mvtec.read_images(data, "train" if split == "train" else "test", 0))
+    items = list(folders.read_images(_data(root, **changes), "train" if split == "train" else "test", 0))
     return [one for one in items if isinstance(one, AnnotatedImage)], [one for one in items if isinstance(one, Fault)]
 
 
@@ -118,12 +121,13 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
     mask(tmp_path / "can/test_public/ground_truth/typo/000_regular_mask.png")
     (tmp_path / "can/train/good/photo.HEIC").write_bytes(b"x")
     (tmp_path / "can/train/good/gone.png").symlink_to(tmp_path / "nowhere.png")
-    told = list(mvtec.left_out(tmp_path))
+    told = [each for each in folders.left_out(_data(tmp_path)) if "kept for testing" not in each]
     for words in ("test_private: 4 images", "test_private_mixed: 4 images", "999_regular_mask.png", "typo/000", "gone"):
         assert sum(words in sentence for sentence in told) == 1, words
     assert any("1 files *.heic" in sentence for sentence in told) and len(told) == 6
     mvtec_ad2(tmp_path / "whole" / "can")
-    assert len(list(mvtec.left_out(tmp_path / "whole"))) == 2
+    whole = [each for each in folders.left_out(_data(tmp_path / "whole")) if "kept for testing" not in each]
+    assert len(whole) == 2
 
 
 def test_a_broken_good_image_costs_itself_alone(tmp_path: Path) -> None:

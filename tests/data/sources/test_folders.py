@@ -16,7 +16,7 @@ from PIL import Image
 from sage_jax.config import DataConfig
 from sage_jax.data.images import decode_mask, encode_png
 from sage_jax.data.records import AnnotatedImage, Box, Defect, Fault
-from sage_jax.data.sources.mvtec import FolderLayoutError, files, read_images
+from sage_jax.data.sources.folders import FolderLayoutError, files, read_images
 
 Split = Literal["train", "test"]
 _RNG = np.random.default_rng(11)
@@ -196,7 +196,7 @@ def test_what_lies_in_a_hidden_folder_is_no_record(tmp_path: Path) -> None:
     _category(tmp_path / ".old", num=1)
     images = [image for split in ("train", "test") for image in _read(_config(tmp_path), split)[0]]
     assert len(images) == 8 and not any("/." in f"/{image.image_id}" for image in images)
-    assert not any("/." in f"/{name}" for name in files(tmp_path))
+    assert not any("/." in f"/{name}" for name in files(_config(tmp_path)))
 
 
 def test_an_image_outside_the_folders_of_labels_is_a_fault(tmp_path: Path) -> None:
@@ -234,5 +234,5 @@ def test_what_is_no_tree_is_an_error_with_its_path(tmp_path: Path) -> None:
 
 def test_files_lists_images_and_masks(tmp_path: Path) -> None:
     _category(tmp_path / "a", num=2, defects=("hole",))
-    names = list(files(tmp_path))
+    names = list(files(_config(tmp_path)))
     assert len(names) == len(set(names)) == 8 and all((tmp_path / name).is_file() for name in names)

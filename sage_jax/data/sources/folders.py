@@ -1,8 +1,8 @@
 """Trees of folders whose names say what their images show: MVTec's, and other public layouts (sources/layouts.py).
 
 MVTec AD, MPDD, GoodsAD, VisA's one-class copy (`bad`), MVTec LOCO (`validation`, several masks an image), BTAD (`ok`,
-`ko`), MVTec AD 2 (`test_public`), VisA as published, DAGM 2007, and any folder of a user's own in one of these shapes.
-The root is one category or a folder of them.
+`ko`), MVTec AD 2 (`test_public`), VisA as published, DAGM 2007; with `data.source=folder` also a user's own
+(sources/own_folders.py). The root is one category or a folder of them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from sage_jax.config import DataConfig
 from sage_jax.data.images import SUFFIXES
 from sage_jax.data.records import AnnotatedImage, Fault
 from sage_jax.data.sources.entries import (
+    GOOD_NAMES,
     Entry,
     EntryReader,
     draw,
@@ -27,7 +28,8 @@ from sage_jax.data.sources.entries import (
     split_of,
     words,
 )
-from sage_jax.data.sources.layouts import Layout, files_below, layout_of
+from sage_jax.data.sources.layouts import Layout, files_below, images_below, layout_of
+from sage_jax.data.sources.own_folders import OWN
 from sage_jax.errors import UserError
 
 VERSION: Final = 2
@@ -56,7 +58,7 @@ def read_images(data: DataConfig, split: Literal["train", "test"], seed: int) ->
       FolderLayoutError: The root is no such tree, or has none of the held-out categories.
     """
     root = Path(data.root).expanduser()
-    categories = _categories(root)
+    categories = _categories(data)
     _check_held_out(data, root, categories)
     good: dict[str, list[Entry]] = {}
     chosen: list[Entry] = []
@@ -67,33 +69,39 @@ def read_images(data: DataConfig, split: Literal["train", "test"], seed: int) ->
         if good.get(folder):
             chosen += [entry for entry in entries if split_of(entry, data) == split]
     num = data.num_train if split == "train" else data.num_test
-    read = EntryReader(root, good)
+    read = EntryReader(root, good, image_px=data.image_px if data.source == "folder" else 0)
     for entry in draw(chosen, num or len(chosen), np.random.default_rng([VERSION, seed])):
         yield from read(entry)
 
 
-def files(root: Path) -> Iterator[str]:
-    """Paths, relative to `root`, of every image and mask of the tree."""
-    for folder, layout in _categories(root).items():
-        for entry in layout.entries(root, folder):
-            yield from (entry.path, *entry.masks)
+def files(data: DataConfig) -> Iterator[str]:
+    """Paths, relative to `data.root`, of every image, mask and reference of the tree."""
+    for entry in _entries(data):
+        yield from (entry.path, *entry.masks, *([entry.reference] if entry.reference else ()))
 
 
-def kinds(root: Path) -> dict[str, dict[str, int]]:
+def kinds(data: DataConfig) -> dict[str, dict[str, int]]:
     """Images of each type of defect, by category: what the labels say."""
-    return kinds_of([entry for folder, layout in _categories(root).items() for entry in layout.entries(root, folder)])
+    return kinds_of(_entries(data))
 
 
-def left_out(root: Path) -> Iterator[str]:
+def left_out(data: DataConfig) -> Iterator[str]:
     """What the tree holds that is not read, in sentences: masks of no image, images without labels, other files."""
+    root = Path(data.root).expanduser()
     others: collections.Counter[str] = collections.Counter()
-    for folder, layout in _categories(root).items():
+    categories = _categories(data)
+    if "." not in categories:
+        for place in sorted(path for path in root.iterdir() if path.is_dir() and path.name not in categories):
+            if count := len(images_below(place)):
+                yield f"{shown(place)}: {count} images are not read: it has no folder {GOOD_NAMES[0]}"
+    for folder, layout in categories.items():
         yield from layout.left_out(root, folder, layout.entries(root, folder))
         for path in files_below(root / folder):
             if path.is_symlink() and not path.exists():
                 yield f"{shown(path)}: is a link to nothing"
             elif path.suffix.lower() in _UNREAD:
                 others[path.suffix.lower()] += 1
+    yield from _untold(data)
     for suffix, count in sorted(others.items()):
         yield f"{root}: {count} files *{suffix} are not read; images are read as {', '.join(SUFFIXES)}"
 
@@ -102,21 +110,56 @@ _UNREAD: Final = (".heic", ".heif", ".avif", ".gif", ".jp2", ".raw", ".dng", ".n
 """Suffixes of files that hold images, or may, in formats that are not read."""
 
 
-def _categories(root: Path) -> dict[str, Layout]:
+def _untold(data: DataConfig) -> Iterator[str]:
+    """What metrics on the test split cannot tell, because it holds too few good or too few defective images."""
+    entries = [entry for entry in _entries(data) if split_of(entry, data) == "test"]
+    counts = {good: sum(entry.good == good for entry in entries) for good in (True, False)}
+    for good, number in counts.items():
+        if number < _FEW:
+            name, cannot = ("good", "false alarms") if good else ("defective", "escapes, kinds and places")
+            yield (
+                f"{data.root}: {number} {name} images are kept for testing, so the metrics tell"
+                f" {'nothing' if number == 0 else 'little'} of {cannot}"
+                + (", and AUROC is unknown" if number == 0 else "")
+            )
+
+
+_FEW: Final = 10
+"""Test images of one side below which the metrics' intervals are too wide to choose by."""
+
+
+def _entries(data: DataConfig) -> list[Entry]:
+    root = Path(data.root).expanduser()
+    return [entry for folder, layout in _categories(data).items() for entry in layout.entries(root, folder)]
+
+
+def _layout_of(place: Path, data: DataConfig) -> Layout | None:
+    """The published layout of a category's folder; with `data.source=folder`, else a user's own."""
+    fits = OWN.fits_alone if place == Path(data.root).expanduser() else OWN.fits
+    return layout_of(place) or (OWN if data.source == "folder" and fits(place) else None)
+
+
+def _categories(data: DataConfig) -> dict[str, Layout]:
     """Layout of each category's folder, "." where the root is one itself.
 
     Raises:
       FolderLayoutError: There is none.
     """
+    root = Path(data.root).expanduser()
     if not root.is_dir():
         raise FolderLayoutError(
             f"{root} is no folder: set data.root to a category's folder, or to a folder of categories"
         )
-    itself = layout_of(root)
+    itself = _layout_of(root, data)
     if itself is not None:
         return {".": itself}
     places = sorted(path for path in root.iterdir() if not path.name.startswith("."))
-    found = {path.name: layout for path in places if (layout := layout_of(path)) is not None}
+    found = {path.name: layout for path in places if (layout := _layout_of(path, data)) is not None}
+    if not found and data.source == "folder":
+        raise FolderLayoutError(
+            f"{root} holds no images, and no folder named {', '.join(GOOD_NAMES)}: put photographs of good parts"
+            " into one, and those of defects beside it, into folders with the names of their kinds"
+        )
     if not found:
         raise FolderLayoutError(
             f"{root} holds no <category>/train and <category>/test: set data.root to an MVTec-style tree"
