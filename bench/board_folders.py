@@ -1,23 +1,38 @@
 """Lays crops of DeepPCB out as a user's folder: good templates to train on, real boards to test and calibrate on.
 
-    python bench/board_folders.py --boards ../shared/data/deeppcb --out boards_good
+    python -m bench.board_folders --boards ../shared/data/deeppcb --out boards_good
+    python -m bench.board_folders --boards ../shared/data/deeppcb --out boards_moved --moved --templates 100
 
 `train/good` holds crops of defect-free templates alone, `test/` and `ground_truth/` the crops of real boards that
 configs/deeppcb.py is tested on, `calibrate/` good crops of other real boards, each with its template of the same name
 under `references/` or `calibrate_references/`. With
 `--config.data.test_fraction=0.9999` none of the real defects trains.
+With `--moved` each image is turned by up to 10 degrees and shifted by up to 24 px, its template is not.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
+
+import numpy as np
+from scipy import ndimage
 
 from sage_jax.config import DataConfig
+from sage_jax.data.images import decode_mask, decode_rgb, encode_png
 from sage_jax.data.records import AnnotatedImage
 from sage_jax.data.sources import deeppcb
+
+SIDE_PX: Final = 128
+_AROUND_PX: Final = 208
+"""Side of what a moved crop is cut from, so that it shows the board up to its corners."""
+_TURN: Final = np.deg2rad(10.0)
+_SHIFT_PX: Final = 24.0
+_LEAST_SHARE: Final = 0.5
+"""Share of a defect's pixels that a moved crop must show to be called defective."""
 
 
 def main() -> None:
@@ -28,34 +43,77 @@ def main() -> None:
     parser.add_argument("--templates", type=int, default=800, help="template crops to train on")
     parser.add_argument("--tests", type=int, default=600, help="crops of real boards to test on")
     parser.add_argument("--calibration", type=int, default=200, help="good crops of real boards to calibrate on")
+    parser.add_argument("--moved", action="store_true", help="turn and shift images, not their templates")
     options = parser.parse_args()
-    out = Path(options.out)
-    data = DataConfig(source="deeppcb", root=options.boards, num_test=options.tests, image_px=128)
-    for index, image in enumerate(_crops(data, "train", options.templates + options.calibration)):
+    out, number = Path(options.out), options.templates + options.calibration
+    for index, image in enumerate(_crops(options.boards, "train", number, moved=options.moved, good_alone=True)):
         name = f"{index:05d}.png"
         if index < options.templates:
-            _write(out / "train/good" / name, image.reference_image)
-            _write(out / "references/train/good" / name, image.reference_image)
+            template = dataclasses.replace(image, test_image=image.reference_image or b"")
+            _write(out / "train/good" / name, _seen(template, index, moved=options.moved)[0])
+            _write(out / "references/train/good" / name, _still(image))
         else:
-            _write(out / "calibrate" / name, image.test_image)
-            _write(out / "calibrate_references" / name, image.reference_image)
-    for index, image in enumerate(_crops(data, "test", 0)):
+            _write(out / "calibrate" / name, _seen(image, index, moved=options.moved)[0])
+            _write(out / "calibrate_references" / name, _still(image))
+    for index, image in enumerate(_crops(options.boards, "test", options.tests, moved=options.moved)):
         kind, name = image.defects[0].type if image.defects else "good", f"{index:05d}.png"
-        _write(out / "test" / kind / name, image.test_image)
-        _write(out / "references/test" / kind / name, image.reference_image)
+        test, mask, share = _seen(image, index, moved=options.moved)
+        if image.defects and share < _LEAST_SHARE:
+            continue
+        _write(out / "test" / kind / name, test)
+        _write(out / "references/test" / kind / name, _still(image))
         if image.defects:
-            _write(out / "ground_truth" / kind / f"{index:05d}_mask.png", image.mask)
+            _write(out / "ground_truth" / kind / f"{index:05d}_mask.png", mask)
 
 
-def _crops(data: DataConfig, split: Literal["train", "test"], good: int) -> list[AnnotatedImage]:
-    """Crops of a split as configs/deeppcb.py draws them; so many good ones alone where that is above 0."""
-    chosen = dataclasses.replace(data, num_train=good, defect_rate=0.0) if good else data
-    return [image for image in deeppcb.read_images(chosen, split, 0) if isinstance(image, AnnotatedImage)]
+def _crops(
+    boards: str, split: Literal["train", "test"], number: int, *, moved: bool, good_alone: bool = False
+) -> Iterator[AnnotatedImage]:
+    """Crops as configs/deeppcb.py draws them, or larger ones to be cut from; good ones alone, or half of them."""
+    data = DataConfig(
+        source="deeppcb",
+        root=boards,
+        num_train=number,
+        num_test=number,
+        image_px=_AROUND_PX if moved else SIDE_PX,
+        defect_rate=0.0 if good_alone else 0.5,
+    )
+    return (image for image in deeppcb.read_images(data, split, 0) if isinstance(image, AnnotatedImage))
 
 
-def _write(path: Path, content: bytes | None) -> None:
+def _seen(image: AnnotatedImage, index: int, *, moved: bool) -> tuple[bytes, bytes, float]:
+    """The test image and its mask as the camera has them, and the share of the mask that is in view."""
+    mask = decode_mask(image.mask or b"")
+    if not moved:
+        return image.test_image, image.mask or b"", 1.0
+    rng = np.random.default_rng([index, len(image.image_id)])
+    turn, shift = rng.uniform(-_TURN, _TURN), rng.uniform(-_SHIFT_PX, _SHIFT_PX, 2)
+    pixels = decode_rgb(image.test_image, name=image.test_path).astype(np.float32)
+    planes = [_moved(pixels[..., channel], turn, shift, order=1) for channel in range(3)]
+    marked = _moved(mask.astype(np.float32), turn, shift, order=0) > 0.5
+    test = np.clip(np.stack(planes, axis=-1) + 0.5, 0.0, 255.0).astype(np.uint8)
+    return encode_png(test), encode_png(marked), float(marked.sum() / max(1, mask.sum()))
+
+
+def _moved(plane: np.ndarray, turn: float, shift: np.ndarray, *, order: int) -> np.ndarray:
+    """The middle of a plane that was turned about its middle and shifted."""
+    middle = (np.array(plane.shape) - 1) / 2.0
+    back = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    view = np.mgrid[:SIDE_PX, :SIDE_PX] - (SIDE_PX - 1) / 2.0 - shift[:, None, None]
+    places = np.einsum("ij,jyx->iyx", back, view) + middle[:, None, None]
+    return np.asarray(ndimage.map_coordinates(plane, places, order=order, mode="nearest"))
+
+
+def _still(image: AnnotatedImage) -> bytes:
+    """The middle of the template."""
+    pixels = decode_rgb(image.reference_image or b"", name=image.reference_path)
+    start = (pixels.shape[0] - SIDE_PX) // 2
+    return encode_png(np.ascontiguousarray(pixels[start : start + SIDE_PX, start : start + SIDE_PX]))
+
+
+def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content or b"")
+    path.write_bytes(content)
 
 
 if __name__ == "__main__":

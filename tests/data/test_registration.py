@@ -54,6 +54,16 @@ def test_a_motion_is_found_to_a_pixel(seed: int) -> None:
     assert np.median(apart) < 8.0 and apart.mean() < 0.5 * np.abs(reference.astype(float) - test)[30:-30, 30:-30].mean()
 
 
+def test_where_the_moved_reference_shows_nothing_the_test_image_stands() -> None:
+    picture = scene(2)
+    test, reference = seen(picture, 0.0, 20.0, 0.0), seen(picture, 0.0, 0.0, 0.0)
+    test[:15] = (250, 10, 120)  # what the reference has no view of
+    found, motion = register(test, reference)
+    assert abs(motion.down * 128 - 20.0) < 1.0
+    np.testing.assert_array_equal(found[:15], test[:15])
+    assert np.abs(found[40:100].astype(float) - test[40:100]).mean() < 6.0
+
+
 def test_a_reference_of_another_size_is_moved_by_the_same_share() -> None:
     picture = scene(3)
     test, reference = seen(picture, 0.0, 12.0, -8.0), seen(picture, 0.0, 0.0, 0.0)

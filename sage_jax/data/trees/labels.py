@@ -59,7 +59,7 @@ def label_tokens(record: Record, tiled: TiledImage, width: int, height: int, *, 
         anomalous = token_labels(decode_mask(record.mask), tiled, tokens_per_side=side)
     elif record.anomalous is False:
         anomalous = np.zeros(len(tiled.tiles) * side**2, np.float32)
-    if not record.defects or not all(one.placed for one in record.defects):
+    if not record.defects:
         return TokenLabels(anomalous, np.full(len(tiled.tiles) * side**2, -1, np.int32))
     covers = np.stack([box_cover(one.box, width, height, tiled, tokens_per_side=side) for one in record.defects])
     most = covers.max(axis=0)

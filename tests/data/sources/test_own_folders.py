@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from sage_jax.config import DataConfig
-from sage_jax.data.images import encode_png
-from sage_jax.data.records import NOWHERE, Fault, Record
+from sage_jax.data.images import decode_mask, decode_rgb, encode_png
+from sage_jax.data.records import NOWHERE, Box, Fault, Record
 from sage_jax.data.sources import folders, readers
 from sage_jax.data.sources.own_folders import OWN
 
@@ -85,6 +85,20 @@ def test_a_label_of_unknown_kind_and_place_still_ranks_answers(tmp_path: Path) -
         picture(tmp_path / f"defective/{index}.png")
     records, faults = records_of(tmp_path, pair_types=("standard comparison", "defect identification"))
     assert not faults and sum(bool(record.anomalous) for record in records) == 12
+
+
+def test_large_photographs_are_shrunk_with_their_masks(tmp_path: Path) -> None:
+    for index in range(8):
+        picture(tmp_path / f"parts/good/{index}.png")
+        picture(tmp_path / f"parts/scratch/{index}.png")
+        mask(tmp_path / f"parts/masks/scratch/{index}.png")
+    for side, size in ((0, (32, 48)), (100, (32, 48)), (24, (16, 24))):
+        records, faults = records_of(tmp_path / "parts", image_px=side)
+        assert not faults and len(records) == 16
+        for record in records:
+            assert decode_rgb(record.test_image, name="").shape[:2] == size
+            assert record.mask is not None and decode_mask(record.mask).shape == size
+            assert all(defect.box == Box(18, 1, 23, 4) for defect in record.defects) or side != 24
 
 
 def test_an_image_is_compared_with_the_reference_of_its_name(tmp_path: Path) -> None:

@@ -43,6 +43,16 @@ def _mvtec(root: Path) -> DataConfig:
     return DataConfig(source="mvtec", root=str(root), num_train=0, num_test=0, held_out=("pill",))
 
 
+def _folder(root: Path) -> DataConfig:
+    mask = np.zeros((24, 32), bool)
+    mask[3:9, 4:12] = True
+    for index in range(24):  # the hash of a path divides them
+        _put(root / f"parts/good/{index}.png", _noise())
+        _put(root / f"parts/crack/{index}.png", _noise())
+        _put(root / f"parts/masks/crack/{index}.png", encode_png(mask))
+    return DataConfig(source="folder", root=str(root / "parts"), num_train=0, num_test=8, test_fraction=0.5)
+
+
 def _visa(root: Path) -> DataConfig:
     mask = np.zeros((24, 32), np.uint8)
     mask[3:9, 4:12] = 2
@@ -102,12 +112,13 @@ def _generator(root: Path) -> DataConfig:
 _SOURCES: dict[str, Callable[[Path], DataConfig]] = {
     "generator": _generator,
     "deeppcb": _deeppcb,
+    "folder": _folder,
     "mvtec": _mvtec,
     "visa": _visa,
     "meta": _meta,
     "adpl": _adpl,
 }
-_ON_DISK = ("deeppcb", "mvtec", "visa", "meta", "adpl")
+_ON_DISK = ("deeppcb", "folder", "mvtec", "visa", "meta", "adpl")
 
 
 @pytest.mark.parametrize("source", _SOURCES)

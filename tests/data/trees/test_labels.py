@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sage_jax.config import ModelConfig, VitConfig
 from sage_jax.data.images import encode_png
-from sage_jax.data.records import Box, Defect, Record
+from sage_jax.data.records import NOWHERE, Box, Defect, Record
 from sage_jax.data.trees.labels import decode_labels
 from sage_jax.data.trees.tiles import TiledImage, box_cover, token_labels
 from tests.support.stream_records import make_record
@@ -73,3 +73,8 @@ def test_an_image_without_defects_names_none(anomalous: bool | None) -> None:
     labels = decode_labels(record_of([], None, anomalous), model=MODEL)
     assert (labels.defects == -1).all() and labels.defects.shape == (16,)
     assert (labels.anomalous is not None) == (anomalous is False)
+
+
+def test_a_defect_of_unknown_place_shows_on_no_token() -> None:
+    labels = decode_labels(record_of([NOWHERE], None), model=MODEL)
+    assert labels.anomalous is None and (labels.defects == -1).all()
