@@ -26,7 +26,7 @@ from bench.sizes import COMPARISON, FIRST_FREE, IMAGE, Size, make_model, make_tr
 from sage_jax.batch import TreeBatch
 from sage_jax.config import MeshConfig
 from sage_jax.generation.continuous_batching import ContinuousBatching
-from sage_jax.generation.decoding import Decoding
+from sage_jax.generation.options import Decoding
 from sage_jax.generation.responder import Responder
 from sage_jax.generation.sampling import Sampling
 from sage_jax.generation.unstacked import with_unstacked_layers

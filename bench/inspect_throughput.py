@@ -24,7 +24,7 @@ from sage_jax.batch import TreeBatch
 from sage_jax.config import MeshConfig
 from sage_jax.data.trees.encode import feature_form
 from sage_jax.features.cached import CachedFeatures
-from sage_jax.generation.decoding import Decoding
+from sage_jax.generation.options import Decoding
 from sage_jax.generation.responder import Responder
 from sage_jax.generation.unstacked import with_unstacked_layers
 from sage_jax.models.sage import compute_dtype

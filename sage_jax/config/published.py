@@ -19,6 +19,7 @@ def as_published(config: Config, *, run_dir: str) -> Config:
     |---|---|---|
     | similarity | `max` | `aligned` for registered pairs |
     | fusion | distinct patches alone | differences, places, marks in the image |
+    | words of places | the decoder's | the decoder's and the map's |
     | encoder | patches, frozen in stage 1 | a convolutional stem, trained |
     | loss of stage 1 | next token | weights on claims, dense similarity on masks |
     | stage 2 | adjacent pair `hard`, extreme pair, nothing else | `soft`, other weights, next-token loss |
@@ -27,11 +28,13 @@ def as_published(config: Config, *, run_dir: str) -> Config:
     fusion = dataclasses.replace(
         config.model.fusion, similarity="max", difference="none", difference_places=False, mark_image=False
     )
+    decoding = dataclasses.replace(config.evaluate.decoding, map_places=0.0)
     vit = dataclasses.replace(config.model.vit, stem="patch")
     return dataclasses.replace(
         config,
         run_dir=run_dir,
         model=dataclasses.replace(config.model, vit=vit, fusion=fusion),
+        evaluate=dataclasses.replace(config.evaluate, decoding=decoding),
         base=_plain_loss(config.base),
         plain=dataclasses.replace(_plain_loss(config.plain), freeze=_FROZEN),
         sfe=dataclasses.replace(_plain_loss(config.sfe), freeze=_FROZEN),

@@ -114,6 +114,7 @@ def free_rows(model: Sage, group: DecodeRows, rows: int, decoding: Decoding) -> 
         visible=jnp.zeros((rows, num_questions, slots), bool),
         position_ids=none(group.state.position_ids),
         used=jax.tree.map(none, group.state.used),
+        places=jax.tree.map(none, group.state.places),
         turns=jnp.zeros((), jnp.int32),
     )
     return DecodeRows(
@@ -161,6 +162,7 @@ def place_rows(rows: DecodeRows, group: DecodeRows, places: Int[Array, " C"], de
         visible=put(rows.state.visible, jnp.pad(group.state.visible, ((0, 0), (0, 0), (ring, rows.num_slots - end)))),
         position_ids=put(rows.state.position_ids, group.state.position_ids),
         used=jax.tree.map(put, rows.state.used, group.state.used),
+        places=jax.tree.map(put, rows.state.places, group.state.places),
         turns=rows.state.turns,
     )
     return DecodeRows(

@@ -6,11 +6,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from sage_jax.axes import Array, Bool, Float, Int
 from sage_jax.batch import Answers, AnyArray, Scores, TreeBatch
-from sage_jax.generation.sampling import Sampling, choose, draw_keys
+from sage_jax.generation.options import Decoding
+from sage_jax.generation.place_tokens import by_evidence, place_evidence, without_named
+from sage_jax.generation.sampling import choose, draw_keys
 from sage_jax.generation.verdict_tokens import opened_by_score, verdict_score
 from sage_jax.models.attention.tree import prefix_layout
 from sage_jax.models.decoder import KvCache
@@ -30,6 +31,7 @@ class DecodeState:
       visible: True at the slots that a question's next token sees.
       position_ids: Position of that token.
       used: True at the ids in a question's conversation; None without a repetition penalty.
+      places: Log-odds of each cell by the map that no answer has named yet; None where they have no weight.
       turns: Answers given so far.
 
     Of arrays, or of their shardings.
@@ -39,6 +41,7 @@ class DecodeState:
     visible: AnyArray  # B Q T
     position_ids: AnyArray  # B Q
     used: AnyArray | None  # B Q V
+    places: AnyArray | None  # B Q 9
     turns: AnyArray
 
     @property
@@ -70,33 +73,6 @@ class ImagePrefix:
     images: AnyArray
     cache: KvCache
     real: AnyArray  # B A
-
-
-@dataclasses.dataclass(frozen=True)
-class Decoding:
-    """How answers are generated, and which tokens open and close them.
-
-    Attributes:
-      max_new_tokens: Longest answer, closing token included.
-      end_id: Id that closes an answer, and fills up what follows.
-      verdict_ids: Ids that open a positive and a negative answer.
-      stop_ids: Further ids that close an answer.
-      sampling: How tokens are chosen.
-      verdict_threshold: Score from which an image's first question is answered yes, and below which no; None = as the
-        answer's own tokens are chosen.
-    """
-
-    max_new_tokens: int
-    end_id: int
-    verdict_ids: tuple[tuple[int, ...], tuple[int, ...]]
-    stop_ids: tuple[int, ...] = ()
-    sampling: Sampling = Sampling()
-    verdict_threshold: float | None = None
-
-    def closes(self, token_ids: AnyArray) -> Bool[AnyArray, "..."]:
-        """True at tokens that close an answer; of arrays on the host as well."""
-        closing = np.asarray(sorted({self.end_id, *self.stop_ids}), np.int32)
-        return (token_ids[..., None] == closing).any(axis=-1)
 
 
 def prefill_and_decode(
@@ -131,8 +107,9 @@ def prefill(
     written = jnp.max(jnp.where(batch.token_mask, jnp.arange(1, length + 1), 0)).astype(jnp.int32)
 
     seen = _seen(batch, batch.question_index, batch.token_mask)
-    logits, state = _asked(model, batch, dataclasses.replace(cache, length=written), last_hidden, seen, decoding)
-    return logits, images.compared.similarity, state
+    cache, similarity = dataclasses.replace(cache, length=written), images.compared.similarity
+    logits, state = _asked(model, batch, cache, last_hidden, seen, similarity, decoding)
+    return logits, similarity, state
 
 
 def _seen(batch: TreeBatch, question_index: Int[Array, "B S"], token_mask: Bool[Array, "B S"]) -> Bool[Array, "B Q S"]:
@@ -147,6 +124,7 @@ def _asked(
     cache: KvCache,
     last_hidden: Float[Array, "B Q D"],
     seen: Bool[Array, "B Q U"],
+    similarity: Float[Array, "B M"],
     decoding: Decoding,
 ) -> tuple[Float[Array, "B Q V"], DecodeState]:
     """Logits of each answer's first token, and where the conversations stand, of questions that are in the cache.
@@ -167,8 +145,14 @@ def _asked(
         visible=jnp.pad(seen, ((0, 0), (0, 0), (0, cache.num_slots - seen.shape[-1]))),
         position_ids=jnp.take_along_axis(batch.position_ids, last, axis=1) + 1,
         used=used,
+        places=_places(similarity, model, last.shape[1]) if decoding.map_places else None,
         turns=jnp.zeros((), jnp.int32),
     )
+
+
+def _places(similarity: Float[Array, "B M"], model: Sage, num_questions: int) -> Float[Array, "B Q 9"]:
+    found = place_evidence(similarity, model.config.tokens_per_tile)
+    return jnp.broadcast_to(found[:, None], (len(found), num_questions, 9))
 
 
 def unasked(batch: TreeBatch) -> Bool[Array, "B Q"]:
@@ -251,8 +235,9 @@ def decode_from_prefix(
     asked = _seen(batch, question, real)
     shown = jnp.broadcast_to(prefix.real[:, None], (*asked.shape[:2], begun)) & asked.any(axis=-1, keepdims=True)
     seen = jnp.concatenate([shown, asked], axis=2)
-    logits, state = _asked(model, batch, cache, last_hidden, seen, decoding)
-    return _first_answers(model, batch, state, logits, images.compared.similarity, seeds, decoding)
+    similarity = images.compared.similarity
+    logits, state = _asked(model, batch, cache, last_hidden, seen, similarity, decoding)
+    return _first_answers(model, batch, state, logits, similarity, seeds, decoding)
 
 
 def prompts_of(batch: TreeBatch) -> TreeBatch:
@@ -302,6 +287,7 @@ def next_turn(
         visible=jax.lax.dynamic_update_slice_in_dim(state.visible, mine, start, axis=2),
         position_ids=state.position_ids + count,
         used=None if state.used is None else _with_used(state.used, token_ids, token_mask),
+        places=state.places,
         turns=state.turns,
     )
     return _decode(model, state, logits, count == 0, seeds, decoding)
@@ -367,7 +353,7 @@ def next_token(
     hidden, cache = model.decoder(model.decoder.embedding(token), state.position_ids, visible, state.cache)
     assert cache is not None
     state = dataclasses.replace(state, cache=cache, visible=visible, position_ids=state.position_ids + ~ended)
-    return chosen_token(state, model.decoder.logits(hidden), ended, keys, step, decoding)
+    return chosen_token(state, model.decoder.logits(hidden), ended, keys, step, decoding, before=token)
 
 
 def chosen_token(
@@ -377,11 +363,17 @@ def chosen_token(
     keys: Array,
     step: Int[Array, ""] | Int[Array, "B 1"],
     decoding: Decoding,
+    before: Int[Array, "B Q"] | None = None,
 ) -> tuple[Int[Array, "B Q"], Bool[Array, "B Q"], DecodeState]:
-    """The token that each question's logits give; else as `next_token`."""
+    """The token that each question's logits give, and the map where a place is named; else as `next_token`."""
+    if state.places is not None:
+        logits = by_evidence(logits, before, state.places, decoding.place_ids, decoding.map_places)
     found = choose(logits, state.used, keys, step, decoding.sampling)
     token = jnp.where(ended, decoding.end_id, found).astype(jnp.int32)
     ended = ended | decoding.closes(token)
+    if state.places is not None:
+        places = without_named(state.places, before, token, decoding.place_ids)
+        state = dataclasses.replace(state, places=places)
     if state.used is not None:
         state = dataclasses.replace(state, used=_with_used(state.used, token[..., None], ~ended[..., None]))
     return token, ended, state

@@ -334,7 +334,7 @@ def _compiled(graphdef: nnx.GraphDef[Sage], mesh: Mesh, decoding: Decoding, num_
     rows: Any = batch_sharding(mesh)
     # A state goes out of one function and into another: were its sharding left open, each would compile again.
     slots: Any = activation_sharding(mesh, ("batch", "heads"), {"heads": num_kv_heads})
-    state = DecodeState(KvCache(slots, slots, whole), rows, rows, rows, whole)
+    state = DecodeState(KvCache(slots, slots, whole), rows, rows, rows, rows, whole)
     held = DecodeRows(state, rows, rows, rows, rows, rows)
     traced = _Traced(graphdef, decoding)
     prefix = ImagePrefix(rows, state.cache, rows)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sage_jax.config import Config
+from sage_jax.config import Config, ConfigError
+from sage_jax.data.adpl.preferences import PLACES
 from sage_jax.data.trees.chat import Chat
-from sage_jax.generation.responder import Decoding
+from sage_jax.generation.options import Decoding
+from sage_jax.generation.place_tokens import PlaceIds
 from sage_jax.generation.sampling import Sampling
 from sage_jax.hf.config import CheckpointConfig
 from sage_jax.hf.faults import WeightsError
@@ -23,7 +25,27 @@ def make_decoding(config: Config, chat: Chat, weights: tuple[Path, CheckpointCon
       WeightsError: `evaluate.decoding.method` is `checkpoint`, and generation_config.json has faults.
     """
     longest, sampling = config.evaluate.max_new_tokens, _sampling(config, weights)
-    return Decoding(longest, chat.end_id, chat.verdict_ids, chat.stop_ids, sampling)
+    weight = config.evaluate.decoding.map_places
+    places = _place_ids(chat) if weight else ()
+    return Decoding(
+        longest, chat.end_id, chat.verdict_ids, chat.stop_ids, sampling, place_ids=places, map_places=weight
+    )
+
+
+def _place_ids(chat: Chat) -> PlaceIds:
+    """Ids of the words of each cell.
+
+    Raises:
+      ConfigError: The tokenizer writes a word of a place in several tokens.
+    """
+    found = [tuple(int(each) for each in ids if each >= 0) for ids in chat.name_ids(PLACES, length=4)]
+    for place, ids in zip(PLACES, found, strict=True):
+        if len(ids) != len(place.split()):
+            raise ConfigError(
+                f"evaluate.decoding.map_places: the tokenizer writes {place!r} in {len(ids)} tokens, and the map can "
+                "choose between whole words only: set it to 0"
+            )
+    return tuple(found)
 
 
 def _sampling(config: Config, weights: tuple[Path, CheckpointConfig] | None) -> Sampling:

@@ -76,13 +76,22 @@ def scheduled_steps(lengths: list[int], *, rows: int, group: int) -> int:
     return steps
 
 
+PLACES = tuple((10 + cell,) if cell % 2 else (9, 19 + cell) for cell in range(9))
+"""Ids of the words of nine cells, some of two words."""
+
+
 @pytest.mark.parametrize(
-    "how",
-    [Sampling(), Sampling(repetition_penalty=1.8), Sampling(1.2, top_k=20, repetition_penalty=1.3, seed=5)],
-    ids=["greedy", "penalised", "drawn"],
+    "options",
+    [
+        {"sampling": Sampling()},
+        {"sampling": Sampling(repetition_penalty=1.8)},
+        {"sampling": Sampling(1.2, top_k=20, repetition_penalty=1.3, seed=5)},
+        {"sampling": Sampling(1.2, seed=7), "place_ids": PLACES, "map_places": 2.0},
+    ],
+    ids=["greedy", "penalised", "drawn", "by the map"],
 )
-def test_images_are_answered_as_in_batches(how: Sampling) -> None:
-    responder, groups = make_responder(2, MESH, sampling=how, stop_ids=STOPS), groups_of(IMAGES)
+def test_images_are_answered_as_in_batches(options: dict[str, Any]) -> None:
+    responder, groups = make_responder(2, MESH, **options, stop_ids=STOPS), groups_of(IMAGES)
     expected, stream = in_batches(responder, groups), ContinuousBatching(responder, num_rows=ROWS)
     found = list(stream.answers(groups))
     assert [index for index, _ in found] == list(range(IMAGES))
