@@ -183,12 +183,12 @@ class Inspector:
             if reference is not None:
                 reading = _name(reference, "reference")
                 compared = reading, _content(reference, reading)
+            register = self.config.data.register == "rigid"
+            return make_input(name, content, compared, category, vocabulary, register=register)
         except OSError as error:
             return InputImage(name, category, None, f"{reading}: cannot be read: {error.strerror or error}")
         except ValueError as error:  # UserError and ImageFault are ValueErrors
             return InputImage(name, category, None, str(error))
-        register = self.config.data.register == "rigid"
-        return make_input(name, content, compared, category, vocabulary, register=register)
 
 
 def load(

@@ -75,14 +75,17 @@ def by_evidence(
 ) -> Float[Array, "B Q V"]:
     """Logits of which the words of places share their probability anew, by decoder and evidence.
 
-    The product of both, normalised to what these words had together: whether a place is named stays the decoder's.
+    The product of both, normalised to what these words had together: whether a place is named stays the decoder's. A
+    first word that several cells begin with counts the mean of their odds, so that equal odds change nothing.
 
     Args:
       before: The token before, which says whether a second word of a place may follow; None at an answer's first token.
       weight: Of the evidence's log-odds.
     """
     groups = _by_first_word(place_ids)
-    each = [jax.nn.logsumexp(evidence[..., jnp.asarray(cells)], axis=-1) for cells in groups.values()]
+    each = [
+        jax.nn.logsumexp(evidence[..., jnp.asarray(cells)], axis=-1) - np.log(len(cells)) for cells in groups.values()
+    ]
     found = _shared(logits, list(groups), jnp.stack(each, axis=-1), weight)
     for first, cells in groups.items() if before is not None else ():
         if seconds := [place_ids[cell][1] for cell in cells if len(place_ids[cell]) == 2]:

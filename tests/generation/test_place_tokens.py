@@ -78,9 +78,19 @@ def test_words_of_places_share_what_they_had_by_decoder_and_map() -> None:
             ids, cells = [UPPER, 9, LEFT, 10, RIGHT, LOWER, 11], [[0, 2], [1], [3], [4], [5], [6, 8], [7]]
         others = [each for each in range(14) if each not in ids]
         np.testing.assert_array_equal(new[others], old[others].astype(np.float32))
-        wanted = old[ids] + 0.7 * np.array([special.logsumexp(own[cell]) for cell in cells])
+        wanted = old[ids] + 0.7 * np.array([np.log(np.mean(np.exp(own[cell]))) for cell in cells])
         wanted += special.logsumexp(old[ids]) - special.logsumexp(wanted)
         np.testing.assert_allclose(new[ids], wanted, atol=1e-4)
+
+
+def test_without_a_region_the_decoder_alone_chooses() -> None:
+    rng = np.random.default_rng(5)
+    logits = jnp.asarray(rng.normal(0.0, 3.0, (3, 2, 14)), jnp.float32)
+    before = jnp.asarray([[UPPER, 3], [LOWER, 9], [3, 3]])
+    evidence = jnp.broadcast_to(place_evidence(jnp.ones((3, SIDE * SIDE)), SIDE * SIDE)[:, None], (3, 2, 9))
+    for _ in range(2):
+        np.testing.assert_allclose(by_evidence(logits, before, evidence, PLACES, 1.0), logits, atol=1e-5)
+        evidence = without_named(evidence, before, jnp.full((3, 2), LEFT), PLACES)
 
 
 def test_at_an_answers_first_token_no_second_word_comes() -> None:

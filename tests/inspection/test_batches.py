@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from sage_jax.config import InspectConfig
+from sage_jax.config import DataConfig, InspectConfig
 from sage_jax.config.command_line import read_config
 from sage_jax.data import images as image_files
 from sage_jax.data.images import decode_rgb
@@ -91,13 +91,16 @@ def test_one_reference_for_all_images_is_all_that_the_vit_runs_on(
         return np.zeros((len(tiles), *feature_form(model, np.dtype(np.float32)).shape), np.float32)
 
     (tmp_path / "good.png").write_bytes(drawn()[0].test_image)
-    config = SimpleNamespace(inspect=InspectConfig(references=str(tmp_path / references)), model=model)
+    inspect = InspectConfig(references=str(tmp_path / references))
+    config = SimpleNamespace(inspect=inspect, model=model, data=DataConfig())
     responder = SimpleNamespace(rows=lambda count: count, vit_features=features)
     evaluator = cast(Any, SimpleNamespace(config=config, responder=responder))
     kept = cached_references(evaluator, one_for_all=inspection._has_one_reference(config.inspect.references))
     assert kept is not None
     kept.put_into(random_batch(0, rows=1))  # of one reference of two tiles
     assert calls == [num_tiles]
+    config.data = DataConfig(register="rigid")
+    assert cached_references(evaluator, one_for_all=True) is None, "each image has a reference of its own then"
 
 
 def test_every_file_is_decoded_once_from_reading_to_report(

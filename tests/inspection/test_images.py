@@ -17,7 +17,7 @@ from sage_jax.config import ConfigError, InspectConfig
 from sage_jax.config.command_line import read_config
 from sage_jax.data.adpl.facts import load_vocabulary
 from sage_jax.data.adpl.preferences import make_records
-from sage_jax.data.images import SUFFIXES
+from sage_jax.data.images import SUFFIXES, decode_rgb
 from sage_jax.data.records import Record
 from sage_jax.inspection.images import InputImage, References, SampleImages, UserImages, find_images
 from tests.support.photographs import SCRIPT, drawn, write_photographs
@@ -32,6 +32,22 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def inputs(config: InspectConfig) -> list[InputImage]:
     images = UserImages(config, load_vocabulary())
     return [images.read(index) for index in range(len(images))]
+
+
+def test_a_reference_is_registered_where_that_is_asked_for(tmp_path: Path) -> None:
+    picture = np.full((96, 96, 3), 90, np.uint8)
+    picture[30:60, 20:50], picture[50:70, 60:85] = (220, 40, 40), (30, 30, 200)
+    for name, shift in (("good.png", 0), ("test/test.png", 6)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.roll(picture, shift, axis=0)).save(tmp_path / name)
+    config = InspectConfig(images=str(tmp_path / "test"), references=str(tmp_path / "good.png"))
+    apart = []
+    for register in (False, True):
+        record = UserImages(config, load_vocabulary(), register=register).read(0).record
+        assert record is not None and record.reference_image is not None
+        images = [decode_rgb(each, name="").astype(int) for each in (record.test_image, record.reference_image)]
+        apart.append(np.abs(images[0] - images[1]).mean())
+    assert apart[1] < 0.2 * apart[0]
 
 
 def sampled(records: Sequence[Record], wanted: int) -> list[Record]:
