@@ -66,7 +66,13 @@ class CheckReport:
 
     @property
     def given_away(self) -> list[str]:
-        """The readers without the image who are above chance, in words; none where the questions are fair."""
+        """The readers without the image who are above chance, in words; none where the questions are fair.
+
+        Nor where all test images are good, or all defective: then their questions need no telling apart.
+        """
+        tested = self.splits.get("test")
+        if tested is not None and not (tested.good and tested.defective) and not tested.unlabelled:
+            return []
         return [
             f"{kind}: a reader of the {reads} alone is right in {found.accuracy:.3f}, chance is {found.chance:.3f}"
             for reads, kinds in self.without_image.items()

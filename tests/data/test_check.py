@@ -124,3 +124,5 @@ def test_questions_that_tell_are_given_away_and_fair_ones_are_not() -> None:
     assert "0.900 !" in _printed(told) and "0.500 !" not in _printed(told)
     few = {"question": {"defect diagnosis": TextOnly(0.6, 0.5, 20)}}
     assert dataclasses.replace(report, without_image=few).given_away == [], "within two standard errors of twenty"
+    alone = {**told.splits, "test": dataclasses.replace(told.splits["test"], defective=0)}
+    assert dataclasses.replace(told, splits=alone).given_away == [], "good parts alone: nothing to tell apart"
