@@ -22,8 +22,8 @@ def chat_of(corpus: list[str]) -> Chat:
     return Chat(TEXT, tokenizer)
 
 
-def config_of(**decoding: float) -> Config:
-    return dataclasses.replace(Config(), evaluate=EvaluateConfig(decoding=DecodingConfig(**decoding)))
+def config_of(map_places: float = 0.0) -> Config:
+    return dataclasses.replace(Config(), evaluate=EvaluateConfig(decoding=DecodingConfig(map_places=map_places)))
 
 
 def test_the_words_of_places_are_found_where_the_map_has_a_weight() -> None:
