@@ -19,7 +19,6 @@ from sage_jax.config import (
     Config,
     DataConfig,
     DecoderConfig,
-    DecodingConfig,
     EvaluateConfig,
     FusionConfig,
     ModelConfig,
@@ -109,6 +108,6 @@ def get_config() -> ml_collections.ConfigDict:
                     lambda_hard=4.0, lambda_easy=2.0, selection="soft", soft_temperature=1.0, sft_weight=8.0
                 )
             ),
-            evaluate=EvaluateConfig(max_new_tokens=32, decoding=DecodingConfig(map_places=1.0)),
+            evaluate=EvaluateConfig(max_new_tokens=32),
         )
     )

@@ -31,6 +31,7 @@ def test_a_paper_config_has_the_papers_method_and_our_data_and_sizes(name: str) 
     for stage in ("base_dpo", "dpo"):
         assert getattr(paper, stage).preference == PreferenceConfig(eta=0.0, lambda_hard=0.0)
     assert (paper.data, paper.text) == (ours.data, ours.text)
-    assert (ours.evaluate.decoding.map_places, paper.evaluate.decoding.map_places) == (1.0, 0.0)
+    assert (ours.evaluate.decoding.map_places > 0.0) == (name == "deeppcb")
+    assert paper.evaluate.decoding.map_places == 0.0
     assert dataclasses.replace(paper.evaluate, decoding=ours.evaluate.decoding) == ours.evaluate
     assert dataclasses.replace(paper.model.decoder) == ours.model.decoder
