@@ -25,7 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
     config = load_config("deeppcb")
     data = DataConfig(
-        source="folder", root="parts", num_train=0, num_test=0, image_px=128, drawn_defects=16, register="rigid"
+        source="folder", root="parts", num_train=0, num_test=0, shrink_px=128, drawn_defects=16, register="rigid"
     )
     text = dataclasses.replace(config.text, vocab_size=768, buckets=())
     return to_config_dict(

@@ -35,8 +35,8 @@ class DataConfig:
       num_test: Images drawn for testing; 0 = all.
       test_seed: Seed of the draws and wording of testing, which `seed` does not change: runs of all training seeds are
         scored on the same images and questions.
-      image_px: Side of a generated image or a DeepPCB crop, or the longer side that larger images of `folder` are
-        shrunk to; 0 = whole images.
+      image_px: Side of a generated image or a DeepPCB crop; 0 = whole images.
+      shrink_px: Longer side that larger photographs of `folder` are shrunk to when they are stored; 0 = as they are.
       held_out: Categories kept for testing. Empty: the source's own split, or `test_fraction` by hash.
       test_fraction: Share of images kept for testing where the source has no split and nothing is held out.
       validation_fraction: Share of training images, taken by the hash of their id, that no stage trains on and that
@@ -72,6 +72,7 @@ class DataConfig:
     num_test: int = 200
     test_seed: int = 0
     image_px: int = 64
+    shrink_px: int = 0
     held_out: tuple[str, ...] = ()
     test_fraction: float = 0.2
     validation_fraction: float = 0.0
@@ -95,7 +96,11 @@ class DataConfig:
             f"validation_fraction = {self.validation_fraction}: give a share from 0 to below 1",
         )
         require_not_negative(self, "num_train", "num_test", "image_px", "num_workers", "prefetch", "group_batches")
-        require_not_negative(self, "vit_memory_mb", "drawn_defects", "drawn_variation")
+        require_not_negative(self, "vit_memory_mb", "drawn_defects", "drawn_variation", "shrink_px")
+        require(
+            self.source == "folder" or not self.shrink_px,
+            f"shrink_px = {self.shrink_px}: read with source=folder alone; leave it 0",
+        )
         drawable = self.source not in ("generator", "adpl")
         require(
             drawable or not self.drawn_defects,

@@ -41,7 +41,7 @@ def test_good_parts_alone_go_through_all_stages(tiny_run: TinyRun, photographs: 
         "data.root": photographs,
         "data.num_train": 0,
         "data.num_test": 0,
-        "data.image_px": 32,
+        "data.shrink_px": 32,
         "data.drawn_defects": 2,
         "data.register": "rigid",
         "evaluate.stages": "('sfe',)",
@@ -70,4 +70,4 @@ def test_good_parts_alone_go_through_all_stages(tiny_run: TinyRun, photographs: 
 def test_the_shipped_config_reads_good_parts_and_draws(photographs: Path) -> None:
     config = load_config("own_parts")
     assert config.data.source == "folder" and config.data.drawn_defects > 0 and config.data.register == "rigid"
-    assert config.data.image_px == config.model.vit.tile_px
+    assert config.data.shrink_px == config.model.vit.tile_px

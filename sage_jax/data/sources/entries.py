@@ -139,15 +139,15 @@ class EntryReader:
     """
 
     def __init__(
-        self, root: Path, good: dict[str, list[Entry]], *, list_path: Path | None = None, image_px: int = 0
+        self, root: Path, good: dict[str, list[Entry]], *, list_path: Path | None = None, shrink_px: int = 0
     ) -> None:
         """What it reads from.
 
         Args:
           list_path: The list that the entries' lines are of; None = faults are told at the images themselves.
-          image_px: The longer side that larger images are shrunk to, with their masks; 0 = none are.
+          shrink_px: The longer side that larger images are shrunk to, with their masks; 0 = none are.
         """
-        self.root, self.good, self.list_path, self.image_px = root, good, list_path, image_px
+        self.root, self.good, self.list_path, self.shrink_px = root, good, list_path, shrink_px
         self._usable: dict[str, Fault | None] = {}
 
     def __call__(self, entry: Entry) -> Iterator[AnnotatedImage | Fault]:
@@ -181,16 +181,16 @@ class EntryReader:
         )
 
     def _read(self, name: str) -> bytes:
-        """An image, shrunk where it is larger than `image_px`.
+        """An image, shrunk where it is larger than `shrink_px`.
 
         Raises:
           ImageFault: It cannot be read.
         """
         content = read_inside(self.root, name)
-        if self.image_px == 0:
+        if self.shrink_px == 0:
             return content
         pixels = decode_rgb(content, name=name)
-        return encode_png(shrink(pixels, self.image_px)) if max(pixels.shape[:2]) > self.image_px else content
+        return encode_png(shrink(pixels, self.shrink_px)) if max(pixels.shape[:2]) > self.shrink_px else content
 
     def _references(self, entry: Entry) -> Iterator[str]:
         """The entry's own reference; then good images other than itself, beginning with the one its path chooses."""
@@ -240,7 +240,7 @@ class EntryReader:
             raise ImageFault(entry.path, "is defective but has no mask", cure)
         masks = []
         for name in entry.masks:
-            masks.append(shrink(decode_mask(read_inside(self.root, name), name=name), self.image_px))
+            masks.append(shrink(decode_mask(read_inside(self.root, name), name=name), self.shrink_px))
             if masks[-1].shape != masks[0].shape:
                 raise ImageFault(name, "differs in size from the image's other masks", "export the masks at one size")
         return np.logical_or.reduce(masks)

@@ -69,7 +69,7 @@ def read_images(data: DataConfig, split: Literal["train", "test"], seed: int) ->
         if good.get(folder):
             chosen += [entry for entry in entries if split_of(entry, data) == split]
     num = data.num_train if split == "train" else data.num_test
-    read = EntryReader(root, good, image_px=data.image_px if data.source == "folder" else 0)
+    read = EntryReader(root, good, shrink_px=data.shrink_px)
     for entry in draw(chosen, num or len(chosen), np.random.default_rng([VERSION, seed])):
         yield from read(entry)
 

@@ -80,7 +80,9 @@ def undrawn_faults(data: DataConfig, split: Literal["train", "test"], seed: int)
     if data.source == "generator" or num_drawn == 0:
         return
     image_px = 0 if data.source == "deeppcb" else data.image_px  # whole boards instead of crops
-    whole = dataclasses.replace(data, num_train=0, num_test=0, image_px=image_px, records_per_image=1, drawn_defects=0)
+    whole = dataclasses.replace(
+        data, num_train=0, num_test=0, image_px=image_px, records_per_image=1, drawn_defects=0, register="none"
+    )
     for item in read_records(whole, split, seed):
         yield item if isinstance(item, Fault) else None
 

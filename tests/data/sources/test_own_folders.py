@@ -93,7 +93,7 @@ def test_large_photographs_are_shrunk_with_their_masks(tmp_path: Path) -> None:
         picture(tmp_path / f"parts/scratch/{index}.png")
         mask(tmp_path / f"parts/masks/scratch/{index}.png")
     for side, size in ((0, (32, 48)), (100, (32, 48)), (24, (16, 24))):
-        records, faults = records_of(tmp_path / "parts", image_px=side)
+        records, faults = records_of(tmp_path / "parts", shrink_px=side)
         assert not faults and len(records) == 16
         for record in records:
             assert decode_rgb(record.test_image, name="").shape[:2] == size
