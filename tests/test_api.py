@@ -270,7 +270,7 @@ def test_training_takes_a_file_and_fields_and_evaluation_gives_the_metrics(tiny_
     assert folder == tmp_path / "run"
     metrics = sage_jax.evaluate(folder)
     assert metrics["sfe"]["one_shot"] == tiny_run.summary()["metrics"]["sfe"]["one_shot"]
-    with pytest.raises(sage_jax.UserError, match="there are ablation, deeppcb, deeppcb_paper, quickstart"):
+    with pytest.raises(sage_jax.UserError, match="there are ablation, deeppcb, deeppcb_paper, own_parts, quickstart"):
         sage_jax.train("no_such_config")
 
 

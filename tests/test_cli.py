@@ -155,7 +155,9 @@ def test_a_wrong_option_is_one_line_with_the_way_out(
 def test_missing_models_configs_and_arguments_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "sage-jax train quickstart" in said(["inspect", "x", "--model", str(tmp_path)], capsys)
     assert "--model" in said(["inspect", "x"], capsys)
-    assert "there are ablation, deeppcb, deeppcb_paper, quickstart" in said(["train", "no_such_config"], capsys)
+    assert "there are ablation, deeppcb, deeppcb_paper, own_parts, quickstart" in said(
+        ["train", "no_such_config"], capsys
+    )
     assert "there is no shipped config" in said(["configs", "nothing"], capsys)
     assert "nosuchcommand" in said(["nosuchcommand"], capsys)
 

@@ -29,9 +29,9 @@ class DecodingConfig:
       top_k: Of `sample`: tokens are drawn among so many likeliest; 0 = all.
       repetition_penalty: Makes tokens less likely that stand in the conversation already, prompt and answers, with
         `greedy` too; 1 = none. As in transformers.
+      seed: Of the draws. An image's draws depend on it, on the image's name and on the question's number alone.
       map_places: Weight of the anomaly map's log-odds in the choice between the words of places, so that an answer
         names the cell of a region that the map shows; 0 = the decoder alone chooses. Reads maps of one tile.
-      seed: Of the draws. An image's draws depend on it, on the image's name and on the question's number alone.
     """
 
     method: Literal["greedy", "sample", "checkpoint"] = "greedy"
@@ -39,8 +39,8 @@ class DecodingConfig:
     top_p: float = 1.0
     top_k: int = 0
     repetition_penalty: float = 1.0
-    map_places: float = 0.0
     seed: int = 0
+    map_places: float = 0.0
 
     def __post_init__(self) -> None:
         require_above_zero(self, "temperature", "top_p", "repetition_penalty")
