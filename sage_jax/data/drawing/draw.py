@@ -60,24 +60,31 @@ def with_drawn_defects(
       variation: How much copies vary (`vary`).
       seed: Of all draws.
     """
-    donors: dict[str, collections.deque[Picture]] = collections.defaultdict(lambda: collections.deque(maxlen=_DONORS))
+    donors: dict[str, collections.deque[np.ndarray]] = collections.defaultdict(
+        lambda: collections.deque(maxlen=_DONORS)
+    )
     for index, image in enumerate(images):
         yield image
         if isinstance(image, Fault) or image.defects:
             continue
         try:
-            picture = decode_rgb(image.test_image, name=image.test_path).astype(np.float32) / 255.0
+            pixels = decode_rgb(image.test_image, name=image.test_path)
         except ImageFault:
             continue  # told of the image itself
-        donors[image.category].append(picture)
+        donors[image.category].append(pixels)
+        picture = _as_picture(pixels)
         for turn in range(number):
             rng = np.random.default_rng([VERSION, seed, index, turn])
             varied = vary(picture, rng, variation)
             donor = donors[image.category][int(rng.integers(len(donors[image.category])))]
-            changed, masks = draw_defects(varied, donor, rng)
+            changed, masks = draw_defects(varied, _as_picture(donor), rng)
             yield _copy(image, f"{DRAWN}{turn}", changed, masks)
             if turn:
                 yield _copy(image, f"{VARIED}{turn}", vary(picture, rng, variation), {})
+
+
+def _as_picture(pixels: np.ndarray) -> Picture:
+    return pixels.astype(np.float32) / 255.0
 
 
 def _copy(image: AnnotatedImage, suffix: str, picture: Picture, masks: dict[str, np.ndarray]) -> AnnotatedImage:
