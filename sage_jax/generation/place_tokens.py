@@ -124,4 +124,5 @@ def _shared(logits: Float[Array, "B Q V"], ids: list[int], evidence: Float[Array
     old = logits[..., chosen]
     new = old + weight * evidence
     total = jax.nn.logsumexp(old, axis=-1, keepdims=True) - jax.nn.logsumexp(new, axis=-1, keepdims=True)
-    return logits.at[..., chosen].set(new + total)
+    possible = jnp.isfinite(old)  # where an answer must open with its verdict, no place may
+    return logits.at[..., chosen].set(jnp.where(possible, new + jnp.where(jnp.isfinite(total), total, 0.0), old))

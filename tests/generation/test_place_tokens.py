@@ -93,6 +93,16 @@ def test_without_a_region_the_decoder_alone_chooses() -> None:
         evidence = without_named(evidence, before, jnp.full((3, 2), LEFT), PLACES)
 
 
+def test_where_no_word_of_a_place_is_possible_none_becomes_so() -> None:
+    rng = np.random.default_rng(6)
+    evidence = jnp.asarray(rng.normal(0.0, 3.0, (2, 2, 9)), jnp.float32)
+    logits = jnp.full((2, 2, 14), -jnp.inf).at[..., 1:3].set(jnp.asarray(rng.normal(0.0, 1.0, (2, 2, 2))))
+    for before in (None, jnp.full((2, 2), UPPER)):
+        np.testing.assert_array_equal(by_evidence(logits, before, evidence, PLACES, 1.0), logits)
+    one = logits.at[..., 9].set(0.5)
+    np.testing.assert_allclose(by_evidence(one, None, evidence, PLACES, 1.0), one, atol=1e-5)
+
+
 def test_at_an_answers_first_token_no_second_word_comes() -> None:
     rng = np.random.default_rng(2)
     logits, evidence = (jnp.asarray(rng.normal(0.0, 3.0, shape), jnp.float32) for shape in ((2, 1, 14), (2, 1, 9)))
