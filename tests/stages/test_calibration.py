@@ -116,6 +116,19 @@ def test_words_are_those_of_the_verdict_that_the_threshold_gives(run_folder: Pat
             assert (found.verdict == "defective") == (opens == "Yes")
 
 
+def test_a_forced_verdict_still_opens_the_answer_where_the_map_chooses_places(
+    run_folder: Path, parts: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(run_folder, tmp_path / "run"))
+    about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    about["evaluate"]["decoding"]["map_places"] = 1.0
+    (folder / "config.json").write_text(json.dumps(about), encoding="utf-8")
+    for threshold, opens in ((0.0, ("Yes", "True")), (1.0, ("No", "False"))):
+        inspector = sage_jax.load(folder, threshold=threshold)
+        found = inspector.inspect(parts / "defective" / "01.png", references=parts / "good" / "01.png")
+        assert found.reason.startswith(opens), found.reason
+
+
 def test_a_calibration_of_another_model_is_not_used(run_folder: Path, calibration: dict[str, object]) -> None:
     path = run_folder / "calibration.json"
     before = path.read_text(encoding="utf-8")
