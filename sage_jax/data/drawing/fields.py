@@ -69,12 +69,17 @@ def blob(grid: Grid, y: float, x: float, radius: float, rng: np.random.Generator
 
 def stroke(grid: Grid, points: NDArray[np.floating]) -> Plane:
     """Distance to a polyline of points (y, x), px."""
-    nearest = np.full_like(grid.x, np.inf)
-    for (y0, x0), (y1, x1) in zip(points[:-1], points[1:], strict=True):
-        dy, dx = y1 - y0, x1 - x0
-        py, px = grid.y - y0, grid.x - x0
-        along = np.clip((py * dy + px * dx) / (dy * dy + dx * dx + 1e-9), 0.0, 1.0)
-        nearest = np.minimum(nearest, (py - along * dy) ** 2 + (px - along * dx) ** 2)
+    return polyline_distance(grid.y, grid.x, points)
+
+
+def polyline_distance(first: Plane, second: Plane, points: NDArray[np.floating]) -> Plane:
+    """Distance of each pixel to a polyline, in the units of its two coordinates; points are (first, second)."""
+    nearest = np.full_like(first, np.inf)
+    for (u0, v0), (u1, v1) in zip(points[:-1], points[1:], strict=True):
+        du, dv = u1 - u0, v1 - v0
+        pu, pv = first - u0, second - v0
+        along = np.clip((pu * du + pv * dv) / (du * du + dv * dv + 1e-9), 0.0, 1.0)
+        nearest = np.minimum(nearest, (pu - along * du) ** 2 + (pv - along * dv) ** 2)
     return np.sqrt(nearest)
 
 

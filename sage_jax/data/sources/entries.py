@@ -163,10 +163,10 @@ class EntryReader:
             yield self._meaningless(entry, empty=not defects)
             return
         reference = ""
-        for path in self._references(entry):
-            fault = self._fault_of(dataclasses.replace(entry, path=path))
+        for other in self._references(entry):
+            fault = self._fault_of(other)
             if fault is None:
-                reference = path
+                reference = other.path
                 break
             yield fault
         yield AnnotatedImage(
@@ -192,11 +192,11 @@ class EntryReader:
         pixels = decode_rgb(content, name=name)
         return encode_png(shrink(pixels, self.shrink_px)) if max(pixels.shape[:2]) > self.shrink_px else content
 
-    def _references(self, entry: Entry) -> Iterator[str]:
+    def _references(self, entry: Entry) -> Iterator[Entry]:
         """The entry's own reference; then good images other than itself, beginning with the one its path chooses."""
         if entry.reference:
-            yield entry.reference
-        others = [other.path for other in self.good.get(entry.folder, ()) if other.path != entry.path]
+            yield dataclasses.replace(entry, path=entry.reference)
+        others = [other for other in self.good.get(entry.folder, ()) if other.path != entry.path]
         first = int(_share(f"reference of {entry.key}") * len(others))
         yield from others[first:] + others[:first]
 

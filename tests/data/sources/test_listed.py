@@ -137,6 +137,17 @@ def test_broken_images_and_empty_masks_are_told(tmp_path: Path, kind: str) -> No
 
 
 @lists
+def test_a_broken_reference_is_told_at_its_own_line(tmp_path: Path, kind: str) -> None:
+    data = dataclasses.replace(_LISTS[kind](tmp_path, _images(tmp_path)), held_out=("candle",))
+    for index in range(3):  # the training images, which are references alone here
+        (tmp_path / f"candle/{index}.JPG").write_bytes(b"no image")
+    faults = _read(data, "test")[1]
+    lines = (tmp_path / (VISA_LIST if kind == "visa" else "meta.json")).read_text().splitlines()
+    told = {fault for fault in faults if fault.line is not None}
+    assert len(told) == 3 and all(fault.problem.split(" ")[0] in lines[(fault.line or 0) - 1] for fault in told)
+
+
+@lists
 def test_what_is_no_list_is_an_error_with_its_path(tmp_path: Path, kind: str) -> None:
     data = _LISTS[kind](tmp_path, _images(tmp_path))
     with pytest.raises(ListError, match=r"has no category 'nope'; it has candle, pcb 1"):

@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from sage_jax.data.drawing.fields import polyline_distance
 from sage_jax.data.sources.generator.canvas import Canvas, Picture, Plane
 
 # A defect changes the painted picture around a place (u, v). It gets the canvas, the picture, the belt behind the part
@@ -28,17 +29,6 @@ def _blob(c: Canvas, u: float, v: float, radius: float, rng: np.random.Generator
     return np.sqrt(du * du + dv * dv) - radius * (1.0 + rough * 0.5 * wave)
 
 
-def _stroke(c: Canvas, points: np.ndarray) -> Plane:
-    """Distance to a polyline."""
-    nearest = np.full_like(c.u, 9.0)
-    for (u0, v0), (u1, v1) in zip(points[:-1], points[1:], strict=True):
-        du, dv = u1 - u0, v1 - v0
-        pu, pv = c.u - u0, c.v - v0
-        along = np.clip((pu * du + pv * dv) / (du * du + dv * dv + 1e-9), 0.0, 1.0)
-        nearest = np.minimum(nearest, (pu - along * du) ** 2 + (pv - along * dv) ** 2)
-    return np.sqrt(nearest)
-
-
 def _walk(u: float, v: float, heading: float, length: float, turns: np.ndarray) -> np.ndarray:
     """Polyline centred on (u, v), of equal steps, each turned from the heading."""
     step = length / len(turns)
@@ -55,8 +45,8 @@ def _scratch(
     line = _walk(u, v, heading, length, np.linspace(-0.12, 0.12, 3) * rng.uniform(-1.0, 1.0))
     shifted = line + np.float32(0.05) * np.array([-np.sin(heading), np.cos(heading)], dtype=np.float32)
     on_part = c.cover(inside)
-    picture = _blend(picture, picture * 0.55, c.cover(_stroke(c, shifted) - 0.03) * on_part)
-    return _blend(picture, (0.98, 0.98, 0.97), c.cover(_stroke(c, line) - 0.032) * on_part)
+    picture = _blend(picture, picture * 0.55, c.cover(polyline_distance(c.u, c.v, shifted) - 0.03) * on_part)
+    return _blend(picture, (0.98, 0.98, 0.97), c.cover(polyline_distance(c.u, c.v, line) - 0.032) * on_part)
 
 
 def _crack(
@@ -69,7 +59,7 @@ def _crack(
     start = trunk[3]
     branch_heading = heading + rng.choice((-1.0, 1.0)) * 0.9
     branch = np.stack([start, start + 0.3 * np.array([np.cos(branch_heading), np.sin(branch_heading)])])
-    gap = np.minimum(_stroke(c, trunk), _stroke(c, branch.astype(np.float32)))
+    gap = np.minimum(polyline_distance(c.u, c.v, trunk), polyline_distance(c.u, c.v, branch.astype(np.float32)))
     return _blend(picture, (0.08, 0.07, 0.07), c.cover(gap - 0.034) * c.cover(inside))
 
 
