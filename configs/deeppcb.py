@@ -52,8 +52,8 @@ def preference_stage(preference: PreferenceConfig) -> TrainConfig:
     return TrainConfig(
         steps=200,
         batch_size=12,
-        peak_learning_rate=3e-4,
-        reference_drop_rate=0.1,
+        peak_learning_rate=1e-4,
+        reference_drop_rate=0.3,
         answers="ranked",
         freeze=("vit/", "fusion/", "fact_encoder/"),
         claim_weight=8.0,
@@ -109,11 +109,11 @@ def get_config() -> ml_collections.ConfigDict:
             ),
             plain=sfe_stage("text"),
             sfe=sfe_stage("fusion"),
-            base_dpo=preference_stage(PreferenceConfig(eta=0.0, lambda_hard=0.0, lambda_easy=2.0, sft_weight=8.0)),
-            dpo=preference_stage(PreferenceConfig(eta=0.0, lambda_hard=0.0, lambda_easy=2.0, sft_weight=8.0)),
+            base_dpo=preference_stage(PreferenceConfig(eta=0.0, lambda_hard=0.0, lambda_easy=2.0, sft_weight=32.0)),
+            dpo=preference_stage(PreferenceConfig(eta=0.0, lambda_hard=0.0, lambda_easy=2.0, sft_weight=32.0)),
             edpo=preference_stage(
                 PreferenceConfig(
-                    lambda_hard=4.0, lambda_easy=2.0, selection="soft", soft_temperature=1.0, sft_weight=8.0
+                    lambda_hard=4.0, lambda_easy=2.0, selection="soft", soft_temperature=1.0, sft_weight=32.0
                 )
             ),
             evaluate=EvaluateConfig(max_new_tokens=32, decoding=DecodingConfig(map_places=1.0)),

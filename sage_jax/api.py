@@ -19,15 +19,17 @@ from sage_jax.axes import UInt8
 from sage_jax.config import TRAINING_STAGES, Config, ExportConfig, InspectConfig, nearest
 from sage_jax.config.command_line import read_config
 from sage_jax.data.images import encode_png, remembered_rgb, rgb_of
+from sage_jax.data.records import Reference
 from sage_jax.errors import UserError
 from sage_jax.evaluation.evaluator import Evaluator
-from sage_jax.inspection.batches import answer_batch, cached_references, read_ahead, read_batch
+from sage_jax.inspection.batches import answer_batch, cached_references, read_ahead, read_batch, test_features
 from sage_jax.inspection.images import InputImage, category_of, make_input
 from sage_jax.inspection.result import Inspection, make_inspection, unreadable
 from sage_jax.journal.summary import load_summary
 from sage_jax.process.libraries import settle_libraries
 from sage_jax.stages.calibration import FILE, Threshold, threshold_of
 from sage_jax.stages.export import export_folder
+from sage_jax.stages.familiarity import familiarity_of
 from sage_jax.stages.open_model import config_of
 from sage_jax.stages.run import Run
 from sage_jax.stages.scoring import results_folder
@@ -60,6 +62,10 @@ class Inspector:
             with_reference: evaluator.responder.deciding(threshold.value)
             for with_reference, threshold in self._thresholds.items()
         }
+        self._familiarities = {
+            with_reference: familiarity_of(evaluator.config, evaluator, stage, with_reference=with_reference)
+            for with_reference in (False, True)
+        }
         self._references = cached_references(evaluator, one_for_all=True)
 
     def __repr__(self) -> str:
@@ -83,8 +89,8 @@ class Inspector:
 
         Args:
           image: The image.
-          references: Good parts to compare it with: none, one or several. Of several, the one that leaves the smallest
-            mean of the anomaly map is the reference of the finding.
+          references: Good parts to compare it with: none, one or several. Of several, each patch of the image is
+            compared with what matches it best in any of them.
           questions: Asked about the image after the question whether there is a defect, each for itself.
           category: Kind of part, for question and facts; "" = the name of the image's folder where the vocabulary knows
             it.
@@ -92,12 +98,10 @@ class Inspector:
         Raises:
           UserError: The image or a reference cannot be read; the message names it.
         """
-        compared = _as_list(references)
-        chosen = [self._input(image, reference, category) for reference in compared or [None]]
-        for each in chosen:
-            if each.record is None:
-                raise UserError(each.error)
-        return _closest(list(self._answered(chosen, questions, rows=1)))
+        given = self._input(image, _as_list(references), category)
+        if given.record is None:
+            raise UserError(given.error)
+        return next(self._answered([given], questions, rows=1))
 
     def inspect_many(
         self,
@@ -118,7 +122,7 @@ class Inspector:
           images: The images; the iterable may be endless.
           references: Good parts that every image is compared with, as in `inspect`.
           questions, category: As in `inspect`.
-          batch_size: Images and references that the model works on together.
+          batch_size: Images that the model works on together.
 
         Raises:
           UserError: A reference cannot be read, or `batch_size` is below 1.
@@ -127,7 +131,7 @@ class Inspector:
             raise UserError(f"batch_size = {batch_size}: give 1 or more")
         compared = _as_list(references)
         for reference in compared:
-            if (found := self._input(reference, None, category)).record is None:
+            if (found := self._input(reference, [], category)).record is None:
                 raise UserError(found.error)
         return self._many(images, compared, questions, category, batch_size)
 
@@ -139,50 +143,47 @@ class Inspector:
         category: str,
         batch_size: int,
     ) -> Iterator[Inspection]:
-        each = max(1, len(references))  # rows of an image
-
         def read(group: tuple[ImageLike, ...]) -> list[InputImage]:
-            return [self._input(image, ref, category) for image in group for ref in references or [None]]
+            return [self._input(image, references, category) for image in group]
 
-        groups = iter(lambda: tuple(itertools.islice(iterator, max(1, batch_size // each))), ())
         iterator = iter(images)
+        groups = iter(lambda: tuple(itertools.islice(iterator, batch_size)), ())
         with contextlib.closing(read_ahead(groups, read)) as ahead:
             for inputs in ahead:
-                found = self._answered(inputs, questions, rows=batch_size)
-                while rows := list(itertools.islice(found, each)):
-                    yield _closest(rows)
+                yield from self._answered(inputs, questions, rows=batch_size)
 
     def _answered(self, inputs: Sequence[InputImage], questions: Sequence[str], *, rows: int) -> Iterator[Inspection]:
         """The findings on inputs, in batches of a fixed number of rows."""
         config = self.config
         asked = (questions,) if isinstance(questions, str) else tuple(questions)
         compared = any(each.record is not None and each.record.reference_image is not None for each in inputs)
-        threshold = self._thresholds[compared].value
+        threshold, familiarity = self._thresholds[compared].value, self._familiarities[compared]
         options = dataclasses.replace(config.inspect, questions=asked, threshold=threshold)
         config = dataclasses.replace(config, inspect=options)
         evaluator = dataclasses.replace(self._evaluator, config=config, responder=self._responders[compared])
         rows = evaluator.responder.rows(rows)
         for start in range(0, len(inputs), rows):
             batch = read_batch(inputs[start : start + rows], evaluator, rows)
-            answers = answer_batch(batch, evaluator, self._references)
+            tests = None if familiarity is None else test_features(evaluator, rows)
+            answers = answer_batch(batch, evaluator, self._references, tests)
             for image, said in zip(batch.inputs, answers, strict=True):
                 yield (
                     unreadable(image.path, image.category, image.error)
                     if said is None
-                    else make_inspection(said, config)
+                    else make_inspection(said, config, familiarity)
                 )
 
-    def _input(self, image: ImageLike, reference: ImageLike | None, category: str) -> InputImage:
-        """An image and its reference as the model gets them, or the error of the one that cannot be read."""
+    def _input(self, image: ImageLike, references: Sequence[ImageLike], category: str) -> InputImage:
+        """An image and its references as the model gets them, or the error of the one that cannot be read."""
         name, vocabulary = _name(image, "image"), self._evaluator.vocabulary
         is_path = isinstance(image, str | os.PathLike)
         category = category or (category_of(Path(image), vocabulary) if is_path else "part")
         reading = name
         try:
-            content, compared = _content(image, name), None
-            if reference is not None:
+            content, compared = _content(image, name), []
+            for reference in references:
                 reading = _name(reference, "reference")
-                compared = reading, _content(reference, reading)
+                compared.append(Reference(_content(reference, reading), reading))
             register = self.config.data.register == "rigid"
             return make_input(name, content, compared, category, vocabulary, register=register)
         except OSError as error:
@@ -382,8 +383,3 @@ def _content(image: ImageLike, name: str) -> bytes:
         raise UserError(f"{name}: a {type(image).__name__}: give a path, bytes, a PIL image or a uint8 array")
     remembered_rgb(content, name=name)
     return content
-
-
-def _closest(found: Sequence[Inspection]) -> Inspection:
-    """Of one image's findings against several references, that with the smallest mean of the anomaly map."""
-    return min(found, key=lambda one: 0.0 if one.anomaly_map is None else float(one.anomaly_map.mean()))

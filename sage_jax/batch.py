@@ -26,8 +26,9 @@ class TreeBatch:
       tiles: Test image tiles, RGB 0..255; zeros where `tile_mask` is False. Or, float, the ViT's features of the tiles
         (B T tokens E), where those were computed before.
       tile_mask: True where the row has a tile.
-      reference_tiles: The same for the reference image, in the one form or the other; all masked without a reference. A
-        batch that shows none at all may have no room for any (T2 = 0): nothing is computed of what is not there.
+      reference_tiles: The same for the reference images, in the one form or the other, one after the other, each with
+        room for T tiles; all masked without a reference. A batch that shows none at all may have no room for any
+        (T2 = 0): nothing is computed of what is not there.
       reference_tile_mask: True where the row has a reference tile. A row without any is zero-shot.
       fact_ids: Token ids of the fact sentences, 0 where masked.
       fact_mask: True at real fact tokens; a fact with no token is no fact.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,19 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
             said[0].write_text(run.stdout, encoding="utf-8")
             said[1].write_text(run.stderr, encoding="utf-8")
     return TinyRun(folder, *(path.read_text(encoding="utf-8") for path in said))
+
+
+@pytest.fixture
+def compilations() -> Iterator[list[str]]:
+    """The compilations since the test began."""
+    from jax import monitoring
+
+    found: list[str] = []
+
+    def note(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(event)
+
+    monitoring.register_event_duration_secs_listener(note)
+    yield found
+    monitoring.unregister_event_duration_listener(note)

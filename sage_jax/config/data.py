@@ -46,6 +46,9 @@ class DataConfig:
       drawn_variation: How much copies vary: 1 = edges by about a pixel, light by a tenth, noise of 2 %; 0 = not at all.
       register: `rigid` turns and shifts each reference so that the part lies in it as in the test image, in training,
         evaluation and inspection, for parts that do not lie to a pixel; `none` compares images as they lie.
+      num_references: Good images that an image is compared with, in training and evaluation, where the source has so
+        many: more than 1 for surfaces without position, or parts that differ from each other. Read from folders and
+        lists of images (`folder`, `mvtec`, `visa`, `meta`).
       defect_rate: Share of defective images drawn by `generator` and `deeppcb`.
       pair_types: Kinds of question that preferences are made for.
       records_per_image: Kinds made of each annotated image, taken in turn from `pair_types`.
@@ -79,6 +82,7 @@ class DataConfig:
     drawn_defects: int = 0
     drawn_variation: float = 1.0
     register: Literal["none", "rigid"] = "none"
+    num_references: int = 1
     defect_rate: float = 0.5
     pair_types: tuple[str, ...] = ("standard comparison", "defect identification", "defect diagnosis")
     records_per_image: int = 1
@@ -105,6 +109,12 @@ class DataConfig:
         require(
             drawable or not self.drawn_defects,
             f"drawn_defects = {self.drawn_defects}: {self.source} gives no photographs of good parts; leave it 0",
+        )
+        require_above_zero(self, "num_references")
+        several = self.source in ("folder", "mvtec", "visa", "meta")
+        require(
+            several or self.num_references == 1,
+            f"num_references = {self.num_references}: {self.source} gives an image one reference; leave it 1",
         )
         require_seed("test_seed", self.test_seed)
         require_known("pair_types", self.pair_types, typing.get_args(PairType), "kind")

@@ -99,7 +99,9 @@ class InspectConfig:
 
     Attributes:
       images: An image, a folder, or a text file with a path a line; "" = a sample of the test records.
-      references: An image, a folder (the file of the image's own name, else its first image), or ""; none = zero-shot.
+      references: An image, a folder (the file of the image's own name, or a folder of that name, else its first
+        images), or ""; none = zero-shot.
+      num_references: Most references of an image, compared with all at once; 0 = `data.num_references`.
       questions: Asked about each image after the question whether there is a defect; their answers go to the rows and
         the report.
       ask: How: `together`, each for itself, all of an image at once, as training and evaluation do; or `in_turn`, in
@@ -121,6 +123,7 @@ class InspectConfig:
 
     images: str = ""
     references: str = ""
+    num_references: int = 0
     questions: tuple[str, ...] = ()
     ask: Literal["together", "in_turn"] = "together"
     facts: Literal["vocabulary", "model"] = "vocabulary"
@@ -138,7 +141,7 @@ class InspectConfig:
         require_known("stage", (self.stage,) if self.stage else (), TRAINING_STAGES, "training stage")
         require(all(map(str.strip, self.questions)), f"questions = {self.questions}: one of them is empty")
         require(self.threshold <= 1.0, f"threshold = {self.threshold}: give a share from 0 to 1, or -1")
-        require_not_negative(self, "map_threshold", "reference_memory_mb")
+        require_not_negative(self, "map_threshold", "reference_memory_mb", "num_references")
         require_above_zero(self, "max_images", "report_images", "fact_tokens")
 
 
@@ -151,14 +154,18 @@ class CalibrateConfig:
       defective: Defective ones, likewise; "" = none, and nothing is known of escapes then.
       references: As `inspect.references`; "" = those of `inspect`.
       false_alarm_rate: Share of good images that may be called defective.
+      unsure_rate: Share of good images that may be called unsure for being unlike those calibrated on; of n images no
+        less than 1 / (n + 1) can be promised. 0 = none ever are.
     """
 
     good: str = ""
     defective: str = ""
     references: str = ""
     false_alarm_rate: float = 0.05
+    unsure_rate: float = 0.02
 
     def __post_init__(self) -> None:
+        require(0.0 <= self.unsure_rate < 1.0, f"unsure_rate = {self.unsure_rate}: give a share from 0 to below 1")
         rate = self.false_alarm_rate
         require(0.0 < rate < 1.0, f"false_alarm_rate = {rate}: give a share between 0 and 1, such as 0.05")
 

@@ -59,6 +59,14 @@ class Defect:
 
 
 @dataclasses.dataclass(frozen=True)
+class Reference:
+    """A good image that others are compared with: its encoded file, and where that came from."""
+
+    image: bytes
+    path: str
+
+
+@dataclasses.dataclass(frozen=True)
 class AnnotatedImage:
     """An image with what is known about it, before there are questions.
 
@@ -71,6 +79,7 @@ class AnnotatedImage:
       mask: PNG, one channel, the test image's size, 0 = good; None where no pixel label is known.
       test_path: Where the test image came from, for messages and reports.
       reference_path: The same for the reference.
+      further_references: Good images that it is compared with as well.
     """
 
     image_id: str
@@ -81,6 +90,7 @@ class AnnotatedImage:
     mask: bytes | None
     test_path: str
     reference_path: str
+    further_references: tuple[Reference, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +129,7 @@ class Record:
       test_path: Where the test image came from.
       reference_path: The same for the reference, "" without one.
       line: Line of the file that the record stands in, where the source is one file; else None.
+      further_references: Good images that it is compared with as well; none without `reference_image`.
     """
 
     record_id: str
@@ -136,6 +147,14 @@ class Record:
     test_path: str
     reference_path: str
     line: int | None = None
+    further_references: tuple[Reference, ...] = ()
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """All good images that it is compared with."""
+        if self.reference_image is None:
+            return ()
+        return (Reference(self.reference_image, self.reference_path), *self.further_references)
 
 
 def validate(record: Record, *, num_questions: int | None = None, num_answers: int | None = None) -> list[Fault]:

@@ -33,7 +33,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sage_jax.config import ConfigError, DataConfig, TextConfig
 from sage_jax.data.question_verdicts import QuestionVerdicts
-from sage_jax.data.records import Answer, Box, Defect, Fault, Question, Record
+from sage_jax.data.records import Answer, Box, Defect, Fault, Question, Record, Reference
 from sage_jax.data.sources import readers
 from sage_jax.data.trees import tokenizer as tokens
 from sage_jax.data.trees.chat import chat_template
@@ -50,6 +50,7 @@ _FAULTS_FILE = "faults.jsonl"
 _COUNTS_FILE = "counts.json"
 _VERDICTS_FILE = "verdicts.json"
 _IMAGES = ("test_image", "reference_image", "mask")
+_MORE_IMAGES = "further_references"
 
 
 class DataFaultError(UserError):
@@ -96,8 +97,12 @@ class PreparedData:
 class Adpl(tfds.core.GeneratorBasedBuilder):
     """TFDS builder: encoded images as bytes, everything else of a record as JSON."""
 
-    VERSION = tfds.core.Version("1.1.0")
-    RELEASE_NOTES = {"1.0.0": "First release.", "1.1.0": "Counts of the training questions' verdicts."}
+    VERSION = tfds.core.Version("1.2.0")
+    RELEASE_NOTES = {
+        "1.0.0": "First release.",
+        "1.1.0": "Counts of the training questions' verdicts.",
+        "1.2.0": "Several references of an image.",
+    }
     url_infos = {}  # nothing is downloaded: without this, TFDS looks for a checksum file beside this one
 
     def __init__(self, splits: Mapping[str, Iterable[Record]], *, data_dir: str) -> None:
@@ -111,7 +116,11 @@ class Adpl(tfds.core.GeneratorBasedBuilder):
             builder=self,
             description="Industrial inspection: image pairs, questions and ranked answers (AD-PL form).",
             features=tfds.features.FeaturesDict(
-                {**dict.fromkeys(_IMAGES, encoded), "record": tfds.features.Text()},
+                {
+                    **dict.fromkeys(_IMAGES, encoded),
+                    _MORE_IMAGES: tfds.features.Sequence(encoded),
+                    "record": tfds.features.Text(),
+                },
             ),
             disable_shuffling=True,  # the stream shuffles; stored order is the source's
         )
@@ -166,7 +175,8 @@ class StoredRecords(Sequence[Record]):
 def encode_record(record: Record) -> dict[str, Any]:
     """A record as stored: images as bytes (empty = none), the rest as JSON."""
     rest = dataclasses.asdict(record)
-    images = {name: rest.pop(name) or b"" for name in _IMAGES}
+    images: dict[str, Any] = {name: rest.pop(name) or b"" for name in _IMAGES}
+    images[_MORE_IMAGES] = [each.pop("image") for each in rest[_MORE_IMAGES]]
     return {**images, "record": json.dumps(rest, ensure_ascii=False, separators=(",", ":"))}
 
 
@@ -179,6 +189,10 @@ def decode_record(stored: dict[str, Any]) -> Record:
             "test_image": stored["test_image"],
             "reference_image": stored["reference_image"] or None,
             "mask": stored["mask"] or None,
+            _MORE_IMAGES: tuple(
+                Reference(image, each["path"])
+                for image, each in zip(stored[_MORE_IMAGES], rest[_MORE_IMAGES], strict=True)
+            ),
             "facts": tuple(rest["facts"]),
             "questions": _questions(rest["questions"]),
             "descriptions": _questions(rest["descriptions"]),

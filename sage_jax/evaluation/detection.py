@@ -65,10 +65,9 @@ def detection(
 class _Asked(Sequence[Record]):
     """The inspection question on some records of a data set, each read when it is asked for."""
 
-    counts = RecordCounts(questions=1, references=1)
-
     def __init__(self, records: Sequence[Record], indices: Sequence[int]) -> None:
         self._chosen = ChosenRecords(records, indices)
+        self.counts = RecordCounts(questions=1, references=self._chosen.counts.references)
 
     def __len__(self) -> int:
         return len(self._chosen)

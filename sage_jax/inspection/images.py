@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from sage_jax.config import ConfigError, InspectConfig
+from sage_jax.config import ConfigError, DataConfig, InspectConfig
 from sage_jax.data.adpl.facts import Vocabulary
 from sage_jax.data.images import SUFFIXES, remembered_rgb
-from sage_jax.data.records import PAIR_TYPES, Record
+from sage_jax.data.records import PAIR_TYPES, Record, Reference
 from sage_jax.data.registration import registered
 
 _LIST_SUFFIXES: Final = (".txt", ".lst", ".list")
@@ -51,7 +51,7 @@ class Images(Protocol):
 def make_input(
     name: str,
     image: bytes,
-    reference: tuple[str, bytes] | None,
+    references: Sequence[Reference],
     category: str,
     vocabulary: Vocabulary,
     *,
@@ -62,16 +62,17 @@ def make_input(
     Args:
       name: Its path, or another name.
       image: Content of its file.
-      reference: Name and content of the good reference; None = zero-shot.
-      register: Whether the reference is turned and shifted to where the part lies in the image.
+      references: Good images to compare it with; none = zero-shot.
+      register: Whether they are turned and shifted to where the part lies in the image.
     """
-    if reference is not None and register:
-        reference = reference[0], registered(image, reference[1], name=name)
+    if register:
+        references = [Reference(registered(image, each.image, name=name), each.path) for each in references]
+    first, others = (references[0], references[1:]) if references else (None, ())
     record = Record(
         record_id=name,
         image_id=name,
         test_image=image,
-        reference_image=None if reference is None else reference[1],
+        reference_image=None if first is None else first.image,
         category=category,
         pair_type=PAIR_TYPES[0],
         facts=vocabulary.facts_for(category),
@@ -81,7 +82,8 @@ def make_input(
         defects=(),
         mask=None,
         test_path=name,
-        reference_path="" if reference is None else reference[0],
+        reference_path="" if first is None else first.path,
+        further_references=tuple(others),
     )
     return InputImage(name, category, record)
 
@@ -99,10 +101,11 @@ class UserImages:
       ConfigError: Paths that cannot be, before any work.
     """
 
-    def __init__(self, config: InspectConfig, vocabulary: Vocabulary, *, register: bool = False) -> None:
-        """`register` is as in `make_input`."""
-        self._register = register
-        self._references = References(config.references)
+    def __init__(self, config: InspectConfig, vocabulary: Vocabulary, data: DataConfig | None = None) -> None:
+        """`data` is what the model was trained on: whether parts are registered, and with how many references."""
+        self._register = data is not None and data.register == "rigid"
+        number = config.num_references or (1 if data is None else data.num_references)
+        self._references = References(config.references, number)
         self._paths = find_images(config.images)
         self._category, self._vocabulary = config.category, vocabulary
 
@@ -112,12 +115,13 @@ class UserImages:
     def unmatched(self) -> str:
         """Which images are compared with a reference that is not their own, as a sentence; "" where none is."""
         own = sum(self._references.has_own(path) for path in self._paths)
-        first = self._references.path_of(Path())
-        if first is None or own == len(self._paths):
+        first = self._references.paths_of(Path())
+        if not first or own == len(self._paths):
             return ""
+        number = f"{len(first)}, {first[0].name} to {first[-1].name}" if len(first) > 1 else first[0].name
         return (
             f"{len(self._paths) - own} of {len(self._paths)} images have no reference of their own name, so they are "
-            f"compared with the folder's first: {first.name}"
+            f"compared with the folder's first: {number}"
         )
 
     def key(self, index: int) -> str:
@@ -125,9 +129,9 @@ class UserImages:
 
     def stamp(self, index: int) -> str:
         path = self._paths[index]
-        reference = self._references.path_of(path)
-        with_reference = "" if reference is None else f"{_hashed(os.fsencode(reference))} {_file_stamp(reference)}"
-        return f"{_file_stamp(path)}; {with_reference}"
+        references = self._references.paths_of(path)
+        stamps = [f"{_hashed(os.fsencode(each))} {_file_stamp(each)}" for each in references]
+        return f"{_file_stamp(path)}; {stamps[0] if len(stamps) == 1 else _hashed(' '.join(stamps).encode())}"
 
     def read(self, index: int) -> InputImage:
         path = self._paths[index]
@@ -137,12 +141,12 @@ class UserImages:
         try:
             test_image = path.read_bytes()
             remembered_rgb(test_image, name=name)
-            reference = self._references.of(path)
+            references = self._references.of(path)
         except (OSError, ValueError) as error:  # ImageFault is one, and so is a path with a NUL byte
             reason = f"{name}: cannot be read: {error.strerror or error}" if isinstance(error, OSError) else str(error)
             reason = reason if name in reason else f"{name}: {reason}"
             return InputImage(name, category, None, reason)
-        return make_input(name, test_image, reference, category, self._vocabulary, register=self._register)
+        return make_input(name, test_image, references, category, self._vocabulary, register=self._register)
 
 
 class SampleImages:
@@ -199,17 +203,20 @@ def find_images(images: str) -> list[Path]:
 class References:
     """The good references that `inspect.references` names: one image for all, or a folder matched by file name.
 
-    In a folder, an image's reference is the file of the same name or, without one, the folder's first image. The last
-    few are kept, so that one that serves many images is read once, and a folder of many does not fill the memory.
+    In a folder, an image's references are the file of the same name, or the images of a folder named like it (its own),
+    or, without these, the folder's first images. The last are kept, so that some that serve many images are read once,
+    and a folder of many does not fill the memory.
 
     Raises:
       ConfigError: There is no such file, or no image in the folder.
     """
 
-    def __init__(self, references: str):
-        self._files: dict[str, Path] = {}
-        self._first: Path | None = None
-        self._read = functools.lru_cache(maxsize=_KEPT_REFERENCES)(_read_reference)
+    def __init__(self, references: str, number: int = 1):
+        """`number` is the most references of an image."""
+        self._own: dict[str, list[Path]] = {}
+        self._first: list[Path] = []
+        self._number, self._alone = number, True
+        self._read = functools.lru_cache(maxsize=_KEPT_REFERENCES + number)(_read_reference)
         if not references:
             return
         path = Path(references).expanduser()
@@ -218,25 +225,31 @@ class References:
         files = [path] if path.is_file() else _images_under(path)
         if not files:
             raise ConfigError(f"inspect.references = {references!r}: no image in it")
-        self._files = {each.name: each for each in reversed(files)}
-        self._first = files[0]
+        for each in files:
+            self._own.setdefault(each.name, [each])
+            if each.parent != path and path.is_dir():
+                self._own.setdefault(f"{each.parent.name}/", []).append(each)
+        self._first = files[:number]
+        self._alone = len(files) <= number
 
     def has_own(self, image: Path) -> bool:
-        """Whether an image's reference was meant for it: the file of its name, or the only one that there is."""
-        return image.name in self._files or len(self._files) == 1
+        """Whether an image's references were meant for it: those of its name, or all that there are."""
+        return self._alone or self._own_of(image) is not None
 
-    def path_of(self, image: Path) -> Path | None:
-        """Path of an image's reference; None = zero-shot."""
-        return self._files.get(image.name, self._first)
+    def paths_of(self, image: Path) -> list[Path]:
+        """Paths of an image's references; none = zero-shot."""
+        return (self._own_of(image) or self._first)[: self._number]
 
-    def of(self, image: Path) -> tuple[str, bytes] | None:
-        """Path and content of an image's reference; None = zero-shot.
+    def of(self, image: Path) -> list[Reference]:
+        """An image's references; none = zero-shot.
 
         Raises:
-          OSError, ImageFault: It cannot be read.
+          OSError, ImageFault: One cannot be read.
         """
-        path = self.path_of(image)
-        return None if path is None else (str(path), self._read(path, _file_stamp(path)))
+        return [Reference(self._read(path, _file_stamp(path)), str(path)) for path in self.paths_of(image)]
+
+    def _own_of(self, image: Path) -> list[Path] | None:
+        return self._own.get(image.name) or self._own.get(f"{image.stem}/")
 
 
 def _read_reference(path: Path, stamp: str) -> bytes:

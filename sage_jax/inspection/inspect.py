@@ -21,7 +21,14 @@ from jax.sharding import Mesh
 
 from sage_jax.config import ConfigError
 from sage_jax.evaluation.evaluator import Evaluator
-from sage_jax.inspection.batches import ImageBatch, answer_batch, cached_references, read_ahead, read_batch
+from sage_jax.inspection.batches import (
+    ImageBatch,
+    answer_batch,
+    cached_references,
+    read_ahead,
+    read_batch,
+    test_features,
+)
 from sage_jax.inspection.finished_rows import RowJournal
 from sage_jax.inspection.images import Images, InputImage
 from sage_jax.inspection.page import write_page
@@ -30,6 +37,7 @@ from sage_jax.inspection.report import InspectionRow, Totals, count_rows, write_
 from sage_jax.inspection.result import Inspection, make_inspection, unreadable
 from sage_jax.journal.run_log import RunLog
 from sage_jax.journal.summary import load_summary
+from sage_jax.metrics.familiarity import Familiarity
 from sage_jax.process.stop_request import StopRequest
 
 _TO_DO: Final = -1
@@ -55,7 +63,15 @@ class Inspected:
 
 
 def inspect(
-    images: Images, evaluator: Evaluator, *, stage: str, output: Path, log: RunLog, mesh: Mesh, promise: str = ""
+    images: Images,
+    evaluator: Evaluator,
+    *,
+    stage: str,
+    output: Path,
+    log: RunLog,
+    mesh: Mesh,
+    promise: str = "",
+    familiarity: Familiarity | None = None,
 ) -> Inspected:
     """Answers for every image; writes `inspection.jsonl`, `overlays/` and `report.html` under `output`.
 
@@ -64,11 +80,13 @@ def inspect(
 
     Args:
       promise: What holds of the threshold, for the report's head.
+      familiarity: What the images look like that the model was calibrated on; others are `unsure`. None = not known.
 
     Raises:
       ConfigError: `output` cannot be written.
     """
-    journal = RowJournal(_writable(output) / "inspection.jsonl.partial", _made_by(evaluator, output))
+    made_by = _made_by(evaluator, output, familiarity)
+    journal = RowJournal(_writable(output) / "inspection.jsonl.partial", made_by)
     offsets = _row_offsets(images, journal)
     missing = np.flatnonzero(offsets == _TO_DO)
     done = len(images) - len(missing)
@@ -78,15 +96,16 @@ def inspect(
     chunks = [missing[start : start + rows].tolist() for start in range(0, len(missing), rows)]
     one_for_all = _has_one_reference(evaluator.config.inspect.references)
     references = cached_references(evaluator, one_for_all=one_for_all)
+    tests = None if familiarity is None else test_features(evaluator, rows)
     speed = _Speed()
     with (
         StopRequest(log.line, mesh, after="this batch") as stop,
         log.progress(len(images), done=done, unit="image") as advance,
         contextlib.closing(read_ahead(chunks, functools.partial(_read_of, images, evaluator, rows))) as read,
-        _RowWriter(evaluator, output, journal, offsets) as writer,
+        _RowWriter(evaluator, output, journal, offsets, familiarity) as writer,
     ):
         for chunk in read:
-            answers = answer_batch(chunk.batch, evaluator, references)
+            answers = answer_batch(chunk.batch, evaluator, references, tests)
             writer.put(chunk, answers)
             done += len(chunk.indices)
             speed.batch_done(answers)
@@ -97,16 +116,33 @@ def inspect(
     found = Inspected(done, None, resumed=len(missing) < len(images), counts=speed.counts())
     if done < len(images) or jax.process_index() > 0:
         return found
-    write_rows_jsonl(output / "inspection.jsonl", journal.rows(offsets))
+    written = _Written(images, journal, offsets, output)
+    about = {"Model": f"{stage} of {evaluator.config.run_dir}"} | ({"Promise": promise} if promise else {})
+    return _finished(found, written, evaluator, stage=stage, about=about, log=log)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    """An inspection whose rows are all written: images, their rows in the journal, and the folder of the results."""
+
+    images: Images
+    journal: RowJournal
+    offsets: np.ndarray
+    output: Path
+
+
+def _finished(
+    found: Inspected, written: _Written, evaluator: Evaluator, *, stage: str, about: dict[str, str], log: RunLog
+) -> Inspected:
+    """Writes the JSONL and the report, and removes the journal."""
+    journal, offsets = written.journal, written.offsets
+    write_rows_jsonl(written.output / "inspection.jsonl", journal.rows(offsets))
     totals = count_rows(journal.rows(offsets))
     start = time.monotonic()
-    about = {"Model": f"{stage} of {evaluator.config.run_dir}"}
-    if promise:
-        about["Promise"] = promise
     if measured := _measured(Path(evaluator.config.run_dir) / "summary.json", stage):
-        about["Reasons on test data"] = measured
-    page = output / "report.html"
-    write_page(page, images, journal, offsets, totals, about=about, config=evaluator.config.inspect, log=log)
+        about = {**about, "Reasons on test data": measured}
+    options, page = evaluator.config.inspect, written.output / "report.html"
+    write_page(page, written.images, journal, offsets, totals, about=about, config=options, log=log)
     counts = found.counts | {"report_seconds": time.monotonic() - start}
     journal.remove()
     return dataclasses.replace(found, totals=totals, counts=counts)
@@ -130,7 +166,7 @@ def _writable(output: Path) -> Path:
     return output
 
 
-def _made_by(evaluator: Evaluator, output: Path) -> str:
+def _made_by(evaluator: Evaluator, output: Path, familiarity: Familiarity | None) -> str:
     """Hash of all that decides a row beside its files."""
     config = evaluator.config.inspect
     return evaluator.digest(
@@ -138,11 +174,13 @@ def _made_by(evaluator: Evaluator, output: Path) -> str:
         map_threshold=config.map_threshold,
         category=config.category,
         register=evaluator.config.data.register,
+        num_references=config.num_references or evaluator.config.data.num_references,
         questions=config.questions,
         ask=config.ask,
         facts=config.facts,
         fact_tokens=config.fact_tokens,
         output=str(output),
+        familiarity="" if familiarity is None else familiarity.digest(),
     )
 
 
@@ -227,7 +265,15 @@ class _RowWriter:
     all of them, whatever ended it: what was answered is kept. Only the first process writes.
     """
 
-    def __init__(self, evaluator: Evaluator, output: Path, journal: RowJournal, offsets: np.ndarray) -> None:
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        output: Path,
+        journal: RowJournal,
+        offsets: np.ndarray,
+        familiarity: Familiarity | None,
+    ) -> None:
+        self._familiarity = familiarity
         self._evaluator, self._output, self._journal, self._row_offsets = evaluator, output, journal, offsets
         self._in_order = ThreadPoolExecutor(1, thread_name_prefix="write-rows")
         self._drawing = ThreadPoolExecutor(min(_MOST_DRAWING, os.cpu_count() or 1), thread_name_prefix="draw")
@@ -270,7 +316,8 @@ class _RowWriter:
         if answers is None:
             found = unreadable(image.path, image.category, image.error)
             return _row_of(found, truth=None)
-        found, anomalous = make_inspection(answers, self._evaluator.config), answers.record.anomalous
+        found = make_inspection(answers, self._evaluator.config, self._familiarity)
+        anomalous = answers.record.anomalous
         row = _row_of(found, truth=None if anomalous is None else ("defective" if anomalous else "good"))
         if found.anomaly_map is None:
             return row
@@ -295,4 +342,7 @@ def _row_of(found: Inspection, *, truth: Literal["defective", "good"] | None) ->
         truth=truth,
         follow_ups=found.answers,
         reference=found.reference,
+        num_references=found.num_references,
+        map_median=None if found.anomaly_map is None else float(np.median(found.anomaly_map)),
+        doubt=found.doubt,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sage_jax.axes import Float
 from sage_jax.batch import Answers, TreeBatch
 from sage_jax.data.records import Question, Record
 from sage_jax.evaluation.evaluator import Evaluator, draw_seeds, inspection_record, shown_records
@@ -26,6 +27,7 @@ class ImageAnswers:
       similarity: Of each image token to the reference; 1 without one.
       follow_ups: The questions of `inspect.questions`, each with its answer.
       num_tokens: Tokens of all answers, the closing ones included.
+      features: The ViT's of the image's tokens, where it is asked how familiar the image is.
     """
 
     record: Record
@@ -34,6 +36,7 @@ class ImageAnswers:
     similarity: np.ndarray
     follow_ups: tuple[tuple[str, str], ...]
     num_tokens: int
+    features: Float[np.ndarray, "M E"] | None = None
 
 
 def asked_record(record: Record, evaluator: Evaluator) -> Record:

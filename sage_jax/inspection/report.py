@@ -18,8 +18,8 @@ import jinja2
 from sage_jax.inspection.overlay import Region
 from sage_jax.process.files import replace_file
 
-Verdict = Literal["defective", "good", "unreadable"]
-VERDICTS: Final[tuple[Verdict, ...]] = ("defective", "good", "unreadable")
+Verdict = Literal["defective", "good", "unsure", "unreadable"]
+VERDICTS: Final[tuple[Verdict, ...]] = ("defective", "good", "unsure", "unreadable")
 _BOX: Final = ("left", "top", "right", "bottom", "score")
 
 
@@ -30,7 +30,8 @@ class InspectionRow:
     Attributes:
       image: Path of the image as the user gave it.
       category: What the part is; "" where unknown.
-      verdict: `unreadable` for an image that could not be inspected.
+      verdict: `unsure` for an image unlike those calibrated on, whatever its score; `unreadable` for one that could not
+        be inspected.
       score: Anomaly score, 0 to 1; None where unreadable.
       reason: The model's answer after the verdict.
       boxes: The map's peaks (left, top, right, bottom, score), px of the image, right and bottom exclusive.
@@ -38,7 +39,10 @@ class InspectionRow:
       overlay_path: Where the overlay was written; "" where it was not.
       truth: The known label, or None.
       follow_ups: Further questions about the image, each with the model's answer.
-      reference: Path of the good reference that it was compared with; "" without one.
+      reference: Path of the good reference that it was compared with, the first of several; "" without one.
+      num_references: References that it was compared with.
+      map_median: Median of the anomaly map; None without a reference.
+      doubt: Why the verdict is unsure; "" where it is not.
     """
 
     image: str
@@ -52,6 +56,9 @@ class InspectionRow:
     truth: Literal["defective", "good"] | None = None
     follow_ups: tuple[tuple[str, str], ...] = ()
     reference: str = ""
+    num_references: int = 0
+    map_median: float | None = None
+    doubt: str = ""
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
@@ -60,6 +67,8 @@ class InspectionRow:
             raise ValueError(f"{self.image}: score {self.score} of a {self.verdict} image: give a number from 0 to 1")
         if self.verdict == "unreadable" and not self.error:
             raise ValueError(f"{self.image}: an unreadable image needs its error")
+        if (self.verdict == "unsure") != bool(self.doubt):
+            raise ValueError(f"{self.image}: verdict {self.verdict!r} with doubt {self.doubt!r}: both or neither")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +87,7 @@ class Totals:
     Attributes:
       verdicts: Images by verdict.
       one_shot: Images with a reference.
-      labelled: Readable images whose label is known.
+      labelled: Images with a verdict, good or defective, whose label is known.
       agreeing: Of those, images whose verdict is the label.
     """
 
@@ -98,7 +107,7 @@ def count_rows(rows: Iterable[InspectionRow]) -> Totals:
     for row in rows:
         counts[row.verdict] += 1
         counts["one_shot"] += bool(row.overlay_path)
-        if row.truth is not None and row.verdict != "unreadable":
+        if row.truth is not None and row.verdict in ("good", "defective"):
             counts["labelled"] += 1
             counts["agreeing"] += row.verdict == row.truth
     verdicts = {verdict: counts[verdict] for verdict in VERDICTS}
@@ -108,16 +117,16 @@ def count_rows(rows: Iterable[InspectionRow]) -> Totals:
 def choose_rows(rows: Iterable[InspectionRow], most: int) -> list[int]:
     """Positions of the rows to show on a page: all in their order, or the `most` that need a look.
 
-    Those are the unreadable ones, then the others from the highest score down; where unreadable ones would fill the
-    page, they take half of it.
+    Those are the unreadable and the unsure ones, then the others from the highest score down; where the first would
+    fill the page, they take half of it.
     """
-    scores = [row.score for row in rows]
+    scores = [None if row.verdict == "unsure" else row.score for row in rows]
     if len(scores) <= most:
         return list(range(len(scores)))
-    unreadable = [index for index, score in enumerate(scores) if score is None]
-    readable = [(-score, index) for index, score in enumerate(scores) if score is not None]
-    shown = unreadable[: max(most // 2, most - len(readable))]
-    return shown + [index for _, index in heapq.nsmallest(most - len(shown), readable)]
+    without = [index for index, score in enumerate(scores) if score is None]
+    others = [(-score, index) for index, score in enumerate(scores) if score is not None]
+    shown = without[: max(most // 2, most - len(others))]
+    return shown + [index for _, index in heapq.nsmallest(most - len(shown), others)]
 
 
 def write_report(
@@ -189,6 +198,9 @@ def row_to_json(row: InspectionRow) -> dict[str, Any]:
         "truth": row.truth,
         "error": row.error or None,
         "reference": row.reference or None,
+        "num_references": row.num_references,
+        "map_median": row.map_median,
+        "doubt": row.doubt or None,
     }
 
 
@@ -206,6 +218,9 @@ def row_from_json(content: Mapping[str, Any]) -> InspectionRow:
         truth=content["truth"],
         follow_ups=tuple((turn["question"], turn["answer"]) for turn in content["follow_ups"]),
         reference=content.get("reference") or "",  # rows of an inspection begun before there was one
+        num_references=content.get("num_references") or int(bool(content.get("reference"))),
+        map_median=content.get("map_median"),
+        doubt=content.get("doubt") or "",
     )
 
 

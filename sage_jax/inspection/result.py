@@ -14,6 +14,7 @@ from sage_jax.evaluation.evaluator import anomaly_map
 from sage_jax.inspection.overlay import Region, overlay, picture
 from sage_jax.inspection.questions import ImageAnswers
 from sage_jax.inspection.report import Verdict
+from sage_jax.metrics.familiarity import Familiarity, look_at
 from sage_jax.metrics.localisation import peak_boxes
 from sage_jax.process.files import replace_file
 
@@ -27,13 +28,16 @@ class Inspection:
     Attributes:
       image: Path of the image, or the name that was given for it.
       category: Kind of part; "" where unknown.
-      verdict: `defective`, `good`, or `unreadable` for an image that could not be inspected.
+      verdict: `defective` or `good`; `unsure` for an image unlike those calibrated on, whatever its score; `unreadable`
+        for one that could not be inspected.
       score: Anomaly score P(yes) / (P(yes) + P(no)), 0 to 1; None where unreadable.
       reason: The model's answer to the question whether there is a defect.
       answers: Further questions, each with the model's answer.
       boxes: Peaks of the map (left, top, right, bottom, score), px of the image, right and bottom exclusive.
       anomaly_map: 1 - similarity to the reference at each pixel, from 0 (alike); None without a reference.
-      reference: Path or name of the reference that the image was compared with; "" without one.
+      reference: Path or name of the reference that the image was compared with, the first of several; "" without one.
+      num_references: References that it was compared with.
+      doubt: Why the verdict is unsure; "" where it is not.
       pixels: The image, RGB 0 to 255; None where unreadable.
       error: Why the image could not be inspected; "" where it could.
     """
@@ -47,16 +51,21 @@ class Inspection:
     boxes: tuple[Region, ...] = ()
     anomaly_map: Float[np.ndarray, "H W"] | None = None
     reference: str = ""
+    num_references: int = 0
+    doubt: str = ""
     pixels: UInt8[np.ndarray, "H W 3"] | None = None
     error: str = ""
 
     def __str__(self) -> str:
         if self.score is None:
             return f"{self.image}: unreadable\n  {self.error}"
-        lines = [f"{self.image}: {self.verdict}, score {self.score:.3f}", f"  {self.reason}"]
+        lines = [f"{self.image}: {self.verdict}, score {self.score:.3f}"]
+        lines += [f"  unsure: {self.doubt}"] if self.doubt else []
+        lines.append(f"  {self.reason}")
         lines += [f"  {question} {answer}" for question, answer in self.answers]
         if self.reference:
-            lines.append(f"  compared with {self.reference}")
+            others = f" and {self.num_references - 1} more" if self.num_references > 1 else ""
+            lines.append(f"  compared with {self.reference}{others}")
         for left, top, right, bottom, score in self.boxes:
             lines.append(f"  map peak {score:.2f} in x {left} to {right}, y {top} to {bottom}")
         return "\n".join(lines)
@@ -79,22 +88,32 @@ class Inspection:
         return Path(path)
 
 
-def make_inspection(answers: ImageAnswers, config: Config) -> Inspection:
-    """The finding of a model's answers, under the thresholds of `inspect`."""
+def make_inspection(answers: ImageAnswers, config: Config, familiarity: Familiarity | None = None) -> Inspection:
+    """The finding of a model's answers, under the thresholds of `inspect`.
+
+    Args:
+      familiarity: Where the model knows what its images look like: an image unlike them is `unsure`.
+    """
     record, score, options = answers.record, answers.verdict_score, config.inspect
+    verdict: Verdict = "defective" if score >= np.float32(options.threshold) else "good"  # as the model compares them
     pixels, values = anomaly_map(record, answers.similarity, config.model)
     compared = record.reference_image is not None
+    doubt = ""
+    if familiarity is not None and answers.features is not None:
+        doubt = familiarity.doubt(answers.features, look_at(pixels, float(np.median(values)) if compared else None))
     boxes = peak_boxes(values, threshold=options.map_threshold, max_boxes=_MOST_BOXES) if compared else ()
     return Inspection(
         image=record.test_path,
         category=record.category,
-        verdict="defective" if score >= np.float32(options.threshold) else "good",  # as the model compares them
+        verdict="unsure" if doubt else verdict,
         score=score,
         reason=answers.reason,
         answers=answers.follow_ups,
         boxes=tuple(boxes),
         anomaly_map=values if compared else None,
         reference=record.reference_path if compared else "",
+        num_references=len(record.references),
+        doubt=doubt,
         pixels=pixels,
     )
 

@@ -23,6 +23,10 @@ PLACE_SCALE: Final = 4.0
 """Deviation of new place vectors: at 1, a small model trained briefly never comes to name a place."""
 
 
+MATCH_BLOCK: Final = 1024
+"""Reference tokens that a test token is compared with at once."""
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Comparison:
@@ -31,7 +35,7 @@ class Comparison:
     Attributes:
       similarity: Of each test token to the reference, -1..1; 1 at padding and without a reference.
       distinct_mask: True at the tokens that the fusion reads: the K of lowest similarity, or all without a reference.
-      match: Reference token that each test token was compared with.
+      match: Token of the references, of all in a row, that each test token was compared with.
     """
 
     similarity: Float[Array, "B M"]
@@ -41,19 +45,21 @@ class Comparison:
 
 def compare(
     test: Float[Array, "B M D"],
-    reference: Float[Array, "B M D"],
+    reference: Float[Array, "B N D"],
     test_mask: Bool[Array, "B M"],
-    reference_mask: Bool[Array, "B M"],
+    reference_mask: Bool[Array, "B N"],
     *,
     num_distinct: int,
     kind: str,
 ) -> Comparison:
-    """Cosine similarity of each test token to the reference, and the `num_distinct` tokens where it is lowest.
+    """Cosine similarity of each test token to the references, and the `num_distinct` tokens where it is lowest.
 
-        max      the best match anywhere in the reference (text of the paper)
+        max      the best match anywhere in any reference (text of the paper)
         min      the worst match (formula of the paper)
-        aligned  the token at the same place, for registered pairs
+        aligned  the best match among the tokens at the same place, one of each reference, for registered images
 
+    References stand one after the other; with `aligned` each takes as much room as the test image. Of many, matches are
+    sought in blocks, so that memory does not grow with their number.
     A row whose reference is all masked has no reference: all its tokens are distinct. Ties go to the earlier token.
     An image with fewer tokens than `num_distinct` gives all it has.
     """
@@ -61,15 +67,13 @@ def compare(
         x / (jnp.linalg.norm(x.astype(jnp.float32), axis=-1, keepdims=True) + 1e-6) for x in (test, reference)
     )
     if kind == "aligned":
-        similarity = jnp.sum(test_unit * reference_unit, axis=-1)
-        match = jnp.broadcast_to(jnp.arange(test.shape[1]), similarity.shape)
-        compared = test_mask & reference_mask
+        similarity, match = _best_at_place(test_unit, reference_unit, reference_mask)
+        at_place = reference_mask.reshape(test.shape[0], -1, test.shape[1])
+        compared = test_mask & at_place.any(axis=1)
     else:
-        pairs = jnp.einsum("bmd,bnd->bmn", test_unit, reference_unit)
-        sign = 1.0 if kind == "max" else -1.0
-        pairs = jnp.where(reference_mask[:, None], sign * pairs, -jnp.inf)
-        match = jnp.argmax(pairs, axis=-1)
-        similarity = sign * jnp.take_along_axis(pairs, match[..., None], axis=-1)[..., 0]
+        similarity, match = _best_anywhere(
+            test_unit, reference_unit, reference_mask, sign=1.0 if kind == "max" else -1.0
+        )
         compared = test_mask & reference_mask.any(axis=-1, keepdims=True)
     similarity = jnp.where(compared, similarity, 1.0)
     order = jnp.where(test_mask, similarity, jnp.inf)
@@ -78,6 +82,49 @@ def compare(
     distinct = jnp.zeros(test_mask.shape, bool).at[rows, lowest].set(True) & test_mask
     has_reference = reference_mask.any(axis=-1, keepdims=True)
     return Comparison(similarity=similarity, distinct_mask=jnp.where(has_reference, distinct, test_mask), match=match)
+
+
+def _best_at_place(
+    test: Float[Array, "B M D"], reference: Float[Array, "B N D"], mask: Bool[Array, "B N"]
+) -> tuple[Float[Array, "B M"], Int[Array, "B M"]]:
+    """Highest product with a reference's token at the same place, and the number of that token."""
+    batch, size, width = test.shape
+    if reference.shape[1] == size:  # one reference: nothing to choose
+        return jnp.sum(test * reference, axis=-1), jnp.broadcast_to(jnp.arange(size), (batch, size))
+    products = jnp.sum(test[:, None] * reference.reshape(batch, -1, size, width), axis=-1)
+    products = jnp.where(mask.reshape(batch, -1, size), products, -jnp.inf)
+    which = jnp.argmax(products, axis=1)
+    best = jnp.take_along_axis(products, which[:, None], axis=1)[:, 0]
+    return best, which * size + jnp.arange(size)
+
+
+def _best_anywhere(
+    test: Float[Array, "B M D"], reference: Float[Array, "B N D"], mask: Bool[Array, "B N"], *, sign: float
+) -> tuple[Float[Array, "B M"], Int[Array, "B M"]]:
+    """Product of largest `sign` x value with any reference token, and the number of that token."""
+
+    def best_of(block: Float[Array, "B N D"], real: Bool[Array, "B N"]) -> tuple[Array, Array]:
+        pairs = jnp.where(real[:, None], sign * jnp.einsum("bmd,bnd->bmn", test, block), -jnp.inf)
+        match = jnp.argmax(pairs, axis=-1)
+        return jnp.take_along_axis(pairs, match[..., None], axis=-1)[..., 0], match
+
+    batch, size = mask.shape
+    if size <= MATCH_BLOCK:
+        value, match = best_of(reference, mask)
+        return sign * value, match
+    short = -size % MATCH_BLOCK
+    blocks = jnp.pad(reference, ((0, 0), (0, short), (0, 0))).reshape(batch, -1, MATCH_BLOCK, reference.shape[2])
+    real = jnp.pad(mask, ((0, 0), (0, short))).reshape(batch, -1, MATCH_BLOCK)
+
+    def one_more(best: tuple[Array, Array], block: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
+        value, match = best_of(block[0], block[1])
+        better = value > best[0]
+        return (jnp.where(better, value, best[0]), jnp.where(better, match + block[2], best[1])), None
+
+    none = jnp.full(test.shape[:2], -jnp.inf, test.dtype), jnp.zeros(test.shape[:2], jnp.int32)
+    firsts = jnp.arange(blocks.shape[1], dtype=jnp.int32) * MATCH_BLOCK
+    (value, match), _ = jax.lax.scan(one_more, none, (blocks.swapaxes(0, 1), real.swapaxes(0, 1), firsts))
+    return sign * value, match
 
 
 def without_reference(test_mask: Bool[Array, "B M"]) -> Comparison:
@@ -201,7 +248,7 @@ class FactFusion(nnx.Module):
         self,
         facts: Float[Array, "B F D"],
         test: Float[Array, "B M D"],
-        reference: Float[Array, "B M D"] | None,
+        reference: Float[Array, "B N D"] | None,
         comparison: Comparison,
         has_reference: Bool[Array, " B"],
     ) -> tuple[Float[Array, "B F D"], Float[Array, "B M D"]]:
@@ -219,7 +266,7 @@ class FactFusion(nnx.Module):
     def _unlike(
         self,
         test: Float[Array, "B M D"],
-        reference: Float[Array, "B M D"] | None,
+        reference: Float[Array, "B N D"] | None,
         comparison: Comparison,
         has_reference: Bool[Array, " B"],
     ) -> Float[Array, "B M D"] | None:

@@ -62,15 +62,16 @@ class EncodedImages:
     """What is known of an image pair before any fact.
 
     Attributes:
-      test, reference: Image tokens, padding and all; `reference` is None where the batch shows none.
+      test, reference: Image tokens, padding and all, of several references one after the other; `reference` is None
+        where the batch shows none.
       test_mask, reference_mask: True at real ones.
       compared: Similarities and distinct patches.
     """
 
     test: Float[Array, "B M D"]
-    reference: Float[Array, "B M D"] | None
+    reference: Float[Array, "B N D"] | None
     test_mask: Bool[Array, "B M"]
-    reference_mask: Bool[Array, "B M"]
+    reference_mask: Bool[Array, "B N"]
     compared: Comparison
 
 
@@ -156,15 +157,16 @@ class Sage(nnx.Module):
             self.adapter(tokens).reshape(batch, -1, self.config.decoder.embed_dim), "batch", "none", "none"
         )
 
-    def _encode_pair(self, batch: TreeBatch) -> tuple[Float[Array, "B M D"], Float[Array, "B M D"] | None]:
+    def _encode_pair(self, batch: TreeBatch) -> tuple[Float[Array, "B M D"], Float[Array, "B N D"] | None]:
         """Image tokens of the test images and of the references, in one pass; None where the batch shows none."""
         if not batch.reference_tiles.shape[1]:
             return self.encode_tiles(batch.tiles), None
         if batch.tiles.dtype != batch.reference_tiles.dtype:  # one of the two comes as features
             return self.encode_tiles(batch.tiles), self.encode_tiles(batch.reference_tiles)
-        rows = batch.tiles.shape[0]
-        both = self.encode_tiles(jnp.concatenate([batch.tiles, batch.reference_tiles]))
-        return both[:rows], both[rows:]
+        num_tiles = batch.tiles.shape[1]
+        both = self.encode_tiles(jnp.concatenate([batch.tiles, batch.reference_tiles], axis=1))
+        of_test = num_tiles * (both.shape[1] // (num_tiles + batch.reference_tiles.shape[1]))
+        return both[:, :of_test], both[:, of_test:]
 
     def embed_images(self, batch: TreeBatch) -> ImageEmbeddings:
         """Embeddings of the test images and of their comparison with the references (SFE, steps 2 to 4)."""

@@ -139,7 +139,7 @@ def abstract_step(config: Config, stage: str) -> AbstractStep:
     graphdef = structure_of(plain, params, scale=train.lora.scale)
     state, frozen = state_shapes(config, stage)
     optimizer, tree = make_optimizer(train), tree_size(config, stage)
-    capacity = Capacity(tree.num_questions, tree.num_answers)
+    capacity = Capacity(tree.num_questions, tree.num_answers, config.data.num_references)
     sizes = {"model": model, "text": config.text, "pad_id": 0}
     row = empty_batch(1, capacity, tree.shape, **sizes, tile_form=stored_form(config, stage))
     batch = jax.tree.map(

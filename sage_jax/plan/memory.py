@@ -113,7 +113,7 @@ def predict_memory(config: Config, stage: str) -> MemoryPlan:
     largest = max(phases, key=lambda name: phases[name])
     held = {"vision": 0, "loss": 0, "backward": 1, "update": 1}[largest]
     held += train.accumulate > 1 and largest != "update"
-    capacity = Capacity(tree.num_questions, tree.num_answers)
+    capacity = Capacity(tree.num_questions, tree.num_answers, config.data.num_references)
     sizes = {"model": model, "text": config.text, "pad_id": 0}
     row = empty_batch(1, capacity, tree.shape, **sizes, tile_form=form)
     batch = BATCHES_ON_DEVICE * sum(leaf.nbytes for leaf in jax.tree.leaves(row))
@@ -126,7 +126,7 @@ def vision_tiles(config: Config, rows: int, form: TileForm | None) -> int:
     """Tiles that the ViT runs on together on one device, in a step on so many rows or beside it."""
     tiles = rows * tiles_per_image(config.model)
     if form is None:  # test images and references
-        return 2 * tiles
+        return (1 + config.data.num_references) * tiles
     return min(tiles, TILES_ON_DEVICE) if config.data.vit_features == "memory" else 0
 
 

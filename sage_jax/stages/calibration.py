@@ -17,6 +17,7 @@ from sage_jax.journal.calibration_plot import plot_calibration
 from sage_jax.metrics.calibration import Calibration, CalibrationError, Trade
 from sage_jax.metrics.calibration import calibrate as calibrate_scores
 from sage_jax.process.files import replace_file
+from sage_jax.stages.familiarity import learn_familiarity
 from sage_jax.stages.provenance import log_changes
 from sage_jax.stages.run import Stage, StageCost
 
@@ -48,7 +49,7 @@ def calibrate(stage: Stage) -> StageCost:
     scores: dict[str, list[float]] = {}
     for label, options in _inspections(config).items():
         output = run.folder.path / "calibration" / label
-        images = UserImages(options, run.vocabulary, register=run.config.data.register == "rigid")
+        images = UserImages(options, run.vocabulary, run.config.data)
         asked = dataclasses.replace(evaluator, config=dataclasses.replace(config, inspect=options))
         log.line(f"{len(images)} {label} images of {options.images}, compared with {options.references or 'nothing'}")
         found = inspection.inspect(images, asked, stage=name, output=output, log=log, mesh=run.mesh)
@@ -70,6 +71,7 @@ def calibrate(stage: Stage) -> StageCost:
     replace_file(run.folder.path / FILE, json.dumps(content, indent=1) + "\n")
     plot_calibration(found, scores["good"], scores.get("defective", []), run.folder.path / "calibration.png")
     log.line(f"threshold {found.threshold:.6f}: {promise_of(found)}")
+    learn_familiarity(stage, evaluator, made_for, _inspections(config)["good"])
     for trade in found.trades:
         escapes = "" if trade.escapes is None else f", escapes {trade.escapes:.1%} of the defective ones"
         log.line(f"  threshold {trade.threshold:.6f}: false alarms at most {trade.promised:.2%}{escapes}")

@@ -10,6 +10,7 @@ from sage_jax.data import store
 from sage_jax.inspection import inspect as inspection
 from sage_jax.inspection.images import Images, SampleImages, UserImages
 from sage_jax.stages.calibration import threshold_of
+from sage_jax.stages.familiarity import familiarity_of
 from sage_jax.stages.provenance import log_changes
 from sage_jax.stages.run import Run, Stage, StageCost
 
@@ -31,12 +32,20 @@ def inspect(stage: Stage) -> StageCost:
     with_reference = bool(options.references) or not options.images
     threshold = threshold_of(stage.config, evaluator, name, with_reference=with_reference)
     log.line(f"threshold {threshold.value:g}; promise: {threshold.promise}")
+    familiarity = familiarity_of(stage.config, evaluator, name, with_reference=with_reference)
     decided = dataclasses.replace(options, threshold=threshold.value)
     config = dataclasses.replace(stage.config, inspect=decided)
     deciding = evaluator.responder.deciding(threshold.value)
     evaluator = dataclasses.replace(evaluator, config=config, responder=deciding)
     result = inspection.inspect(
-        images, evaluator, stage=name, output=output, log=log, mesh=run.mesh, promise=threshold.promise
+        images,
+        evaluator,
+        stage=name,
+        output=output,
+        log=log,
+        mesh=run.mesh,
+        promise=threshold.promise,
+        familiarity=familiarity,
     )
     cost = StageCost(resumed=result.resumed, counts=dict(result.counts))
     if result.done < len(images):
@@ -59,7 +68,7 @@ def inspection_folder(run: Run) -> Path:
 def _images(stage: Stage) -> Images:
     run, options = stage.run, stage.config.inspect
     if options.images:
-        images = UserImages(options, run.vocabulary, register=stage.config.data.register == "rigid")
+        images = UserImages(options, run.vocabulary, stage.config.data)
         if unmatched := images.unmatched():
             stage.log.line(unmatched)
         return images

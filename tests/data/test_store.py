@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from sage_jax.config import ConfigError, DataConfig, TextConfig
 from sage_jax.data import store
-from sage_jax.data.records import Fault, Record
+from sage_jax.data.images import encode_png
+from sage_jax.data.records import Fault, Record, Reference
 from sage_jax.data.sources import readers
 from sage_jax.data.sources.generated import draw
 from sage_jax.data.store import DataFaultError, PreparedData, decode_record, encode_record, open_split, prepare
@@ -89,7 +91,14 @@ def test_stored_counts_are_those_of_the_records(prepared: PreparedData, source: 
         assert open_split(prepared, split).counts == count_records(source[split])
 
 
-@pytest.mark.parametrize("missing", [{}, {"reference_image": None, "mask": None, "anomalous": None, "facts": ()}])
+@pytest.mark.parametrize(
+    "missing",
+    [
+        {},
+        {"reference_image": None, "mask": None, "anomalous": None, "facts": ()},
+        {"further_references": (Reference(b"\x89PNG \xff\x00", 'good/"ü".png'), Reference(b"second", "2.png"))},
+    ],
+)
 def test_encoding_loses_nothing(source: dict[str, list[Record]], missing: dict[str, Any]) -> None:
     for record in source["train"]:
         record = dataclasses.replace(record, category='Kappe "ü" 🔎', **missing)
@@ -191,3 +200,19 @@ def test_the_bar_shows_records_a_second() -> None:
         with console.capture() as shown:
             console.print(bar.get_renderable())
     assert "12.5/s" in shown.get() and "50/100" in shown.get()
+
+
+def test_several_references_are_stored_and_counted(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(9):
+        (tmp_path / "parts").mkdir(exist_ok=True)
+        (tmp_path / f"parts/{index}.png").write_bytes(encode_png(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)))
+    data = config(tmp_path / "cache", source="folder", root=str(tmp_path / "parts"), num_references=3)
+    data = dataclasses.replace(data, num_train=0, num_test=0)
+    stored = open_split(prepare(data, TEXT, seed=0, run_dir=tmp_path), "train")
+    assert stored.counts.references == 3
+    for record in stored:
+        assert [each.image for each in record.references] == [
+            (tmp_path / "parts" / each.path).read_bytes() for each in record.references
+        ]
+        assert len(record.references) == 3

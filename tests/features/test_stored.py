@@ -20,7 +20,7 @@ from flax import nnx
 from sage_jax.batch import TreeBatch
 from sage_jax.config import ConfigError, MeshConfig, TrainConfig
 from sage_jax.data.images import encode_png
-from sage_jax.data.records import Record
+from sage_jax.data.records import Record, Reference
 from sage_jax.data.stream.pipeline import StreamOptions, make_train_loader
 from sage_jax.data.stream.vit_features import StoredFeatures
 from sage_jax.data.trees.chat import Chat
@@ -64,11 +64,16 @@ def chat() -> Chat:
 
 @pytest.fixture(scope="module")
 def records() -> list[Record]:
-    """Six records, the third and sixth without a reference; one wide image of three tiles, two images that repeat."""
+    """Six records, the third and sixth without a reference; one wide image of three tiles, two images that repeat.
+
+    The fifth has three references, the last of which is the second of them.
+    """
     found = make_records(6)
     wide = encode_png(np.random.default_rng(5).integers(0, 256, (8, 16, 3), np.uint8))
     found[1] = dataclasses.replace(found[1], test_image=wide)
     found[3] = dataclasses.replace(found[3], test_image=found[0].test_image, reference_image=found[0].reference_image)
+    others = [Reference(found[index].test_image, found[index].test_path) for index in (1, 0)]
+    found[4] = dataclasses.replace(found[4], further_references=(*others,))
     return found
 
 
@@ -124,8 +129,12 @@ def test_each_distinct_image_is_computed_once_and_found_again(
     np.testing.assert_array_equal(stored.places[3], stored.places[0])
     assert stored.path.stat().st_size == 10 * stored.form.nbytes == 10 * 4 * 32 * 4
     test, reference = stored.of(1)
-    assert test.shape == (3, 4, 32) and reference is not None and reference.shape == (1, 4, 32)
-    assert stored.of(2)[1] is None
+    assert test.shape == (3, 4, 32) and reference.shape == (1, 4, 32)
+    assert len(stored.of(2)) == 1
+    several = stored.of(4)
+    assert [len(each) for each in several] == [1, 1, 3, 1]
+    np.testing.assert_array_equal(several[2], test)
+    np.testing.assert_array_equal(several[3], stored.of(0)[0])
     again = store(whole, records, responder)
     assert len(responder.calls) == 3
     np.testing.assert_array_equal(again.of(4)[0], stored.of(4)[0])

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sage_jax.config import ConfigError, InspectConfig
+from sage_jax.config import ConfigError, DataConfig, InspectConfig
 from sage_jax.config.command_line import read_config
 from sage_jax.data.adpl.facts import load_vocabulary
 from sage_jax.data.adpl.preferences import make_records
 from sage_jax.data.images import SUFFIXES, decode_rgb
-from sage_jax.data.records import Record
+from sage_jax.data.records import Record, Reference
 from sage_jax.inspection.images import InputImage, References, SampleImages, UserImages, find_images
 from tests.support.photographs import SCRIPT, drawn, write_photographs
 from tests.support.tiny_run import CONFIG
@@ -42,8 +42,9 @@ def test_a_reference_is_registered_where_that_is_asked_for(tmp_path: Path) -> No
         Image.fromarray(np.roll(picture, shift, axis=0)).save(tmp_path / name)
     config = InspectConfig(images=str(tmp_path / "test"), references=str(tmp_path / "good.png"))
     apart = []
-    for register in (False, True):
-        record = UserImages(config, load_vocabulary(), register=register).read(0).record
+    for register in ("none", "rigid"):
+        data = DataConfig(source="folder", root="x", register=register)
+        record = UserImages(config, load_vocabulary(), data).read(0).record
         assert record is not None and record.reference_image is not None
         images = [decode_rgb(each, name="").astype(int) for each in (record.test_image, record.reference_image)]
         apart.append(np.abs(images[0] - images[1]).mean())
@@ -89,7 +90,7 @@ def test_a_reference_is_the_file_of_the_same_name_else_the_first_else_none(photo
 
     def chosen(references: str, image: str) -> str | None:
         found = References(references).of(Path(image))
-        return None if found is None else found[0]
+        return found[0].path if found else None
 
     assert chosen(str(folder), "x/zzz.png") == last
     assert chosen(str(folder), "x/other.png") == first
@@ -111,7 +112,7 @@ def test_images_without_a_reference_of_their_own_are_counted(photographs: Path) 
 
 def test_a_reference_that_serves_many_images_is_read_once(photographs: Path) -> None:
     references = References(str(photographs / "references" / "a.png"))
-    contents = [found[1] for name in ("x.png", "y.png") if (found := references.of(Path(name)))]
+    contents = [references.of(Path(name))[0].image for name in ("x.png", "y.png")]
     assert len(contents) == 2 and contents[0] is contents[1]
 
 
@@ -219,9 +220,44 @@ def test_a_reference_that_changes_is_read_again(tmp_path: Path) -> None:
     first, second = (image.test_image for image in drawn()[:2])
     (tmp_path / "good.png").write_bytes(first)
     references = References(str(tmp_path / "good.png"))
-    assert references.of(Path("x.png")) == (str(tmp_path / "good.png"), first)
+    assert references.of(Path("x.png")) == [Reference(first, str(tmp_path / "good.png"))]
     (tmp_path / "good.png").write_bytes(second)
-    assert references.of(Path("x.png")) == (str(tmp_path / "good.png"), second)
+    assert references.of(Path("x.png")) == [Reference(second, str(tmp_path / "good.png"))]
+
+
+def test_several_references_are_those_of_the_images_name_or_the_folders_first(tmp_path: Path) -> None:
+    content = drawn()[0].test_image
+    for name in ("own/1.png", "own/2.png", "own/3.png", "other.png", "third.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+
+    def chosen(number: int, image: str) -> list[str]:
+        paths = References(str(tmp_path), number).paths_of(Path(image))
+        return [path.relative_to(tmp_path).as_posix() for path in paths]
+
+    assert chosen(2, "x/own.jpg") == ["own/1.png", "own/2.png"]
+    assert chosen(9, "x/own.jpg") == ["own/1.png", "own/2.png", "own/3.png"]
+    assert chosen(2, "x/third.png") == ["third.png"]
+    assert chosen(3, "x/unknown.png") == ["other.png", "own/1.png", "own/2.png"]
+    assert chosen(9, "x/unknown.png") == ["other.png", "own/1.png", "own/2.png", "own/3.png", "third.png"]
+
+
+def test_an_image_gets_as_many_references_as_the_model_was_trained_with_unless_told(tmp_path: Path) -> None:
+    for name in ("test.png", "good/1.png", "good/2.png", "good/3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(drawn()[0].test_image)
+    data = DataConfig(source="folder", root="x", num_references=2)
+    for asked, expected in ((0, 2), (3, 3)):
+        config = InspectConfig(
+            images=str(tmp_path / "test.png"), references=str(tmp_path / "good"), num_references=asked
+        )
+        images = UserImages(config, load_vocabulary(), data)
+        record = images.read(0).record
+        assert record is not None and len(record.references) == expected
+        stamp = images.stamp(0)
+        (tmp_path / "good" / "2.png").write_bytes(drawn()[1].test_image)
+        assert images.stamp(0) != stamp
+        (tmp_path / "good" / "2.png").write_bytes(drawn()[0].test_image)
 
 
 def test_references_of_many_images_do_not_pile_up(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ FIELDS = {
     "truth",
     "error",
     "reference",
+    "num_references",
 }
 
 

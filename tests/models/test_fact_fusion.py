@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 from sage_jax.config import ConfigError, FusionConfig
+from sage_jax.models import fact_fusion
 from sage_jax.models.fact_fusion import Comparison, FactEncoder, FactFusion, compare, place_vectors
 from sage_jax.parameters import merge, split
 from tests.support.tiny_sage import TINY, VOCAB_SIZE, random_params
@@ -21,14 +22,15 @@ NUM_PLACES = 4
 DIFFERENCES = ("none", "similarity", "residual")
 
 
-def random_tokens(seed: int, rows: int = 3, tokens: int = 8) -> tuple[np.ndarray, ...]:
-    """Test and reference tokens with their masks; the last row has no reference."""
+def random_tokens(seed: int, rows: int = 3, tokens: int = 8, references: int = 1) -> tuple[np.ndarray, ...]:
+    """Tokens of test images and references with their masks; the last row has no reference."""
     rng = np.random.default_rng(seed)
-    test, reference = (rng.normal(size=(rows, tokens, WIDTH)).astype(np.float32) for _ in range(2))
+    test = rng.normal(size=(rows, tokens, WIDTH)).astype(np.float32)
+    reference = rng.normal(size=(rows, references * tokens, WIDTH)).astype(np.float32)
     test_mask = np.arange(tokens) < rng.integers(4, tokens + 1, (rows, 1))
-    reference_mask = np.arange(tokens) < rng.integers(3, tokens + 1, (rows, 1))
+    reference_mask = np.arange(tokens) < rng.integers(3, tokens + 1, (rows, references, 1))
     reference_mask[-1] = False
-    return test, reference, test_mask, reference_mask
+    return test, reference, test_mask, reference_mask.reshape(rows, -1)
 
 
 def brute_force(
@@ -42,7 +44,7 @@ def brute_force(
 
     similarity, match = np.ones(len(test)), np.full(len(test), -1)
     for i in np.flatnonzero(test_mask):
-        candidates = [i] if kind == "aligned" else range(len(test))
+        candidates = range(i, len(reference), len(test)) if kind == "aligned" else range(len(reference))
         seen = [(cosine(test[i], reference[j]), j) for j in candidates if reference_mask[j]]
         if seen:
             similarity[i], match[i] = min(seen) if kind == "min" else max(seen)
@@ -51,9 +53,10 @@ def brute_force(
 
 @pytest.mark.parametrize("kind", ["max", "min", "aligned"])
 @pytest.mark.parametrize("num_distinct", [3, 20])
-def test_distinct_patches_equal_brute_force(kind: str, num_distinct: int) -> None:
+@pytest.mark.parametrize("references", [1, 3])
+def test_distinct_patches_equal_brute_force(kind: str, num_distinct: int, references: int) -> None:
     for seed in range(3):
-        arrays = random_tokens(seed)
+        arrays = random_tokens(seed, references=references)
         found = compare(*map(jnp.asarray, arrays), num_distinct=num_distinct, kind=kind)
         for row, (test, reference, test_mask, reference_mask) in enumerate(zip(*arrays, strict=True)):
             similarity, match = brute_force(test, reference, test_mask, reference_mask, kind)
@@ -65,6 +68,51 @@ def test_distinct_patches_equal_brute_force(kind: str, num_distinct: int) -> Non
                 lowest = sorted(np.flatnonzero(test_mask), key=lambda i: similarity[i])[:num_distinct]
                 expected = np.isin(np.arange(len(test)), lowest)
             np.testing.assert_array_equal(found.distinct_mask[row], expected)
+
+
+@pytest.mark.parametrize("kind", ["max", "min"])
+def test_many_references_are_searched_in_blocks(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = [jnp.asarray(each) for each in random_tokens(5, references=7)]
+    whole = compare(*arrays, num_distinct=3, kind=kind)
+    monkeypatch.setattr(fact_fusion, "MATCH_BLOCK", 9)  # the last block is not full
+    blocks = compare(*arrays, num_distinct=3, kind=kind)
+    np.testing.assert_array_equal(blocks.distinct_mask, whole.distinct_mask)
+    np.testing.assert_allclose(blocks.similarity, whole.similarity, atol=1e-6)
+    np.testing.assert_array_equal(blocks.match[:-1], whole.match[:-1])
+    all_pairs = (*arrays[0].shape[:2], arrays[1].shape[1])
+    shapes = [value.shape for value in _values_of(arrays, kind)]
+    assert all_pairs not in shapes and (*arrays[0].shape[:2], 9) in shapes
+
+
+def _values_of(arrays: list[jax.Array], kind: str) -> list[Any]:
+    """Every intermediate array of the comparison, inside loops too."""
+
+    def inside(jaxpr: Any) -> list[Any]:
+        found = [variable.aval for equation in jaxpr.eqns for variable in equation.outvars]
+        for equation in jaxpr.eqns:
+            for value in equation.params.values():
+                found += inside(value.jaxpr) if hasattr(value, "jaxpr") else []
+        return found
+
+    return inside(jax.make_jaxpr(lambda *given: compare(*given, num_distinct=3, kind=kind))(*arrays).jaxpr)
+
+
+@pytest.mark.parametrize("kind", ["max", "aligned"])
+def test_an_image_is_as_similar_as_its_best_reference(kind: str) -> None:
+    test, one, test_mask, one_mask = (jnp.asarray(each) for each in random_tokens(6))
+    every = jnp.ones_like(test_mask).at[-1].set(False)
+    found = compare(
+        test,
+        jnp.concatenate([one, test], 1),
+        test_mask,
+        jnp.concatenate([one_mask, every], 1),
+        num_distinct=3,
+        kind=kind,
+    )
+    np.testing.assert_allclose(found.similarity, 1.0, atol=1e-5)
+    np.testing.assert_array_equal(
+        np.asarray(found.match - test.shape[1])[:-1][test_mask[:-1]], np.nonzero(test_mask[:-1])[1]
+    )
 
 
 def test_an_equal_image_is_similar_everywhere_and_ties_go_to_the_earlier_token() -> None:

@@ -246,6 +246,26 @@ def test_an_untrained_fusion_leaves_answers_independent_of_facts_and_reference()
     assert np.abs(after - before).max() > 1e-3
 
 
+@pytest.mark.parametrize("kind", ["max", "aligned"])
+def test_several_references_are_compared_as_each_alone_would_be(kind: Any) -> None:
+    config = dataclasses.replace(TINY, fusion=dataclasses.replace(TINY.fusion, similarity=kind))
+    sage, batches = make_sage(config), [random_batch(6), random_batch(7)]
+    tiles, tile_masks = [each.reference_tiles for each in batches], [each.reference_tile_mask for each in batches]
+    tiles, tile_masks = (each + [np.concatenate(each, axis=1)] for each in (tiles, tile_masks))
+    shown = zip(tiles, tile_masks, strict=True)
+    rows = [dataclasses.replace(batches[0], reference_tiles=t, reference_tile_mask=m) for t, m in shown]
+    *alone, both = (sage.encode_images(on_device(each)) for each in rows)
+    masks = [np.asarray(each.reference_mask) for each in alone]
+    known = [mask if kind == "aligned" else mask.any(axis=1, keepdims=True) for mask in masks]
+    values = [np.where(k, each.compared.similarity, -np.inf) for k, each in zip(known, alone, strict=True)]
+    best = np.maximum(*values)
+    real = np.asarray(both.test_mask) & np.isfinite(best)
+    assert real.sum() > 4
+    np.testing.assert_allclose(np.asarray(both.compared.similarity)[real], best[real], atol=1e-5)
+    read = [sage.embed_images(on_device(each)).comparison for each in (rows[0], rows[2])]
+    assert np.abs(np.asarray(read[0] - read[1])).max() > 1e-5
+
+
 def without_room(batch: TreeBatch) -> TreeBatch:
     """The batch without room for references."""
     tiles, mask = batch.reference_tiles[:, :0], batch.reference_tile_mask[:, :0]

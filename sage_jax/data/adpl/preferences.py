@@ -149,6 +149,7 @@ def make_records(
                 mask=image.mask,
                 test_path=image.test_path,
                 reference_path=image.reference_path,
+                further_references=image.further_references,
             )
         )
     return made

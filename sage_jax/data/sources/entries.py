@@ -15,7 +15,7 @@ from scipy import ndimage
 from sage_jax.axes import Bool
 from sage_jax.config import DataConfig
 from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, encode_png, read_inside, shrink
-from sage_jax.data.records import NOWHERE, AnnotatedImage, Box, Defect, Fault
+from sage_jax.data.records import NOWHERE, AnnotatedImage, Box, Defect, Fault, Reference
 
 GOOD_NAMES: Final = ("good", "ok", "normal")
 _SPECK_SHARE: Final = 0.02  # of the largest component: smaller ones stay in the mask but are no defect of their own
@@ -35,7 +35,7 @@ class Entry:
       masks: Paths of its masks, relative to the root; empty for a good image.
       mask_place: Where a mask of it would be looked for, relative to the root.
       mask_needed: Whether a defective image without a mask is a fault; else its label alone is known.
-      reference: The good image to compare it with, relative to the root; "" = any good one of its category.
+      references: The good images to compare it with, relative to the root; none = any good ones of its category.
       line: Line of the list that it stands in, where the data set is a list.
     """
 
@@ -48,7 +48,7 @@ class Entry:
     masks: tuple[str, ...] = ()
     mask_place: str = ""
     mask_needed: bool = True
-    reference: str = ""
+    references: tuple[str, ...] = ()
     line: int | None = None
 
     @property
@@ -134,20 +134,28 @@ def defects_of(mask: Bool[np.ndarray, "H W"], kind: str) -> tuple[Defect, ...]:
 class EntryReader:
     """Reads entries into annotated images.
 
-    The reference of an image is a good one of its category, chosen by a hash of its path, never itself. A good image
-    that cannot be decoded is told once and costs itself alone: the next one stands in for it.
+    The references of an image are good ones of its category, the first chosen by a hash of its path, never itself. A
+    good image that cannot be decoded is told once and costs itself alone: the next one stands in for it.
     """
 
     def __init__(
-        self, root: Path, good: dict[str, list[Entry]], *, list_path: Path | None = None, shrink_px: int = 0
+        self,
+        root: Path,
+        good: dict[str, list[Entry]],
+        *,
+        list_path: Path | None = None,
+        shrink_px: int = 0,
+        num_references: int = 1,
     ) -> None:
         """What it reads from.
 
         Args:
           list_path: The list that the entries' lines are of; None = faults are told at the images themselves.
           shrink_px: The longer side that larger images are shrunk to, with their masks; 0 = none are.
+          num_references: Most references of an image.
         """
         self.root, self.good, self.list_path, self.shrink_px = root, good, list_path, shrink_px
+        self.num_references = num_references
         self._usable: dict[str, Fault | None] = {}
 
     def __call__(self, entry: Entry) -> Iterator[AnnotatedImage | Fault]:
@@ -162,22 +170,26 @@ class EntryReader:
         if mask is not None and not entry.good and (not defects or mask.all()):
             yield self._meaningless(entry, empty=not defects)
             return
-        reference = ""
+        references: list[Reference] = []
         for other in self._references(entry):
             fault = self._fault_of(other)
             if fault is None:
-                reference = other.path
-                break
-            yield fault
+                references.append(Reference(self._read(other.path), other.path))
+                if len(references) == self.num_references:
+                    break
+            else:
+                yield fault
+        first = references[0] if references else Reference(b"", "")
         yield AnnotatedImage(
             image_id=entry.path if self.list_path else entry.key,
             test_image=test_image,
-            reference_image=self._read(reference) if reference else None,
+            reference_image=first.image or None,
             category=entry.category,
             defects=defects,
             mask=None if mask is None else encode_png(mask),
             test_path=entry.path,
-            reference_path=reference,
+            reference_path=first.path,
+            further_references=tuple(references[1:]),
         )
 
     def _read(self, name: str) -> bytes:
@@ -193,9 +205,14 @@ class EntryReader:
         return encode_png(shrink(pixels, self.shrink_px)) if max(pixels.shape[:2]) > self.shrink_px else content
 
     def _references(self, entry: Entry) -> Iterator[Entry]:
-        """The entry's own reference; then good images other than itself, beginning with the one its path chooses."""
-        if entry.reference:
-            yield dataclasses.replace(entry, path=entry.reference)
+        """The entry's own references; without one that can be read, good images, first the one its path chooses.
+
+        An image is no reference of itself.
+        """
+        own = [dataclasses.replace(entry, path=path) for path in entry.references]
+        yield from own
+        if any(self._fault_of(each) is None for each in own):
+            return
         others = [other for other in self.good.get(entry.folder, ()) if other.path != entry.path]
         first = int(_share(f"reference of {entry.key}") * len(others))
         yield from others[first:] + others[:first]

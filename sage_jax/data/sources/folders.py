@@ -49,7 +49,8 @@ def read_images(data: DataConfig, split: Literal["train", "test"], seed: int) ->
     whole categories are for testing (their training folder gives references only) and all of the others, `test/`
     included, is for training.
 
-    The reference of an image is a good training image of its category, chosen by a hash of its path, never itself.
+    The references of an image, `data.num_references` of them as far as there are so many, are good training images of
+    its category, beginning with one that a hash of its path chooses, never itself.
     Masks become boxes by connected components; the defect's type is the label. With `data.num_train` or
     `data.num_test` above 0, that many images are drawn, good and defective in equal numbers and evenly over
     categories and types as far as there are enough. Either way good and defective images alternate.
@@ -69,7 +70,7 @@ def read_images(data: DataConfig, split: Literal["train", "test"], seed: int) ->
         if good.get(folder):
             chosen += [entry for entry in entries if split_of(entry, data) == split]
     num = data.num_train if split == "train" else data.num_test
-    read = EntryReader(root, good, shrink_px=data.shrink_px)
+    read = EntryReader(root, good, shrink_px=data.shrink_px, num_references=data.num_references)
     for entry in draw(chosen, num or len(chosen), np.random.default_rng([VERSION, seed])):
         yield from read(entry)
 
@@ -77,7 +78,7 @@ def read_images(data: DataConfig, split: Literal["train", "test"], seed: int) ->
 def files(data: DataConfig) -> Iterator[str]:
     """Paths, relative to `data.root`, of every image, mask and reference of the tree."""
     for entry in _entries(data):
-        yield from (entry.path, *entry.masks, *([entry.reference] if entry.reference else ()))
+        yield from (entry.path, *entry.masks, *entry.references)
 
 
 def kinds(data: DataConfig) -> dict[str, dict[str, int]]:

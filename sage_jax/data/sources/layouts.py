@@ -189,7 +189,8 @@ LAYOUTS: Final[tuple[Layout, ...]] = (
 """In the order in which they are tried."""
 
 REFERENCE_FOLDERS: Final = ("references", "reference")
-"""Folders of a category with a good image for each of its others, of the same name."""
+"""Folders of a category with good images of the part that each of its others shows: a file, or a folder of several, of
+the image's name."""
 
 _SUFFIXES: Final = SUFFIXES + tuple(suffix.upper() for suffix in SUFFIXES)
 
@@ -222,22 +223,22 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def entry_of(root: Path, folder: str, path: Path, label: str) -> Entry:
-    """The entry of an image of a category, with the reference of its own; masks and home are the layout's to add."""
+    """The entry of an image of a category, with the references of its own; masks and home are the layout's to add."""
     category = root.resolve().name if folder == "." else folder
     below = path.relative_to(root / folder)
-    own = relative_to(root, _own_reference(root / folder, below))
+    own = relative_to(root, _own_references(root / folder, below))
     key = f"{category}/{below.as_posix()}"
     name = path.relative_to(root).as_posix()
-    return Entry(folder, words(category), label, name, key, "either", reference=own[0] if own else "")
+    return Entry(folder, words(category), label, name, key, "either", references=own)
 
 
-def _own_reference(place: Path, below: Path) -> list[Path]:
-    """The good image that was put beside one image of a category: of its path or name, in `references/`."""
+def _own_references(place: Path, below: Path) -> list[Path]:
+    """The good images that were put beside one image of a category: of its path or name, in `references/`."""
     for name in REFERENCE_FOLDERS:
         folder = place / name
         if folder.is_dir() and below.parts[0] != name:
             for home in (folder / below.parent, folder):
-                if found := _named(home, (below.stem,)):
+                if found := _named(home, (below.stem,)) or images_below(home / below.stem):
                     return found
     return []
 

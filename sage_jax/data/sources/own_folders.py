@@ -3,7 +3,8 @@
 parts/*.png                     good parts alone
 parts/{good,ok,OK,...}/         good parts; every other folder is a kind of defect ("scratch/", "bent pin/")
 parts/masks/<kind>/<name>.png   masks, or `<name>_mask.png` there or beside the image; where they are known
-parts/references/<name>.png     the good image that the image of this name is compared with; else a good one is drawn
+parts/references/<name>.png     the good image that the image of this name is compared with, or a folder <name>/ of
+                                several; else good ones of parts/ are chosen
 """
 
 from __future__ import annotations

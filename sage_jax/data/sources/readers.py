@@ -15,7 +15,7 @@ from sage_jax.data.adpl import preferences
 from sage_jax.data.adpl.facts import load_vocabulary
 from sage_jax.data.drawing import draw
 from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, read_inside, resolve_inside, wide_maximum
-from sage_jax.data.records import AnnotatedImage, Fault, Record, validate
+from sage_jax.data.records import AnnotatedImage, Fault, Record, Reference, validate
 from sage_jax.data.registration import registered
 from sage_jax.data.sources import adpl_json, deeppcb, deeppcb_boards, folders, generated, listed
 from sage_jax.errors import UserError
@@ -81,7 +81,14 @@ def undrawn_faults(data: DataConfig, split: Literal["train", "test"], seed: int)
         return
     image_px = 0 if data.source == "deeppcb" else data.image_px  # whole boards instead of crops
     whole = dataclasses.replace(
-        data, num_train=0, num_test=0, image_px=image_px, records_per_image=1, drawn_defects=0, register="none"
+        data,
+        num_train=0,
+        num_test=0,
+        image_px=image_px,
+        records_per_image=1,
+        drawn_defects=0,
+        register="none",
+        num_references=1,
     )
     for item in read_records(whole, split, seed):
         yield item if isinstance(item, Fault) else None
@@ -196,12 +203,16 @@ def _read(data: DataConfig, split: Literal["train", "test"], seed: int) -> Itera
 
 
 def _registered(image: AnnotatedImage | Fault) -> AnnotatedImage | Fault:
-    """The image with its reference moved to where its part lies; one that cannot be read is told by the check."""
+    """The image with its references moved to where its part lies; one that cannot be read is told by the check."""
     if isinstance(image, Fault) or image.reference_image is None:
         return image
     with contextlib.suppress(ImageFault):
-        moved = registered(image.test_image, image.reference_image, name=image.test_path)
-        return dataclasses.replace(image, reference_image=moved)
+        first = registered(image.test_image, image.reference_image, name=image.test_path)
+        others = tuple(
+            Reference(registered(image.test_image, each.image, name=image.test_path), each.path)
+            for each in image.further_references
+        )
+        return dataclasses.replace(image, reference_image=first, further_references=others)
     return image
 
 
@@ -272,6 +283,8 @@ class _ImageCheck:
             size = self._size(image.test_image, image.test_path)
             if image.reference_image is not None:
                 self._size(image.reference_image, image.reference_path)
+            for reference in image.further_references:
+                self._size(reference.image, reference.path)
             mask_size = size if image.mask is None else decode_mask(image.mask, name=f"mask of {image.test_path}").shape
         except ImageFault as error:
             return Fault(_place(self.data, error.name), None, error.problem, error.cure)

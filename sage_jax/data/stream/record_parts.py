@@ -54,8 +54,8 @@ class RecordParts:
             return self._pixels.get(index, lambda: decode_pixels(self.records[index], model=self.form.model))
         # The mapped file is a memory of its own: what is remembered here is the labels.
         known = self._pixels.get(index, lambda: self._labels(self.records[index]))
-        test, reference = self.features.of(index)
-        return RecordPixels(test, reference, known.labels)
+        test, *references = self.features.of(index)
+        return RecordPixels(test, tuple(references), known.labels)
 
     def _labels(self, record: Record) -> RecordPixels:
-        return RecordPixels(np.zeros((0, 0, 0, 3), np.uint8), None, decode_labels(record, model=self.form.model))
+        return RecordPixels(np.zeros((0, 0, 0, 3), np.uint8), (), decode_labels(record, model=self.form.model))

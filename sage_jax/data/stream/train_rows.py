@@ -27,7 +27,7 @@ def capacity_of(records: Sequence[Record], use: TreeUse, *, with_reference: bool
     ranked = counts.answers if use.questions == "inspection" else counts.description_answers
     ranks = max(ranked, 1) if use.answers == "ranked" else 1
     questions = min(use.questions_per_image or asked, asked)
-    return Capacity(max(questions, 1), ranks, with_reference and counts.references > 0)
+    return Capacity(max(questions, 1), ranks, counts.references if with_reference else 0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,8 @@ import numpy as np
 from sage_jax.axes import Float, Int, UInt8
 from sage_jax.config import ModelConfig
 from sage_jax.data.images import decode_rgb
-from sage_jax.data.records import Record
-from sage_jax.data.trees.encode import TileForm, count_image_tokens, count_reference_tokens
+from sage_jax.data.records import Record, Reference
+from sage_jax.data.trees.encode import TileForm, count_tokens
 from sage_jax.data.trees.tiles import tile_image, tokens_per_side
 
 
@@ -24,11 +24,12 @@ class TileTable:
     """The distinct images of some records, their tiles numbered one image after the other.
 
     Attributes:
-      places: First tile and number of tiles of each record's test image (0) and reference (1); zeros where it has none.
-      sources: Record of each image, and 0 where it is the test image, 1 where it is the reference.
+      places: First tile and number of tiles of each record's test image (0) and references (from 1); zeros where it has
+        none.
+      sources: Record of each image, and 0 where it is the test image, else the number of the reference.
     """
 
-    places: Int[np.ndarray, "I 2 2"]
+    places: Int[np.ndarray, "I R 2"]
     sources: Int[np.ndarray, "I 2"]
 
     @property
@@ -42,24 +43,29 @@ def tile_table(records: Sequence[Record], *, model: ModelConfig, advance: Callab
     Args:
       advance: Called with the number of records read so far.
     """
-    places = np.zeros((len(records), 2, 2), np.int64)
+    places: list[list[tuple[int, int]]] = []
     sources: list[tuple[int, int]] = []
     known: dict[bytes, tuple[int, int]] = {}
     num_tiles, per_tile = 0, tokens_per_side(model) ** 2
     for index in range(len(records)):
-        record = records[index]
-        for which, image in enumerate((record.test_image, record.reference_image)):
-            if image is None:
-                continue
-            key = hashlib.sha256(image).digest()
+        places.append([])
+        for which, image in enumerate(_images(records[index])):
+            key = hashlib.sha256(image.image).digest()
             if key not in known:
-                count = (count_reference_tokens if which else count_image_tokens)(record, model=model) // per_tile
-                known[key] = num_tiles, count
-                num_tiles += count
+                known[key] = num_tiles, count_tokens(image.image, image.path, model) // per_tile
+                num_tiles += known[key][1]
                 sources.append((index, which))
-            places[index, which] = known[key]
+            places[-1].append(known[key])
         advance(index + 1)
-    return TileTable(places, np.asarray(sources, np.int64).reshape(-1, 2))
+    padded = np.zeros((len(places), max(map(len, places), default=1), 2), np.int64)
+    for index, each in enumerate(places):
+        padded[index, : len(each)] = each
+    return TileTable(padded, np.asarray(sources, np.int64).reshape(-1, 2))
+
+
+def _images(record: Record) -> tuple[Reference, ...]:
+    """The test image of a record, then its references."""
+    return Reference(record.test_image, record.test_path), *record.references
 
 
 def tiles_from(
@@ -71,12 +77,8 @@ def tiles_from(
 
     def decode(image: int) -> np.ndarray:
         index, which = (int(number) for number in table.sources[image])
-        record = records[index]
-        content, name = (
-            (record.reference_image, record.reference_path) if which else (record.test_image, record.test_path)
-        )
-        assert content is not None
-        pixels = decode_rgb(content, name=name)
+        shown = _images(records[index])[which]
+        pixels = decode_rgb(shown.image, name=shown.path)
         tiles = tile_image(pixels, tile_px=model.vit.tile_px, max_tiles=model.max_tiles).tiles
         return tiles[max(start - int(firsts[image]), 0) :]
 
@@ -95,7 +97,7 @@ class StoredFeatures:
       form: Of a tile.
     """
 
-    def __init__(self, path: Path, places: Int[np.ndarray, "I 2 2"], form: TileForm) -> None:
+    def __init__(self, path: Path, places: Int[np.ndarray, "I R 2"], form: TileForm) -> None:
         self.path, self.places, self.form = path, places, form
         self._tiles: np.ndarray | None = None
 
@@ -106,10 +108,8 @@ class StoredFeatures:
         """Those of some records, by their new index."""
         return StoredFeatures(self.path, self.places[np.asarray(indices, np.int64)], self.form)
 
-    def of(self, index: int) -> tuple[Float[np.ndarray, "T M E"], Float[np.ndarray, "T2 M E"] | None]:
-        """Features of a record's test image, and of its reference; None where it has none."""
+    def of(self, index: int) -> list[Float[np.ndarray, "T M E"]]:
+        """Features of a record's test image, then of each of its references."""
         if self._tiles is None:
             self._tiles = np.memmap(self.path, self.form.dtype, mode="r").reshape(-1, *self.form.shape)
-        (first, count), (reference_first, reference_count) = self.places[index]
-        reference = self._tiles[reference_first : reference_first + reference_count] if reference_count else None
-        return self._tiles[first : first + count], reference
+        return [self._tiles[first : first + count] for first, count in self.places[index] if count]

@@ -132,19 +132,15 @@ class RecordTokens:
 
 @dataclasses.dataclass(frozen=True)
 class RecordPixels:
-    """A record's tiles, as pixels or as ViT features, and what each image token shows.
-
-    A reference that is not there is None.
-    """
+    """A record's tiles, as pixels or as ViT features, those of each reference by themselves; what image tokens show."""
 
     tiles: UInt8[np.ndarray, "T H W 3"] | Float[np.ndarray, "T _ E"]
-    reference_tiles: UInt8[np.ndarray, "T2 H W 3"] | Float[np.ndarray, "T2 _ E"] | None
+    references: tuple[UInt8[np.ndarray, "T H W 3"] | Float[np.ndarray, "T _ E"], ...]
     labels: TokenLabels
 
     @property
     def nbytes(self) -> int:
-        arrays = (self.tiles, self.reference_tiles)
-        return self.labels.nbytes + sum(array.nbytes + 128 for array in arrays if array is not None)
+        return self.labels.nbytes + sum(array.nbytes + 128 for array in (self.tiles, *self.references))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +160,7 @@ class RecordCounts:
             max([self.answers, *(len(question.answers) for question in record.questions)]),
             max(self.descriptions, len(record.descriptions)),
             max([self.description_answers, *(len(question.answers) for question in record.descriptions)]),
-            max(self.references, int(record.reference_image is not None)),
+            max(self.references, len(record.references)),
         )
 
 
@@ -241,7 +237,7 @@ def count_image_tokens(record: Record, *, model: ModelConfig) -> int:
     Raises:
       ImageFault: The image cannot be read.
     """
-    return _count_tokens(record.test_image, record.test_path, model)
+    return count_tokens(record.test_image, record.test_path, model)
 
 
 def count_reference_tokens(record: Record, *, model: ModelConfig) -> int:
@@ -252,10 +248,11 @@ def count_reference_tokens(record: Record, *, model: ModelConfig) -> int:
     """
     if record.reference_image is None:
         return 0
-    return _count_tokens(record.reference_image, record.reference_path, model)
+    return count_tokens(record.reference_image, record.reference_path, model)
 
 
-def _count_tokens(image: bytes, name: str, model: ModelConfig) -> int:
+def count_tokens(image: bytes, name: str, model: ModelConfig) -> int:
+    """Image tokens of an encoded image, in the same way."""
     per_tile = tokens_per_side(model) ** 2
     if model.max_tiles == 1:
         return per_tile
@@ -293,6 +290,11 @@ def encode_text(record: Record, form: TreeFormat, use: TreeUse, *, with_referenc
     """
     chat, facts = form.chat, [fact for fact in record.facts if fact.strip()][: form.text.max_facts]
     in_prompt = with_reference and form.text.reference == "prompt"
+    if in_prompt and record.further_references:
+        raise TreeError(
+            f"record {record.record_id} has {len(record.references)} references, and text.reference = 'prompt' shows"
+            " one: give one, or set text.reference = 'fusion'"
+        )
     prefix = chat.prefix_ids(
         count_image_tokens(record, model=form.model),
         facts=facts,
@@ -350,15 +352,14 @@ def decode_pixels(record: Record, *, model: ModelConfig) -> RecordPixels:
     image = remembered_rgb(record.test_image, name=record.test_path, keep=False)
     tiled = tile_image(image, tile_px=model.vit.tile_px, max_tiles=model.max_tiles)
     height, width = image.shape[:2]
-    labels, reference = label_tokens(record, tiled, width, height, model=model), None
-    if record.reference_image is not None:
-        size = {"tile_px": model.vit.tile_px, "max_tiles": model.max_tiles}
-        reference = _reference_tiles(record.reference_image, name=record.reference_path, **size)
-    return RecordPixels(tiled.tiles, reference, labels)
+    labels = label_tokens(record, tiled, width, height, model=model)
+    size = {"tile_px": model.vit.tile_px, "max_tiles": model.max_tiles}
+    references = tuple(_reference_tiles(each.image, name=each.path, **size) for each in record.references)
+    return RecordPixels(tiled.tiles, references, labels)
 
 
-@functools.lru_cache(maxsize=8)
-def _reference_tiles(image: bytes, *, name: str, tile_px: int, max_tiles: int) -> UInt8[np.ndarray, "T2 H W 3"]:
+@functools.lru_cache(maxsize=64)
+def _reference_tiles(image: bytes, *, name: str, tile_px: int, max_tiles: int) -> UInt8[np.ndarray, "T H W 3"]:
     """Tiles of a reference, read-only: many images in a row may be compared with one, which is decoded once then."""
     pixels = remembered_rgb(image, name=name, keep=False)
     tiles = tile_image(pixels, tile_px=tile_px, max_tiles=max_tiles).tiles

@@ -92,12 +92,12 @@ class Capacity:
     Attributes:
       questions: Questions of an image (Q).
       answers: Answers of a question (N).
-      references: Whether there is room for references; without, no row may show one.
+      references: References that a row may show; each has room for as many tiles as the test image.
     """
 
     questions: int
     answers: int
-    references: bool = True
+    references: int = 1
 
 
 def stack_rows(
@@ -148,8 +148,8 @@ def _check_room(row: TreeRow, capacity: Capacity, shape: TreeShape) -> None:
 
 def _check_placeholders(row: TreeRow, form: TreeFormat) -> None:
     shown = len(row.pixels.tiles)
-    if form.text.reference == "prompt" and row.with_reference and row.pixels.reference_tiles is not None:
-        shown += len(row.pixels.reference_tiles)
+    if form.text.reference == "prompt" and row.with_reference:
+        shown += sum(map(len, row.pixels.references))
     check_placeholders(
         row.tokens.prefix_ids,
         form.chat,
@@ -171,7 +171,7 @@ def empty_batch(
 ) -> TreeBatch:
     """A batch of padding rows: the shapes and dtypes that every batch of these sizes has."""
     tiles, tile_form = tiles_per_image(model), tile_form or pixel_form(model)
-    reference_tiles = tiles if capacity.references else 0
+    reference_tiles = tiles * capacity.references
     ranked = (rows, capacity.questions, capacity.answers)
     length = text.max_answer_tokens
     return TreeBatch(
@@ -208,9 +208,10 @@ def _write_pixels(batch: TreeBatch, index: int, row: TreeRow) -> None:
     pixels = row.pixels
     batch.tiles[index, : len(pixels.tiles)] = pixels.tiles
     batch.tile_mask[index, : len(pixels.tiles)] = True
-    if row.with_reference and pixels.reference_tiles is not None:
-        batch.reference_tiles[index, : len(pixels.reference_tiles)] = pixels.reference_tiles
-        batch.reference_tile_mask[index, : len(pixels.reference_tiles)] = True
+    for number, tiles in enumerate(pixels.references if row.with_reference else ()):
+        first = number * batch.tiles.shape[1]
+        batch.reference_tiles[index, first : first + len(tiles)] = tiles
+        batch.reference_tile_mask[index, first : first + len(tiles)] = True
     labels = pixels.labels
     if labels.anomalous is not None:
         batch.token_labels[index, : len(labels.anomalous)] = labels.anomalous

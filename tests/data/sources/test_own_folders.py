@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sage_jax.config import DataConfig
+from sage_jax.config import ConfigError, DataConfig
 from sage_jax.data.images import decode_mask, decode_rgb, encode_png
 from sage_jax.data.records import NOWHERE, Box, Fault, Record
 from sage_jax.data.sources import folders, readers
@@ -113,6 +113,46 @@ def test_an_image_is_compared_with_the_reference_of_its_name(tmp_path: Path) -> 
     assert chosen["dent/3.png"].startswith("good/")
     assert not any(path.startswith("references") for path in chosen)
     assert {"references/2.png", "references/dent/1.png"} <= set(folders.files(data_of(tmp_path)))
+
+
+def test_an_image_is_compared_with_several_references(tmp_path: Path) -> None:
+    for index in range(20):
+        picture(tmp_path / f"good/{index}.png")
+    for index in range(3):
+        picture(tmp_path / f"references/5/{index}.png")
+    records, faults = records_of(tmp_path, num_references=4)
+    assert not faults
+    for record in records:
+        paths = [each.path for each in record.references]
+        if record.test_path == "good/5.png":
+            assert paths == [f"references/5/{index}.png" for index in range(3)]
+        else:
+            assert len({*paths, record.test_path}) == 5 and all(path.startswith("good/") for path in paths)
+        contents = [(tmp_path / path).read_bytes() for path in paths]
+        assert [each.image for each in record.references] == contents
+    assert 3 < max(len(record.references) for record in records_of(tmp_path, num_references=30)[0]) < 20
+    before = readers.source_revision(data_of(tmp_path, num_references=4), 0)
+    picture(tmp_path / "references/5/1.png")
+    assert readers.source_revision(data_of(tmp_path, num_references=4), 0) != before
+    with pytest.raises(ConfigError, match="generator gives an image one reference"):
+        DataConfig(num_references=2)
+
+
+def test_several_references_are_registered_and_go_with_drawn_copies(tmp_path: Path) -> None:
+    plain = np.full((96, 96, 3), 90, np.uint8)
+    plain[30:60, 20:50], plain[50:70, 60:85] = (220, 40, 40), (30, 30, 200)
+    for index, shift in enumerate((0, 6, -5)):
+        (tmp_path / f"{index}.png").write_bytes(encode_png(np.roll(plain, shift, axis=0)))
+    records, _ = records_of(
+        tmp_path, num_references=2, register="rigid", drawn_defects=1, test_fraction=1e-6, drawn_variation=0.0
+    )
+    assert len(records) == 6
+    for record in records:
+        assert len(record.references) == 2
+        if not record.anomalous:
+            test = decode_rgb(record.test_image, name="").astype(int)
+            for each in record.references:
+                assert np.abs(decode_rgb(each.image, name="").astype(int) - test)[12:-12].mean() < 4.0
 
 
 def test_a_public_tree_and_a_folder_of_categories_are_read_too(tmp_path: Path) -> None:

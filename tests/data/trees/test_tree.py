@@ -13,7 +13,7 @@ from PIL import Image
 from sage_jax.batch import TreeBatch
 from sage_jax.config import ModelConfig, TextConfig, VitConfig
 from sage_jax.data.images import ImageFault, encode_png
-from sage_jax.data.records import Answer, Box, Defect, Question, Record
+from sage_jax.data.records import Answer, Box, Defect, Question, Record, Reference
 from sage_jax.data.trees.chat import Chat, ChatError
 from sage_jax.data.trees.encode import (
     TreeError,
@@ -242,6 +242,26 @@ def test_labels_are_unknown_without_a_mask_unless_the_part_is_good(chat: Chat) -
 def test_reference_is_left_out_on_request(chat: Chat) -> None:
     batch = stack([row_of(make_record(), chat, with_reference=False)], chat)
     assert not batch.reference_tile_mask.any() and not batch.reference_tiles.any()
+
+
+def test_each_of_several_references_has_room_for_the_tiles_of_an_image(chat: Chat) -> None:
+    pictures = [picture(seed, seed) for seed in (16, 30, 17)]
+    more = tuple(Reference(encode_png(each), f"{number}.png") for number, each in enumerate(pictures[1:]))
+    record = make_record(size=(20, 41), reference_image=encode_png(pictures[0]), further_references=more)
+    one = make_record(seed=1, size=(20, 41), reference_image=encode_png(pictures[2]))
+    rows = [row_of(each, chat, model=TILED) for each in (record, one)]
+    batch = stack([*rows, None], chat, model=TILED, references=3)
+    room = batch.tiles.shape[1]
+    assert batch.reference_tiles.shape[1] == 3 * room
+    shown = batch.reference_tile_mask.reshape(3, 3, room)
+    for number, each in enumerate(pictures):
+        tiles = tile_image(each, tile_px=TILED.vit.tile_px, max_tiles=TILED.max_tiles).tiles
+        assert shown[0, number].tolist() == [True] * len(tiles) + [False] * (room - len(tiles))
+        first = number * room
+        np.testing.assert_array_equal(batch.reference_tiles[0, first : first + len(tiles)], tiles)
+    assert shown[1, 0].any() and not shown[1, 1:].any() and not shown[2].any()
+    with pytest.raises(TreeError, match="record r0 has 3 references, and text.reference = 'prompt' shows one"):
+        row_of(record, chat, model=TILED, text=IN_PROMPT)
 
 
 IN_PROMPT = dataclasses.replace(TEXT, reference="prompt")

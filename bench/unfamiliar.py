@@ -1,0 +1,77 @@
+"""Share of images that a calibrated run calls unsure: held-out board crops, and photographs of other things.
+
+    pip install scikit-image
+    python -m bench.unfamiliar --run runs/deeppcb_0 --folder boards_good
+
+`--folder` is what bench/board_folders.py wrote, and the run has been calibrated on its `calibrate/`. The photographs
+are those that come with scikit-image, each whole and its four corners, compared with the folder's first reference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+import sage_jax
+from sage_jax.axes import UInt8
+
+SIDE_PX: Final = 128
+PHOTOGRAPHS: Final = (
+    "astronaut", "brick", "camera", "cat", "chelsea", "clock", "coffee", "coins", "grass", "gravel",
+    "hubble_deep_field", "immunohistochemistry", "moon", "page", "rocket", "text",
+)  # fmt: skip
+
+
+def main() -> None:
+    """Prints the shares."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", required=True, help="a calibrated run")
+    parser.add_argument("--folder", required=True, help="what bench/board_folders.py wrote")
+    parser.add_argument("--most", type=int, default=200, help="most crops of each kind")
+    options = parser.parse_args()
+    inspector, folder = sage_jax.load(options.run), Path(options.folder)
+    for kind in sorted(path.name for path in (folder / "test").iterdir()):
+        found = []
+        for path in sorted((folder / "test" / kind).iterdir())[: options.most]:
+            reference = folder / "references/test" / kind / path.name
+            found.append(inspector.inspect(path, references=reference if reference.is_file() else _first(folder)))
+        _print(f"board crops, {kind}", found)
+    far = list(photographs())
+    found = list(inspector.inspect_many((pixels for _, pixels in far), _first(folder)))
+    _print("photographs of other things", found)
+    called = [f"{name} ({one.score:.3f})" for (name, _), one in zip(far, found, strict=True) if one.verdict != "unsure"]
+    print(f"not called unsure: {', '.join(called) or 'none'}")
+
+
+def photographs() -> Iterator[tuple[str, UInt8[np.ndarray, "H W 3"]]]:
+    """Name and pixels of each photograph, shrunk to the side of a crop, and of its corners at full size."""
+    data = importlib.import_module("skimage.data")
+    for name in PHOTOGRAPHS:
+        pixels = np.asarray(getattr(data, name)())
+        pixels = np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels[..., :3]
+        yield name, np.asarray(Image.fromarray(pixels).resize((SIDE_PX, SIDE_PX)))
+        height, width = pixels.shape[:2]
+        for top in (0, height - SIDE_PX):
+            for left in (0, width - SIDE_PX):
+                yield f"{name} {top},{left}", np.ascontiguousarray(pixels[top : top + SIDE_PX, left : left + SIDE_PX])
+
+
+def _first(folder: Path) -> Path:
+    return sorted((folder / "references/test/good").iterdir())[0]
+
+
+def _print(name: str, found: list[sage_jax.Inspection]) -> None:
+    unsure = [one for one in found if one.verdict == "unsure"]
+    why = ", ".join(f"{number} {doubt}" for doubt, number in Counter(one.doubt for one in unsure).most_common())
+    print(f"{name}: {len(unsure)} of {len(found)} unsure ({len(unsure) / len(found):.3f}){'; ' + why if why else ''}")
+
+
+if __name__ == "__main__":
+    main()

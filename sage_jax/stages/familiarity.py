@@ -1,0 +1,104 @@
+"""What the images of a calibration look like, kept in `familiarity.npz` of the run: others are called unsure."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from sage_jax.config import Config, ConfigError, InspectConfig
+from sage_jax.data.images import remembered_rgb
+from sage_jax.evaluation.evaluator import Evaluator
+from sage_jax.inspection.batches import ImageBatch, read_ahead, read_batch, test_features, tile_features
+from sage_jax.inspection.images import UserImages
+from sage_jax.metrics.familiarity import Familiarity, Look, learn, look_at
+from sage_jax.process.files import replace_file
+from sage_jax.stages.run import Stage
+
+FILE: Final = "familiarity.npz"
+_LEAST_IMAGES: Final = 4
+
+
+def learn_familiarity(stage: Stage, evaluator: Evaluator, made_for: dict[str, Any], options: InspectConfig) -> None:
+    """Learns what the good images of a calibration look like, and writes it; removes an older one where none is asked.
+
+    Args:
+      made_for: The model, its stage and whether it compares with references.
+      options: What was inspected; its rows are in `calibration/good` of the run.
+    """
+    path, rate = stage.run.folder.path / FILE, stage.config.calibrate.unsure_rate
+    rows = _map_medians(stage.run.folder.path / "calibration" / "good" / "inspection.jsonl")
+    if rate == 0.0 or len(rows) < _LEAST_IMAGES:
+        path.unlink(missing_ok=True)
+        return
+    features, looks = _looks(stage, evaluator, options, rows)
+    found = learn(features, looks, rate=rate)
+    buffer = io.BytesIO()
+    rest = {"middle": found.middle, "spread": found.spread, "limit": found.limit, "rate": found.rate}
+    np.savez(buffer, bank=found.bank, rest=np.asarray(json.dumps({**rest, "made_for": made_for})))
+    replace_file(path, buffer.getvalue())
+    more = "" if found.rate <= rate + 1e-9 else f" ({rate:.2%} were asked for; {len(rows)} images promise no less)"
+    stage.log.line(
+        f"images unlike these are called unsure: {found.rate:.2%} or fewer of further good images like them, on average"
+        f" over calibrations{more}"
+    )
+
+
+def familiarity_of(config: Config, evaluator: Evaluator, stage: str, *, with_reference: bool) -> Familiarity | None:
+    """What the images look like that a model was calibrated on; None where that is not known, or of another model.
+
+    Raises:
+      ConfigError: The file is broken.
+    """
+    path = Path(config.run_dir).expanduser() / FILE
+    try:
+        with np.load(path) as stored:
+            bank, rest = stored["bank"], json.loads(str(stored["rest"]))
+        made_for = rest.pop("made_for")
+        found = Familiarity(bank=bank, **rest)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{path}: {error}: delete it, and calibrate again") from None
+    if made_for != {"stage": stage, "model": evaluator.digest(), "with_reference": with_reference}:
+        return None
+    return found
+
+
+def _map_medians(path: Path) -> dict[str, float | None]:
+    """Median of each readable image's anomaly map, by the image's path."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {row["image"]: row["map_median"] for row in rows if row["score"] is not None}
+
+
+def _looks(
+    stage: Stage, evaluator: Evaluator, options: InspectConfig, rows: dict[str, float | None]
+) -> tuple[list[np.ndarray], list[Look]]:
+    """Features and look of each readable image."""
+    images = UserImages(options, stage.run.vocabulary, stage.config.data)
+    size = evaluator.rows(len(images))
+    give, features, looks = test_features(evaluator, size), list[np.ndarray](), list[Look]()
+
+    def read(indices: range) -> ImageBatch:
+        return read_batch([images.read(index) for index in indices], evaluator, size)
+
+    groups = [range(start, min(start + size, len(images))) for start in range(0, len(images), size)]
+    with (
+        stage.log.progress(len(images), unit="image") as advance,
+        contextlib.closing(read_ahead(groups, read)) as batches,
+    ):
+        for done, batch in enumerate(batches, start=1):
+            for _, records, trees in batch.trees:
+                filled = give.put_into(trees)
+                for row, record in enumerate(records):
+                    if record.test_path in rows:
+                        pixels = remembered_rgb(record.test_image, name=record.test_path, keep=False)
+                        features.append(tile_features(filled, row))
+                        looks.append(look_at(pixels, rows[record.test_path]))
+            advance(min(done * size, len(images)))
+    return features, looks

@@ -1,0 +1,119 @@
+"""Images unlike those calibrated on: called unsure, in Python, rows and report, whatever their score."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sage_jax
+from sage_jax.config import DataConfig, InspectConfig
+from sage_jax.data.images import encode_png
+from sage_jax.data.sources.generated import draw
+from sage_jax.errors import UserError
+from sage_jax.stages.familiarity import FILE
+from sage_jax.stages.open_model import config_of
+from tests.support.tiny_run import TinyRun, read_jsonl
+
+GOOD = 30
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Good parts to calibrate on and others to inspect, with their references; noise, and a black image."""
+    folder = tmp_path_factory.mktemp("parts")
+    drawn = (image for image in draw(DataConfig(num_train=150, num_test=1, image_px=40), "train", 9))
+    good = [image for image in drawn if not image.defects]
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    files = {f"good/{index:02}.png": image.test_image for index, image in enumerate(good[:GOOD])}
+    files |= {f"new/{index:02}.png": image.test_image for index, image in enumerate(good[GOOD : GOOD + 20])}
+    files |= {f"references/{index:02}.png": image.reference_image or b"" for index, image in enumerate(good[:GOOD])}
+    of_new = enumerate(good[GOOD : GOOD + 20])
+    files |= {f"references_new/{index:02}.png": image.reference_image or b"" for index, image in of_new}
+    files |= {"new/noise.png": encode_png(noise), "new/black.png": encode_png(np.zeros((40, 40, 3), np.uint8))}
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_folder(tiny_run: TinyRun, parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(shutil.copytree(tiny_run.run_dir, tmp_path_factory.mktemp("familiar") / "run"))
+    calibrated(folder, parts)
+    return folder
+
+
+def calibrated(folder: Path, parts: Path, *, unsure_rate: float = 0.05) -> None:
+    config = config_of(folder)
+    section = dataclasses.replace(config.calibrate, unsure_rate=unsure_rate)
+    shutil.rmtree(folder / "calibration", ignore_errors=True)
+    references = str(parts / "references")
+    section = dataclasses.replace(section, good=str(parts / "good"), references=references, false_alarm_rate=0.1)
+    sage_jax.train(dataclasses.replace(config, calibrate=section), stages="calibrate")
+
+
+def inspect_new(folder: Path, parts: Path) -> Path:
+    options = InspectConfig(images=str(parts / "new"), references=str(parts / "references_new"))
+    sage_jax.train(dataclasses.replace(config_of(folder), inspect=options), stages="inspect")
+    return folder / "inspect"
+
+
+def test_far_images_are_unsure_everywhere_and_near_ones_are_not(run_folder: Path, parts: Path) -> None:
+    output = inspect_new(run_folder, parts)
+    rows = {Path(row["image"]).stem: row for row in read_jsonl(output / "inspection.jsonl")}
+    for name in ("noise", "black"):
+        assert rows[name]["verdict"] == "unsure" and rows[name]["doubt"] and 0.0 <= rows[name]["score"] <= 1.0
+    like = [row for name, row in rows.items() if name not in ("noise", "black")]
+    assert len(like) == 20 and sum(row["verdict"] == "unsure" for row in like) <= 4
+    assert all((row["verdict"] == "unsure") == (row["doubt"] is not None) for row in like)
+    inspector = sage_jax.load(run_folder)
+    for name in ("noise", "00", "01"):
+        reference = parts / "references_new" / ("00.png" if name == "noise" else f"{name}.png")
+        found = inspector.inspect(parts / "new" / f"{name}.png", references=reference)
+        assert (found.verdict, found.doubt) == (rows[name]["verdict"], rows[name]["doubt"] or "")
+        assert found.score == pytest.approx(rows[name]["score"], abs=1e-5)
+        assert ("unsure: " in str(found)) == bool(found.doubt)
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert f"Unsure: {rows['noise']['doubt']}." in page and 'data-verdict="unsure"' in page
+    log = (run_folder / "log.txt").read_text(encoding="utf-8")
+    assert "images unlike these are called unsure: 3.23% or fewer of further good images" in log
+
+
+def test_a_further_image_of_the_same_size_costs_no_compilation(
+    run_folder: Path, parts: Path, compilations: list[str]
+) -> None:
+    inspector, good = sage_jax.load(run_folder), parts / "good" / "00.png"
+    inspector.inspect(parts / "new" / "00.png", references=good)
+    compilations.clear()
+    inspector.inspect(parts / "new" / "noise.png", references=good)
+    assert compilations == []
+
+
+def test_without_a_reference_nothing_is_known_of_what_is_far(run_folder: Path, parts: Path) -> None:
+    found = sage_jax.load(run_folder).inspect(parts / "new" / "noise.png")
+    assert found.verdict != "unsure" and not found.doubt
+
+
+def test_a_rate_of_zero_forgets_and_a_broken_file_is_named(tiny_run: TinyRun, parts: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_run.run_dir, tmp_path / "run"))
+    calibrated(folder, parts)
+    assert (folder / FILE).is_file()
+    whole = (folder / FILE).read_bytes()
+    for broken in (whole[: len(whole) // 2], b"no archive", b""):
+        (folder / FILE).write_bytes(broken)
+        with pytest.raises(UserError, match=rf"{FILE}: .*: delete it, and calibrate again"):
+            sage_jax.load(folder)
+    calibrated(folder, parts, unsure_rate=0.0)
+    assert not (folder / FILE).exists()
+    assert sage_jax.load(folder).inspect(parts / "new" / "noise.png", parts / "good" / "00.png").verdict != "unsure"
+
+
+def test_rates_that_few_images_cannot_promise_are_told(tiny_run: TinyRun, parts: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_run.run_dir, tmp_path / "run"))
+    calibrated(folder, parts, unsure_rate=0.01)
+    log = (folder / "log.txt").read_text(encoding="utf-8")
+    assert "3.23% or fewer" in log and "1.00% were asked for; 30 images promise no less" in log
