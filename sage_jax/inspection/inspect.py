@@ -35,6 +35,7 @@ from sage_jax.inspection.page import write_page
 from sage_jax.inspection.questions import ImageAnswers
 from sage_jax.inspection.report import InspectionRow, Totals, count_rows, write_rows_jsonl
 from sage_jax.inspection.result import Inspection, make_inspection, unreadable
+from sage_jax.inspection.spreadsheet import write_rows_csv
 from sage_jax.journal.run_log import RunLog
 from sage_jax.journal.summary import load_summary
 from sage_jax.metrics.familiarity import Familiarity
@@ -73,7 +74,7 @@ def inspect(
     promise: str = "",
     familiarity: Familiarity | None = None,
 ) -> Inspected:
-    """Answers for every image; writes `inspection.jsonl`, `overlays/` and `report.html` under `output`.
+    """Answers for every image; writes `inspection.jsonl`, `inspection.csv`, `overlays/` and `report.html` there.
 
     Finished rows are kept in `inspection.jsonl.partial` until all are done. An image whose row is found there, made by
     the same model and options from the same files, is not inspected again. Ctrl-C and SIGTERM stop after a batch.
@@ -134,9 +135,10 @@ class _Written:
 def _finished(
     found: Inspected, written: _Written, evaluator: Evaluator, *, stage: str, about: dict[str, str], log: RunLog
 ) -> Inspected:
-    """Writes the JSONL and the report, and removes the journal."""
+    """Writes JSONL, CSV and report, and removes the journal."""
     journal, offsets = written.journal, written.offsets
     write_rows_jsonl(written.output / "inspection.jsonl", journal.rows(offsets))
+    write_rows_csv(written.output / "inspection.csv", journal.rows(offsets))
     totals = count_rows(journal.rows(offsets))
     start = time.monotonic()
     if measured := _measured(Path(evaluator.config.run_dir) / "summary.json", stage):

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from sage_jax.inspection.report import (
     choose_rows,
     write_report,
 )
+from sage_jax.inspection.scores import ScoreCounts, count_scores, ticks
 from sage_jax.journal.run_log import RunLog
 
 _LARGE_PICTURES: Final = 50
@@ -92,7 +93,16 @@ def write_page(
             pictures=pictures,
             totals=totals,
             threshold=config.threshold,
+            scores=score_panel(count_scores(journal.rows(offsets), config.threshold)),
         )
+
+
+def score_panel(counts: ScoreCounts) -> dict[str, Any]:
+    """What the page shows of the scores of all images; nothing of no image."""
+    if not any(above[0] for above in counts.at_or_above.values()):
+        return {}
+    slider = {"thresholds": counts.thresholds, "places": counts.places, "above": counts.at_or_above}
+    return {"slider": slider, "chosen": counts.chosen, "bars": counts.bars(), "ticks": ticks()}
 
 
 def _pictures(

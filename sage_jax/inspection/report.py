@@ -115,18 +115,19 @@ def count_rows(rows: Iterable[InspectionRow]) -> Totals:
 
 
 def choose_rows(rows: Iterable[InspectionRow], most: int) -> list[int]:
-    """Positions of the rows to show on a page: all in their order, or the `most` that need a look.
+    """Positions of the rows to show on a page, at most `most`, those that need a look first.
 
-    Those are the unreadable and the unsure ones, then the others from the highest score down; where the first would
-    fill the page, they take half of it.
+    They are the unreadable and the unsure ones, then those whose verdict is not the known label, then the others from
+    the highest score down; where the first would fill the page, they take half of it.
     """
-    scores = [None if row.verdict == "unsure" else row.score for row in rows]
-    if len(scores) <= most:
-        return list(range(len(scores)))
-    without = [index for index, score in enumerate(scores) if score is None]
-    others = [(-score, index) for index, score in enumerate(scores) if score is not None]
+    without, others = [], []
+    for index, row in enumerate(rows):
+        if row.score is None or row.verdict == "unsure":
+            without.append(index)
+        else:
+            others.append((row.truth in (None, row.verdict), -row.score, index))
     shown = without[: max(most // 2, most - len(others))]
-    return shown + [index for _, index in heapq.nsmallest(most - len(shown), others)]
+    return shown + [index for *_, index in heapq.nsmallest(most - len(shown), others)]
 
 
 def write_report(
@@ -138,6 +139,7 @@ def write_report(
     pictures: Callable[[int], Pictures],
     totals: Totals | None = None,
     threshold: float | None = None,
+    scores: Mapping[str, Any] | None = None,
     written: datetime.datetime | None = None,
 ) -> None:
     """Writes the report: one HTML file that needs no other file and no network.
@@ -150,6 +152,7 @@ def write_report(
       pictures: Those of the row at a position; asked for one row after the other, and not kept.
       totals: Of all rows, where `rows` are only some of them; the page then says so.
       threshold: Score from which the verdict is `defective`; marked on the score bars.
+      scores: What the histogram and the slider show (`page.score_panel`); None leaves them out.
       written: Date of the report; now by default.
     """
     environment = jinja2.Environment(
@@ -170,6 +173,7 @@ def write_report(
         totals=totals or count_rows(rows),
         verdicts=VERDICTS,
         threshold=threshold,
+        scores=scores,
         pictures=pictures,
         data_uri=_data_uri,
         file_name=lambda image: Path(image).name or image,

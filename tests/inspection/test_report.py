@@ -159,9 +159,13 @@ def scored(*scores: float | None) -> list[InspectionRow]:
     ]
 
 
-def test_a_page_shows_all_rows_in_order_or_those_that_need_a_look():
+def test_a_page_shows_what_needs_a_look_first():
     rows = scored(0.2, None, 0.9, 0.5, 0.9)
-    assert choose_rows(rows, 5) == [0, 1, 2, 3, 4]
+    assert choose_rows(rows, 5) == [1, 2, 4, 3, 0]
+    rows[3] = dataclasses.replace(rows[3], truth="defective")
+    rows[0] = dataclasses.replace(rows[0], verdict="unsure", doubt="it is dark")
+    assert choose_rows(rows, 5) == [0, 1, 3, 2, 4]
+    rows = scored(0.2, None, 0.9, 0.5, 0.9)
     assert choose_rows(rows, 4) == [1, 2, 4, 3]
     assert choose_rows(rows, 1) == [2]
 
