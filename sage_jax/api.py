@@ -55,7 +55,9 @@ class Inspector:
         self.config, self.stage = evaluator.config, stage
         self._evaluator, self._scratch = evaluator, scratch
         self._thresholds = {
-            with_reference: threshold_of(evaluator.config, evaluator, stage, with_reference=with_reference)
+            with_reference: threshold_of(
+                evaluator.config, evaluator, stage, with_reference=with_reference, as_configured=False
+            )
             for with_reference in (False, True)
         }
         self._responders = {
@@ -282,7 +284,8 @@ def calibrate(
       folder: A run folder.
       good: A folder of good images, or a text file with a path a line; 1 / false_alarm_rate - 1 or more.
       defective: Defective ones, likewise, for what is known of escapes; "" = none.
-      references: A good image or a folder of them, as `inspect` takes them; "" = those of the run's `inspect`.
+      references: A good image or a folder of them, as `inspect` takes them; "" = those of the run's `inspect`. The
+        promise is for images compared with as many.
       false_alarm_rate: Share of good images that may be called defective.
 
     Returns:

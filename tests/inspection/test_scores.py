@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def rows_of(number: int = 300) -> list[InspectionRow]:
     rng = np.random.default_rng(0)
     scores = 1.0 / (1.0 + np.exp(-rng.normal(0, 8, number)))
     scores[:4] = (0.0, 1.0, THRESHOLD, THRESHOLD)
-    truths = [(None, "good", "defective")[index % 3] for index in range(number)]
+    truths: list[Literal["good", "defective"] | None] = [None, "good", "defective"] * (number // 3)
     rows = [
         InspectionRow(f"{index}.png", "", "defective" if score >= THRESHOLD else "good", float(score), "", truth=truth)
         for index, (score, truth) in enumerate(zip(scores, truths, strict=True))

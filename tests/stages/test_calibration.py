@@ -14,6 +14,7 @@ import sage_jax
 from sage_jax.config import CalibrateConfig, DataConfig
 from sage_jax.data.sources.generated import draw
 from sage_jax.errors import UserError
+from sage_jax.stages.calibration import threshold_of
 from sage_jax.stages.open_model import config_of
 from tests.support.tiny_run import TinyRun, read_jsonl, run_main
 
@@ -141,6 +142,19 @@ def test_a_calibration_of_another_model_is_not_used(run_folder: Path, calibratio
             sage_jax.load(run_folder)
     finally:
         path.write_text(before, encoding="utf-8")
+
+
+def test_a_calibration_with_another_number_of_references_is_not_used(
+    run_folder: Path, calibration: dict[str, object]
+) -> None:
+    assert calibration["num_references"] == 1
+    inspector = sage_jax.load(run_folder)
+    for number, used in ((0, True), (1, True), (4, False)):
+        config = inspector.config
+        config = dataclasses.replace(config, inspect=dataclasses.replace(config.inspect, num_references=number))
+        found = threshold_of(config, inspector._evaluator, inspector.stage, with_reference=True)
+        assert (found.value == calibration["threshold"]) == used
+        assert used or "with up to 1 references, not 4" in found.promise
 
 
 def test_without_a_calibration_the_report_says_that_nobody_chose(run_folder: Path, tmp_path: Path) -> None:
