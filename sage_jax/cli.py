@@ -170,6 +170,7 @@ def calibrate(
     defective: str | None = None,
     references: str | None = None,
     false_alarms: float | None = None,
+    unsure: float | None = None,
     fields: Any = None,
 ) -> int:
     """Choose the threshold of a run by good images that nobody trained on; `inspect` then uses it.
@@ -181,14 +182,16 @@ def calibrate(
       references: A good image, or a folder of good images, as `inspect` takes them; none = those that the run
         inspected with.
       false_alarms: Share of good images that may be called defective; none = 0.05.
+      unsure: Share of good images that may be called unsure for being unlike these; none = 0.02; 0 = no image ever is.
     """
     from sage_jax.stages.open_model import config_of
 
+    rates = {"false_alarm_rate": false_alarms, "unsure_rate": unsure}
     given = {"good": good, "defective": defective or "", "references": references or ""}
-    rate = CalibrateConfig().false_alarm_rate if false_alarms is None else false_alarms
+    named = {name: getattr(CalibrateConfig(), name) if rate is None else rate for name, rate in rates.items()}
     # What `inspect` once set by hand stays in the run's config, and would win over what is found now.
     inspect = {"threshold": InspectConfig().threshold}
-    config = _with(config_of(model), fields, calibrate={**given, "false_alarm_rate": rate}, inspect=inspect)
+    config = _with(config_of(model), fields, calibrate={**given, **named}, inspect=inspect)
     return _run(dataclasses.replace(config, stages="calibrate"))
 
 

@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from sage_jax.config import ConfigError
+from sage_jax.data.trees.encode import tiles_per_image
 from sage_jax.evaluation.evaluator import Evaluator
 from sage_jax.inspection.batches import (
     ImageBatch,
@@ -42,6 +43,8 @@ from sage_jax.metrics.familiarity import Familiarity
 from sage_jax.process.stop_request import StopRequest
 
 _TO_DO: Final = -1
+_MOST_REFERENCE_TILES: Final = 2048
+"""Tiles of references of a batch."""
 _MOST_DRAWING: Final = 4
 """Overlays that are drawn at once."""
 
@@ -93,7 +96,7 @@ def inspect(
     done = len(images) - len(missing)
     if done:
         log.line(f"{done} of {len(images)} images were done before the stop, {len(missing)} are left")
-    rows = evaluator.rows(len(images))
+    rows = _rows_at_once(evaluator, len(images))
     chunks = [missing[start : start + rows].tolist() for start in range(0, len(missing), rows)]
     one_for_all = _has_one_reference(evaluator.config.inspect.references)
     references = cached_references(evaluator, one_for_all=one_for_all)
@@ -166,6 +169,13 @@ def _writable(output: Path) -> Path:
     except OSError as error:
         raise ConfigError(f"inspect.output: {output} cannot be written: {error.strerror or error}") from None
     return output
+
+
+def _rows_at_once(evaluator: Evaluator, number: int) -> int:
+    """Images of a batch; fewer of them where each is compared with many references, which take the memory."""
+    config = evaluator.config
+    tiles = (config.inspect.num_references or config.data.num_references) * tiles_per_image(config.model)
+    return evaluator.rows(max(1, min(number, _MOST_REFERENCE_TILES // tiles)))
 
 
 def _made_by(evaluator: Evaluator, output: Path, familiarity: Familiarity | None) -> str:

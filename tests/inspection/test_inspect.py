@@ -26,6 +26,8 @@ FIELDS = {
     "error",
     "reference",
     "num_references",
+    "map_median",
+    "doubt",
 }
 
 
@@ -146,7 +148,8 @@ def test_overlays_are_pictures_that_open(inspected: Path) -> None:
 def test_the_report_is_one_file_that_needs_no_other(inspected: Path) -> None:
     page = (inspected / "run" / "inspect" / "report.html").read_text(encoding="utf-8")
     assert re.findall(r"https?://", page) == []
-    targets = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", page)
+    assert re.findall(r"""href\s*=\s*["']([^"']*)""", page) == ["inspection.csv"]  # offered, not needed
+    targets = re.findall(r"""src\s*=\s*["']([^"']*)""", page)
     assert len(targets) == 3 * 3  # test, reference and map of three readable images
     assert all(target.startswith("data:image/png;base64,") for target in targets)
 

@@ -205,7 +205,7 @@ def test_rows_and_overlays_do_not_depend_on_how_many_are_drawn_at_once(
         found.append((work.files(), re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "", page)))
         shutil.rmtree(work.output)
     assert found[0] == found[1]
-    assert len(found[0][0]) == MANY  # an overlay for each readable image, and the rows
+    assert len(found[0][0]) == MANY + 1  # an overlay for each readable image, and the rows as JSONL and CSV
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_any_work(work: Work, tmp_path: Path) -> None:

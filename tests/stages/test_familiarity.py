@@ -48,12 +48,9 @@ def run_folder(tiny_run: TinyRun, parts: Path, tmp_path_factory: pytest.TempPath
 
 
 def calibrated(folder: Path, parts: Path, *, unsure_rate: float = 0.05) -> None:
-    config = config_of(folder)
-    section = dataclasses.replace(config.calibrate, unsure_rate=unsure_rate)
     shutil.rmtree(folder / "calibration", ignore_errors=True)
-    references = str(parts / "references")
-    section = dataclasses.replace(section, good=str(parts / "good"), references=references, false_alarm_rate=0.1)
-    sage_jax.train(dataclasses.replace(config, calibrate=section), stages="calibrate")
+    references = parts / "references"
+    sage_jax.calibrate(folder, parts / "good", references=references, false_alarm_rate=0.1, unsure_rate=unsure_rate)
 
 
 def inspect_new(folder: Path, parts: Path) -> Path:
