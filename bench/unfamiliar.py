@@ -5,12 +5,16 @@
 
 `--folder` is what bench/board_folders.py wrote, and the run has been calibrated on its `calibrate/`. The photographs
 are those that come with scikit-image, each whole and its four corners, compared with the folder's first reference.
+
+Beside each share stands that of the simplest rival: the median of the absolute difference to the reference, in grey
+levels, against its own conformal limit at 2 % on the same calibration images.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,15 +41,19 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=200, help="most crops of each kind")
     options = parser.parse_args()
     inspector, folder = sage_jax.load(options.run), Path(options.folder)
+    calibrated = sorted((folder / "calibrate").iterdir())
+    own = [folder / "calibrate_references" / path.name for path in calibrated]
+    limit = _limit([_apart(path, each) for path, each in zip(calibrated, own, strict=True)])
     for kind in sorted(path.name for path in (folder / "test").iterdir()):
-        found = []
+        found, apart = [], []
         for path in sorted((folder / "test" / kind).iterdir())[: options.most]:
             reference = folder / "references/test" / kind / path.name
-            found.append(inspector.inspect(path, references=reference if reference.is_file() else _first(folder)))
-        _print(f"board crops, {kind}", found)
+            found.append(inspector.inspect(path, references=reference))
+            apart.append(_apart(path, reference))
+        _print(f"board crops, {kind}", found, apart, limit)
     far = list(photographs())
     found = list(inspector.inspect_many((pixels for _, pixels in far), _first(folder)))
-    _print("photographs of other things", found)
+    _print("photographs of other things", found, [_apart(pixels, _first(folder)) for _, pixels in far], limit)
     called = [f"{name} ({one.score:.3f})" for (name, _), one in zip(far, found, strict=True) if one.verdict != "unsure"]
     print(f"not called unsure: {', '.join(called) or 'none'}")
 
@@ -67,10 +75,26 @@ def _first(folder: Path) -> Path:
     return sorted((folder / "references/test/good").iterdir())[0]
 
 
-def _print(name: str, found: list[sage_jax.Inspection]) -> None:
+def _apart(image: Path | UInt8[np.ndarray, "H W 3"], reference: Path) -> float:
+    """Median of the absolute difference of grey values."""
+    shown = Image.open(image) if isinstance(image, Path) else Image.fromarray(image)
+    return float(np.median(np.abs(_grey(shown) - _grey(Image.open(reference)))))
+
+
+def _grey(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("L").resize((SIDE_PX, SIDE_PX)), np.float32)
+
+
+def _limit(values: list[float], rate: float = 0.02) -> float:
+    """The value that at most `rate` of further ones exceed, on average (split conformal prediction)."""
+    return sorted(values)[min(math.ceil((len(values) + 1) * (1.0 - rate)), len(values)) - 1]
+
+
+def _print(name: str, found: list[sage_jax.Inspection], apart: list[float], limit: float) -> None:
     unsure = [one for one in found if one.verdict == "unsure"]
     why = ", ".join(f"{number} {doubt}" for doubt, number in Counter(one.doubt for one in unsure).most_common())
-    print(f"{name}: {len(unsure)} of {len(found)} unsure ({len(unsure) / len(found):.3f}){'; ' + why if why else ''}")
+    rival = sum(value > limit for value in apart)
+    print(f"{name}: {len(unsure)} of {len(found)} unsure, {rival} by plain difference{'; ' + why if why else ''}")
 
 
 if __name__ == "__main__":

@@ -116,6 +116,11 @@ class Config:
         """The stages, in order."""
         return tuple(name.strip() for name in self.stages.split(",") if name.strip())
 
+    @property
+    def num_references(self) -> int:
+        """Most references of an image that is inspected."""
+        return self.inspect.num_references or self.data.num_references
+
     def training(self, stage: str) -> TrainConfig:
         """The config of a training stage."""
         return getattr(self, TRAINING_STAGES[stage].name)

@@ -20,18 +20,21 @@ BLUR_PX: Final = 2.0
 def difference_map(record: Record) -> Float[np.ndarray, "H W"]:
     """Absolute difference of test and reference in grey levels 0 to 255, mean over channels, blurred by `BLUR_PX`.
 
-    A reference of another size is stretched to that of the test image.
+    Of several references the least at each pixel. A reference of another size is stretched to that of the test image.
 
     Raises:
       ImageFault: An image cannot be read.
       ValueError: The record has no reference.
     """
-    if record.reference_image is None:
+    if not record.references:
         raise ValueError(f"record {record.record_id} has no reference to differ from")
     test = remembered_rgb(record.test_image, name=record.test_path, keep=False)
-    reference = remembered_rgb(record.reference_image, name=record.reference_path, keep=False)
-    apart = np.abs(test.astype(np.float32) - _resized(reference, test.shape[:2])).mean(axis=-1)
-    return np.asarray(ndimage.gaussian_filter(apart, BLUR_PX, mode="nearest"), np.float32)
+    found = []
+    for each in record.references:
+        reference = remembered_rgb(each.image, name=each.path, keep=False)
+        apart = np.abs(test.astype(np.float32) - _resized(reference, test.shape[:2])).mean(axis=-1)
+        found.append(np.asarray(ndimage.gaussian_filter(apart, BLUR_PX, mode="nearest"), np.float32))
+    return np.minimum.reduce(found)
 
 
 def _resized(image: UInt8[np.ndarray, "H W 3"], shape: tuple[int, ...]) -> Float[np.ndarray, "H W 3"]:

@@ -174,7 +174,7 @@ def _writable(output: Path) -> Path:
 def _rows_at_once(evaluator: Evaluator, number: int) -> int:
     """Images of a batch; fewer of them where each is compared with many references, which take the memory."""
     config = evaluator.config
-    tiles = (config.inspect.num_references or config.data.num_references) * tiles_per_image(config.model)
+    tiles = config.num_references * tiles_per_image(config.model)
     return evaluator.rows(max(1, min(number, _MOST_REFERENCE_TILES // tiles)))
 
 
@@ -186,7 +186,7 @@ def _made_by(evaluator: Evaluator, output: Path, familiarity: Familiarity | None
         map_threshold=config.map_threshold,
         category=config.category,
         register=evaluator.config.data.register,
-        num_references=config.num_references or evaluator.config.data.num_references,
+        num_references=evaluator.config.num_references,
         questions=config.questions,
         ask=config.ask,
         facts=config.facts,

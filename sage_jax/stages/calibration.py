@@ -67,7 +67,7 @@ def calibrate(stage: Stage) -> StageCost:
     except CalibrationError as error:
         raise ConfigError(f"calibrate.good = {config.calibrate.good}: {error}") from None
     made_for = {"stage": name, "model": evaluator.digest(), "with_reference": bool(_references(config))}
-    content = made_for | {"num_references": _num_references(config)} | dataclasses.asdict(found)
+    content = made_for | {"num_references": config.num_references} | dataclasses.asdict(found)
     replace_file(run.folder.path / FILE, json.dumps(content, indent=1) + "\n")
     plot_calibration(found, scores["good"], scores.get("defective", []), run.folder.path / "calibration.png")
     log.line(f"threshold {found.threshold:.6f}: {promise_of(found)}")
@@ -140,15 +140,10 @@ def threshold_of(
         used = "with" if made_for[2] else "without"
         return Threshold(NOT_CALIBRATED, f"none: the calibration is of images {used} a reference")
     number = content.get("num_references", 1)
-    if with_reference and as_configured and number != _num_references(config):
-        why = f"none: the calibration is of images with up to {number} references, not {_num_references(config)}"
+    if with_reference and as_configured and number != config.num_references:
+        why = f"none: the calibration is of images with up to {number} references, not {config.num_references}"
         return Threshold(NOT_CALIBRATED, why)
     return Threshold(found.threshold, promise_of(found))
-
-
-def _num_references(config: Config) -> int:
-    """Most references of an image that is inspected."""
-    return config.inspect.num_references or config.data.num_references
 
 
 def _calibration(content: dict[str, Any]) -> Calibration:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import zipfile
@@ -79,8 +80,8 @@ def _map_medians(path: Path) -> dict[str, float | None]:
 def _looks(
     stage: Stage, evaluator: Evaluator, options: InspectConfig, rows: dict[str, float | None]
 ) -> tuple[list[np.ndarray], list[Look]]:
-    """Features and look of each readable image."""
-    images = UserImages(options, stage.run.vocabulary, stage.config.data)
+    """Features and look of each readable image; its references are not read again."""
+    images = UserImages(dataclasses.replace(options, references=""), stage.run.vocabulary)
     size = evaluator.rows(len(images))
     give, features, looks = test_features(evaluator, size), list[np.ndarray](), list[Look]()
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sage_jax.data.images import encode_png
-from sage_jax.data.records import Record
+from sage_jax.data.records import Record, Reference
 from sage_jax.evaluation.baselines import BLUR_PX, DifferenceMaps, difference_map
 
 RECORD = Record("r", "i", b"", None, "part", "standard comparison", (), (), (), None, (), None, "", "")
@@ -36,6 +36,16 @@ def test_the_map_is_the_blurred_absolute_difference():
     test, reference = (rng.integers(0, 256, (20, 31, 3), dtype=np.uint8) for _ in range(2))
     expected = blurred(np.abs(test.astype(float) - reference.astype(float)).mean(axis=-1))
     np.testing.assert_allclose(difference_map(pair(test, reference)), expected, atol=1e-3)
+
+
+def test_of_several_references_the_least_difference_counts_at_each_pixel():
+    rng = np.random.default_rng(5)
+    test, *others = (rng.integers(0, 256, (12, 17, 3), dtype=np.uint8) for _ in range(4))
+    more = tuple(Reference(encode_png(each), "more") for each in others[1:])
+    found = difference_map(dataclasses.replace(pair(test, others[0]), further_references=more))
+    expected = np.min([difference_map(pair(test, each)) for each in others], axis=0)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert (found < difference_map(pair(test, others[0])) - 1.0).any()
 
 
 def test_a_reference_of_another_size_is_stretched_to_the_test_image():
