@@ -71,11 +71,22 @@ def letter_faults(root: Path) -> list[str]:
     return faults + [f"{letter} of the legend is used nowhere" for letter in sorted(legend - set(used))]
 
 
+def untested_modules(root: Path) -> list[str]:
+    """Modules without a test file of their own at the same place below tests/."""
+    package = root / "sage_jax"
+    return [
+        str(path.relative_to(root))
+        for path in modules(root)
+        if not (root / "tests" / path.relative_to(package).with_name(f"test_{path.name}")).exists()
+    ]
+
+
 RULES: list[Callable[[Path], list[str]]] = [
     long_files,
     long_functions,
     suppressions,
     letter_faults,
+    untested_modules,
 ]
 
 
@@ -87,11 +98,12 @@ def test_the_project_keeps_its_rules(rule: Callable[[Path], list[str]]) -> None:
 @pytest.mark.parametrize(
     ("rule", "name", "text"),
     [
-        (long_files, "sage_jax/long.py", "x = 1\n" * 401),
+        (long_files, "sage_jax/__main__.py", "x = 1\n" * 401),
         (long_files, "tests/test_long.py", "x = 1\n" * 401),
         (long_functions, "bench/long.py", "def f():\n" + "    x = 1\n" * 60),
         (suppressions, "sage_jax/quiet.py", "x: int = ''  # type: " + "ignore\n"),
         (suppressions, "tests/test_quiet.py", "import os  # no" + "qa: F401\n"),
+        (untested_modules, "sage_jax/models/alone.py", "x = 1\n"),
         (letter_faults, "sage_jax/shaped.py", 'def f(x: Float[Array, "B Y"]) -> None: ...\n'),
         (letter_faults, "sage_jax/axes.py", '"""Legend.\n\n  B  batch\n  T  tokens\n  W  nothing\n"""\n'),
     ],
@@ -100,6 +112,8 @@ def test_each_kind_of_fault_is_found(rule: Callable[[Path], list[str]], name: st
     good = {
         "sage_jax/axes.py": '"""Legend.\n\n  B  batch\n  T  tokens\n"""\n',
         "sage_jax/models/vit.py": 'def f(x: Float[Array, "B T"]) -> None: ...\n',
+        "tests/test_axes.py": "",
+        "tests/models/test_vit.py": "",
     }
     for path, content in good.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ def nearest(name: str, choices: Iterable[object]) -> str:
     """The end of a message about an unknown name: the choice most like it, or all choices where none is."""
     names = [str(choice) for choice in choices]
     match = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"; did you mean {match[0]!r}?" if match else f"; there are {', '.join(names)}"
+    return f"; did you mean {match[0]!r}?" if match else f"; there are {', '.join(names) or 'none'}"
 
 
 def require(condition: bool, message: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from sage_jax.axes import Bool, UInt8
+from sage_jax.errors import UserError
 from sage_jax.process.recently_used import RecentlyUsed
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -25,7 +26,7 @@ _REMEMBERED_BYTES: Final = 2**28
 T = TypeVar("T")
 
 
-class ImageFault(ValueError):
+class ImageFault(UserError):
     """A file that cannot be used, with the way out.
 
     Attributes:

@@ -66,17 +66,17 @@ class CachedFeatures:
             for row in np.flatnonzero(_mask(batch, name).any(axis=1))
         }
         found = {key: kept for key in dict.fromkeys(shown.values()) if (kept := self._kept.find(key)) is not None}
-        found |= self._begun({key: _image(batch, *place) for place, key in shown.items() if key not in found})
-        return lambda: self._filled(batch, {place: found[key] for place, key in shown.items()})
+        found |= self._begun({key: _image(batch, *where) for where, key in shown.items() if key not in found})
+        return lambda: self._filled(batch, {where: found[key] for where, key in shown.items()})
 
     def _key(self, batch: TreeBatch, name: Images, row: int) -> bytes:
         """Digest of an image, which its record stands for once it is known."""
-        place = name, int(batch.record_index[row])
-        if self._by_record and place in self._known:
-            return self._known[place]
+        where = name, int(batch.record_index[row])
+        if self._by_record and where in self._known:
+            return self._known[where]
         key = hashlib.blake2b(_image(batch, name, row).data, digest_size=16).digest()
         if self._by_record:
-            self._known[place] = key
+            self._known[where] = key
         return key
 
     def _begun(self, images: Mapping[bytes, np.ndarray]) -> dict[bytes, _Features]:
@@ -127,7 +127,7 @@ class _Features:
         """The features in host memory, once they are there."""
         if self._value is None:
             # A copy: a view would keep all that was computed together in memory.
-            self._value = np.concatenate([np.asarray(features)[places] for features, places in self._parts])
+            self._value = np.concatenate([np.asarray(features)[rows] for features, rows in self._parts])
             self._parts = []
         return self._value
 

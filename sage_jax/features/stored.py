@@ -81,7 +81,7 @@ def stored_features(
     kept = folder / key.digest()
     form, path = feature_form(key.model, np.dtype(compute_dtype(key.model))), kept / "features.bin"
     table = _table(records, kept, key.model, run)
-    stored = StoredFeatures(path, table.places, form)
+    stored = StoredFeatures(path, table.spans, form)
     if _agreed(int(path.exists())):
         run.line(f"ViT features of {len(table.sources)} images known")
         return stored
@@ -146,12 +146,12 @@ def _table(records: Sequence[Record], kept: Path, model: ModelConfig, run: RunLo
     path = kept / "tiles.npz"
     if path.exists():
         with np.load(path) as found:
-            return TileTable(found["places"], found["sources"])
+            return TileTable(found["spans"], found["sources"])
     with run.progress(len(records), unit="record") as advance:
         table = tile_table(records, model=model, advance=advance)
     if jax.process_index() == 0:
         buffer = io.BytesIO()
-        np.savez(buffer, places=table.places, sources=table.sources)
+        np.savez(buffer, spans=table.spans, sources=table.sources)
         try:
             replace_file(path, buffer.getvalue())
         except OSError as error:

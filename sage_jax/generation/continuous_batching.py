@@ -17,11 +17,11 @@ class RowDecoder(Protocol):
     """A model that decodes rows that are at different tokens (`generate.Responder`)."""
 
     def prefill_rows(self, batch: TreeBatch, seeds: Int[np.ndarray, " B"] | None) -> tuple[Scores, Any]:
-        """Scores, and the images with the first token of each answer, to be placed; both on the devices."""
+        """Scores, and the images with the first token of each answer, to be put into rows; both on the devices."""
         ...
 
-    def place_rows(self, rows: Any | None, group: Any, places: Int[np.ndarray, " C"], *, num_rows: int) -> Any:
-        """The rows with a group's images in these of them; None = so many free ones. A place `num_rows` leaves out."""
+    def put_rows(self, rows: Any | None, group: Any, into: Int[np.ndarray, " C"], *, num_rows: int) -> Any:
+        """The rows with a group's images in these of them; None = so many free ones. A row `num_rows` leaves out."""
         ...
 
     def decode_rows(self, rows: Any, *, wanted: int) -> tuple[Any, RowStates]:
@@ -72,19 +72,19 @@ class ContinuousBatching:
             draws, see `Responder.answer`.
         """
         arriving = iter(groups)
-        held: dict[int, tuple[int, _Group, int]] = {}  # row -> number of its image, group, place in the group
+        held: dict[int, tuple[int, _Group, int]] = {}  # row -> number of its image, group, position in the group
         ended: dict[int, tuple[int, Answers]] = {}
         num_taken = num_given = 0
         group, fresh = self._next_group(arriving)
         while group is not None or held:
             while group is not None and self._num_rows - len(held) >= len(group.positions):
                 free = [row for row in range(self._num_rows) if row not in held]
-                places = np.full(len(group.record_index), self._num_rows, np.int32)
+                into = np.full(len(group.record_index), self._num_rows, np.int32)
                 for row, position in zip(free, group.positions, strict=False):
-                    places[position] = row
+                    into[position] = row
                     held[row] = (num_taken, group, position)
                     num_taken += 1
-                self._rows = self._decoder.place_rows(self._rows, fresh, places, num_rows=self._num_rows)
+                self._rows = self._decoder.put_rows(self._rows, fresh, into, num_rows=self._num_rows)
                 del fresh  # or two groups would be in memory while the next one is prefilled
                 group, fresh = self._next_group(arriving)
             wanted = self._num_rows if group is None else len(group.positions)

@@ -83,7 +83,7 @@ def ring_slots(num_questions: int, decoding: Decoding) -> int:
 def prefill_rows(
     model: Sage, batch: TreeBatch, seeds: Int[Array, " B"], decoding: Decoding
 ) -> tuple[Scores, DecodeRows]:
-    """The images of a batch with the first token of each answer, to be placed; their cache has no ring."""
+    """The images of a batch with the first token of each answer, to be put into rows; their cache has no ring."""
     logits, similarity, state = prefill(model, batch, 0, decoding)
     rows, num_questions, _ = logits.shape
     keys, zero = draw_keys(decoding.sampling.seed, seeds, num_questions, state.turns), jnp.zeros((), jnp.int32)
@@ -132,28 +132,28 @@ def widen_rows(rows: DecodeRows, slots: int) -> DecodeRows:
     return dataclasses.replace(rows, state=rows.state.widened(slots))
 
 
-def place_rows(rows: DecodeRows, group: DecodeRows, places: Int[Array, " C"], decoding: Decoding) -> DecodeRows:
+def put_rows(rows: DecodeRows, group: DecodeRows, into_rows: Int[Array, " C"], decoding: Decoding) -> DecodeRows:
     """The rows with a group's images in some of them; whatever these held is gone.
 
     Args:
       group: Of prompts no longer than the rows have slots for.
-      places: Row of each image of the group; the number of rows where one is left out.
+      into_rows: Row of each image of the group; the number of rows where one is left out.
     """
     ring = ring_slots(group.token.shape[1], decoding)
     end = ring + group.num_slots
 
     def put(into: Array, what: Array) -> Array:
-        return into.at[places].set(what, mode="drop")
+        return into.at[into_rows].set(what, mode="drop")
 
     cache, shown = rows.state.cache, group.state.cache
     cache = dataclasses.replace(
         cache,
         keys=tuple(
-            old.at[places, :, :, ring:end].set(new, mode="drop")
+            old.at[into_rows, :, :, ring:end].set(new, mode="drop")
             for old, new in zip(cache.keys, shown.keys, strict=True)
         ),
         values=tuple(
-            old.at[places, :, ring:end].set(new, mode="drop")
+            old.at[into_rows, :, ring:end].set(new, mode="drop")
             for old, new in zip(cache.values, shown.values, strict=True)
         ),
     )

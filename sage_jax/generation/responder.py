@@ -20,8 +20,8 @@ from sage_jax.generation.continuous_decode import (
     RowStates,
     decode_rows,
     free_rows,
-    place_rows,
     prefill_rows,
+    put_rows,
     ring_slots,
     widen_rows,
 )
@@ -171,15 +171,15 @@ class Responder:
                 self._params, *self._put((_lean(batch), _seeds(seeds, batch.token_ids)))
             )
 
-    def place_rows(
-        self, rows: DecodeRows | None, group: DecodeRows, places: Int[np.ndarray, " C"], *, num_rows: int
+    def put_rows(
+        self, rows: DecodeRows | None, group: DecodeRows, into: Int[np.ndarray, " C"], *, num_rows: int
     ) -> DecodeRows:
         """The rows with a group's images in these of them, see `ContinuousBatching`.
 
         Args:
           rows: They are used up; None = `num_rows` free ones.
           group: Of `prefill_rows`.
-          places: Row of each image of the group; `num_rows` leaves it out.
+          into: Row of each image of the group; `num_rows` leaves it out.
         """
         slots = group.num_slots + ring_slots(group.token.shape[1], self.decoding)
         with jax.set_mesh(self._mesh):
@@ -187,7 +187,7 @@ class Responder:
                 rows = self._functions.free_rows(self._params, group, num_rows)
             if rows.num_slots < slots:
                 rows = self._functions.widen_rows(rows, slots)
-            return self._functions.place_rows(rows, group, places)
+            return self._functions.put_rows(rows, group, into)
 
     def decode_rows(self, rows: DecodeRows, *, wanted: int) -> tuple[DecodeRows, RowStates]:
         """The rows, used up, decoded until so many of them are free; and how far they are, in host memory."""
@@ -269,7 +269,7 @@ class _Compiled:
     prefill_rows: Callable[..., tuple[Scores, DecodeRows]]
     free_rows: Callable[..., DecodeRows]
     widen_rows: Callable[..., DecodeRows]
-    place_rows: Callable[..., DecodeRows]
+    put_rows: Callable[..., DecodeRows]
     decode_rows: Callable[..., tuple[DecodeRows, RowStates]]
     scores: Callable[..., Scores]
     logps: Callable[..., Array]
@@ -312,8 +312,8 @@ class _Traced:
     def free_rows(self, params: Params, group: DecodeRows, num_rows: int) -> DecodeRows:
         return free_rows(self._model(params), group, num_rows, self._decoding)
 
-    def place_rows(self, rows: DecodeRows, group: DecodeRows, chosen: Array) -> DecodeRows:
-        return place_rows(rows, group, chosen, self._decoding)
+    def put_rows(self, rows: DecodeRows, group: DecodeRows, chosen: Array) -> DecodeRows:
+        return put_rows(rows, group, chosen, self._decoding)
 
     def decode_rows(self, params: Params, rows: DecodeRows, wanted: Array) -> tuple[DecodeRows, RowStates]:
         return decode_rows(self._model(params), rows, wanted, self._decoding)
@@ -348,7 +348,7 @@ def _compiled(graphdef: nnx.GraphDef[Sage], mesh: Mesh, decoding: Decoding, num_
         prefill_rows=jax.jit(traced.prefill_rows, out_shardings=(whole, held)),
         free_rows=jax.jit(traced.free_rows, static_argnums=2, out_shardings=held),
         widen_rows=jax.jit(widen_rows, static_argnums=1, out_shardings=held),
-        place_rows=jax.jit(traced.place_rows, out_shardings=held, donate_argnums=0),
+        put_rows=jax.jit(traced.put_rows, out_shardings=held, donate_argnums=0),
         decode_rows=jax.jit(traced.decode_rows, out_shardings=(held, whole), donate_argnums=1),
         scores=jax.jit(traced.scores, out_shardings=whole),
         logps=jax.jit(traced.logps, out_shardings=whole),

@@ -240,12 +240,12 @@ def _on_devices(tensor: Tensor, parts: list[StoredTensor], sharding: NamedShardi
     read = functools.partial(_slice, tensor, [part.read() for part in parts])
     if _VOCAB_ROWS.fullmatch(tensor.row.path):
         read = _with_added_rows(read, parts[0], tensor.shape[0])
-    places: dict[Shape, list[Any]] = {}
+    holders: dict[Shape, list[Any]] = {}
     for device, index in sharding.addressable_devices_indices_map(tensor.shape).items():
         spans = tuple(slice(*part.indices(size)[:2]) for part, size in zip(index or (), tensor.shape, strict=True))
-        places.setdefault(tuple(n for span in spans for n in (span.start, span.stop)), []).append(device)
+        holders.setdefault(tuple(n for span in spans for n in (span.start, span.stop)), []).append(device)
     arrays = []
-    for bounds, devices in places.items():
+    for bounds, devices in holders.items():
         index = tuple(slice(*bounds[i : i + 2]) for i in range(0, len(bounds), 2))
         values = np.require(read(index), requirements=("C", "A"))
         arrays += [jax.device_put(values, device).block_until_ready() for device in devices]

@@ -137,29 +137,29 @@ def open_folder(folder: Path) -> Opened:
 def _open_indexed(folder: Path) -> Opened:
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"), object_pairs_hook=_unique)
-        places = index["weight_map"]
-        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        file_of = index["weight_map"]
+        if not isinstance(file_of, dict) or not all(isinstance(name, str) for name in file_of.values()):
             raise ValueError("weight_map is no object of file names")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return Opened(
             {}, [f"{INDEX}: cannot be read ({type(error).__name__}: {error}); download it again"], frozenset()
         )
-    outside = sorted({name for name in places.values() if not re.fullmatch(r"[^/\\:]+\.safetensors", name)})
+    outside = sorted({name for name in file_of.values() if not re.fullmatch(r"[^/\\:]+\.safetensors", name)})
     faults = [f"{INDEX}: names {name!r}, which is no safetensors file of the folder" for name in outside]
     found: dict[str, StoredTensor] = {}
-    for name in sorted(set(places.values()) - set(outside)):
+    for name in sorted(set(file_of.values()) - set(outside)):
         of_file, of_file_faults = open_file(folder / name)
         faults += of_file_faults
         for key, tensor in of_file.items():
-            if places.get(key) == name:
+            if file_of.get(key) == name:
                 found[key] = tensor
             else:
-                said = f"puts it in {places[key]!r}" if key in places else "does not name it"
+                said = f"puts it in {file_of[key]!r}" if key in file_of else "does not name it"
                 faults.append(f"{name}: holds {key}, but {INDEX} {said}")
         if not of_file_faults:
-            absent = [key for key, place in places.items() if place == name and key not in of_file]
+            absent = [key for key, file in file_of.items() if file == name and key not in of_file]
             faults += [f"{INDEX}: puts {key} in {name}, which does not hold it" for key in absent]
-    return Opened(found, faults, frozenset(places))
+    return Opened(found, faults, frozenset(file_of))
 
 
 class ShardWriter:
@@ -237,10 +237,10 @@ class ShardWriter:
         if self._waiting:
             raise ValueError(f"{len(self._waiting)} tensors were never written, {self._waiting[-1][1]} first")
         if len(self._shards) > 1:
-            places = {key: self._names[i] for i, shard in enumerate(self._shards) for key, _ in shard}
+            file_of = {key: self._names[i] for i, shard in enumerate(self._shards) for key, _ in shard}
             sizes = [math.prod(shape) for shard in self._shards for _, shape in shard]
             about = {"total_parameters": sum(sizes), "total_size": sum(sizes) * self._dtype.itemsize}
-            text = json.dumps({"metadata": about, "weight_map": dict(sorted(places.items()))}, indent=2)
+            text = json.dumps({"metadata": about, "weight_map": dict(sorted(file_of.items()))}, indent=2)
             (self._folder / self._index).write_text(text + "\n", encoding="utf-8")
 
 

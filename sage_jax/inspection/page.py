@@ -59,7 +59,7 @@ def write_page(
       totals: Counts over all rows.
       about: What answered, by label.
       config: How many rows are shown, and the threshold.
-      log: ImageAnswers of the progress.
+      log: Shows the progress.
     """
     chosen = choose_rows(journal.rows(offsets), config.report_images)
     rows = list(journal.rows(offsets[chosen]))
@@ -101,7 +101,7 @@ def score_panel(counts: ScoreCounts) -> dict[str, Any]:
     """What the page shows of the scores of all images; nothing of no image."""
     if not any(above[0] for above in counts.at_or_above.values()):
         return {}
-    slider = {"thresholds": counts.thresholds, "places": counts.places, "above": counts.at_or_above}
+    slider = {"thresholds": counts.thresholds, "positions": counts.positions, "above": counts.at_or_above}
     return {"slider": slider, "chosen": counts.chosen, "bars": counts.bars(), "ticks": ticks()}
 
 

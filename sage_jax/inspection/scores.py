@@ -47,9 +47,9 @@ class ScoreCounts:
     chosen: int
 
     @property
-    def places(self) -> list[float]:
+    def positions(self) -> list[float]:
         """Where each threshold stands on the axis, 0 to 1."""
-        return [_place(value) for value in self.thresholds]
+        return [_position(value) for value in self.thresholds]
 
     def bars(self) -> list[Bar]:
         """The histogram over log-odds, labels stacked; the highest bar has height 1."""
@@ -70,8 +70,8 @@ class ScoreCounts:
 
 
 def ticks() -> list[tuple[str, float]]:
-    """Scores to write at the axis, and their places on it."""
-    return [(f"{value:g}", _place(value)) for value in _TICKS]
+    """Scores to write at the axis, and their positions on it."""
+    return [(f"{value:g}", _position(value)) for value in _TICKS]
 
 
 def count_scores(rows: Iterable[InspectionRow], threshold: float) -> ScoreCounts:
@@ -90,5 +90,5 @@ def count_scores(rows: Iterable[InspectionRow], threshold: float) -> ScoreCounts
     return ScoreCounts(tuple(thresholds.tolist()), above, int(np.searchsorted(thresholds, threshold)))
 
 
-def _place(score: float) -> float:
+def _position(score: float) -> float:
     return float(np.clip(special.logit(score) / (2.0 * _FARTHEST) + 0.5, 0.0, 1.0))

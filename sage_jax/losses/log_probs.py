@@ -60,9 +60,9 @@ def answer_token_logps(
         vocab_size=vocab_size,
         chunk_logits=chunk_logits,
     )
-    place = jnp.clip(jnp.cumsum(real, axis=1) - 1, 0, slots - 1)
-    logps = jnp.where(real, jnp.take_along_axis(each, place, axis=1), 0.0)
-    top = real & jnp.take_along_axis(is_top, place, axis=1)
+    slot = jnp.clip(jnp.cumsum(real, axis=1) - 1, 0, slots - 1)
+    logps = jnp.where(real, jnp.take_along_axis(each, slot, axis=1), 0.0)
+    top = real & jnp.take_along_axis(is_top, slot, axis=1)
     return logps.reshape(target_mask.shape), top.reshape(target_mask.shape)
 
 

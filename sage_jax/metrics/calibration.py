@@ -11,6 +11,7 @@ import numpy as np
 from scipy import optimize, special, stats
 
 from sage_jax.axes import Bool, Float
+from sage_jax.errors import UserError
 
 RESOLUTION: Final = 1e-6
 """Smallest step between scores that the threshold tells apart."""
@@ -20,7 +21,7 @@ _FOLDS: Final = 5
 _BINS: Final = 10
 
 
-class CalibrationError(ValueError):
+class CalibrationError(UserError):
     """Scores that do not support what is asked of them."""
 
 
@@ -186,8 +187,8 @@ def _cross_fitted_error(scores: np.ndarray, labels: np.ndarray) -> float:
     """Calibration error of probabilities of images that the sigmoid was not fitted on."""
     fold = np.zeros(len(labels), int)
     for label in (False, True):
-        places = np.flatnonzero(labels == label)
-        fold[places] = np.random.default_rng(0).permutation(len(places)) % _FOLDS
+        indices = np.flatnonzero(labels == label)
+        fold[indices] = np.random.default_rng(0).permutation(len(indices)) % _FOLDS
     probabilities = np.zeros(len(labels))
     for part in range(_FOLDS):
         slope, intercept = _platt(scores[fold != part], labels[fold != part])

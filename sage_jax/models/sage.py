@@ -120,8 +120,8 @@ def _one_after_the_other(
 ) -> Float[Array, "B M2 D"]:
     """The real tokens of the test image, then the reference's, its padding last."""
     size = test.shape[1]
-    place, real = jnp.arange(2 * size), jnp.sum(test_mask, axis=1, keepdims=True)
-    source = jnp.where(place < real, place, jnp.minimum(size + place - real, 2 * size - 1))  # B M2
+    slot, real = jnp.arange(2 * size), jnp.sum(test_mask, axis=1, keepdims=True)
+    source = jnp.where(slot < real, slot, jnp.minimum(size + slot - real, 2 * size - 1))  # B M2
     return jnp.take_along_axis(jnp.concatenate([test, reference], axis=1), source[..., None], axis=1)
 
 

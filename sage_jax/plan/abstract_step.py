@@ -69,7 +69,7 @@ class AbstractStep:
     frozen: Shapes
     batch: TreeBatch
 
-    def placed(self, mesh: Mesh) -> tuple[TrainState, Shapes, TreeBatch]:
+    def sharded(self, mesh: Mesh) -> tuple[TrainState, Shapes, TreeBatch]:
         """State, frozen parameters and batch with their shardings."""
         rows = jax.tree.map(lambda _: batch_sharding(mesh), self.batch)
         shardings = (state_shardings(self.state, mesh), param_shardings(self.frozen, mesh), rows)

@@ -82,7 +82,7 @@ def compile_step(config: Config, stage: str) -> Compiled:
     with tempfile.TemporaryDirectory() as folder, jax.set_mesh(mesh):
         jitted = jit_step(step.state, mesh, step.graphdef, step.optimizer, step.objective, step.train.accumulate)
         options = {"xla_dump_to": folder, "xla_dump_hlo_pass_re": _PARTITIONED}
-        compiled: Any = jitted.lower(*step.placed(mesh)).compile(compiler_options=options)
+        compiled: Any = jitted.lower(*step.sharded(mesh)).compile(compiler_options=options)
         dumped = sorted(Path(folder).glob(f"*jit_train_step*after_{_PARTITIONED}*.txt"))
         text = dumped[-1].read_text(encoding="utf-8") if dumped else ""  # one device: nothing is partitioned
     memory = compiled.memory_analysis()

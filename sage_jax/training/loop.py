@@ -204,7 +204,7 @@ class Trainer:
                 begun = encode(batch) if encode else functools.partial(_same, batch)
                 yield begun, self.loader.get_state()
 
-        def placed() -> Iterator[_Ahead]:
+        def on_devices() -> Iterator[_Ahead]:
             for begun, position in _one_ahead(read()) if encode else read():
                 batch = begun() if attach is None else attach(begun())
                 rows = jax.tree.map(
@@ -213,7 +213,7 @@ class Trainer:
                 mask = np.asarray(batch.token_mask)
                 yield rows, StepInput(np.asarray(batch.record_index), int(np.count_nonzero(mask)), mask.size), position
 
-        return _one_ahead(placed())
+        return _one_ahead(on_devices())
 
 
 _Ahead = tuple[TreeBatch, StepInput, Any]

@@ -17,12 +17,8 @@ import pytest
 
 from sage_jax.config import TRAINING_STAGES
 from sage_jax.config.command_line import read_config
-from sage_jax.data import store
-from sage_jax.data.adpl.preferences import INSPECTION_QUESTION
 from sage_jax.data.trees.encode import TreeError
-from sage_jax.data.trees.tiles import tile_image
 from sage_jax.evaluation import detection
-from sage_jax.evaluation.evaluator import anomaly_map, inspection_record
 from sage_jax.stages import scoring
 from sage_jax.stages.stages import run_stages
 from tests.support.tiny_run import CONFIG, TinyRun, read_jsonl
@@ -87,29 +83,6 @@ def test_pixel_auroc_needs_a_reference(tiny_run: TinyRun) -> None:
     for modes in tiny_run.summary()["metrics"].values():
         assert "pixel_auroc" not in modes["zero_shot"]
         assert modes["one_shot"]["pixel_auroc"]["value"] is not None
-
-
-def test_the_map_is_one_minus_similarity_where_the_tokens_lie(tiny_run: TinyRun) -> None:
-    config = read_config(["--config", str(CONFIG), f"--config.data.cache_dir={tiny_run.folder / 'cache'}"])
-    prepared = store.prepare(config.data, config.text, seed=config.seed, run_dir=tiny_run.run_dir)
-    record = store.open_split(prepared, "test")[0]
-    tokens = config.model.tokens_per_tile
-    similarity = np.ones(tokens, np.float32)
-    similarity[tokens - 1] = 0.25  # the last token: lower right
-    image, found = anomaly_map(record, similarity, config.model)
-    assert found.shape == image.shape[:2] == (32, 32)
-    assert len(tile_image(image, tile_px=32, max_tiles=1).tiles) == 1
-    assert min(np.unravel_index(found.argmax(), found.shape)) >= 16
-    assert found.max() == pytest.approx(0.75, abs=1e-5) and found[0, 0] == pytest.approx(0.0, abs=1e-6)
-
-
-def test_inspection_asks_one_question_of_the_trained_wording(tiny_run: TinyRun) -> None:
-    config = read_config(["--config", str(CONFIG), f"--config.data.cache_dir={tiny_run.folder / 'cache'}"])
-    prepared = store.prepare(config.data, config.text, seed=config.seed, run_dir=tiny_run.run_dir)
-    record = store.open_split(prepared, "test")[0]
-    (question,) = inspection_record(record).questions
-    assert question.text == INSPECTION_QUESTION
-    assert question.answers == ()
 
 
 @pytest.fixture

@@ -126,7 +126,7 @@ def test_each_distinct_image_is_computed_once_and_found_again(
     stored = store(whole, records, responder)
     # Ten images, two of them twice; one has three tiles: 8 - 1 + 3 tiles in batches of four.
     assert responder.calls == [4, 4, 4]
-    np.testing.assert_array_equal(stored.places[3], stored.places[0])
+    np.testing.assert_array_equal(stored.spans[3], stored.spans[0])
     assert stored.path.stat().st_size == 10 * stored.form.nbytes == 10 * 4 * 32 * 4
     test, reference = stored.of(1)
     assert test.shape == (3, 4, 32) and reference.shape == (1, 4, 32)

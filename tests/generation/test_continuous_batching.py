@@ -115,12 +115,12 @@ class Counted:
         index = batch.record_index
         return Scores(index[:, None] * 1.0, index[:, None] * 2.0), index
 
-    def place_rows(self, rows: Any | None, group: Any, places: np.ndarray, *, num_rows: int) -> Any:
+    def put_rows(self, rows: Any | None, group: Any, into: np.ndarray, *, num_rows: int) -> Any:
         index, left = np.full((2, num_rows), 0) if rows is None else rows
-        for image, place in zip(group, places, strict=True):
-            if place < num_rows:
-                assert image >= 0 and left[place] == 0  # nobody's row
-                index[place], left[place] = image, self.lengths[image] - 1
+        for image, row in zip(group, into, strict=True):
+            if row < num_rows:
+                assert image >= 0 and left[row] == 0  # nobody's row
+                index[row], left[row] = image, self.lengths[image] - 1
         return index, left
 
     def decode_rows(self, rows: Any, *, wanted: int) -> tuple[Any, RowStates]:
@@ -159,7 +159,7 @@ def test_one_image_alone_and_answers_of_one_token() -> None:
 
 def test_nothing_compiles_after_the_longest_group_has_come() -> None:
     responder = make_responder(2, MESH, sampling=Sampling(1.1, seed=1), stop_ids=STOPS)
-    names = ("prefill_rows", "free_rows", "widen_rows", "place_rows", "decode_rows")
+    names = ("prefill_rows", "free_rows", "widen_rows", "put_rows", "decode_rows")
 
     def compiled() -> dict[str, int]:
         return {name: getattr(responder._functions, name)._cache_size() for name in names}

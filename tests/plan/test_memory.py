@@ -58,7 +58,7 @@ PLACES = [
 def test_state_has_exactly_the_bytes_of_live_arrays(mesh: MeshConfig, lora: LoraConfig) -> None:
     config = dataclasses.replace(with_stage(CONFIG, "sfe", lora=lora), mesh=mesh)
     step, devices = abstract_step(config, "sfe"), make_mesh(mesh)
-    state, frozen, _ = step.placed(devices)
+    state, frozen, _ = step.sharded(devices)
     placed = jax.tree.map(
         lambda leaf: jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), leaf.sharding), (state, frozen)
     )
@@ -105,7 +105,7 @@ def test_training_keeps_no_more_on_a_device_than_is_predicted(tmp_path: Path) ->
     step, mesh = abstract_step(config, "sfe"), make_mesh(config.mesh)
     before = live_bytes()
     loader = EmptyBatches(step)
-    state, frozen, _ = step.placed(mesh)
+    state, frozen, _ = step.sharded(mesh)
     start = {**state.trainable, **frozen}
 
     def made() -> Params:

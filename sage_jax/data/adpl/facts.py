@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import importlib.resources
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from sage_jax.config.checks import nearest
 from sage_jax.errors import UserError
 
 MAX_TYPICAL_NAMED: Final = 3
@@ -247,16 +247,16 @@ class _Table:
     def __post_init__(self) -> None:
         for name, value in self.values.items():
             if name not in self.types:
-                raise VocabularyError(f"{self._place(name)}: no such key{_nearest(name, self.types)}")
+                raise VocabularyError(f"{self._where(name)}: no such key{nearest(name, self.types)}")
             if type(value) is not self.types[name]:
-                raise VocabularyError(f"{self._place(name)}: expected {_WORD_OF[self.types[name]]}, got {value!r}")
+                raise VocabularyError(f"{self._where(name)}: expected {_WORD_OF[self.types[name]]}, got {value!r}")
 
-    def _place(self, name: str) -> str:
+    def _where(self, name: str) -> str:
         return f"{self.file}: {self.key}{'.' if self.key else ''}{name}"
 
     def _value(self, name: str) -> Any:
         if name not in self.values:
-            raise VocabularyError(f"{self._place(name)}: is missing; give {_WORD_OF[self.types[name]]}")
+            raise VocabularyError(f"{self._where(name)}: is missing; give {_WORD_OF[self.types[name]]}")
         return self.values[name]
 
     def table(self, name: str) -> Mapping[str, Any]:
@@ -265,33 +265,27 @@ class _Table:
     def inner(self, name: str, key: str, types: Mapping[str, type]) -> _Table:
         values = self._value(name)[key]
         if not isinstance(values, dict):
-            raise VocabularyError(f"{self._place(name)}.{key}: expected a table, got {values!r}")
+            raise VocabularyError(f"{self._where(name)}.{key}: expected a table, got {values!r}")
         return _Table(self.file, f"{name}.{key}", values, types)
 
     def string(self, name: str) -> str:
         value = self._value(name)
         if not value.strip():
-            raise VocabularyError(f"{self._place(name)}: is empty; give a text")
+            raise VocabularyError(f"{self._where(name)}: is empty; give a text")
         return value
 
     def strings(self, name: str) -> tuple[str, ...]:
         values = self._value(name)
         if not values or not all(isinstance(value, str) and value.strip() for value in values):
-            raise VocabularyError(f"{self._place(name)} = {values!r}: give a list of one or more texts")
+            raise VocabularyError(f"{self._where(name)} = {values!r}: give a list of one or more texts")
         return tuple(values)
 
     def choice(self, name: str, value: str, choices: Mapping[str, object]) -> str:
         if value not in choices:
             raise VocabularyError(
-                f"{self._place(name)}: {value!r} is not defined in this file{_nearest(value, choices)}"
+                f"{self._where(name)}: {value!r} is not defined in this file{nearest(value, choices)}"
             )
         return value
 
 
 _WORD_OF: Final[Mapping[type, str]] = {str: "a text", list: "a list of texts", bool: "true or false", dict: "a table"}
-
-
-def _nearest(name: str, choices: Iterable[str]) -> str:
-    known: Sequence[str] = list(choices)
-    match = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    return f"; did you mean {match[0]!r}?" if match else f"; there are {', '.join(known) or 'none'}"

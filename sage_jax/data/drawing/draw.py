@@ -73,14 +73,14 @@ def with_drawn_defects(
             continue  # told of the image itself
         donors[image.category].append(pixels)
         picture = _as_picture(pixels)
-        for turn in range(number):
-            rng = np.random.default_rng([VERSION, seed, index, turn])
+        for copy in range(number):
+            rng = np.random.default_rng([VERSION, seed, index, copy])
             varied = vary(picture, rng, variation)
             donor = donors[image.category][int(rng.integers(len(donors[image.category])))]
             changed, masks = draw_defects(varied, _as_picture(donor), rng)
-            yield _copy(image, f"{DRAWN}{turn}", changed, masks)
-            if turn:
-                yield _copy(image, f"{VARIED}{turn}", vary(picture, rng, variation), {})
+            yield _copy(image, f"{DRAWN}{copy}", changed, masks)
+            if copy:
+                yield _copy(image, f"{VARIED}{copy}", vary(picture, rng, variation), {})
 
 
 def _as_picture(pixels: np.ndarray) -> Picture:

@@ -36,8 +36,8 @@ def contact_sheet(records: Sequence[Record]) -> bytes | None:
             by_kind.setdefault(record.defects[0].type, []).append(record)
             if len(seen) > 10 * _MOST:
                 break
-    turns = itertools.zip_longest(*by_kind.values())
-    shown = list(itertools.islice((record for turn in turns for record in turn if record is not None), _MOST))
+    rounds = itertools.zip_longest(*by_kind.values())
+    shown = list(itertools.islice((record for each in rounds for record in each if record is not None), _MOST))
     if not shown:
         return None
     rows, height = -(-len(shown) // _COLUMNS), _SIDE_PX + _CAPTION_PX

@@ -19,6 +19,7 @@ from sage_jax.data.adpl.facts import Vocabulary
 from sage_jax.data.images import ImageFault, decode_rgb, forward_slashes, read_inside
 from sage_jax.data.records import Answer, Fault, Question, Record, validate
 from sage_jax.data.sources import foreign
+from sage_jax.errors import UserError
 
 VERSION: Final = 1
 NUM_QUESTIONS: Final = 5
@@ -33,7 +34,7 @@ _GAP: Final = re.compile(r"[\s,]*")
 _NEXT_ITEM: Final = re.compile(r"\{")
 
 
-class FormatError(ValueError):
+class FormatError(UserError):
     """A file that is no AD-PL JSON at all."""
 
 
@@ -205,8 +206,8 @@ class _Builder:
         yield from (self._fault(item, fault.problem, fault.cure) for fault in faults)
         first = self.taken.setdefault(record.record_id, item)
         if first is not item:
-            place = f"item {first.number}" if item.where else f"the item of line {first.line}"
-            problem = f"has the same id as {place}: {record.record_id}"
+            earlier = f"item {first.number}" if item.where else f"the item of line {first.line}"
+            problem = f"has the same id as {earlier}: {record.record_id}"
             yield self._fault(item, problem, "remove one, or give each its own id")
         elif not faults:
             yield record

@@ -23,6 +23,7 @@ from sage_jax.data.sources.deeppcb_boards import (
     changed_pixels,
     read_boards,
 )
+from sage_jax.errors import UserError
 
 VERSION: Final = 2
 CATEGORY: Final = "circuit board"
@@ -43,7 +44,7 @@ class _Crop:
     box: Box | None
 
 
-class DrawError(ValueError):
+class DrawError(UserError):
     """Crops cannot be drawn as the config asks; the message names the field."""
 
 
@@ -235,7 +236,7 @@ def _cut(
             defects.append(Defect(defect.type, turn_box(Box(*start, *end), side, symmetry)))
     window = (slice(top, top + side), slice(left, left + side))
     test, reference = turn(pair.test[window], symmetry), turn(pair.reference[window], symmetry)
-    place = f"#xywh={left},{top},{side},{side}"
+    window = f"#xywh={left},{top},{side},{side}"
     return AnnotatedImage(
         image_id=f"{split}-{index:06d}-{board.name}",
         test_image=encode_png(test),
@@ -243,8 +244,8 @@ def _cut(
         category=CATEGORY,
         defects=tuple(defects),
         mask=encode_png(changed_pixels(test, reference, [defect.box for defect in defects])),
-        test_path=board.test_path + place,
-        reference_path=board.reference_path + place,
+        test_path=board.test_path + window,
+        reference_path=board.reference_path + window,
     )
 
 

@@ -54,14 +54,14 @@ def read_boards(root: Path, split: Literal["train", "test"]) -> list[Board | Fau
     seen = {fields[0] for _, fields in lists["train"]} if split == "test" else set()
     boards: list[Board | Fault] = []
     for line, fields in lists[split]:
-        place = str(root / LISTS[split])
+        list_file = str(root / LISTS[split])
         if len(fields) != 2:
-            boards.append(Fault(place, line, f"has {len(fields)} fields", "write 'image.jpg annotation.txt'"))
+            boards.append(Fault(list_file, line, f"has {len(fields)} fields", "write 'image.jpg annotation.txt'"))
         elif fields[0] in seen:
-            boards.append(Fault(place, line, f"board {fields[0]} stands twice in the lists", "remove one line"))
+            boards.append(Fault(list_file, line, f"board {fields[0]} stands twice in the lists", "remove one line"))
         else:
             seen.add(fields[0])
-            boards.extend(_read_board(root, fields[0], fields[1], place, line))
+            boards.extend(_read_board(root, fields[0], fields[1], list_file, line))
     return boards
 
 
@@ -86,7 +86,7 @@ def _pair_paths(image: str) -> tuple[str, str]:
     return f"{stem}_test.jpg", f"{stem}_temp.jpg"
 
 
-def _read_board(root: Path, image: str, annotation: str, place: str, line: int) -> list[Board | Fault]:
+def _read_board(root: Path, image: str, annotation: str, list_file: str, line: int) -> list[Board | Fault]:
     """The board of one line of a list, or all its faults."""
     test_path, reference_path = _pair_paths(image)
     try:
@@ -94,7 +94,7 @@ def _read_board(root: Path, image: str, annotation: str, place: str, line: int) 
         resolve_inside(root, reference_path)
         text = read_inside(root, annotation).decode("utf-8", errors="replace")
     except ImageFault as error:
-        return [Fault(place, line, f"{error.name} {error.problem}", error.cure)]
+        return [Fault(list_file, line, f"{error.name} {error.problem}", error.cure)]
     defects: list[Defect] = []
     faults: list[Board | Fault] = []
     for number, row in enumerate(text.splitlines(), start=1):

@@ -33,7 +33,7 @@ class Entry:
       key: The file below its category's name, the same whether the root is the category or its parent.
       home: The part of the data set that its authors put it in; `either` where a hash of the key decides.
       masks: Paths of its masks, relative to the root; empty for a good image.
-      mask_place: Where a mask of it would be looked for, relative to the root.
+      mask_path: Where a mask of it would be looked for, relative to the root.
       mask_needed: Whether a defective image without a mask is a fault; else its label alone is known.
       references: The good images to compare it with, relative to the root; none = any good ones of its category.
       line: Line of the list that it stands in, where the data set is a list.
@@ -46,7 +46,7 @@ class Entry:
     key: str
     home: Literal["train", "test", "either"]
     masks: tuple[str, ...] = ()
-    mask_place: str = ""
+    mask_path: str = ""
     mask_needed: bool = True
     references: tuple[str, ...] = ()
     line: int | None = None
@@ -253,7 +253,7 @@ class EntryReader:
         if not entry.masks and not entry.mask_needed:
             return None
         if not entry.masks:
-            cure = f"add {entry.mask_place or 'its mask'}, or leave the image out"
+            cure = f"add {entry.mask_path or 'its mask'}, or leave the image out"
             raise ImageFault(entry.path, "is defective but has no mask", cure)
         masks = []
         for name in entry.masks:

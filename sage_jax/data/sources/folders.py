@@ -92,9 +92,9 @@ def left_out(data: DataConfig) -> Iterator[str]:
     others: collections.Counter[str] = collections.Counter()
     categories = _categories(data)
     if "." not in categories:
-        for place in sorted(path for path in root.iterdir() if path.is_dir() and path.name not in categories):
-            if count := len(images_below(place)):
-                yield f"{shown(place)}: {count} images are not read: it has no folder {GOOD_NAMES[0]}"
+        for here in sorted(path for path in root.iterdir() if path.is_dir() and path.name not in categories):
+            if count := len(images_below(here)):
+                yield f"{shown(here)}: {count} images are not read: it has no folder {GOOD_NAMES[0]}"
     for folder, layout in categories.items():
         yield from layout.left_out(root, folder, layout.entries(root, folder))
         for path in files_below(root / folder):
@@ -134,10 +134,10 @@ def _entries(data: DataConfig) -> list[Entry]:
     return [entry for folder, layout in _categories(data).items() for entry in layout.entries(root, folder)]
 
 
-def _layout_of(place: Path, data: DataConfig) -> Layout | None:
+def _layout_of(here: Path, data: DataConfig) -> Layout | None:
     """The published layout of a category's folder; with `data.source=folder`, else a user's own."""
-    fits = OWN.fits_alone if place == Path(data.root).expanduser() else OWN.fits
-    return layout_of(place) or (OWN if data.source == "folder" and fits(place) else None)
+    fits = OWN.fits_alone if here == Path(data.root).expanduser() else OWN.fits
+    return layout_of(here) or (OWN if data.source == "folder" and fits(here) else None)
 
 
 def _categories(data: DataConfig) -> dict[str, Layout]:
@@ -154,8 +154,8 @@ def _categories(data: DataConfig) -> dict[str, Layout]:
     itself = _layout_of(root, data)
     if itself is not None:
         return {".": itself}
-    places = sorted(path for path in root.iterdir() if not path.name.startswith("."))
-    found = {path.name: layout for path in places if (layout := _layout_of(path, data)) is not None}
+    below = sorted(path for path in root.iterdir() if not path.name.startswith("."))
+    found = {path.name: layout for path in below if (layout := _layout_of(path, data)) is not None}
     if not found and data.source == "folder":
         raise FolderLayoutError(
             f"{root} holds no images, and no folder named {', '.join(GOOD_NAMES)}: put photographs of good parts"

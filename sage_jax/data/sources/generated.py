@@ -90,8 +90,8 @@ def _is_defective(index: int, rate: float, split: str, seed: int) -> bool:
     many there are.
     """
     swapped = bool(_rng(seed, split, index // 2, 1).integers(2))
-    place = index ^ 1 if swapped else index
-    return int((place + 1) * rate + 1e-9) > int(place * rate + 1e-9)
+    position = index ^ 1 if swapped else index
+    return int((position + 1) * rate + 1e-9) > int(position * rate + 1e-9)
 
 
 def _draw_image(

@@ -18,7 +18,7 @@ class Layout(Protocol):
     @property
     def name(self) -> str: ...
 
-    def fits(self, place: Path) -> bool:
+    def fits(self, here: Path) -> bool:
         """Whether a folder is a category's. Names count as they are written, on any file system."""
         ...
 
@@ -26,7 +26,7 @@ class Layout(Protocol):
         """The labelled images of a category."""
         ...
 
-    def faults(self, place: Path, entries: Sequence[Entry]) -> Iterator[Fault]:
+    def faults(self, here: Path, entries: Sequence[Entry]) -> Iterator[Fault]:
         """What is wrong with a category as a whole."""
         ...
 
@@ -51,40 +51,40 @@ class LabelFolders:
     unlabelled: tuple[str, ...] = ()
     train: tuple[str, ...] = ("train", "validation")
 
-    def fits(self, place: Path) -> bool:
-        return {"train", self.test} <= _folders_of(place)
+    def fits(self, here: Path) -> bool:
+        return {"train", self.test} <= _folders_of(here)
 
     def entries(self, root: Path, folder: str) -> list[Entry]:
-        place, found = root / folder, []
+        here, found = root / folder, []
         for name in (*self.train, self.test):
-            for path in self._labelled(place, name):
-                label = path.relative_to(place).parts[1]
+            for path in self._labelled(here, name):
+                label = path.relative_to(here).parts[1]
                 good, training = label.lower() in GOOD_NAMES, name != self.test
                 if training and not good:
                     continue  # told by `faults`
-                masks = () if good else self._masks_of(place, label, path.stem)
+                masks = () if good else self._masks_of(here, label, path.stem)
                 found.append(
                     dataclasses.replace(
                         entry_of(root, folder, path, label),
                         home="train" if training else "test" if good else "either",
                         masks=relative_to(root, masks),
-                        mask_place=(Path(folder) / self.masks / label / f"{path.stem}_mask.png").as_posix(),
+                        mask_path=(Path(folder) / self.masks / label / f"{path.stem}_mask.png").as_posix(),
                     )
                 )
         return found
 
-    def faults(self, place: Path, entries: Sequence[Entry]) -> Iterator[Fault]:
+    def faults(self, here: Path, entries: Sequence[Entry]) -> Iterator[Fault]:
         training = [entry for entry in entries if entry.home == "train"]
         if not training:
-            cure = f"put good images into {place / 'train' / 'good'}"
-            yield Fault(str(place / "train"), None, "has no good image to train on and compare with", cure)
+            cure = f"put good images into {here / 'train' / 'good'}"
+            yield Fault(str(here / "train"), None, "has no good image to train on and compare with", cure)
         if len(training) == len(entries):
             cure = f"put images into {self.test}/good and {self.test}/<defect>"
-            yield Fault(str(place / self.test), None, "has no image in any folder", cure)
+            yield Fault(str(here / self.test), None, "has no image in any folder", cure)
         for name in (*self.train, self.test):
-            for path in images_below(place / name):
-                label = path.relative_to(place / name).parts[0]
-                if path.parent != place / name:
+            for path in images_below(here / name):
+                label = path.relative_to(here / name).parts[0]
+                if path.parent != here / name:
                     if name != self.test and label.lower() not in GOOD_NAMES:
                         cure = f"move it to {self.test}/{label}, or name the folder good"
                         problem = f"is in {label!r}, but training images are good ones"
@@ -94,20 +94,20 @@ class LabelFolders:
                     yield Fault(shown(path), None, "lies in no folder that says what it shows", cure)
 
     def left_out(self, root: Path, folder: str, entries: Sequence[Entry]) -> Iterator[str]:
-        place = root / folder
+        here = root / folder
         for name in self.unlabelled:
-            if count := len(images_below(place / name)):
-                yield f"{place / name}: {count} images without public labels are not used"
-        yield from orphans(root, images_below(place / self.masks), entries, place / self.test)
+            if count := len(images_below(here / name)):
+                yield f"{here / name}: {count} images without public labels are not used"
+        yield from orphans(root, images_below(here / self.masks), entries, here / self.test)
 
-    def _labelled(self, place: Path, name: str) -> Iterator[Path]:
-        for path in images_below(place / name):
-            label = path.relative_to(place / name).parts[0]
-            if path.parent != place / name and f"{name}/{label}" != self.masks:
+    def _labelled(self, here: Path, name: str) -> Iterator[Path]:
+        for path in images_below(here / name):
+            label = path.relative_to(here / name).parts[0]
+            if path.parent != here / name and f"{name}/{label}" != self.masks:
                 yield path
 
-    def _masks_of(self, place: Path, label: str, stem: str) -> list[Path]:
-        folder = place / self.masks / label
+    def _masks_of(self, here: Path, label: str, stem: str) -> list[Path]:
+        folder = here / self.masks / label
         paths = [folder / f"{stem}{end}{suffix}" for end in ("_mask", "") for suffix in _SUFFIXES]
         return [path for path in paths if path.is_file()][:1] or images_below(folder / stem)
 
@@ -118,8 +118,8 @@ class VisaFolders:
 
     name: str = "VisA"
 
-    def fits(self, place: Path) -> bool:
-        names = _folders_of(place)
+    def fits(self, here: Path) -> bool:
+        names = _folders_of(here)
         return "Data" in names and not names & {"train", "test"}
 
     def entries(self, root: Path, folder: str) -> list[Entry]:
@@ -131,14 +131,14 @@ class VisaFolders:
                 found.append(dataclasses.replace(entry, masks=relative_to(root, masks)))
         return found
 
-    def faults(self, place: Path, entries: Sequence[Entry]) -> Iterator[Fault]:
+    def faults(self, here: Path, entries: Sequence[Entry]) -> Iterator[Fault]:
         if not any(entry.good for entry in entries):
             cure = "complete the data set, or set data.root elsewhere"
-            yield Fault(str(place / "Data" / "Images" / "Normal"), None, "has no good image to compare with", cure)
+            yield Fault(str(here / "Data" / "Images" / "Normal"), None, "has no good image to compare with", cure)
 
     def left_out(self, root: Path, folder: str, entries: Sequence[Entry]) -> Iterator[str]:
-        place = root / folder / "Data"
-        yield from orphans(root, images_below(place / "Masks"), entries, place / "Images" / "Anomaly")
+        here = root / folder / "Data"
+        yield from orphans(root, images_below(here / "Masks"), entries, here / "Images" / "Anomaly")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,32 +147,32 @@ class DagmFolders:
 
     name: str = "DAGM 2007"
 
-    def fits(self, place: Path) -> bool:
-        return {"Train", "Test"} <= _folders_of(place)
+    def fits(self, here: Path) -> bool:
+        return {"Train", "Test"} <= _folders_of(here)
 
     def entries(self, root: Path, folder: str) -> list[Entry]:
         found = []
         for name in ("Train", "Test"):
-            place = root / folder / name
-            for path in images_below(place):
-                if path.parent != place:
+            here = root / folder / name
+            for path in images_below(here):
+                if path.parent != here:
                     continue
-                masks = _named(place / "Label", (f"{path.stem}_label",))
+                masks = _named(here / "Label", (f"{path.stem}_label",))
                 entry = entry_of(root, folder, path, "defect" if masks else GOOD_NAMES[0])
                 home = "train" if name == "Train" else "test"
                 found.append(dataclasses.replace(entry, home=home, masks=relative_to(root, masks)))
         return found
 
-    def faults(self, place: Path, entries: Sequence[Entry]) -> Iterator[Fault]:
+    def faults(self, here: Path, entries: Sequence[Entry]) -> Iterator[Fault]:
         for name in ("Train", "Test"):
-            if not (place / name / "Label").is_dir():
+            if not (here / name / "Label").is_dir():
                 cure = "DAGM 2007 has Train/Label and Test/Label with the masks; a tree like MVTec's has train and test"
-                yield Fault(str(place / name), None, "has no folder Label", cure)
+                yield Fault(str(here / name), None, "has no folder Label", cure)
 
     def left_out(self, root: Path, folder: str, entries: Sequence[Entry]) -> Iterator[str]:
         for name in ("Train", "Test"):
-            place = root / folder / name
-            yield from orphans(root, images_below(place / "Label"), entries, place)
+            here = root / folder / name
+            yield from orphans(root, images_below(here / "Label"), entries, here)
 
 
 LAYOUTS: Final[tuple[Layout, ...]] = (
@@ -195,13 +195,13 @@ the image's name."""
 _SUFFIXES: Final = SUFFIXES + tuple(suffix.upper() for suffix in SUFFIXES)
 
 
-def layout_of(place: Path) -> Layout | None:
+def layout_of(here: Path) -> Layout | None:
     """The layout of a category's folder; None if it is none of the published ones."""
-    return next((layout for layout in LAYOUTS if layout.fits(place)), None)
+    return next((layout for layout in LAYOUTS if layout.fits(here)), None)
 
 
-def _folders_of(place: Path) -> set[str]:
-    return {path.name for path in place.iterdir() if path.is_dir()} if place.is_dir() else set()
+def _folders_of(here: Path) -> set[str]:
+    return {path.name for path in here.iterdir() if path.is_dir()} if here.is_dir() else set()
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -232,10 +232,10 @@ def entry_of(root: Path, folder: str, path: Path, label: str) -> Entry:
     return Entry(folder, words(category), label, name, key, "either", references=own)
 
 
-def _own_references(place: Path, below: Path) -> list[Path]:
+def _own_references(here: Path, below: Path) -> list[Path]:
     """The good images that were put beside one image of a category: of its path or name, in `references/`."""
     for name in REFERENCE_FOLDERS:
-        folder = place / name
+        folder = here / name
         if folder.is_dir() and below.parts[0] != name:
             for home in (folder / below.parent, folder):
                 if found := _named(home, (below.stem,)) or images_below(home / below.stem):

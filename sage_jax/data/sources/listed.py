@@ -25,6 +25,7 @@ from sage_jax.data.sources.entries import (
     split_of,
     words,
 )
+from sage_jax.errors import UserError
 
 VERSION: Final = 2
 VISA_LIST: Final = "split_csv/1cls.csv"
@@ -32,7 +33,7 @@ _SPLITS: Final = ("train", "test")
 _IMAGE_KEY: Final = re.compile(r'"img_path"\s*:')
 
 
-class ListError(ValueError):
+class ListError(UserError):
     """A list that cannot be read at all, or a category that it does not have."""
 
 
@@ -140,7 +141,7 @@ def _read_meta(path: Path, text: str) -> Iterator[Entry | Fault]:
     if not isinstance(content, dict) or not set(content) & set(_SPLITS):
         raise ListError(f"{path}: holds no train and no test: a meta.json has these two, each with its categories")
     # The items come in the text's order, so the n-th key stands where the n-th item that has one does.
-    places = iter([text.count("\n", 0, match.start()) + 1 for match in _IMAGE_KEY.finditer(text)])
+    line_numbers = iter([text.count("\n", 0, match.start()) + 1 for match in _IMAGE_KEY.finditer(text)])
     for split, categories in content.items():
         if split not in _SPLITS or not isinstance(categories, dict):
             yield Fault(str(path), None, f"{split[:40]!a} is no split with categories", "name it train or test")
@@ -148,7 +149,7 @@ def _read_meta(path: Path, text: str) -> Iterator[Entry | Fault]:
         for category, items in categories.items():
             for number, item in enumerate(items if isinstance(items, list) else [items], start=1):
                 where = f"item {number} of {category!a} in {split}"
-                line = next(places, None) if isinstance(item, dict) and "img_path" in item else None
+                line = next(line_numbers, None) if isinstance(item, dict) and "img_path" in item else None
                 yield _read_meta_item(path, line, split, category, item, where)
 
 

@@ -167,9 +167,9 @@ def _unusable(data: DataConfig) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        place, cure = error.filename or data.root, f"set data.root to the {data.source} data set"
-        raise ReaderError(f"{place}: {error.strerror or error}; {cure}") from error
-    except (adpl_json.FormatError, deeppcb.DrawError, listed.ListError, folders.FolderLayoutError) as error:
+        named, cure = error.filename or data.root, f"set data.root to the {data.source} data set"
+        raise ReaderError(f"{named}: {error.strerror or error}; {cure}") from error
+    except UserError as error:
         raise ReaderError(str(error)) from error
 
 
@@ -254,10 +254,10 @@ def _images(data: DataConfig, split: Literal["train", "test"], seed: int) -> Ite
 
 def file_and_line(record: Record, data: DataConfig) -> tuple[str, int | None]:
     """File and line at which a user finds a record: in the JSON of `adpl`, else its test image."""
-    return (data.root if data.source == "adpl" else _place(data, record.test_path)), record.line
+    return (data.root if data.source == "adpl" else _located(data, record.test_path)), record.line
 
 
-def _place(data: DataConfig, path: str) -> str:
+def _located(data: DataConfig, path: str) -> str:
     """A path as a user finds it: below the data set's root, where there is one."""
     if data.source in ("generator", "adpl"):
         return path
@@ -274,11 +274,11 @@ class _ImageCheck:
 
     def __call__(self, image: AnnotatedImage) -> Fault | None:
         """The first fault of an image, None if it can be used."""
-        place = _place(self.data, image.test_path)
+        file = _located(self.data, image.test_path)
         if image.image_id in self.paths:
             problem = f"has the same id as {self.paths[image.image_id]}: {image.image_id}"
-            return Fault(place, None, problem, "rename one of the two")
-        self.paths[image.image_id] = place
+            return Fault(file, None, problem, "rename one of the two")
+        self.paths[image.image_id] = file
         try:
             size = self._size(image.test_image, image.test_path)
             if image.reference_image is not None:
@@ -287,14 +287,14 @@ class _ImageCheck:
                 self._size(reference.image, reference.path)
             mask_size = size if image.mask is None else decode_mask(image.mask, name=f"mask of {image.test_path}").shape
         except ImageFault as error:
-            return Fault(_place(self.data, error.name), None, error.problem, error.cure)
+            return Fault(_located(self.data, error.name), None, error.problem, error.cure)
         if mask_size != size:
             problem = f"is {size[1]} x {size[0]} px, its mask {mask_size[1]} x {mask_size[0]}"
-            return Fault(place, None, problem, "export image and mask at one size")
+            return Fault(file, None, problem, "export image and mask at one size")
         for defect in image.defects:
             box = defect.box
             if defect.placed and not (0 <= box.left < box.right <= size[1] and 0 <= box.top < box.bottom <= size[0]):
-                return Fault(place, None, f"{box} does not lie in the image", "correct the annotation")
+                return Fault(file, None, f"{box} does not lie in the image", "correct the annotation")
         return None
 
     def _size(self, data: bytes, name: str) -> tuple[int, ...]:
@@ -307,12 +307,12 @@ class _ImageCheck:
 
 def _checked(record: Record, data: DataConfig, record_ids: set[str]) -> list[Record | Fault]:
     """The record, or everything wrong with it."""
-    place = _place(data, record.test_path)
+    file = _located(data, record.test_path)
     faults: list[Record | Fault] = [
-        dataclasses.replace(fault, file=place) for fault in validate(record, num_questions=adpl_json.NUM_QUESTIONS)
+        dataclasses.replace(fault, file=file) for fault in validate(record, num_questions=adpl_json.NUM_QUESTIONS)
     ]
     if record.record_id in record_ids:
-        faults.append(Fault(place, None, f"record id {record.record_id} occurs twice", "give each record its own id"))
+        faults.append(Fault(file, None, f"record id {record.record_id} occurs twice", "give each record its own id"))
     record_ids.add(record.record_id)
     return faults or [record]
 

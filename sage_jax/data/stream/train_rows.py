@@ -145,14 +145,14 @@ class LengthGroups:
         self.__dict__.update(state, _lock=threading.Lock())
 
     def __call__(self, number: int) -> TreeBatch:
-        group, place = divmod(int(number), self._num_batches)
+        group, position = divmod(int(number), self._num_batches)
         with self._lock:  # threads that make batches of one group wait for the one that draws it
             if group not in self._drawn:
                 drawn = self._groups[group]
                 assert drawn is not None  # Grain's type allows for filters; there is none
                 # Two are kept: while one thread makes the last batch of a group, another begins the next group.
                 self._drawn = {**dict(list(self._drawn.items())[-1:]), group: drawn}
-            chosen = self._drawn[group][place]
+            chosen = self._drawn[group][position]
         return self._assemble.build(chosen, self._shapes)
 
 

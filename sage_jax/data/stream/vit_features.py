@@ -24,17 +24,17 @@ class TileTable:
     """The distinct images of some records, their tiles numbered one image after the other.
 
     Attributes:
-      places: First tile and number of tiles of each record's test image (0) and references (from 1); zeros where it has
+      spans: First tile and number of tiles of each record's test image (0) and references (from 1); zeros where it has
         none.
       sources: Record of each image, and 0 where it is the test image, else the number of the reference.
     """
 
-    places: Int[np.ndarray, "I R 2"]
+    spans: Int[np.ndarray, "I R 2"]
     sources: Int[np.ndarray, "I 2"]
 
     @property
     def num_tiles(self) -> int:
-        return int(self.places.sum(axis=2).max(initial=0))
+        return int(self.spans.sum(axis=2).max(initial=0))
 
 
 def tile_table(records: Sequence[Record], *, model: ModelConfig, advance: Callable[[int], None]) -> TileTable:
@@ -43,22 +43,22 @@ def tile_table(records: Sequence[Record], *, model: ModelConfig, advance: Callab
     Args:
       advance: Called with the number of records read so far.
     """
-    places: list[list[tuple[int, int]]] = []
+    spans: list[list[tuple[int, int]]] = []
     sources: list[tuple[int, int]] = []
     known: dict[bytes, tuple[int, int]] = {}
     num_tiles, per_tile = 0, tokens_per_side(model) ** 2
     for index in range(len(records)):
-        places.append([])
+        spans.append([])
         for which, image in enumerate(_images(records[index])):
             key = hashlib.sha256(image.image).digest()
             if key not in known:
                 known[key] = num_tiles, count_tokens(image.image, image.path, model) // per_tile
                 num_tiles += known[key][1]
                 sources.append((index, which))
-            places[-1].append(known[key])
+            spans[-1].append(known[key])
         advance(index + 1)
-    padded = np.zeros((len(places), max(map(len, places), default=1), 2), np.int64)
-    for index, each in enumerate(places):
+    padded = np.zeros((len(spans), max(map(len, spans), default=1), 2), np.int64)
+    for index, each in enumerate(spans):
         padded[index, : len(each)] = each
     return TileTable(padded, np.asarray(sources, np.int64).reshape(-1, 2))
 
@@ -72,7 +72,7 @@ def tiles_from(
     records: Sequence[Record], table: TileTable, start: int, *, model: ModelConfig, num_threads: int
 ) -> Iterator[UInt8[np.ndarray, "T H W 3"]]:
     """The tiles of a table's images from tile `start` on, image by image, decoded ahead."""
-    firsts = np.array([table.places[index, which, 0] for index, which in table.sources], np.int64)
+    firsts = np.array([table.spans[index, which, 0] for index, which in table.sources], np.int64)
     first = int(np.searchsorted(firsts, start, side="right")) - 1
 
     def decode(image: int) -> np.ndarray:
@@ -93,23 +93,23 @@ class StoredFeatures:
 
     Args:
       path: Features of all tiles, one after the other.
-      places: Of the records, as in `TileTable`.
+      spans: Of the records, as in `TileTable`.
       form: Of a tile.
     """
 
-    def __init__(self, path: Path, places: Int[np.ndarray, "I R 2"], form: TileForm) -> None:
-        self.path, self.places, self.form = path, places, form
+    def __init__(self, path: Path, spans: Int[np.ndarray, "I R 2"], form: TileForm) -> None:
+        self.path, self.spans, self.form = path, spans, form
         self._tiles: np.ndarray | None = None
 
     def __reduce__(self) -> tuple[type[StoredFeatures], tuple[Any, ...]]:
-        return StoredFeatures, (self.path, self.places, self.form)  # a worker process maps the file itself
+        return StoredFeatures, (self.path, self.spans, self.form)  # a worker process maps the file itself
 
     def chosen(self, indices: Sequence[int]) -> StoredFeatures:
         """Those of some records, by their new index."""
-        return StoredFeatures(self.path, self.places[np.asarray(indices, np.int64)], self.form)
+        return StoredFeatures(self.path, self.spans[np.asarray(indices, np.int64)], self.form)
 
     def of(self, index: int) -> list[Float[np.ndarray, "T M E"]]:
         """Features of a record's test image, then of each of its references."""
         if self._tiles is None:
             self._tiles = np.memmap(self.path, self.form.dtype, mode="r").reshape(-1, *self.form.shape)
-        return [self._tiles[first : first + count] for first, count in self.places[index] if count]
+        return [self._tiles[first : first + count] for first, count in self.spans[index] if count]

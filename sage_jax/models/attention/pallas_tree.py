@@ -179,10 +179,10 @@ def _owners(question_ref: Any, answer_ref: Any, block: Any) -> tuple[Array, Arra
 
 def _sees(queries: tuple[Array, ...], keys: tuple[Array, ...], *, keys_first: bool = False) -> Array:
     """True where a query sees a key: queries by keys, or keys by queries."""
-    (place, question, answer) = (x[None] if keys_first else x[:, None] for x in queries)
-    (key_place, key_question, key_answer) = (x[:, None] if keys_first else x[None] for x in keys)
+    (position, question, answer) = (x[None] if keys_first else x[:, None] for x in queries)
+    (key_position, key_question, key_answer) = (x[:, None] if keys_first else x[None] for x in keys)
     branch = ((key_question == -1) | (key_question == question)) & ((key_answer == -1) | (key_answer == answer))
-    return branch & (key_place <= place) & (question > PADDING)
+    return branch & (key_position <= position) & (question > PADDING)
 
 
 def _forward_kernel(

@@ -127,7 +127,7 @@ def _attend_slots_on_device(
     mask = TreeSlotMask(num_prefix, num_questions, question_length, num_answers, answer_length, real.shape[1])
     in_slots = [jnp.take_along_axis(x, source, axis=1) for x in (queries, keys, values)]
     out = _attend(in_slots[0], in_slots[1], in_slots[2], real, mask, interpret)
-    return jnp.take_along_axis(out, layout.place[..., None, None], axis=1)
+    return jnp.take_along_axis(out, layout.slot[..., None, None], axis=1)
 
 
 def _attend(

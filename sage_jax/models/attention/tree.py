@@ -39,7 +39,7 @@ class TreeLayout:
       question_mask: True at real question tokens.
       answer_slots: Index into S of each answer token; any where masked.
       answer_mask: True at real answer tokens.
-      place: Of each token of the sequence among all slots: those of the prefix, then of questions, then of answers.
+      slot: Of each token of the sequence among all slots: those of the prefix, then of questions, then of answers.
     """
 
     prefix_mask: Bool[Array, "B U1"]
@@ -47,7 +47,7 @@ class TreeLayout:
     question_mask: Bool[Array, "B Q U"]
     answer_slots: Int[Array, "B Q N L"]
     answer_mask: Bool[Array, "B Q N L"]
-    place: Int[Array, "B S"]
+    slot: Int[Array, "B S"]
 
 
 @jax.tree_util.register_dataclass
@@ -80,7 +80,7 @@ def tree_layout(batch: TreeBatch) -> TreeLayout:
     if num_answers:
         in_answer = index - jnp.take_along_axis(answer_start, answer, axis=1) + answer * answer_length
         behind = jnp.where(batch.answer_index >= 0, num_questions * question_length + in_answer, behind)
-    place = jnp.where(batch.question_index >= 0, num_prefix + behind, jnp.minimum(index, num_prefix - 1))
+    slot = jnp.where(batch.question_index >= 0, num_prefix + behind, jnp.minimum(index, num_prefix - 1))
     num_slots = num_prefix + num_questions * (question_length + num_answers * answer_length)
     ranked = (rows, num_questions, num_answers, answer_length)
     return TreeLayout(
@@ -89,7 +89,7 @@ def tree_layout(batch: TreeBatch) -> TreeLayout:
         question_mask=question_mask,
         answer_slots=answer_slots.reshape(ranked),
         answer_mask=answer_mask.reshape(ranked),
-        place=jnp.clip(place, 0, num_slots - 1),
+        slot=jnp.clip(slot, 0, num_slots - 1),
     )
 
 
@@ -104,7 +104,7 @@ def prefix_layout(prefix_mask: Bool[Array, "B U1"]) -> TreeLayout:
         question_mask=no_question > 0,
         answer_slots=none,
         answer_mask=none > 0,
-        place=jnp.broadcast_to(jnp.arange(length), (rows, length)),
+        slot=jnp.broadcast_to(jnp.arange(length), (rows, length)),
     )
 
 
@@ -164,7 +164,7 @@ def attend_tree(
             outputs.append(_merge(cut(scaled, layout.answer_slots), [*before, own(*answer, layout.answer_mask)]))
     lengths = (num_prefix, layout.question_slots.shape[-1], layout.answer_slots.shape[-1])
     rows = [_tokens_first(out, tokens) for out, tokens in zip(outputs, lengths, strict=False)]
-    return jnp.take_along_axis(jnp.concatenate(rows, axis=1), layout.place[..., None, None], axis=1)
+    return jnp.take_along_axis(jnp.concatenate(rows, axis=1), layout.slot[..., None, None], axis=1)
 
 
 def _merge(queries: Float[Array, "B R Z _ X"], parts: Sequence[Part]) -> Array:

@@ -1,0 +1,115 @@
+"""Answers marked one by one, and the means made of the marks."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from sage_jax.data.adpl.facts import load_vocabulary
+from sage_jax.data.images import encode_png
+from sage_jax.data.question_verdicts import QuestionVerdicts
+from sage_jax.data.records import NOWHERE, Answer, Box, Defect, Question, Record
+from sage_jax.evaluation.answers import MarkedAnswer, Marker, about_answers, answer_metrics
+from tests.support.stream_records import make_record
+
+VOCABULARY = load_vocabulary("")
+OPEN = Question("Is there a defect in this part?", (Answer("Yes. There is a scratch at the top.", 5.0),))
+GOOD = Question("Is there a defect in this part?", (Answer("No. It matches the good part.", 5.0),))
+SIDE = 90
+
+
+def record(
+    *defects: tuple[str, Box], number: int = 0, kind: str = "standard comparison", masked: bool = True
+) -> Record:
+    blank = encode_png(np.zeros((SIDE, SIDE, 3), np.uint8))
+    found = tuple(Defect(name, box) for name, box in defects)
+    return dataclasses.replace(
+        make_record(number, np.random.default_rng(0)),
+        test_image=blank,
+        pair_type=kind,
+        defects=found,
+        anomalous=bool(found),
+        mask=encode_png(np.zeros((SIDE, SIDE), np.bool_)) if masked else None,
+        questions=(OPEN if found else GOOD,),
+    )
+
+
+TOP = ("scratch", Box(40, 5, 50, 15))
+LEFT = ("dent", Box(2, 40, 12, 50))
+
+
+def mark(one: Record, answer: str, question: Question | None = None) -> MarkedAnswer:
+    return Marker(VOCABULARY, [one]).mark(one, question or one.questions[0], answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "place", "both"),
+    [
+        ("Yes. There is a scratch at the top.", True, True, True),
+        ("Yes. There is a scratch at the left.", True, True, False),  # each is in the image, not together
+        ("Yes. There is a dent at the left and a scratch at the top.", True, True, True),
+        ("Yes. There is a stain at the top.", False, True, False),
+        ("Yes. There is a scratch at the bottom.", True, False, False),
+        ("No. It matches the good part.", False, False, False),
+        ("", False, False, False),
+    ],
+)
+def test_a_reason_is_right_if_what_it_names_is_there(answer: str, kind: bool, place: bool, both: bool) -> None:
+    reason = mark(record(TOP, LEFT), answer).reason
+    assert reason is not None and (reason.kind, bool(reason.place), bool(reason.both)) == (kind, place, both)
+
+
+def test_only_open_questions_about_defects_of_known_kind_are_marked() -> None:
+    asked = Question("Is there a scratch on this part?", (Answer("Yes. There is a scratch at the top.", 5.0),))
+    assert not mark(record(TOP), "Yes.", asked).is_open and mark(record(TOP), "Yes.", asked).reason is None
+    assert not mark(record(TOP, kind="defect diagnosis"), "Yes.").is_open
+    assert mark(record(), "No. It matches the good part.").reason is None
+    assert mark(record(("defect", TOP[1])), "Yes. There is a scratch.").reason is None
+
+
+def test_without_a_mask_the_kind_alone_is_known() -> None:
+    found = mark(record(("scratch", NOWHERE), masked=False), "Yes. There is a scratch at the bottom.")
+    assert found.truths == (("scratch", ""),) and found.reason is not None
+    assert found.reason.kind and found.reason.place is None
+
+
+@pytest.mark.parametrize(
+    ("one", "answer", "contradicts"),
+    [
+        (record(TOP), "Yes. There is a scratch at the top.", False),
+        (record(TOP), "Yes. It matches the good part.", True),
+        (record(), "No. There is a scratch at the top.", True),
+        (record(), "No. It matches the good part.", False),
+    ],
+)
+def test_words_that_say_the_other_thing_contradict_the_verdict(one: Record, answer: str, contradicts: bool) -> None:
+    assert mark(one, answer).contradicts is contradicts
+
+
+def test_metrics_are_means_of_the_marks() -> None:
+    said = {
+        0: (record(TOP, number=0), "Yes. There is a scratch at the top."),
+        1: (record(TOP, number=1), "Yes. There is a dent at the top."),
+        2: (record(number=2), "No. It matches the good part."),
+        3: (record(number=3), "No. There is a scratch at the top."),
+    }
+    marked = [mark(one, answer) for one, answer in said.values()]
+    found = answer_metrics(marked, samples=20, seed=0)
+    values = {name: metric.value for name, metric in found.items()}
+    assert values["reason_kind"] == 0.5 and values["reason_place"] == 1.0 and values["reason_both"] == 0.5
+    assert values["named_though_good"] == 0.5 and values["consistency"] == 0.75 and values["verdict_accuracy"] == 1.0
+    assert values["mle"] == pytest.approx(np.mean([item.mle.average for item in marked]))
+    assert values["mle_all_right_defective"] == 0.5
+    assert found["reason_kind"].n == 2 and found["named_though_good"].n == 2 and found["consistency"].n == 4
+    about = about_answers(marked, QuestionVerdicts(), samples=20, seed=0)
+    assert about["unparsable"] == 0 and about["best_constant"]["both"] == 1.0  # one and the same defect
+    assert about["accuracy_by_kind"].keys() == {"standard comparison"}
+
+
+def test_a_prediction_has_the_record_and_what_was_said() -> None:
+    found = mark(record(TOP, LEFT), "Yes.").prediction
+    assert (found.label, found.truth, found.answer) == ("scratch, dent", True, "Yes.")
+    assert mark(record(), "Yes.").prediction.label == "good"
+    assert mark(record(TOP), "Yes.").as_json().keys() == {"mle", "reason"}

@@ -1,0 +1,29 @@
+"""What other libraries print at import, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+
+def python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"} | variables
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+
+
+def test_nothing_is_printed_when_the_libraries_are_imported_and_flags_are_parsed() -> None:
+    code = (
+        "from sage_jax.process.libraries import settle_libraries as s; s(); import transformers, grain\n"
+        "from absl import flags; assert flags.FLAGS.is_parsed(); s()"
+    )
+    ended = python(code)
+    assert (ended.stdout, ended.stderr) == ("", "")
+
+
+def test_what_the_user_has_set_stays() -> None:
+    code = (
+        "from sage_jax.process.libraries import quieten_libraries as q; q(); import os\n"
+        "print(os.environ['TF_CPP_MIN_LOG_LEVEL'], os.environ['TRANSFORMERS_NO_ADVISORY_WARNINGS'])"
+    )
+    assert python(code, TF_CPP_MIN_LOG_LEVEL="0").stdout.split() == ["0", "1"]

@@ -1,0 +1,56 @@
+"""Folders with a model, and what is said of those without."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from sage_jax.config import Config
+from sage_jax.errors import UserError
+from sage_jax.stages.open_model import config_of
+
+
+def test_a_run_folder_answers_under_its_own_config_wherever_it_lies(tmp_path: Path) -> None:
+    config = dataclasses.replace(Config(), seed=7, run_dir="runs/elsewhere")
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
+    assert config_of(tmp_path) == dataclasses.replace(config, run_dir=str(tmp_path))
+
+
+def test_an_export_keeps_its_settings_and_a_released_checkpoint_has_none(tmp_path: Path) -> None:
+    fusion = dataclasses.asdict(Config().model.fusion)
+    sage = {
+        "system": "", "max_facts": 3, "max_fact_tokens": 20, "assist_prompt": "Look.", "assist_position": "prefix",
+        "reference": "fusion", "fusion": {**fusion, "num_distinct": 5}, "max_tiles": 2, "facts_as": "text",
+        "max_new_tokens": 9,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "internvl", "sage": sage}))
+    found = config_of(tmp_path, scratch=tmp_path / "scratch")
+    assert found.run_dir == str(tmp_path / "scratch") and found.model.weights == str(tmp_path)
+    assert (found.model.fusion.num_distinct, found.model.max_tiles, found.text.max_facts) == (5, 2, 3)
+    assert (found.base.facts, found.evaluate.max_new_tokens, found.text.system) == ("text", 9, "none")
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["InternVLChatModel"]}))
+    released = config_of(tmp_path)
+    assert released.run_dir == str(Path("runs") / tmp_path.name) and released.model.weights == str(tmp_path)
+    (tmp_path / "sage_fusion.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="the settings of SAGE are missing"):
+        config_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "no model is here: neither a run .* nor a checkpoint"),
+        ("{", "config.json: cannot be read"),
+        ('{"sead": 3}', r"no run of this version: config.sead: no such field; did you mean 'seed'\?"),
+    ],
+)
+def test_a_folder_without_a_model_says_what_trains_one(tmp_path: Path, content: str | None, said: str) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=said):
+        config_of(tmp_path)
+    with pytest.raises(UserError, match="there is no such folder. `sage-jax train quickstart` trains a model"):
+        config_of(tmp_path / "none")
