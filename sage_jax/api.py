@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,11 +25,13 @@ from sage_jax.inspection.batches import answer_batch, cached_references, read_ah
 from sage_jax.inspection.images import InputImage, category_of, make_input
 from sage_jax.inspection.result import Inspection, make_inspection, unreadable
 from sage_jax.journal.summary import load_summary
+from sage_jax.process.checksums import open_json
 from sage_jax.process.libraries import settle_libraries
 from sage_jax.stages.calibration import FILE, Threshold, threshold_of
 from sage_jax.stages.export import export_folder
 from sage_jax.stages.familiarity import familiarity_of
 from sage_jax.stages.open_model import config_of
+from sage_jax.stages.provenance import check_finished
 from sage_jax.stages.run import Run
 from sage_jax.stages.scoring import results_folder
 from sage_jax.stages.stages import run_stages
@@ -100,7 +101,7 @@ class Inspector:
         Raises:
           UserError: The image or a reference cannot be read; the message names it.
         """
-        given = self._input(image, _as_list(references), category)
+        given = self._input(image, _read_references(references), category)
         if given.record is None:
             raise UserError(given.error)
         return next(self._answered([given], questions, rows=1))
@@ -131,16 +132,12 @@ class Inspector:
         """
         if batch_size < 1:
             raise UserError(f"batch_size = {batch_size}: give 1 or more")
-        compared = _as_list(references)
-        for reference in compared:
-            if (found := self._input(reference, [], category)).record is None:
-                raise UserError(found.error)
-        return self._many(images, compared, questions, category, batch_size)
+        return self._many(images, _read_references(references), questions, category, batch_size)
 
     def _many(
         self,
         images: Iterable[ImageLike],
-        references: Sequence[ImageLike],
+        references: Sequence[Reference],
         questions: Sequence[str],
         category: str,
         batch_size: int,
@@ -175,22 +172,15 @@ class Inspector:
                     else make_inspection(said, config, familiarity)
                 )
 
-    def _input(self, image: ImageLike, references: Sequence[ImageLike], category: str) -> InputImage:
-        """An image and its references as the model gets them, or the error of the one that cannot be read."""
+    def _input(self, image: ImageLike, references: Sequence[Reference], category: str) -> InputImage:
+        """An image and its references as the model gets them, or the error of the image."""
         name, vocabulary = _name(image, "image"), self._evaluator.vocabulary
         is_path = isinstance(image, str | os.PathLike)
         category = category or (category_of(Path(image), vocabulary) if is_path else "part")
-        reading = name
+        register = self.config.data.register == "rigid"
         try:
-            content, compared = _content(image, name), []
-            for reference in references:
-                reading = _name(reference, "reference")
-                compared.append(Reference(_content(reference, reading), reading))
-            register = self.config.data.register == "rigid"
-            return make_input(name, content, compared, category, vocabulary, register=register)
-        except OSError as error:
-            return InputImage(name, category, None, f"{reading}: cannot be read: {error.strerror or error}")
-        except ValueError as error:  # UserError and ImageFault are ValueErrors
+            return make_input(name, _content(image, name), references, category, vocabulary, register=register)
+        except UserError as error:
             return InputImage(name, category, None, str(error))
 
 
@@ -223,6 +213,7 @@ def load(
         name = stage or run.trained.last()
         if name is None or name not in run.trained:
             raise run.trained.missing(name or "sfe", wanted_by="inspect")
+        check_finished(run, name, wanted_by="inspect")
         params = run.weights.answering(name, wanted_by="inspect")
         evaluator = run.evaluator(name, params, use_up=True)
         made.pop_all()
@@ -306,7 +297,7 @@ def calibrate(
     )
     inspect = dataclasses.replace(config.inspect, threshold=InspectConfig().threshold)
     train(dataclasses.replace(config, calibrate=section, inspect=inspect), stages="calibrate")
-    return json.loads((Path(config.run_dir).expanduser() / FILE).read_text(encoding="utf-8"))
+    return open_json((Path(config.run_dir).expanduser() / FILE).read_text(encoding="utf-8"))
 
 
 def export(folder: Path | str, to: Path | str = "", *, stage: str = "", **options: Any) -> Path:
@@ -364,6 +355,16 @@ def _as_list(images: ImageLike | Sequence[ImageLike] | None) -> list[ImageLike]:
     return list(images)
 
 
+def _read_references(given: ImageLike | Sequence[ImageLike] | None) -> list[Reference]:
+    """References as encoded images, read once for all images that are compared with them.
+
+    Raises:
+      UserError: One cannot be read.
+    """
+    named = [(reference, _name(reference, "reference")) for reference in _as_list(given)]
+    return [Reference(_content(reference, name), name) for reference, name in named]
+
+
 def _name(image: ImageLike, otherwise: str) -> str:
     return os.fspath(image) if isinstance(image, str | os.PathLike) else otherwise
 
@@ -372,13 +373,15 @@ def _content(image: ImageLike, name: str) -> bytes:
     """Content of an image's file, decoded once so that a fault is found here.
 
     Raises:
-      OSError, ImageFault: It cannot be read.
-      UserError: It is of another kind, or an array of another shape or dtype.
+      UserError: It cannot be read, is of another kind, or an array of another shape or dtype.
     """
     if isinstance(image, bytes):
         content = image
     elif isinstance(image, str | os.PathLike):
-        content = Path(image).expanduser().read_bytes()
+        try:
+            content = Path(image).expanduser().read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: a NUL byte, which no path has
+            raise UserError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     elif isinstance(image, Image.Image):
         content = encode_png(rgb_of(image, name=name))
     elif isinstance(image, np.ndarray):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from sage_jax.config.command_line import read_config
-from sage_jax.training.checkpoint import load_final
+from sage_jax.training.finished import load_final
 from tests.support.tiny_run import CONFIG, TinyRun, read_jsonl, run_main, start_main
 
 

@@ -7,7 +7,7 @@ import inspect
 import pkgutil
 
 import sage_jax
-from sage_jax.errors import ConfigError, UserError
+from sage_jax.errors import ConfigError, UserError, plain
 
 NO_FAULT_OF_THE_USER = {"sage_jax.sharding.ShardingError", "sage_jax.process.signals.Interrupted"}
 """A parameter that the table of the code leaves out, and a stop that was asked for."""
@@ -29,3 +29,12 @@ def test_every_public_error_of_the_package_is_one_that_a_user_can_mend() -> None
 def test_a_user_error_is_a_value_error_and_a_config_error_a_user_error() -> None:
     assert issubclass(UserError, ValueError) and issubclass(ConfigError, UserError)
     assert str(ConfigError("data.root = '': give a folder")) == "data.root = '': give a folder"
+
+
+def test_what_a_message_quotes_can_neither_steer_a_terminal_nor_fill_it() -> None:
+    text = "a\x1b[2J b\ud800 c\u2028 d\r e\x9b\n" + "x" * 5000 + "\nüß"
+    shown = str(UserError(text))
+    assert shown.split("\n")[0] == r"a\x1b[2J b\ud800 c\u2028 d\r e\x9b"
+    assert len(shown) < 1300 and "[... 4000 characters ...]" in shown and shown.endswith("\nüß")
+    shown.encode("utf-8")
+    assert plain("plain: 'text' (ok)") == "plain: 'text' (ok)"

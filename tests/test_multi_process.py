@@ -22,7 +22,8 @@ from sage_jax.journal.run_log import RunLog
 from sage_jax.models.sage import Placeholders, Sage
 from sage_jax.parameters import Params, digest, merge, split
 from sage_jax.sharding import MESH_AXES, make_mesh, param_shardings
-from sage_jax.training.checkpoint import StageCheckpoints, load_final
+from sage_jax.training.checkpoint import StageCheckpoints
+from sage_jax.training.finished import load_final
 from sage_jax.training.loop import Trainer
 from sage_jax.training.objectives import PreferenceObjective
 from tests.support.inspection_records import MODEL, TEXT, make_chat, make_records

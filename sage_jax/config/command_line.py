@@ -100,8 +100,17 @@ def _override(values: ml_collections.ConfigDict, arguments: Sequence[str]) -> No
         kind = "a section, set its fields" if isinstance(now, ml_collections.ConfigDict) else f"such as {now!r}"
         given = next(argument for argument in arguments if match[1] in argument)
         raise ConfigError(f"{given}: wrong type; expected {type(now).__name__}, {kind}") from None
+    except (KeyError, AttributeError) as error:  # a section that an argument before has emptied
+        raise ConfigError(f"{_emptied(arguments)}: empties a section that another argument sets a field of") from error
     except flags.Error as error:
         reason = str(error).replace("\n", " ")
         raise ConfigError(f"{reason}: options are --config FILE and --config.field=value") from None
     if unexpected:
         raise ConfigError(f"unexpected argument {unexpected[0]!r}: options are --config FILE and --config.field=value")
+
+
+def _emptied(arguments: Sequence[str]) -> str:
+    """The argument that gives a whole section."""
+    return next(
+        (argument for argument in arguments if argument.partition("=")[2].lstrip().startswith("{")), arguments[0]
+    )

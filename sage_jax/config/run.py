@@ -43,6 +43,9 @@ class Config:
       run_dir: Folder of everything the run writes.
       stages: Comma-separated stages, run in this order.
       seed: Seed of weights, data order and generator.
+      start_from: Run folder whose last trained model training goes on from, instead of from nothing: it stands in for
+        stage `base`, with its sizes, tokenizer and prompts. The folder of an exported model or of a released checkpoint
+        is taken as `model.weights`. "" = none.
       data: Data set and input.
       text: Tokenizer, template and lengths.
       model: Sizes and attention.
@@ -59,6 +62,7 @@ class Config:
     run_dir: str = "runs/quickstart"
     stages: str = "prepare,base,sfe,edpo,evaluate,inspect"
     seed: int = 0
+    start_from: str = ""
     data: DataConfig = DataConfig()
     text: TextConfig = TextConfig()
     model: ModelConfig = ModelConfig()
@@ -88,6 +92,10 @@ class Config:
         require(bool(self.stage_names), f"stages is empty: name some of {', '.join(STAGES)}")
         require_known("stages", self.stage_names, STAGES, "stage")
         require_seed("seed", self.seed)
+        require(
+            not (self.start_from and self.model.weights and self.start_from != self.model.weights),
+            f"start_from = {self.start_from!r} and model.weights = {self.model.weights!r}: give one of the two",
+        )
         require(
             self.evaluate.decoding.method != "checkpoint" or bool(self.model.weights),
             "evaluate.decoding.method = 'checkpoint' needs one: name it in model.weights, or set greedy or sample",

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable
 from typing import Final
 
+from sage_jax.errors import plain
 from sage_jax.verdict import parse_verdict
 
 PAIR_TYPES: Final = ("standard comparison", "defect identification", "defect diagnosis")
@@ -23,7 +24,7 @@ class Fault:
 
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
-        return f"{place}: {self.problem} ({self.cure})"
+        return plain(f"{place}: {self.problem} ({self.cure})")
 
 
 @dataclasses.dataclass(frozen=True)

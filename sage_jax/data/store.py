@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ from sage_jax.data.trees.chat import chat_template
 from sage_jax.data.trees.encode import RecordCounts
 from sage_jax.errors import UserError
 from sage_jax.process import signals
+from sage_jax.process.checksums import damaged, write_checksums
 from sage_jax.process.files import replace_file
 from sage_jax.process.signals import Interrupted
 
@@ -51,6 +53,10 @@ _COUNTS_FILE = "counts.json"
 _VERDICTS_FILE = "verdicts.json"
 _IMAGES = ("test_image", "reference_image", "mask")
 _MORE_IMAGES = "further_references"
+
+
+class StoredDataError(UserError):
+    """A stored data set that is damaged; the message says what to delete."""
 
 
 class DataFaultError(UserError):
@@ -166,10 +172,17 @@ class StoredRecords(Sequence[Record]):
             return [self[i] for i in range(len(self))[index]]
         if not -len(self) <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
-        if self._source is None:
-            builder: Any = tfds.builder_from_directory(str(_dataset_dir(self._path)))
-            self._source = builder.as_data_source(self._split)
-        return decode_record(self._source[index % len(self)])
+        try:
+            if self._source is None:
+                builder: Any = tfds.builder_from_directory(str(_dataset_dir(self._path)))
+                self._source = builder.as_data_source(self._split)
+            return decode_record(self._source[index % len(self)])
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError, AssertionError, IndexError) as error:
+            why = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise StoredDataError(
+                f"{_dataset_dir(self._path)}: record {index} of split {self._split!r} cannot be read, the data set is "
+                f"damaged ({why}): delete {self._path}, and the next run builds it again"
+            ) from error
 
 
 def encode_record(record: Record) -> dict[str, Any]:
@@ -222,6 +235,8 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, run_dir: Path) -> 
     revision = readers.source_revision(data, seed)
     key = hashlib.sha256(f"{revision} adpl {Adpl.VERSION}".encode()).hexdigest()[:24]
     path = Path(data.cache_dir).expanduser() / key
+    if path.is_dir() and (bad := damaged(path)):
+        _discard(path, bad)
     if not path.is_dir():
         _build(data, seed, path)
     _report_faults(path, data, run_dir)
@@ -268,6 +283,9 @@ def _build(data: DataConfig, seed: int, path: Path) -> None:
         (partial / _VERDICTS_FILE).write_text(json.dumps(intakes["train"].verdicts.counts, ensure_ascii=False))
         faults = [json.dumps(dataclasses.asdict(fault)) for intake in intakes.values() for fault in intake.faults]
         (partial / _FAULTS_FILE).write_text("".join(f"{line}\n" for line in faults))
+        # Records have checksums of their own; all that stands beside them is small.
+        small = (file for file in partial.rglob("*") if file.is_file() and ".array_record" not in file.name)
+        write_checksums(partial, [str(file.relative_to(partial)) for file in small])
         partial.chmod(0o755)  # mkdtemp gives 0700
         os.rename(partial, path)
     except OSError:
@@ -276,6 +294,15 @@ def _build(data: DataConfig, seed: int, path: Path) -> None:
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _discard(path: Path, bad: list[str]) -> None:
+    """Takes a damaged data set out of the way, so that it is built again."""
+    print(f"{path / bad[0]} is damaged: the data set is built again", file=sys.stderr)
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    with contextlib.suppress(OSError):  # another process was first
+        os.rename(path, aside / path.name)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 class _Intake(Iterable[Record]):
@@ -345,6 +372,8 @@ def _tokenizer(path: Path, text: TextConfig, train: Sequence[Record]) -> PreTrai
     prompts = (text.system, text.assist_prompt)
     key = json.dumps([tokens.VERSION, text.vocab_size, template, prompts])
     folder = path / f"tokenizer-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    if folder.is_dir() and damaged(folder):
+        shutil.rmtree(folder)
     if not folder.is_dir():
         trained = tokens.train_tokenizer(_corpus(train, prompts), text.vocab_size)
         trained.chat_template = template

@@ -9,6 +9,8 @@ import io
 import json
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -82,7 +84,7 @@ def stored_features(
     form, path = feature_form(key.model, np.dtype(compute_dtype(key.model))), kept / "features.bin"
     table = _table(records, kept, key.model, run)
     stored = StoredFeatures(path, table.spans, form)
-    if _agreed(int(path.exists())):
+    if _agreed(int(_is_whole(path, table, form, run))):
         run.line(f"ViT features of {len(table.sources)} images known")
         return stored
     with _alone(kept):
@@ -90,6 +92,17 @@ def stored_features(
     if not _everywhere(path):
         raise ConfigError(f"{kept} is not there for every process: give a data.cache_dir that they share")
     return stored
+
+
+def _is_whole(path: Path, table: TileTable, form: TileForm, run: RunLog) -> bool:
+    """Whether a file has the features of all tiles; one of another size is deleted."""
+    if not path.exists():
+        return False
+    size, expected = path.stat().st_size, table.num_tiles * form.nbytes
+    if size != expected:
+        run.line(f"{path} is damaged ({size:,} bytes, not {expected:,}): ViT features are computed again")
+        path.unlink()
+    return size == expected
 
 
 def _compute(
@@ -145,8 +158,11 @@ def _table(records: Sequence[Record], kept: Path, model: ModelConfig, run: RunLo
     """The table of the records' tiles, read from the folder or made and written there."""
     path = kept / "tiles.npz"
     if path.exists():
-        with np.load(path) as found:
-            return TileTable(found["spans"], found["sources"])
+        try:
+            with np.load(path) as found:
+                return TileTable(found["spans"], found["sources"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            run.line(f"{path} is damaged ({error}): tiles are counted again")
     with run.progress(len(records), unit="record") as advance:
         table = tile_table(records, model=model, advance=advance)
     if jax.process_index() == 0:

@@ -266,7 +266,7 @@ def _entry_fault(about: Any) -> str:
         whole = [n for n in (*shape, begin, end) if type(n) is not int or n < 0]
     except (TypeError, KeyError, ValueError):
         return "its entry in the header is damaged; download the file again"
-    if whole or dtype not in _SIZES:
+    if whole or not isinstance(dtype, str) or dtype not in _SIZES:
         return f"dtype {dtype}, shape {shape}, bytes {begin} to {end} are not a tensor's; download the file again"
     if end - begin != math.prod(shape) * _SIZES[dtype]:
         return f"{dtype}{shape} does not take bytes {begin} to {end}; download the file again"

@@ -5,10 +5,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Final
+
+_TEMPORARY: Final = re.compile(r"\..+\.[a-z0-9_]{8}")
+"""Names that `tempfile` gives with the prefix of this file."""
 
 
 def replace_file(path: Path, data: str | bytes | Iterable[str]) -> None:
@@ -29,6 +34,17 @@ def replace_file(path: Path, data: str | bytes | Iterable[str]) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed writes left under their temporary names, in a folder that nobody else writes into."""
+    for parent, folders, files in os.walk(folder):
+        for name in [each for each in folders if _TEMPORARY.fullmatch(each)]:
+            shutil.rmtree(Path(parent) / name, ignore_errors=True)
+            folders.remove(name)
+        for name in files:
+            if _TEMPORARY.fullmatch(name):
+                (Path(parent) / name).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

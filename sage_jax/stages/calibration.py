@@ -16,6 +16,7 @@ from sage_jax.inspection.images import References, UserImages, find_images
 from sage_jax.journal.calibration_plot import plot_calibration
 from sage_jax.metrics.calibration import Calibration, CalibrationError, Trade
 from sage_jax.metrics.calibration import calibrate as calibrate_scores
+from sage_jax.process.checksums import open_json, sealed_json
 from sage_jax.process.files import replace_file
 from sage_jax.stages.familiarity import learn_familiarity
 from sage_jax.stages.provenance import log_changes
@@ -68,7 +69,7 @@ def calibrate(stage: Stage) -> StageCost:
         raise ConfigError(f"calibrate.good = {config.calibrate.good}: {error}") from None
     made_for = {"stage": name, "model": evaluator.digest(), "with_reference": bool(_references(config))}
     content = made_for | {"num_references": config.num_references} | dataclasses.asdict(found)
-    replace_file(run.folder.path / FILE, json.dumps(content, indent=1) + "\n")
+    replace_file(run.folder.path / FILE, json.dumps(sealed_json(content), indent=1) + "\n")
     plot_calibration(found, scores["good"], scores.get("defective", []), run.folder.path / "calibration.png")
     log.line(f"threshold {found.threshold:.6f}: {promise_of(found)}")
     learn_familiarity(stage, evaluator, made_for, _inspections(config)["good"])
@@ -127,7 +128,7 @@ def threshold_of(
     if config.inspect.threshold >= 0.0:
         return Threshold(config.inspect.threshold, "none: the threshold was set by hand")
     try:
-        content = json.loads((Path(config.run_dir).expanduser() / FILE).read_text(encoding="utf-8"))
+        content = open_json((Path(config.run_dir).expanduser() / FILE).read_text(encoding="utf-8"))
         found, made_for = _calibration(content), (content["stage"], content["model"], content["with_reference"])
     except FileNotFoundError:
         return Threshold(NOT_CALIBRATED, "none: nobody chose the threshold; `sage-jax calibrate` does")

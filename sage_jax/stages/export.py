@@ -30,7 +30,7 @@ from sage_jax.journal.summary import METRICS, MODES, load_summary
 from sage_jax.parameters import Params, digest
 from sage_jax.stages.provenance import log_changes
 from sage_jax.stages.run import Stage, StageCost
-from sage_jax.training.checkpoint import final_config
+from sage_jax.training.finished import final_config
 
 _NEAREST_TEMPLATE: Final = "internvl2_5"
 """Of OpenGVLab's conversations the one whose turns are written as those of models trained here."""

@@ -47,8 +47,9 @@ def make_chat(
     folder: RunFolder,
     weights: tuple[Path, CheckpointConfig] | None,
     prepared: Callable[[], PreparedData],
+    begun: Path | None = None,
 ) -> Chat:
-    """The chat template with the tokenizer of a run: that of `model.weights`, else one trained on the data.
+    """The chat template with the tokenizer of a run: that of the model it begins with, else one trained on the data.
 
     The tokenizer belongs to the run's models: it stays once a stage has begun to train, whatever data later stages
     read, and inspection needs no data set.
@@ -56,12 +57,16 @@ def make_chat(
     Args:
       weights: Folder of `model.weights` and its config.json, or None.
       prepared: Makes the data set, where its tokenizer is needed.
+      begun: Folder of the tokenizer of the run that this one goes on from, or None.
 
     Raises:
       WeightsError: The checkpoint's tokenizer or conversation is missing or not supported.
     """
     if not (folder.stages.is_dir() and folder.tokenizer.is_dir()):
-        tokenizer = read_tokenizer(*weights) if weights else prepared().tokenizer
+        if weights:
+            tokenizer = read_tokenizer(*weights)
+        else:
+            tokenizer = load_tokenizer(begun) if begun else prepared().tokenizer
         if jax.process_index() == 0:
             shutil.rmtree(folder.tokenizer, ignore_errors=True)
             save_tokenizer(tokenizer, folder.tokenizer)

@@ -17,7 +17,7 @@ from sage_jax.config import (
     starts_from,
 )
 from sage_jax.stages.run import Run, Stage
-from sage_jax.training.checkpoint import final_config, final_start, final_weights
+from sage_jax.training.finished import final_config, final_start, final_weights
 
 _FREE: Final = (
     "model.weights",  # its sizes are compared

@@ -26,6 +26,7 @@ from sage_jax.sharding import make_mesh
 from sage_jax.stages.answering import check_decoding, make_decoding
 from sage_jax.stages.folder import RunFolder
 from sage_jax.stages.prepared import make_chat, prepare_data
+from sage_jax.stages.start import begun_from
 from sage_jax.stages.structure import Structure
 from sage_jax.stages.trained import TrainedStages
 from sage_jax.stages.weights import Weights
@@ -37,6 +38,7 @@ class Run:
     Attributes:
       config: The run, its own folders resolved; with `model.weights`, the model has the checkpoint's sizes.
       checkpoint: The checked checkpoint of `model.weights`, or None.
+      start: The model of the run that `start_from` names, or None.
       folder: All files that the run writes.
       trained: The training stages with a model.
 
@@ -47,6 +49,7 @@ class Run:
 
     def __init__(self, config: Config):
         self.checkpoint: Checkpoint | None = None
+        config, self.start = begun_from(config) if config.start_from else (config, None)
         if config.model.weights:
             self.checkpoint = open_checkpoint(config.model.weights, config.model)
             config = dataclasses.replace(config, model=self.checkpoint.model)
@@ -55,7 +58,7 @@ class Run:
         inspect = dataclasses.replace(config.inspect, output=os.path.expanduser(config.inspect.output))
         self.config = dataclasses.replace(config, run_dir=os.path.expanduser(config.run_dir), inspect=inspect)
         self.folder = RunFolder(Path(self.config.run_dir))
-        self.trained = TrainedStages(self.folder, self.checkpoint)
+        self.trained = TrainedStages(self.folder, self.checkpoint or self.start)
 
     @functools.cached_property
     def mesh(self) -> Mesh:
@@ -70,7 +73,9 @@ class Run:
     @functools.cached_property
     def chat(self) -> Chat:
         """The chat template with the run's tokenizer (`make_chat`)."""
-        return make_chat(self.config, self.folder, self.source, lambda: self.prepared)
+        return make_chat(
+            self.config, self.folder, self.source, lambda: self.prepared, self.start and self.start.tokenizer
+        )
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:

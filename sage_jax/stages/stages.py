@@ -18,6 +18,7 @@ from sage_jax.data import check as data_check
 from sage_jax.data import store
 from sage_jax.data.drawing.sheet import contact_sheet
 from sage_jax.data.sources.readers import left_out
+from sage_jax.data.trees.tokenizer import load_tokenizer
 from sage_jax.hf.config import read_checkpoint_config
 from sage_jax.inspection.console import print_inspection
 from sage_jax.journal.run_log import RunLog
@@ -27,7 +28,7 @@ from sage_jax.plan.report import plans_json, print_plans
 from sage_jax.plan.stage_plan import plan_stages
 from sage_jax.process.allocator import keep_freed_memory
 from sage_jax.process.compile_cache import keep_compiled_programs
-from sage_jax.process.files import locked, replace_file
+from sage_jax.process.files import locked, remove_leftovers, replace_file
 from sage_jax.process.signals import Interrupted
 from sage_jax.process.stop_request import stop_if_asked
 from sage_jax.process.version import own_version
@@ -39,9 +40,10 @@ from sage_jax.stages.preflight import check_stages
 from sage_jax.stages.prepared import barrier
 from sage_jax.stages.run import Run, Stage, StageCost
 from sage_jax.stages.scoring import evaluate, results_folder
+from sage_jax.stages.start import words_in_pieces
 from sage_jax.stages.text_check import check_text
 from sage_jax.stages.training import train
-from sage_jax.training.checkpoint import final_config
+from sage_jax.training.finished import final_config
 
 PACKAGES: Final = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers", "numpy")
 _SHAPE_A_MODEL: Final = ("seed", "data", "text", "model")
@@ -63,6 +65,7 @@ def run_stages(config: Config) -> None:
         try:
             if jax.process_index() == 0:
                 held.enter_context(locked(run.folder.path))
+                remove_leftovers(run.folder.path)
             run.folder.write_json("config.json", dataclasses.asdict(run.config))
         except BlockingIOError:
             raise ConfigError(
@@ -121,7 +124,9 @@ def run_stage(run: Run, name: str) -> None:
     """
     with RunLog(run.folder.path, name) as log:
         if run.trained.is_imported(name):
-            log.line(f"not trained: {run.config.model.weights} stands in for it")
+            log.line(f"not trained: {run.start or run.config.model.weights} stands in for it")
+            if run.start and (words := words_in_pieces(load_tokenizer(run.start.tokenizer), run.prepared.tokenizer)):
+                log.line(f"words of this data set that its tokenizer writes in several pieces: {words}")
             return
         if name in TRAINING_STAGES and name in run.trained:
             _log_finished(run, name, log)

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
 import jax
@@ -19,6 +20,7 @@ from sage_jax.data.trees.chat import Chat
 from sage_jax.data.trees.encode import ChosenRecords, TreeError, TreeFormat, TreeUse
 from sage_jax.data.trees.shapes import TreeShape, enclosing
 from sage_jax.journal.run_log import RunLog
+from sage_jax.process.checksums import open_json, sealed_json
 from sage_jax.process.files import replace_file
 from sage_jax.stages.run import Stage
 
@@ -60,12 +62,11 @@ class TextCheck:
 
     def _largest(self, split: Split, use: TreeUse, limit: int) -> TreeShape:
         done = self.prepared.path / f"fits-{hashlib.sha256(self._key(split, use, limit).encode()).hexdigest()[:16]}"
-        if done.is_file():
-            largest = TreeShape(**json.loads(done.read_text()))
-        else:
+        largest = _shape_in(done)
+        if largest is None:
             largest = self._measured(split, use, limit)
             if jax.process_index() == 0:
-                replace_file(done, json.dumps(dataclasses.asdict(largest)))
+                replace_file(done, json.dumps(sealed_json(dataclasses.asdict(largest))))
         if self.max_tokens and largest.length > self.max_tokens:
             raise TreeError(
                 f"the longest tree of the {split} records has {largest.length} tokens, and the RoPE of "
@@ -143,3 +144,11 @@ def largest_tree(stage: Stage) -> TreeShape:
 def _text_check(stage: Stage) -> TextCheck:
     run = stage.run
     return TextCheck(run.config, run.prepared, run.chat, stage.log, run.max_positions)
+
+
+def _shape_in(path: Path) -> TreeShape | None:
+    """The shape that was measured before; None where it was not, or where the file is damaged."""
+    try:
+        return TreeShape(**open_json(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None

@@ -1,15 +1,24 @@
-"""The training stages that a run has finished, or that its published weights stand in for."""
+"""The training stages that a run has finished, or that a given model stands in for."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
 
 from sage_jax.config import TRAINING_STAGES, ConfigError, LoraConfig, starts_from
-from sage_jax.hf.importing import Checkpoint
 from sage_jax.stages.folder import RunFolder
-from sage_jax.training.checkpoint import final_config, final_weights, is_finished
+from sage_jax.training.finished import final_config, final_weights, is_finished
+
+
+class GivenModel(Protocol):
+    """A model that was not trained in this run: a checkpoint, or the last one of another run."""
+
+    def fingerprint(self) -> str:
+        """Hash of its parameters."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +27,11 @@ class TrainedStages:
 
     Attributes:
       folder: The run's.
-      checkpoint: The checkpoint of `model.weights`, or None. Its model stands in for that of stage `base`.
+      given: The model that stands in for that of stage `base`: of `model.weights`, or of `start_from`; None = none.
     """
 
     folder: RunFolder
-    checkpoint: Checkpoint | None
+    given: GivenModel | None
 
     def __contains__(self, stage: str) -> bool:
         return self.is_imported(stage) or is_finished(self.folder.stage(stage))
@@ -31,8 +40,8 @@ class TrainedStages:
         return (stage for stage in TRAINING_STAGES if stage in self)
 
     def is_imported(self, stage: str) -> bool:
-        """Whether `model.weights` stands in for a stage."""
-        return stage == "base" and self.checkpoint is not None
+        """Whether a model that was given stands in for a stage."""
+        return stage == "base" and self.given is not None
 
     def last(self) -> str | None:
         """The last of them in the order of training; None without any."""
@@ -42,7 +51,7 @@ class TrainedStages:
     def data_revisions(self) -> set[str]:
         """Revisions of the data that the stages were trained on; none where all weights are imported."""
         files = (self.folder.stage(name) / "data.json" for name in self)
-        return {json.loads(file.read_text())["revision"] for file in files if file.is_file()}
+        return {_revision_in(file) for file in files if file.is_file()}
 
     def lora(self, stage: str) -> LoraConfig:
         """LoRA of a finished stage, as it was trained."""
@@ -56,8 +65,8 @@ class TrainedStages:
         start = starts_from(stage)
         if start is None:
             return ""
-        if self.checkpoint and self.is_imported(start):
-            return self.checkpoint.fingerprint()
+        if self.given and self.is_imported(start):
+            return self.given.fingerprint()
         return final_weights(self.folder.stage(start))
 
     def lineage(self, stage: str) -> list[str]:
@@ -74,3 +83,12 @@ class TrainedStages:
             f"stage {wanted_by!r} needs stage {stage!r}, which has not finished in {self.folder.path}: "
             f"run with --config.stages={','.join([*needed, wanted_by])}"
         )
+
+
+def _revision_in(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["revision"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path}: damaged: {error!r}. Delete it: only the data that the stage saw is then unknown"
+        ) from None

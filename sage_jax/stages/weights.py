@@ -15,9 +15,10 @@ from sage_jax.models.lora import ADDED, fold, merge_adapters
 from sage_jax.models.sage import copy_text_encoder
 from sage_jax.parameters import Params
 from sage_jax.sharding import param_shardings
+from sage_jax.stages.start import Start
 from sage_jax.stages.structure import Structure
 from sage_jax.stages.trained import TrainedStages
-from sage_jax.training.checkpoint import final_shapes, load_final
+from sage_jax.training.finished import final_shapes, load_final
 from sage_jax.training.lora_params import adapted_parts, keep, keeps_adapters, narrow, start_params
 
 
@@ -52,7 +53,7 @@ class Weights:
         if start is None:
             return self.fresh()
         params = self.stored(start, wanted_by=stage, lora=lora)
-        if start == "base" and not self.trained.is_imported("base"):  # published weights bring their own, or the copy
+        if start == "base" and not self.trained.is_imported("base"):  # a given model brings its own, or the copy
             params = copy_text_encoder(params)
         return start_params(params, lora, self.config.seed)
 
@@ -67,8 +68,13 @@ class Weights:
         """
         if stage not in self.trained:
             raise self.trained.missing(stage, wanted_by=wanted_by)
-        if self.trained.checkpoint and self.trained.is_imported(stage):
-            return self._imported(self.trained.checkpoint, lora or LoraConfig())
+        if isinstance(self.trained.given, Checkpoint) and self.trained.is_imported(stage):
+            return self._imported(self.trained.given, lora or LoraConfig())
+        if isinstance(self.trained.given, Start) and self.trained.is_imported(stage):
+            start = self.trained.given
+            return Weights(start.config, start.trained, self.structure, self.mesh).merged(
+                start.stage, wanted_by=wanted_by
+            )
         folder = self.trained.folder.stage(stage)
         plain, stored = self.structure.shapes, final_shapes(folder)
         shapes = {path: stored.get(path, shape) for path, shape in plain.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -14,20 +14,17 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from orbax.checkpoint import checkpoint_managers
 
 from sage_jax.config import ConfigError, config_changes
-from sage_jax.errors import UserError
 from sage_jax.parameters import Params, digest
+from sage_jax.process.checksums import FILE as CHECKSUMS
+from sage_jax.process.checksums import damaged, sealed_json, write_checksums
 from sage_jax.process.files import replace_file
+from sage_jax.training.finished import DONE, FINAL, CheckpointError, readable
 
-_FINAL: Final = "final"
-_DONE: Final = "DONE.json"
-
-
-class CheckpointError(UserError):
-    """A checkpoint that does not fit this run; the message names it, what differs, and the way out."""
+_MOST_SEALED: Final = 8 << 30
+"""Bytes of a checkpoint to resume from up to which its files get checksums: they are read once for it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +74,7 @@ class StageCheckpoints:
             item_names=("state", "about"),
         )
         for step in self._manager.all_steps():
+            self._require_whole(step)
             self._best.scores[step] = self._about(step)["score"]
 
     def __enter__(self) -> StageCheckpoints:
@@ -110,6 +108,7 @@ class StageCheckpoints:
           seconds: Time trained so far.
           score: Quality of the state, higher is better; None = not measured.
         """
+        self._seal()
         loaders = _gather_json(_encoded(loader_state))  # before any return: every process must take part
         if step in self._manager.all_steps():
             return
@@ -169,26 +168,48 @@ class StageCheckpoints:
         """Writes all parameters of the finished stage, then the marker that says so; waits for both."""
         self.wait()
         weights = digest(params)
-        marker = self.directory / _DONE
+        marker = self.directory / DONE
         if jax.process_index() == 0:
             marker.unlink(missing_ok=True)
         _barrier("final_unmarked")
         with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(self.directory / _FINAL, params, force=True)
+            checkpointer.save(self.directory / FINAL, params, force=True)
         if jax.process_index() == 0:
             about = {"weights": weights, "starts_from": self._starts_from, "config": json.loads(config_json)}
-            replace_file(marker, json.dumps(about, indent=2))
+            replace_file(marker, json.dumps(sealed_json(about), indent=2))
         _barrier("final_marked")
 
     def wait(self) -> None:
         """Returns when every started checkpoint is on disk."""
         self._manager.wait_until_finished()
+        self._seal()
 
     def close(self) -> None:
+        """Waits for started checkpoints, and lets go of the folder."""
+        self.wait()
         self._manager.close()
 
+    def _seal(self) -> None:
+        """Writes the checksums of the checkpoints that are whole and have none, but for very large ones."""
+        for step in self._manager.all_steps() if jax.process_index() == 0 else ():
+            folder = self._folder(step)
+            if folder.is_dir() and not (folder / CHECKSUMS).exists() and _size(folder) <= _MOST_SEALED:
+                write_checksums(folder)
+
+    def _require_whole(self, step: int) -> None:
+        if bad := damaged(self._folder(step)):
+            raise CheckpointError(
+                f"{self._folder(step) / bad[0]}: damaged: it is not as it was written. Bring it back from a copy, or "
+                f"delete the folder {self._folder(step)}: the stage then goes on from the checkpoint before it, or "
+                "from its start"
+            )
+
+    def _folder(self, step: int) -> Path:
+        return self.directory / "checkpoints" / str(step)
+
     def _about(self, step: int) -> dict[str, Any]:
-        return self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+        with readable(self._folder(step)):
+            return self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
 
     def _check_arrays(self, step: int, saved: dict[str, str], wanted: dict[str, str]) -> None:
         changes = [*map(str, config_changes(json.dumps(saved), json.dumps(wanted)))]
@@ -201,70 +222,6 @@ class StageCheckpoints:
                 f"sage_jax wrote the checkpoint: go on with that one, or delete {self.directory} to train this stage "
                 "anew"
             )
-
-
-def is_finished(stage_dir: Path | str) -> bool:
-    """Whether a stage has its final parameters, whole."""
-    return (Path(stage_dir) / _DONE).is_file()
-
-
-def final_config(stage_dir: Path | str) -> str:
-    """The config, as JSON, that a finished stage was trained under."""
-    _require_finished(stage_dir)
-    return json.dumps(json.loads((Path(stage_dir) / _DONE).read_text())["config"])
-
-
-def final_shapes(stage_dir: Path | str) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of the parameters of a finished stage, by path.
-
-    Raises:
-      CheckpointError: The stage is not finished.
-    """
-    _require_finished(stage_dir)
-    with ocp.StandardCheckpointer() as checkpointer:
-        names = _stored(checkpointer, Path(stage_dir).absolute() / _FINAL)
-    return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in names.items()}
-
-
-def final_weights(stage_dir: Path | str) -> str:
-    """Hash of a finished stage's parameters; "" of one that was written without."""
-    _require_finished(stage_dir)
-    return json.loads((Path(stage_dir) / _DONE).read_text()).get("weights", "")
-
-
-def final_start(stage_dir: Path | str) -> str:
-    """Hash of the parameters that a finished stage started from; "" where there are none."""
-    _require_finished(stage_dir)
-    return json.loads((Path(stage_dir) / _DONE).read_text()).get("starts_from", "")
-
-
-def load_final(stage_dir: Path | str, shardings: Mapping[str, Sharding] | None = None) -> Params:
-    """All parameters of a finished stage, trained and frozen, by path.
-
-    Args:
-      stage_dir: Folder of the stage.
-      shardings: Where each parameter goes; None = whole on every device.
-
-    Raises:
-      CheckpointError: The stage is not finished, or its parameters are not those of `shardings`.
-    """
-    _require_finished(stage_dir)
-    path = Path(stage_dir).absolute() / _FINAL
-    with ocp.StandardCheckpointer() as checkpointer:
-        names = _stored(checkpointer, path)
-        if shardings is None:
-            everywhere = NamedSharding(Mesh(np.asarray(jax.devices()), ("all",)), PartitionSpec())
-            shardings = dict.fromkeys(names, everywhere)
-        if shardings.keys() != names.keys():
-            odd = sorted(shardings.keys() ^ names.keys())
-            raise CheckpointError(
-                f"{path}: its parameters are not this model's; in one but not the other: {', '.join(odd[:5])}. "
-                "Use the model fields that the stage was trained with"
-            )
-        abstract = {
-            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[name]) for name, leaf in names.items()
-        }
-        return checkpointer.restore(path, abstract)
 
 
 class _BestAndLast:
@@ -289,20 +246,14 @@ class _BestAndLast:
         return [step in kept for step in steps]
 
 
-def _require_finished(stage_dir: Path | str) -> None:
-    if not is_finished(stage_dir):
-        raise CheckpointError(f"{stage_dir}: this stage is not finished; train it first (there is no {_DONE})")
-
-
-def _stored(checkpointer: ocp.StandardCheckpointer, path: Path) -> dict[str, Any]:
-    stored: Any = checkpointer.metadata(path).item_metadata
-    return dict(stored.tree) if hasattr(stored, "tree") else dict(stored)
-
-
 def _shapes(tree: Any) -> dict[str, str]:
     """What each array of a pytree is, by its path, such as `float32[2, 3]`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _encoded(loader_state: Any) -> Any:

@@ -6,7 +6,9 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import os
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -22,6 +24,7 @@ from sage_jax.data.stream.pipeline import make_eval_batches
 from sage_jax.data.trees.encode import ChosenRecords, TreeFormat, TreeUse
 from sage_jax.generation.responder import Responder
 from sage_jax.journal.run_log import RunLog
+from sage_jax.process.checksums import open_bytes, sealed_bytes
 from sage_jax.process.files import replace_file
 from sage_jax.process.signals import Interrupted
 from sage_jax.process.stop_request import StopRequest
@@ -81,7 +84,7 @@ def reference_logps(
       Interrupted: A signal has come; the batches done are kept.
     """
     path = folder / f"{key.digest()}.npy"
-    table = np.load(path) if path.exists() else None
+    table = _read(path, log)
     rows = responder.rows(min(batch_size, max(map(len, wanted))))
     partial = _PartialTable(path.with_suffix(".partial"), len(records), rows)
     table = partial.added_to(table)
@@ -99,9 +102,21 @@ def reference_logps(
     if jax.process_index() == 0:
         buffer = io.BytesIO()
         np.save(buffer, table)
-        replace_file(path, buffer.getvalue())
+        replace_file(path, sealed_bytes(buffer.getvalue()))
         partial.remove()
     return table
+
+
+def _read(path: Path, log: RunLog) -> np.ndarray | None:
+    """The table of a file; None where there is none, or a damaged one, which is computed again."""
+    if not path.exists():
+        return None
+    try:
+        return np.load(io.BytesIO(open_bytes(path.read_bytes())))
+    except (OSError, ValueError, EOFError) as error:
+        log.line(f"{path} is damaged ({error}): reference log-probabilities are computed again")
+        path.unlink(missing_ok=True)
+        return None
 
 
 def _computed(
@@ -139,7 +154,7 @@ class _PartialTable:
     """The batches of a table under way, in a file that grows by whole ones: what a stop or a kill leaves.
 
     A header of int32[4] (records, rows of a batch, questions, answers), then one entry a batch. A batch that a kill cut
-    short is cut off.
+    short is cut off, and so is one that is not as it was written, with all behind it.
     """
 
     def __init__(self, path: Path, num_records: int, rows: int) -> None:
@@ -149,6 +164,7 @@ class _PartialTable:
         """A batch: mode, record numbers [B] (-1 = padding), rows with a reference [B], log-probabilities [B, Q, N]."""
         entry = np.zeros((), _entry_type(self._rows, *logps.shape[1:]))
         entry["mode"], entry["numbers"], entry["one_shot"], entry["logps"] = mode, numbers, one_shot, logps
+        entry["crc"] = _crc(entry)
         return entry
 
     def append(self, entry: np.ndarray) -> None:
@@ -165,13 +181,17 @@ class _PartialTable:
             return table
         content = self._path.read_bytes()
         header = np.frombuffer(content[:_HEADER_BYTES], _HEADER) if len(content) >= _HEADER_BYTES else np.zeros(4, int)
-        if tuple(header[:2]) != (self._num_records, self._rows):
+        sizes = [*map(int, header[1:])]
+        if (header[0], sizes[0]) != (self._num_records, self._rows) or not 0 < math.prod(sizes) <= len(content):
             if jax.process_index() == 0:
                 self.remove()
             return table
-        kind = _entry_type(*map(int, header[1:]))
-        whole = (len(content) - _HEADER_BYTES) // kind.itemsize
-        for entry in np.frombuffer(content, kind, count=whole, offset=_HEADER_BYTES):
+        kind = _entry_type(*sizes)
+        entries = np.frombuffer(
+            content, kind, count=(len(content) - _HEADER_BYTES) // kind.itemsize, offset=_HEADER_BYTES
+        )
+        whole = next((at for at, entry in enumerate(entries) if entry["crc"] != _crc(entry)), len(entries))
+        for entry in entries[:whole]:
             table = _filled(table, entry, self._num_records)
         if jax.process_index() == 0:
             os.truncate(self._path, _HEADER_BYTES + whole * kind.itemsize)
@@ -184,7 +204,12 @@ class _PartialTable:
 
 def _entry_type(rows: int, num_questions: int, num_answers: int) -> np.dtype:
     logps = ("logps", "<f4", (rows, num_questions, num_answers))
-    return np.dtype([("mode", "<i4"), ("numbers", "<i4", (rows,)), ("one_shot", "?", (rows,)), logps])
+    return np.dtype([("mode", "<i4"), ("numbers", "<i4", (rows,)), ("one_shot", "?", (rows,)), logps, ("crc", "<u4")])
+
+
+def _crc(entry: np.ndarray) -> int:
+    """CRC-32 of an entry, its own field aside."""
+    return zlib.crc32(entry.tobytes()[: -np.dtype("<u4").itemsize])
 
 
 def _filled(table: np.ndarray | None, entry: np.ndarray, num_records: int) -> np.ndarray:

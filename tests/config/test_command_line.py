@@ -105,3 +105,9 @@ def test_a_config_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_every_config_of_the_project_is_read_as_the_program_reads_it(path: Path) -> None:
     config = read_config(["--config", str(path), "--config.seed=3"])
     assert config.seed == 3 and config.stage_names
+
+
+@pytest.mark.parametrize("emptied", ["--config.model.fusion={}", "--config.model={}"])
+def test_a_section_that_is_emptied_and_then_set_is_told(emptied: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--config.model.*=\{\}: empties a section"):
+        read_config(["--config", "quickstart", emptied, "--config.model.fusion.num_heads=2"])

@@ -19,7 +19,15 @@ from sage_jax.data.images import encode_png
 from sage_jax.data.records import Fault, Record, Reference
 from sage_jax.data.sources import readers
 from sage_jax.data.sources.generated import draw
-from sage_jax.data.store import DataFaultError, PreparedData, decode_record, encode_record, open_split, prepare
+from sage_jax.data.store import (
+    DataFaultError,
+    PreparedData,
+    StoredDataError,
+    decode_record,
+    encode_record,
+    open_split,
+    prepare,
+)
 from sage_jax.data.trees.chat import Chat, chat_template
 from sage_jax.data.trees.encode import count_records
 
@@ -216,3 +224,25 @@ def test_several_references_are_stored_and_counted(tmp_path: Path) -> None:
             (tmp_path / "parts" / each.path).read_bytes() for each in record.references
         ]
         assert len(record.references) == 3
+
+
+def test_a_damaged_data_set_is_built_again_or_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    given = config(tmp_path / "cache", num_train=4, num_test=2)
+    first = prepare(given, TEXT, seed=3, run_dir=tmp_path / "run")
+    before = list(open_split(first, "train"))
+    vocabulary = first.tokenizer.get_vocab()
+    small = [path for path in first.path.rglob("*") if path.is_file() and ".array_record" not in path.name]
+    assert len(small) > 5
+    for path in small:
+        if not path.exists():
+            continue  # of a folder that was built again under another name
+        path.write_bytes(path.read_bytes()[:-3])
+        again = prepare(given, TEXT, seed=3, run_dir=tmp_path / "run")
+        assert list(open_split(again, "train")) == before and again.tokenizer.get_vocab() == vocabulary
+    assert "is damaged: the data set is built again" in capfd.readouterr().err
+    (records_file,) = (path for path in first.path.rglob("*train*.array_record*"))
+    content = records_file.read_bytes()
+    for damaged in (content[: len(content) // 2], b"", content[:3000] + bytes([content[3000] ^ 4]) + content[3001:]):
+        records_file.write_bytes(damaged)
+        with pytest.raises(StoredDataError, match=r"the data set is damaged .*delete "):
+            list(open_split(prepare(given, TEXT, seed=3, run_dir=tmp_path / "run"), "train"))

@@ -70,9 +70,7 @@ def test_the_hash_changes_with_all_that_decides_an_answer(evaluator: Evaluator) 
         dataclasses.replace(evaluator, weights="other"),
         dataclasses.replace(evaluator, facts_as="text"),
         dataclasses.replace(evaluator, responder=evaluator.responder.deciding(0.3)),
-        dataclasses.replace(
-            evaluator, config=dataclasses.replace(config, text=dataclasses.replace(config.text, max_facts=1))
-        ),
+        dataclasses.replace(evaluator, config=dataclasses.replace(config, text=fewer)),
     ]
     found = {each.digest() for each in changed}
     assert len(found) == len(changed) and before not in found

@@ -238,3 +238,19 @@ def test_loss_and_gradients_equal_those_of_computing_them(
 
 def responder_graph(chat: Chat) -> nnx.GraphDef[Sage]:
     return split(nnx.eval_shape(lambda: make_sage(chat)))[0]
+
+
+def test_damaged_features_are_computed_again(
+    tmp_path: Path, records: list[Record], responder: CountingResponder
+) -> None:
+    stored = store(tmp_path, records, responder)
+    (table,) = (tmp_path / "kept").rglob("tiles.npz")
+    content, tiles = stored.path.read_bytes(), table.read_bytes()
+    for path, damaged in ((stored.path, content[:-5]), (stored.path, b""), (table, tiles[:-40]), (table, b"")):
+        path.write_bytes(damaged)
+        before = len(responder.calls)
+        again = store(tmp_path, records, responder)
+        assert again.path.read_bytes() == content
+        np.testing.assert_array_equal(again.spans, stored.spans)
+        assert len(responder.calls) == before + (3 if path == stored.path else 0)
+    assert (tmp_path / "run" / "log.txt").read_text().count("is damaged") == 4

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sage_jax.process.files import locked, new_folder, replace_file
+from sage_jax.process.files import locked, new_folder, remove_leftovers, replace_file
 
 
 def test_file_is_replaced_whole_and_its_folder_made(tmp_path: Path):
@@ -67,3 +67,15 @@ def test_a_folder_is_held_by_one_and_let_go_at_the_end(tmp_path: Path):
         pass
     with locked(tmp_path / "run"):
         pass
+
+
+def test_what_killed_writes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    kept = ["report.html", ".lock", ".hidden", "a.b.c", "inner/.config.json", "inner/x.12345678"]
+    left = [".report.html.ab12_xyz", "inner/.summary.json.00000000", "inner/.tokenizer.abcdefgh/tokenizer.json"]
+    for name in (*kept, *left):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    remove_leftovers(tmp_path)
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == set(kept)
+    remove_leftovers(tmp_path / "none")

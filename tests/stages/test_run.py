@@ -18,7 +18,7 @@ from sage_jax.hf.importing import open_checkpoint
 from sage_jax.models.sage import Placeholders
 from sage_jax.parameters import merge
 from sage_jax.stages.run import Run
-from sage_jax.training.checkpoint import load_final
+from sage_jax.training.finished import load_final
 from sage_jax.training.lora_params import start_params
 from tests.support.tiny_internvl import imported, save_internvl, torch_internvl
 from tests.support.tiny_run import CONFIG, run_main

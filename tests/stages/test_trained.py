@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from sage_jax.config import Config, ConfigError, LoraConfig
+from sage_jax.process.checksums import sealed_json
 from sage_jax.stages.folder import RunFolder
 from sage_jax.stages.run import Run
 from sage_jax.stages.trained import TrainedStages
-from sage_jax.training.checkpoint import final_weights
+from sage_jax.training.finished import final_weights
 from tests.support.tiny_export import TRAINED_HERE, make_run
 
 
@@ -59,10 +60,8 @@ def test_lora_is_that_of_the_training_and_not_of_todays_config(run: Run, tmp_pat
     shutil.copytree(run.folder.stages, tmp_path / "stages")
     trained = TrainedStages(RunFolder(tmp_path), None)
     assert trained.lora("sfe") == LoraConfig()
-    done = next(path for path in (tmp_path / "stages" / "sfe").rglob("*.json") if '"lora"' in path.read_text())
     adapted = LoraConfig(rank=4, targets=("decoder/", "adapter/"))
     config: Config = dataclasses.replace(TRAINED_HERE, sfe=dataclasses.replace(TRAINED_HERE.sfe, lora=adapted))
-    kept = json.loads(done.read_text())
-    text = json.dumps(dataclasses.asdict(config))
-    done.write_text(text if "sfe" in kept else json.dumps({**kept, "config": json.loads(text)}))
+    about = {"weights": "", "config": json.loads(json.dumps(dataclasses.asdict(config)))}
+    (tmp_path / "stages" / "sfe" / "DONE.json").write_text(json.dumps(sealed_json(about)))
     assert trained.lora("sfe") == adapted

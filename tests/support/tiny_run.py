@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+"""XLA_FLAGS of programs that run once: one device, quick to compile."""
+
 CONFIG = ROOT / "tests" / "support" / "tiny_config.py"
 
 
@@ -39,8 +42,7 @@ def start_main(folder: Path, *overrides: str) -> subprocess.Popen[str]:
     """Starts the program; `run_dir` is `folder`/run unless overridden."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        # One device, quick to compile; what one run compiled, the next one reads.
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+        "XLA_FLAGS": QUICK_TO_COMPILE,  # what one run compiled, the next one reads
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

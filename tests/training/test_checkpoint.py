@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,21 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
 from sage_jax.config import ConfigError, MeshConfig
-from sage_jax.parameters import digest
 from sage_jax.sharding import make_mesh, param_shardings
-from sage_jax.training.checkpoint import (
+from sage_jax.training.checkpoint import StageCheckpoints
+from sage_jax.training.finished import (
     CheckpointError,
-    StageCheckpoints,
-    final_config,
-    final_start,
-    final_weights,
-    is_finished,
-    load_final,
 )
 from sage_jax.training.optim import TrainConfig, make_optimizer
+from tests.campaign.mutate import damage
 
 SHAPES = {"adapter/linear_1/kernel": (8, 16), "adapter/linear_1/bias": (16,), "adapter/linear_2/kernel": (16, 8)}
 
@@ -170,69 +167,8 @@ def test_keeping_no_checkpoint_is_refused(tmp_path: Path):
         StageCheckpoints(tmp_path, keep_last=0)
 
 
-def test_final_parameters_come_back_on_the_shardings_asked_for(tmp_path: Path):
-    params = random_params(3)
-    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    with StageCheckpoints(tmp_path / "sfe", keep_last=1) as checkpoints:
-        checkpoints.save_final(params, config_json='{"seed": 3}')
-    shardings = param_shardings(params, mesh)
-    loaded = load_final(tmp_path / "sfe", shardings)
-    assert_same(loaded, params)
-    assert {path: leaf.sharding for path, leaf in loaded.items()} == shardings
-    whole = load_final(tmp_path / "sfe")
-    assert_same(whole, params)
-    assert all(leaf.is_fully_replicated for leaf in whole.values())
-    assert json.loads(final_config(tmp_path / "sfe")) == {"seed": 3}
-
-
-def test_final_parameters_can_be_replaced(tmp_path: Path):
-    with StageCheckpoints(tmp_path, keep_last=1) as checkpoints:
-        checkpoints.save_final(random_params(0), config_json="{}")
-        checkpoints.save_final(random_params(1), config_json="{}")
-    assert_same(load_final(tmp_path), random_params(1))
-
-
-def test_a_replacement_that_fails_leaves_no_finished_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    with StageCheckpoints(tmp_path, keep_last=1) as checkpoints:
-        checkpoints.save_final(random_params(0), config_json="{}")
-        broken = random_params(1)
-        broken["adapter/linear_1/bias"].delete()
-        monkeypatch.setattr(
-            "sage_jax.training.checkpoint.digest", lambda params: ""
-        )  # it would fail before a file is touched
-        with pytest.raises(RuntimeError):
-            checkpoints.save_final(broken, config_json="{}")
-    assert not is_finished(tmp_path)
-
-
-def test_a_stage_without_its_marker_is_not_finished(tmp_path: Path):
-    assert not is_finished(tmp_path)
-    with StageCheckpoints(tmp_path, keep_last=1) as checkpoints:
-        checkpoints.save_final(random_params(0), config_json="{}")
-    assert is_finished(tmp_path)
-    (tmp_path / "DONE.json").unlink()
-    with pytest.raises(CheckpointError, match="not finished"):
-        load_final(tmp_path)
-
-
-def test_final_parameters_of_another_model_are_refused_by_name(tmp_path: Path):
-    params = random_params(0)
-    with StageCheckpoints(tmp_path, keep_last=1) as checkpoints:
-        checkpoints.save_final(params, config_json="{}")
-    whole = NamedSharding(make_mesh(MeshConfig()), PartitionSpec())
-    with pytest.raises(CheckpointError, match="fusion/head/kernel"):
-        load_final(tmp_path, dict.fromkeys((*params, "fusion/head/kernel"), whole))
-
-
 def large_state(seed: int) -> dict[str, jax.Array]:
     return {"params": jax.random.normal(jax.random.key(seed), (8_000_000,))}
-
-
-def test_a_stage_is_marked_with_its_weights_and_those_it_started_from(tmp_path: Path):
-    params = random_params(0)
-    with StageCheckpoints(tmp_path, keep_last=1, starts_from="base weights") as checkpoints:
-        checkpoints.save_final(params, config_json="{}")
-    assert (final_weights(tmp_path), final_start(tmp_path)) == (digest(params), "base weights")
 
 
 def test_a_checkpoint_of_another_start_is_refused(tmp_path: Path):
@@ -255,3 +191,28 @@ if __name__ == "__main__":
         checkpoints.wait()
         save(checkpoints, 2, large_state(2))
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("how", ["truncated", "emptied", "flipped", "deleted"])
+def test_a_damaged_checkpoint_is_told_and_not_gone_on_from(tmp_path: Path, how: str):
+    state, rng = random_state(4), random.Random(how)
+    with StageCheckpoints(tmp_path / "sfe", keep_last=2) as checkpoints:
+        save(checkpoints, 3, random_state(3))
+        save(checkpoints, 4, state)
+    whole = tmp_path / "sfe" / "checkpoints" / "4"
+    files = sorted(path for path in whole.rglob("*") if path.is_file() and path.name != "checksums.json")
+    for path in rng.sample(files, 6):
+        before = path.read_bytes()
+        content = damage(before, how, rng)
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        if content != before:
+            with pytest.raises(CheckpointError, match=rf"{re.escape(str(whole))}.*: damaged.*delete the folder"):
+                with StageCheckpoints(tmp_path / "sfe", keep_last=2) as checkpoints:
+                    checkpoints.restore_latest(abstract(state))
+        path.write_bytes(before)
+    shutil.rmtree(whole)  # what the message asks for
+    with StageCheckpoints(tmp_path / "sfe", keep_last=2) as checkpoints:
+        restored = checkpoints.restore_latest(abstract(state))
+        assert restored is not None and restored.step == 3

@@ -15,7 +15,8 @@ from sage_jax.config import ConfigError, MeshConfig
 from sage_jax.journal.run_log import TrainingDiverged
 from sage_jax.parameters import split
 from sage_jax.sharding import make_mesh
-from sage_jax.training.checkpoint import CheckpointError, StageCheckpoints, load_final
+from sage_jax.training.checkpoint import StageCheckpoints
+from sage_jax.training.finished import CheckpointError, load_final
 from tests.support.tiny_training import (
     TRAIN,
     ScorePredictor,

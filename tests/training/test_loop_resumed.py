@@ -19,7 +19,7 @@ import pytest
 from sage_jax.batch import TreeBatch
 from sage_jax.config import MeshConfig
 from sage_jax.sharding import make_mesh
-from sage_jax.training.checkpoint import is_finished, load_final
+from sage_jax.training.finished import is_finished, load_final
 from sage_jax.training.loop import FitResult
 from tests.support.tiny_training import (
     LONG,

@@ -21,7 +21,8 @@ from sage_jax.models.lora import TRAINED, fold, merge_adapters, structure_of
 from sage_jax.parameters import Params, merge, split
 from sage_jax.sharding import logical_axes, make_mesh, opt_state_shardings, param_shardings
 from sage_jax.stages.run import Run
-from sage_jax.training.checkpoint import StageCheckpoints, load_final
+from sage_jax.training.checkpoint import StageCheckpoints
+from sage_jax.training.finished import load_final
 from sage_jax.training.lora_params import adapted_layers, adapted_parts, keep, start_params, start_shapes
 from sage_jax.training.optim import make_optimizer, partition
 from sage_jax.training.step import init_state

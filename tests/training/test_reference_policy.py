@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import random
 import signal
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from sage_jax.models.sage import Placeholders, Sage
 from sage_jax.parameters import digest, split
 from sage_jax.process.signals import Interrupted
 from sage_jax.sharding import make_mesh
-from sage_jax.training.reference_policy import ReferenceKey, attach_reference, reference_logps
+from sage_jax.training.reference_policy import ReferenceKey, _PartialTable, attach_reference, reference_logps
+from tests.campaign.mutate import damage
 from tests.support.inspection_records import MODEL, TEXT, make_chat, make_records
 from tests.support.tiny_sage import random_params
 
@@ -235,3 +237,35 @@ def test_padding_rows_and_missing_questions_get_zeros(records: list[Record], cha
     batch = stack_rows([row, None], form, Capacity(2, 3), TreeShape(128))
     found = attach_reference(np.where(np.isnan(direct), np.nan, direct + 1.0))(batch).reference_logps
     assert (found[0, 0] != 0.0).all() and not found[0, 1].any() and not found[1].any()
+
+
+def test_a_damaged_table_is_computed_again(
+    tmp_path: Path, records: list[Record], chat: Chat, responder: CountingResponder
+) -> None:
+    key, everything, rng = make_key(chat), (list(range(6)), list(range(6))), random.Random(0)
+    table = table_of(tmp_path, records, everything, responder, key)
+    (path,) = (tmp_path / "kept").glob("*.npy")
+    whole = path.read_bytes()
+    for how in ("truncated", "emptied", "flipped"):
+        path.write_bytes(damage(whole, how, rng) or b"")
+        before = responder.scored
+        np.testing.assert_array_equal(table_of(tmp_path, records, everything, responder, key), table)
+        assert responder.scored == before + 4 and path.read_bytes() == whole
+    assert (tmp_path / "run" / "log.txt").read_text().count("is damaged") == 3
+
+
+def test_of_a_damaged_table_under_way_the_whole_batches_count(tmp_path: Path) -> None:
+    partial = _PartialTable(tmp_path / "t.partial", 4, 2)
+    for number in range(2):
+        logps = np.full((2, 1, 2), 1.0 + number, np.float32)
+        partial.append(partial.entry(0, np.array([2 * number, 2 * number + 1]), np.array([False, False]), logps))
+    whole = partial.added_to(None)
+    assert whole is not None and not np.isnan(whole[:, 0]).any()
+    content, path = (tmp_path / "t.partial").read_bytes(), tmp_path / "t.partial"
+    for at in range(len(content)):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 64]) + content[at + 1 :])
+        found = partial.added_to(None)
+        known = np.zeros((4, 2, 1, 2), bool) if found is None else ~np.isnan(found)
+        assert not known[2:].any()  # nothing behind the damage
+        if found is not None:
+            np.testing.assert_array_equal(found[known], whole[known])

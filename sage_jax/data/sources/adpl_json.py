@@ -6,6 +6,7 @@ import bisect
 import collections
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ _QUESTION_KEYS: Final = ("question_en", "answer_options", "question_cn", "conclu
 _OPTION_KEYS: Final = ("answer_en", "score", "answer_cn")
 _GAP: Final = re.compile(r"[\s,]*")
 _NEXT_ITEM: Final = re.compile(r"\{")
+_MOST_TRIED: Final = 500
 
 
 class FormatError(UserError):
@@ -349,8 +351,11 @@ def _skip(text: str, position: int) -> int:
 
 
 def _next_item(text: str, position: int, decoder: json.JSONDecoder) -> int:
-    """Where the next whole item begins after a broken one; the end of the text if there is none."""
-    for match in _NEXT_ITEM.finditer(text, position):
+    """Where the next whole item begins after a broken one; the end of the text if there is none.
+
+    Of places that could be the beginning of one so many are tried: a text made of nothing else is not read for ever.
+    """
+    for match in itertools.islice(_NEXT_ITEM.finditer(text, position), _MOST_TRIED):
         try:
             value, _ = decoder.raw_decode(text, match.start())
         except (ValueError, RecursionError):

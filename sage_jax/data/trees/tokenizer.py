@@ -14,6 +14,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from sage_jax.config import ConfigError
+from sage_jax.errors import UserError
+from sage_jax.process.checksums import damaged, write_checksums
 
 PAD: Final = "<pad>"
 TURN_START: Final = "<|im_start|>"
@@ -95,6 +97,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         tokenizer.save_pretrained(str(partial))
+        write_checksums(partial)
         partial.chmod(0o755)  # mkdtemp gives 0700
         os.rename(partial, folder)
     except OSError:
@@ -106,5 +109,22 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer that `save_tokenizer` wrote; nothing is fetched."""
-    return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    """The tokenizer that `save_tokenizer` wrote; nothing is fetched.
+
+    Raises:
+      UserError: A file of it is damaged.
+    """
+    bad = damaged(folder)
+    try:
+        if not bad:
+            return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # of a folder without checksums; the library raises errors of many kinds
+        raise _damaged(folder, f"it cannot be read: {error}") from error
+    raise _damaged(folder / bad[0], "it is not as it was written")
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    return UserError(
+        f"{path}: damaged: {why}. Bring it back from a copy; a run's tokenizer is also in the folder `tokenizer-...` "
+        "of its data set below data.cache_dir"
+    )

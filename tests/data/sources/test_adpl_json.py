@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -314,3 +315,11 @@ def test_files_names_every_image(tmp_path: Path) -> None:
         items[0]["reference_image"],
         items[1]["test_image"],
     }
+
+
+def test_a_text_of_nothing_but_beginnings_is_not_read_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / "adpl.json"
+    path.write_text("[" + '{"a":' * 200_000)
+    started = time.monotonic()
+    assert all(isinstance(each, Fault) for each in adpl_json.read_items(path))
+    assert time.monotonic() - started < 5.0

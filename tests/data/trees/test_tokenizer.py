@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import random
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from sage_jax.data.trees.tokenizer import SPECIAL_TOKENS, VERDICT_WORDS, load_tokenizer, save_tokenizer, train_tokenizer
+from sage_jax.errors import UserError
+from tests.campaign.mutate import damage
 
 CORPUS = [f"The {thing} has a {flaw} at the {place}." for thing in ("cap", "bottle") for flaw in ("dent", "scratch")
           for place in ("left", "upper right")]  # fmt: skip
@@ -101,3 +105,21 @@ def test_a_second_save_keeps_the_first_and_a_failed_one_leaves_nothing(
 def test_too_small_a_vocabulary_is_refused() -> None:
     with pytest.raises(ValueError, match=r"text\.vocab_size = 266.*267"):
         train_tokenizer(CORPUS, 266)
+
+
+@pytest.mark.parametrize("how", ["truncated", "emptied", "flipped", "deleted"])
+def test_a_damaged_tokenizer_is_told(tokenizer: PreTrainedTokenizerFast, tmp_path: Path, how: str) -> None:
+    folder, rng = tmp_path / "tokenizer", random.Random(how)
+    save_tokenizer(tokenizer, folder)
+    for path in sorted(folder.iterdir()):
+        before = path.read_bytes()
+        content = damage(before, how, rng)
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        if path.name == "checksums.json" and content is None:
+            assert load_tokenizer(folder).get_vocab() == tokenizer.get_vocab()
+        else:
+            with pytest.raises(UserError, match=rf"{re.escape(str(folder))}.*: damaged.*Bring it back from a copy"):
+                load_tokenizer(folder)
+        path.write_bytes(before)

@@ -1,0 +1,100 @@
+"""Checksums of what a run reads again: a damaged file is found, never read as if it were whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from sage_jax.process.files import replace_file
+
+FILE: Final = "checksums.json"
+"""The list of a folder's files and their SHA-256, in the folder itself."""
+
+_FIELD: Final = "checksum"
+_TRAILER: Final = b"sha256"
+
+
+def write_checksums(folder: Path, names: Iterable[str] | None = None) -> None:
+    """Writes the list of a folder that is complete.
+
+    Args:
+      names: Files, relative to the folder; None = every file below it.
+    """
+    found = names if names is not None else (str(path.relative_to(folder)) for path in _files(folder))
+    sums = {name: _sum_of(folder / name) for name in sorted(found)}
+    replace_file(folder / FILE, json.dumps(sums, indent=2) + "\n")
+
+
+def damaged(folder: Path) -> list[str]:
+    """The files of a folder that are not as they were listed, missing ones too; none of a folder without a list."""
+    path = folder / FILE
+    if not path.exists():
+        return []
+    try:
+        sums = json.loads(path.read_text(encoding="utf-8"))
+        listed = [(str(name), str(value)) for name, value in sums.items()]
+    except (OSError, ValueError, AttributeError):
+        return [FILE]
+    return [name for name, value in listed if not _is_whole(folder / name, value)]
+
+
+def sealed_json(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content with a checksum of itself, ready for JSON."""
+    return {**content, _FIELD: _sum_of_json(content)}
+
+
+def open_json(text: str) -> dict[str, Any]:
+    """The content that was sealed.
+
+    Raises:
+      ValueError: It is no JSON object, or not what was sealed.
+    """
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
+    if _FIELD not in content:
+        raise ValueError("it has no checksum; an earlier version may have written it")
+    if content.pop(_FIELD) != _sum_of_json(content):
+        raise ValueError("its checksum is not that of its content")
+    return content
+
+
+def sealed_bytes(content: bytes) -> bytes:
+    """The content with its checksum behind it."""
+    return content + _TRAILER + hashlib.sha256(content).digest()
+
+
+def open_bytes(content: bytes) -> bytes:
+    """The content that was sealed.
+
+    Raises:
+      ValueError: It is not what was sealed.
+    """
+    size = len(_TRAILER) + hashlib.sha256().digest_size
+    inner, trailer = content[:-size], content[-size:]
+    if trailer != _TRAILER + hashlib.sha256(inner).digest():
+        raise ValueError("its checksum is not that of its content")
+    return inner
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return (path for path in folder.rglob("*") if path.is_file() and path != folder / FILE)
+
+
+def _sum_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_whole(path: Path, expected: str) -> bool:
+    try:
+        return _sum_of(path) == expected
+    except OSError:
+        return False
+
+
+def _sum_of_json(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

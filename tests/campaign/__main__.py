@@ -1,0 +1,69 @@
+"""Campaigns that break the program on purpose: `python -m tests.campaign fuzz | damage | kill`.
+
+    python -m tests.campaign fuzz --mutants 10000 --seed 0 --keep failing
+    python -m tests.campaign damage --cases 0 --seed 0
+    python -m tests.campaign kill --runs 50 --seed 0
+
+Exit status 1 if anything was found. docs/reliability.md has what they found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.support.tiny_run import QUICK_TO_COMPILE
+
+
+def main() -> int:
+    """Runs a campaign and prints its counts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    fuzz = commands.add_parser("fuzz", help="damaged inputs: one message each, no traceback, no other value")
+    fuzz.add_argument("--mutants", type=int, default=10_000)
+    fuzz.add_argument("--keep", default="", help="folder for inputs that failed")
+    fuzz.add_argument("--only", default="", help="one kind of input")
+    damage = commands.add_parser("damage", help="damaged files of a run: found, rebuilt or told, never read")
+    damage.add_argument("--cases", type=int, default=0, help="files and damages drawn; 0 = every file, four ways")
+    kill = commands.add_parser("kill", help="whole runs, killed at random moments: the same bytes in the end")
+    kill.add_argument("--runs", type=int, default=50)
+    for command in (fuzz, damage, kill):
+        command.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="campaign-") as scratch:
+        folder = Path(scratch)
+        _settle(folder)
+        if options.command == "fuzz":
+            from tests.campaign.fuzz import fuzz_inputs
+
+            keep = Path(options.keep) if options.keep else None
+            report = fuzz_inputs(folder, options.mutants, options.seed, keep=keep, only=options.only, say=print)
+        elif options.command == "damage":
+            from tests.campaign.damage import damage_run
+
+            report = damage_run(folder, options.cases, options.seed, say=print)
+        else:
+            from tests.campaign.kill import kill_runs
+
+            report = kill_runs(folder, options.runs, options.seed, say=print)
+    print(report)
+    return int(report.failed)
+
+
+def _settle(folder: Path) -> None:
+    """Programs compile as those of `tests.support.tiny_run` do, and find what these compiled; set before JAX starts."""
+    os.environ |= {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": QUICK_TO_COMPILE,
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""Checksums find every change of a file, of a folder and of JSON, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sage_jax.process.checksums import (
+    FILE,
+    damaged,
+    open_bytes,
+    open_json,
+    sealed_bytes,
+    sealed_json,
+    write_checksums,
+)
+
+CONTENT = {"weights": "ab", "config": {"seed": 0, "freeze": ["vit/"], "rate": 1e-3, "none": None}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "inner").mkdir()
+    for name in ("a.bin", "inner/b.bin", "empty"):
+        (tmp_path / name).write_bytes(name.encode() * 50 if name != "empty" else b"")
+    write_checksums(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["a.bin", "inner/b.bin", "empty"])
+def test_every_way_to_damage_a_file_is_found(folder: Path, name: str) -> None:
+    assert damaged(folder) == []
+    path = folder / name
+    before = path.read_bytes()
+    for content in (before[:-1], before + b"x", bytes([before[0] ^ 1]) + before[1:] if before else b"\x00"):
+        path.write_bytes(content)
+        assert (damaged(folder) == [name]) == (content != before)
+        path.write_bytes(before)
+    path.unlink()
+    assert damaged(folder) == [name]
+
+
+def test_the_list_itself_may_be_damaged_or_missing(folder: Path) -> None:
+    path = folder / FILE
+    for content in (b"", b"{", b"[]", b"\xff"):
+        path.write_bytes(content)
+        assert damaged(folder) == [FILE]
+    path.unlink()
+    assert damaged(folder) == []
+    write_checksums(folder, ["a.bin"])
+    (folder / "empty").write_bytes(b"more")
+    assert damaged(folder) == []
+
+
+def test_json_comes_back_and_any_other_value_is_refused() -> None:
+    text = json.dumps(sealed_json(CONTENT))
+    assert open_json(text) == CONTENT
+    assert open_json(json.dumps(sealed_json(CONTENT), indent=3)) == CONTENT
+    for old, new in (('"seed": 0', '"seed": 1'), ("0.001", "0.002"), ("vit/", "vjt/"), ("null", "true")):
+        assert old in text
+        with pytest.raises(ValueError, match="its checksum is not that of its content"):
+            open_json(text.replace(old, new))
+    for broken in ("", "{", "[]", "3", json.dumps(CONTENT)):
+        with pytest.raises(ValueError):
+            open_json(broken)
+
+
+def test_each_bit_of_sealed_bytes_counts() -> None:
+    sealed = sealed_bytes(b"numbers")
+    assert open_bytes(sealed) == b"numbers" and open_bytes(sealed_bytes(b"")) == b""
+    for at in range(len(sealed)):
+        for bit in range(8):
+            changed = sealed[:at] + bytes([sealed[at] ^ (1 << bit)]) + sealed[at + 1 :]
+            with pytest.raises(ValueError):
+                open_bytes(changed)
+    for short in (b"", sealed[:5], sealed[:-1], sealed[1:]):
+        with pytest.raises(ValueError):
+            open_bytes(short)
