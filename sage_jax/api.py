@@ -266,6 +266,7 @@ def calibrate(
     *,
     references: Path | str = "",
     false_alarm_rate: float = 0.05,
+    escape_rate: float = 0.0,
     unsure_rate: float = 0.02,
 ) -> dict[str, Any]:
     """Chooses the threshold of a run by images that nobody trained on; `load` and `inspect` then use it.
@@ -279,6 +280,7 @@ def calibrate(
       references: A good image or a folder of them, as `inspect` takes them; "" = those of the run's `inspect`. The
         promise is for images compared with as many.
       false_alarm_rate: Share of good images that may be called defective.
+      escape_rate: Share of defective images that may be called good, with 95 % confidence; 0 = not asked for.
       unsure_rate: Share of good images that may be called unsure for being unlike these; 0 = no image ever is.
 
     Returns:
@@ -293,6 +295,7 @@ def calibrate(
         config.calibrate,
         **{name: os.fspath(path) for name, path in named.items()},
         false_alarm_rate=false_alarm_rate,
+        escape_rate=escape_rate,
         unsure_rate=unsure_rate,
     )
     inspect = dataclasses.replace(config.inspect, threshold=InspectConfig().threshold)

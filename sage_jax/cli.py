@@ -170,6 +170,7 @@ def calibrate(
     defective: str | None = None,
     references: str | None = None,
     false_alarms: float | None = None,
+    escapes: float | None = None,
     unsure: float | None = None,
     fields: Any = None,
 ) -> int:
@@ -182,11 +183,12 @@ def calibrate(
       references: A good image, or a folder of good images, as `inspect` takes them; none = those that the run
         inspected with.
       false_alarms: Share of good images that may be called defective; none = 0.05.
+      escapes: Share of defective images that may be called good, with 95 % confidence; none = whatever comes.
       unsure: Share of good images that may be called unsure for being unlike these; none = 0.02; 0 = no image ever is.
     """
     from sage_jax.stages.open_model import config_of
 
-    rates = {"false_alarm_rate": false_alarms, "unsure_rate": unsure}
+    rates = {"false_alarm_rate": false_alarms, "escape_rate": escapes, "unsure_rate": unsure}
     given = {"good": good, "defective": defective or "", "references": references or ""}
     named = {name: getattr(CalibrateConfig(), name) if rate is None else rate for name, rate in rates.items()}
     # What `inspect` once set by hand stays in the run's config, and would win over what is found now.

@@ -129,6 +129,8 @@ def test_commands_of_a_run_take_its_config(ran: list[Config], tiny_run: TinyRun)
         0.1,
     )
     assert chosen.unsure_rate == 0.02
+    assert cli.main(["calibrate", "parts", "--model", folder, "--defective", "bad", "--escapes", "0.1"]) == 0
+    assert (ran[-1].calibrate.escape_rate, ran[-1].calibrate.defective) == (0.1, "bad")
     assert cli.main(["calibrate", "parts", "--model", folder, "--unsure", "0"]) == 0
     assert (ran[-1].calibrate.unsure_rate, ran[-1].calibrate.false_alarm_rate) == (0.0, 0.05)
     assert cli.main(["plan", "sage_8b", "--plan.num-devices", "8"]) == 0

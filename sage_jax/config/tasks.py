@@ -154,6 +154,8 @@ class CalibrateConfig:
       defective: Defective ones, likewise; "" = none, and nothing is known of escapes then.
       references: As `inspect.references`; "" = those of `inspect`.
       false_alarm_rate: Share of good images that may be called defective.
+      escape_rate: Share of defective images that may be called good, with 95 % confidence; needs `defective`. The
+        threshold is then the highest one that keeps it, if that one keeps `false_alarm_rate` as well. 0 = not asked.
       unsure_rate: Share of good images that may be called unsure for being unlike those calibrated on; of n images no
         less than 1 / (n + 1) can be promised. 0 = none ever are.
     """
@@ -162,10 +164,16 @@ class CalibrateConfig:
     defective: str = ""
     references: str = ""
     false_alarm_rate: float = 0.05
+    escape_rate: float = 0.0
     unsure_rate: float = 0.02
 
     def __post_init__(self) -> None:
         require(0.0 <= self.unsure_rate < 1.0, f"unsure_rate = {self.unsure_rate}: give a share from 0 to below 1")
+        require(0.0 <= self.escape_rate < 1.0, f"escape_rate = {self.escape_rate}: give a share from 0 to below 1")
+        require(
+            not self.escape_rate or bool(self.defective) or not self.good,
+            f"escape_rate = {self.escape_rate}: name defective images with calibrate.defective",
+        )
         rate = self.false_alarm_rate
         require(0.0 < rate < 1.0, f"false_alarm_rate = {rate}: give a share between 0 and 1, such as 0.05")
 

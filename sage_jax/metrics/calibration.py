@@ -18,6 +18,7 @@ RESOLUTION: Final = 1e-6
 
 _RATES: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 _FOLDS: Final = 5
+_CONFIDENCE: Final = 0.95
 _BINS: Final = 10
 
 
@@ -47,6 +48,7 @@ class Calibration:
     Attributes:
       threshold: Score from which an image is called defective.
       false_alarm_rate: The rate that was asked for.
+      escape_rate: The rate of escapes that was asked for; 0 = none.
       promised: Highest expected rate of false alarms on good images like those of the calibration: k / (n + 1).
       num_good, num_defective: Images of the calibration.
       false_alarms, escapes: Of them, good ones at or above the threshold, and defective ones below it.
@@ -59,6 +61,7 @@ class Calibration:
 
     threshold: float
     false_alarm_rate: float
+    escape_rate: float
     promised: float
     num_good: int
     num_defective: int
@@ -81,8 +84,14 @@ class Calibration:
         return special.expit(self.slope * log_odds(scores) + self.intercept)
 
 
-def calibrate(good: Sequence[float], defective: Sequence[float], *, false_alarm_rate: float) -> Calibration:
+def calibrate(
+    good: Sequence[float], defective: Sequence[float], *, false_alarm_rate: float, escape_rate: float = 0.0
+) -> Calibration:
     """The lowest threshold of which a rate of false alarms can be promised, and what else the scores tell.
+
+    With an escape rate it is the highest threshold that keeps that one, with 95 % confidence, if it keeps the rate of
+    false alarms as well. The share of a distribution below the k-th lowest of m draws of it is a Beta variable,
+    whatever the distribution (Wilks 1941); its bound is that of Clopper and Pearson on k - 1 of m.
 
     Split conformal prediction (Vovk et al. 2005): a further good image, drawn as the n were, scores above the k-th
     highest of them with a probability of at most k / (n + 1), whatever the scores' distribution.
@@ -91,9 +100,11 @@ def calibrate(good: Sequence[float], defective: Sequence[float], *, false_alarm_
       good: Anomaly scores, 0 to 1, of good images.
       defective: Of defective ones; may be empty.
       false_alarm_rate: Share of good images that may be called defective, above 0 and below 1.
+      escape_rate: Share of defective images that may be called good, above 0 and below 1; 0 = not asked for.
 
     Raises:
-      CalibrationError: There are too few good images for the rate, or their scores are as high as scores can be.
+      CalibrationError: There are too few images for a rate, no threshold keeps both rates, or the scores of good images
+        are as high as scores can be.
     """
     ordered, missed = np.sort(np.asarray(good, np.float64))[::-1], np.asarray(defective, np.float64)
     count = len(ordered)
@@ -109,6 +120,8 @@ def calibrate(good: Sequence[float], defective: Sequence[float], *, false_alarm_
             f"{allowed} of {count} good images score {ordered[allowed - 1]:g}, as high as a defective one can: "
             "the model does not know these parts; train it on them"
         )
+    if escape_rate:
+        threshold = _keeping_escapes(missed, escape_rate, at_least=threshold, ordered=ordered)
     escapes = int(np.sum(missed < threshold))
     labels = np.repeat([False, True], [count, len(missed)])
     scores = np.concatenate([ordered, missed])
@@ -116,6 +129,7 @@ def calibrate(good: Sequence[float], defective: Sequence[float], *, false_alarm_
     return Calibration(
         threshold=threshold,
         false_alarm_rate=false_alarm_rate,
+        escape_rate=escape_rate,
         promised=allowed / (count + 1),
         num_good=count,
         num_defective=len(missed),
@@ -129,7 +143,28 @@ def calibrate(good: Sequence[float], defective: Sequence[float], *, false_alarm_
     )
 
 
-def clopper_pearson(found: int, count: int, *, confidence: float = 0.95) -> float:
+def _keeping_escapes(missed: np.ndarray, rate: float, *, at_least: float, ordered: np.ndarray) -> float:
+    """The highest threshold that keeps a rate of escapes, not below the one that keeps the rate of false alarms."""
+    count = len(missed)
+    kept = [found for found in range(count) if clopper_pearson(found, count) <= rate]
+    if not kept:
+        least = math.ceil(math.log(1.0 - _CONFIDENCE) / math.log1p(-rate))
+        raise CalibrationError(
+            f"{count} defective images promise no rate of escapes as low as {rate:g}: give {least} or more, or ask for "
+            "a higher rate"
+        )
+    highest = max(0.0, (math.floor(np.sort(missed)[kept[-1]] / RESOLUTION + 1e-6) - 1) * RESOLUTION)
+    if highest < at_least:
+        alarms = int(np.sum(ordered >= highest))
+        raise CalibrationError(
+            f"escapes are kept to {rate:g} by thresholds up to {highest:.6f}, at which {alarms} of {len(ordered)} good "
+            f"images are called defective; the rate of false alarms is kept from {at_least:.6f} on: ask for a higher "
+            "rate of one of the two, or train the model further"
+        )
+    return highest
+
+
+def clopper_pearson(found: int, count: int, *, confidence: float = _CONFIDENCE) -> float:
     """Upper bound on a rate of which `found` of `count` independent draws were seen (Clopper and Pearson 1934)."""
     return 1.0 if found >= count else float(stats.beta.ppf(confidence, found + 1, count - found))
 

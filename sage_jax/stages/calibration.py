@@ -63,7 +63,10 @@ def calibrate(stage: Stage) -> StageCost:
             log.line(f"{unreadable} of them cannot be read and do not count: {output / 'report.html'} names them")
     try:
         found = calibrate_scores(
-            scores["good"], scores.get("defective", []), false_alarm_rate=config.calibrate.false_alarm_rate
+            scores["good"],
+            scores.get("defective", []),
+            false_alarm_rate=config.calibrate.false_alarm_rate,
+            escape_rate=config.calibrate.escape_rate,
         )
     except CalibrationError as error:
         raise ConfigError(f"calibrate.good = {config.calibrate.good}: {error}") from None

@@ -131,7 +131,7 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # Orbax raises errors of many kinds, bare ones too
         raise damaged_file(path, (str(error).strip() or type(error).__name__).splitlines()[0][:300]) from error
 
 

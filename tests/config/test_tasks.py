@@ -26,6 +26,8 @@ from sage_jax.errors import ConfigError
         (InspectConfig, {"threshold": 1.5}, "threshold = 1.5: give a share from 0 to 1, or -1"),
         (InspectConfig, {"max_images": 0}, "max_images = 0"),
         (CalibrateConfig, {"false_alarm_rate": 0.0}, "give a share between 0 and 1, such as 0.05"),
+        (CalibrateConfig, {"escape_rate": 1.0}, "escape_rate = 1.0"),
+        (CalibrateConfig, {"good": "parts", "escape_rate": 0.1}, "name defective images with calibrate.defective"),
         (CalibrateConfig, {"unsure_rate": 1.0}, "unsure_rate = 1.0"),
         (ExportConfig, {"stage": "export"}, "'export' is no training stage"),
         (ExportConfig, {"max_shard_gb": 0.0}, "max_shard_gb = 0.0"),

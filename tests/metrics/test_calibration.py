@@ -115,3 +115,36 @@ def test_higher_rates_have_lower_thresholds_and_fewer_escapes() -> None:
     )
     assert [trade.promised for trade in found.trades] == [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2]
     assert dataclasses.asdict(found)["num_defective"] == 300
+
+
+def test_an_escape_rate_that_is_asked_for_holds_in_95_of_100_and_so_do_false_alarms() -> None:
+    """The threshold is chosen by the defective images themselves; fresh ones are drawn by the distribution."""
+    rng, held, alarms = np.random.default_rng(5), 0, []
+    for _ in range(400):
+        good, defective = rng.beta(1.0, 8.0, 199), rng.beta(6.0, 2.0, 60)
+        found = calibrate(good.tolist(), defective.tolist(), false_alarm_rate=0.1, escape_rate=0.15)
+        assert found.escape_bound is not None and found.escape_bound <= 0.15 and found.escapes == 4
+        assert found.threshold >= calibrate(good.tolist(), [], false_alarm_rate=0.1).threshold
+        held += stats.beta(6.0, 2.0).cdf(found.threshold) <= 0.15
+        alarms.append(stats.beta(1.0, 8.0).sf(found.threshold))
+    assert held / 400 >= 0.95 - 2.0 * np.sqrt(0.05 * 0.95 / 400) and held / 400 < 1.0
+    assert np.mean(alarms) <= 0.1
+
+
+def test_rates_that_no_threshold_keeps_are_refused_with_what_would() -> None:
+    rng = np.random.default_rng(6)
+    good, defective = rng.beta(1.0, 8.0, 199).tolist(), rng.beta(6.0, 2.0, 60).tolist()
+    with pytest.raises(CalibrationError, match="60 defective images promise .* as low as 0.01: give 299"):
+        calibrate(good, defective, false_alarm_rate=0.1, escape_rate=0.01)
+    assert calibrate(good, [0.9] * 299, false_alarm_rate=0.1, escape_rate=0.01).escapes == 0
+    with pytest.raises(CalibrationError, match="0 defective images promise no rate of escapes"):
+        calibrate(good, [], false_alarm_rate=0.1, escape_rate=0.1)
+    mixed = rng.beta(1.0, 8.0, 60).tolist()
+    with pytest.raises(CalibrationError, match=r"escapes are kept to 0.15 by .* of 199 good images are"):
+        calibrate(good, mixed, false_alarm_rate=0.1, escape_rate=0.15)
+
+
+def test_ties_with_the_threshold_are_called_defective() -> None:
+    found = calibrate([0.0] * 30, [0.2] * 5 + [0.5] * 95, false_alarm_rate=0.1, escape_rate=0.15)
+    assert found.escapes == 5 and found.threshold <= 0.5
+    assert np.sum(np.array([0.5]) < found.threshold) == 0

@@ -14,6 +14,7 @@ import sage_jax
 from sage_jax.config import CalibrateConfig, DataConfig
 from sage_jax.data.sources.generated import draw
 from sage_jax.errors import UserError
+from sage_jax.process.checksums import open_json, sealed_json
 from sage_jax.stages.calibration import threshold_of
 from sage_jax.stages.open_model import config_of
 from tests.support.tiny_run import TinyRun, read_jsonl, run_main
@@ -134,7 +135,7 @@ def test_a_calibration_of_another_model_is_not_used(run_folder: Path, calibratio
     path = run_folder / "calibration.json"
     before = path.read_text(encoding="utf-8")
     try:
-        path.write_text(json.dumps(json.loads(before) | {"model": "0" * 24}), encoding="utf-8")
+        path.write_text(json.dumps(sealed_json(open_json(before) | {"model": "0" * 24})), encoding="utf-8")
         found = sage_jax.load(run_folder).threshold()
         assert found.value == 0.5 and "of another model" in found.promise
         path.write_text(before[:40], encoding="utf-8")
