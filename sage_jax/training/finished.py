@@ -89,7 +89,8 @@ def load_final(stage_dir: Path | str, shardings: Mapping[str, Sharding] | None =
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[name]) for name, leaf in names.items()
         }
         params = checkpointer.restore(path, abstract)
-    if expected and digest(params) != expected:
+    # With several processes each would gather the whole model for it.
+    if expected and jax.process_count() == 1 and digest(params) != expected:
         raise damaged_file(path, "its parameters are not those that were written")
     return params
 
