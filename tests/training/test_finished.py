@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,16 @@ def test_damaged_parameters_are_told_and_never_given(tmp_path: Path, how: str) -
         path.write_bytes(before)
     assert told >= 3
     assert_same(load_final(folder), params)
+
+
+def test_parameters_of_another_training_under_a_marker_are_told(tmp_path: Path) -> None:
+    """Files that are whole each for itself, such as those of a copy that mixed two runs."""
+    for name, seed in (("a", 1), ("b", 2)):
+        with StageCheckpoints(tmp_path / name / "stages" / "sfe", keep_last=1) as checkpoints:
+            checkpoints.save_final(random_params(seed), config_json="{}")
+    a, b = (tmp_path / name / "stages" / "sfe" for name in ("a", "b"))
+    shutil.rmtree(a / "final")
+    shutil.copytree(b / "final", a / "final")
+    with pytest.raises(CheckpointError, match="its parameters are not those that were written"):
+        load_final(a)
+    assert_same(load_final(b), random_params(2))
