@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,20 @@ def test_an_empty_folder_is_told_before_the_model_is_read(run: Run, tmp_path: Pa
     with pytest.raises(ConfigError, match=r"none"):
         inspected(run, tmp_path / "none", tmp_path / "out")
     assert not (tmp_path / "out" / "inspection.jsonl").exists()
+
+
+def test_an_inspection_opens_no_connection(
+    run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def refuse(self: socket.socket, address: object) -> None:
+        asked.append(address)
+        raise OSError("there is no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **named: refuse(socket.socket(), given))
+    with pytest.raises(OSError, match="there is no network"):
+        socket.create_connection(("example.org", 80))
+    asked.clear()
+    assert len(inspected(run, images, tmp_path / "alone")) == 3 and asked == []
