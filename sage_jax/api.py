@@ -378,20 +378,20 @@ def _content(image: ImageLike, name: str) -> bytes:
     Raises:
       UserError: It cannot be read, is of another kind, or an array of another shape or dtype.
     """
-    if isinstance(image, bytes):
-        content = image
-    elif isinstance(image, str | os.PathLike):
-        try:
+    try:
+        if isinstance(image, bytes):
+            content = image
+        elif isinstance(image, str | os.PathLike):
             content = Path(image).expanduser().read_bytes()
-        except (OSError, ValueError) as error:  # ValueError: a NUL byte, which no path has
-            raise UserError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    elif isinstance(image, Image.Image):
-        content = encode_png(rgb_of(image, name=name))
-    elif isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
-            raise UserError(f"{name}: an array of {image.dtype} {image.shape}: give uint8 of (H, W, 3) or (H, W)")
-        content = encode_png(image)
-    else:
-        raise UserError(f"{name}: a {type(image).__name__}: give a path, bytes, a PIL image or a uint8 array")
+        elif isinstance(image, Image.Image):
+            content = encode_png(rgb_of(image, name=name))
+        elif isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+                raise UserError(f"{name}: an array of {image.dtype} {image.shape}: give uint8 of (H, W, 3) or (H, W)")
+            content = encode_png(image)
+        else:
+            raise UserError(f"{name}: a {type(image).__name__}: give a path, bytes, a PIL image or a uint8 array")
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read: {error.strerror or error}") from None
     remembered_rgb(content, name=name)
     return content

@@ -35,6 +35,20 @@ LONGEST = (
     "training/test_loop.py",
     "inspection/test_resumed.py",
     "test_multi_process.py",
+    "stages/test_ablation.py",
+    "stages/test_run.py",
+    "stages/test_calibration.py",
+    "models/attention/test_tree.py",
+    "stages/test_own_parts.py",
+    "stages/test_export_parity.py",
+    "training/test_lora_params.py",
+    "stages/test_start.py",
+    "stages/test_familiarity.py",
+    "evaluation/test_evaluate.py",
+    "inspection/test_inspect.py",
+    "plan/test_simulated.py",
+    "models/attention/test_select.py",
+    "test_sharding.py",
 )
 """Files that take minutes, the longest first. Of two files in a row at most one waits for `tiny_run`."""
 _CHECKED = ("models", "losses", *(f"generation.{name}" for name in _GENERATION))

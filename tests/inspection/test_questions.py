@@ -28,7 +28,17 @@ def evaluator(tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
     return run.evaluator("sfe", run.weights.answering("sfe", wanted_by="test"))
 
 
+_ASKED: dict[str, list[ImageAnswers]] = {}
+
+
 def answers(evaluator: Evaluator, **options: Any) -> list[ImageAnswers]:
+    """What is said of the records; the same is asked once."""
+    if repr(options) not in _ASKED:
+        _ASKED[repr(options)] = _answers(evaluator, **options)
+    return _ASKED[repr(options)]
+
+
+def _answers(evaluator: Evaluator, **options: Any) -> list[ImageAnswers]:
     asking = dataclasses.replace(
         evaluator, config=dataclasses.replace(evaluator.config, inspect=InspectConfig(**options))
     )

@@ -20,11 +20,9 @@ from sage_jax.hf.config_writer import config_json, text_model_of
 from sage_jax.hf.importing import stored_shapes
 from sage_jax.hf.layouts import PLAIN, plain_rows, tensors
 from sage_jax.plan.abstract_step import start_shapes_of, tree_size
-from sage_jax.plan.hlo import COLLECTIVES
 from sage_jax.plan.memory import predict_memory
 from sage_jax.plan.report import plans_json, print_plans
 from sage_jax.plan.search import usable_bytes
-from sage_jax.plan.simulated import compile_on_simulated_devices
 from sage_jax.plan.stage_plan import StagePlan, plan_stages
 from sage_jax.stages.stages import run_stages
 from tests.hf.test_layouts import INTERNVL2_8B, internvl2_8b_keys
@@ -142,36 +140,6 @@ def test_a_tree_that_fits_no_bucket_names_the_cure() -> None:
     small = dataclasses.replace(CONFIG, text=dataclasses.replace(CONFIG.text, buckets=(64,)))
     with pytest.raises(ConfigError, match=r"edpo: a tree of 16 image tokens and 3 questions.* add a bucket of 206"):
         tree_size(small, "edpo")
-
-
-def test_communication_of_a_fully_sharded_step_is_the_theorys() -> None:
-    """Fully sharded: each kernel is gathered for each pass that needs it, each gradient scattered once."""
-    config = planned(CONFIG, stages=("edpo",))
-    lines: list[str] = []
-    found = compile_on_simulated_devices(config, lines.append)["edpo"]
-    assert lines == ["compiling edpo for 8 simulated devices"]
-    shapes = start_shapes_of(config, "edpo")
-    kernels = {path: 4 * math.prod(leaf.shape) for path, leaf in shapes.items() if path.endswith("/kernel")}
-
-    def size(*parts: str) -> int:
-        return sum(n for path, n in kernels.items() if path.startswith(parts))
-
-    others = 7 / 8
-    scattered = size("decoder/")
-    assert found.moved_bytes["reduce-scatter"] == pytest.approx(others * scattered, rel=0.1)
-    gathered = 2 * size("decoder/blocks/") + size("vit/blocks/")
-    assert others * gathered < found.moved_bytes["all-gather"] < 1.5 * others * (gathered + 2 * size("decoder/output"))
-    tree = tree_size(config, "edpo")
-    answers = config.edpo.batch_size * tree.num_questions * tree.num_answers * config.text.max_answer_tokens
-    hidden = 4 * answers * config.model.decoder.embed_dim  # of all devices' answers, which no device needs
-    assert found.moved_bytes["all-reduce"] < others * hidden
-    assert set(found.moved_bytes) <= set(COLLECTIVES)
-
-
-def test_a_compilation_that_fails_is_one_message() -> None:
-    config = planned(CONFIG, num_devices=3, stages=("sfe",))
-    with pytest.raises(ConfigError, match=r"sfe cannot be compiled for 3 devices: .*compile=False"):
-        compile_on_simulated_devices(config, lambda line: None)
 
 
 @pytest.mark.parametrize("name", ["sage_8b", "sage_8b_lora"])

@@ -11,6 +11,7 @@ import pytest
 
 from sage_jax.config import TRAINING_STAGES, Config, ConfigError
 from sage_jax.config.command_line import read_config
+from sage_jax.process.checksums import sealed_json
 from sage_jax.stages.preflight import check_stages
 from sage_jax.stages.provenance import changes_since_training
 from sage_jax.stages.run import Run
@@ -26,10 +27,11 @@ def finish(
     folder: Path, stage: str, *, weights: str, starts_from: str = "", config: dict[str, Any] | None = None
 ) -> None:
     """Leaves the marker of a finished stage."""
-    about = {"weights": weights, "starts_from": starts_from}
+    about: dict[str, Any] = {"weights": weights, "starts_from": starts_from}
     marker = folder / "stages" / stage / "DONE.json"
     marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.write_text(json.dumps({**about, "config": config or dataclasses.asdict(config_of(folder))}))
+    about["config"] = json.loads(json.dumps(config or dataclasses.asdict(config_of(folder))))
+    marker.write_text(json.dumps(sealed_json(about)))
 
 
 @pytest.mark.parametrize(

@@ -109,16 +109,12 @@ def test_another_data_set_is_trained_on_from_what_was_learnt(tiny_run: TinyRun, 
     shutil.copytree(tiny_run.run_dir, before)
     shutil.copytree(tiny_run.folder / "compiled", tmp_path / "compiled")
     fields = (f"--config.start_from={before}", "--config.seed=5", "--config.sfe.steps=2")
-    run = run_main(
-        tmp_path, *fields, "--config.stages=prepare,base,sfe,evaluate", "--config.evaluate.stages=('base','sfe')"
-    )
+    run = run_main(tmp_path, *fields, "--config.stages=prepare,base,sfe")
     log = (run.run_dir / "log.txt").read_text(encoding="utf-8")
     assert f"base: not trained: stage edpo of {before} stands in for it" in log
     assert final_start(run.run_dir / "stages" / "sfe") == final_weights(before / "stages" / "edpo")
     theirs, ours = (load_tokenizer(folder / "tokenizer") for folder in (before, run.run_dir))
     assert theirs.get_vocab() == ours.get_vocab()
-    metrics = run.summary()["metrics"]
-    assert metrics["base"]["one_shot"]["unparsable"] < 50 and metrics["sfe"]["one_shot"]["mle"]["n"] == 50
     shutil.rmtree(before)
     inspected = run_main(tmp_path, *fields, "--config.stages=inspect")
     assert "threshold" in inspected.stderr
