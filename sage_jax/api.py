@@ -180,7 +180,7 @@ class Inspector:
         register = self.config.data.register == "rigid"
         try:
             return make_input(name, _content(image, name), references, category, vocabulary, register=register)
-        except UserError as error:
+        except ValueError as error:  # a UserError is one
             return InputImage(name, category, None, str(error))
 
 
@@ -391,7 +391,9 @@ def _content(image: ImageLike, name: str) -> bytes:
             content = encode_png(image)
         else:
             raise UserError(f"{name}: a {type(image).__name__}: give a path, bytes, a PIL image or a uint8 array")
-    except OSError as error:
-        raise UserError(f"{name}: cannot be read: {error.strerror or error}") from None
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte, which no path has
+        raise UserError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     remembered_rgb(content, name=name)
     return content

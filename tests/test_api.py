@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 import sage_jax
+from sage_jax import api
 from sage_jax.config import InspectConfig
 from sage_jax.data.images import decode_rgb, encode_png
 from tests.support.photographs import drawn
@@ -125,7 +126,7 @@ def test_an_endless_stream_is_read_no_further_than_a_batch_ahead(
 
 
 def test_of_several_references_each_patch_is_compared_with_its_best(
-    inspector: sage_jax.Inspector, pictures: list[np.ndarray]
+    inspector: sage_jax.Inspector, pictures: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apart = [np.asarray(inspector.inspect(pictures[0], reference).anomaly_map) for reference in pictures[1:4]]
     together = inspector.inspect(pictures[0], pictures[1:4])
@@ -135,7 +136,10 @@ def test_of_several_references_each_patch_is_compared_with_its_best(
     assert np.asarray(together.anomaly_map).max() > 1e-3
     same = inspector.inspect(pictures[0], [pictures[2], pictures[0]])
     np.testing.assert_allclose(np.asarray(same.anomaly_map), 0.0, atol=1e-4)
-    (many,) = inspector.inspect_many(pictures[:1], pictures[1:4], batch_size=2)
+    encoded: list[int] = []
+    monkeypatch.setattr(api, "encode_png", lambda pixels: encoded.append(1) or encode_png(pixels))
+    (many, *_) = inspector.inspect_many(pictures[:3], pictures[1:4], batch_size=2)
+    assert len(encoded) == 3 + 3  # each reference once, whatever the number of images
     assert_same(many, together, atol=1e-5)
 
 
@@ -286,6 +290,8 @@ def test_what_is_wrong_is_named_as_it_was_given(
     with pytest.raises(sage_jax.UserError) as raised:
         inspector.inspect(Image.open(tmp_path / "cut.png"))
     assert "None" not in str(raised.value)
+    (found,) = inspector.inspect_many(["a\0b.png"])
+    assert found.verdict == "unreadable" and "cannot be read" in found.error
     assert inspector.inspect(pictures[0], questions="Why?").answers[0][0] == "Why?"
     with pytest.raises(sage_jax.UserError, match="run_dirs: no such field; did you mean 'run_dir'"):
         sage_jax.train(CONFIG, run_dirs="x")

@@ -42,7 +42,7 @@ from sage_jax.data.trees.encode import RecordCounts
 from sage_jax.errors import UserError
 from sage_jax.process import signals
 from sage_jax.process.checksums import damaged, write_checksums
-from sage_jax.process.files import replace_file
+from sage_jax.process.files import replace_file, temporary_prefix
 from sage_jax.process.signals import Interrupted
 
 Split = Literal["train", "test"]
@@ -259,7 +259,7 @@ def train_verdicts(prepared: PreparedData) -> QuestionVerdicts:
 def _build(data: DataConfig, seed: int, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        partial = Path(tempfile.mkdtemp(prefix=temporary_prefix(path.name), dir=path.parent))
     except OSError as error:
         raise ConfigError(
             f"data.cache_dir = {data.cache_dir!r} cannot be written: {error.strerror or error}; name another folder"
@@ -299,7 +299,7 @@ def _build(data: DataConfig, seed: int, path: Path) -> None:
 def _discard(path: Path, bad: list[str]) -> None:
     """Takes a damaged data set out of the way, so that it is built again."""
     print(f"{path / bad[0]} is damaged: the data set is built again", file=sys.stderr)
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    aside = Path(tempfile.mkdtemp(prefix=temporary_prefix(path.name), dir=path.parent))
     with contextlib.suppress(OSError):  # another process was first
         os.rename(path, aside / path.name)
     shutil.rmtree(aside, ignore_errors=True)

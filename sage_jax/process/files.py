@@ -12,8 +12,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-_TEMPORARY: Final = re.compile(r"\..+\.[a-z0-9_]{8}")
-"""Names that `tempfile` gives with the prefix of this file."""
+_MARK: Final = "sage_jax-partial-"
+_TEMPORARY: Final = re.compile(rf"\..+\.{_MARK}[a-z0-9_]{{8}}")
+"""Names that `tempfile` gives with `temporary_prefix`; no file of anybody else's has one."""
+
+
+def temporary_prefix(name: str) -> str:
+    """Prefix of the temporary name of what will be a file or folder of a name."""
+    return f".{name}.{_MARK}"
 
 
 def replace_file(path: Path, data: str | bytes | Iterable[str]) -> None:
@@ -24,7 +30,7 @@ def replace_file(path: Path, data: str | bytes | Iterable[str]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     parts = (data,) if isinstance(data, str | bytes) else data
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=temporary_prefix(path.name))
     try:
         with os.fdopen(descriptor, "wb") as file:
             for part in parts:
@@ -72,7 +78,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     if path.exists():
         raise FileExistsError(f"{path} is there already")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=temporary_prefix(path.name)))
     try:
         yield temporary
         temporary.chmod(0o755)  # mkdtemp gives 0700

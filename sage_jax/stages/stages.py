@@ -125,7 +125,8 @@ def run_stage(run: Run, name: str) -> None:
     with RunLog(run.folder.path, name) as log:
         if run.trained.is_imported(name):
             log.line(f"not trained: {run.start or run.config.model.weights} stands in for it")
-            if run.start and (words := words_in_pieces(load_tokenizer(run.start.tokenizer), run.prepared.tokenizer)):
+            own = run.prepared.trained_tokenizer if run.start else None
+            if run.start and own and (words := words_in_pieces(load_tokenizer(run.start.tokenizer), own)):
                 log.line(f"words of this data set that its tokenizer writes in several pieces: {words}")
             return
         if name in TRAINING_STAGES and name in run.trained:

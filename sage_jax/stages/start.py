@@ -64,7 +64,7 @@ def begun_from(config: Config) -> tuple[Config, Start | None]:
         return config, None
     other = config_of(folder)
     if other.model.weights and Path(other.run_dir).expanduser() != folder:
-        return _adopted(config, other, weights=str(folder)), None
+        return _adopted(config, other, "base", weights=str(folder)), None
     if other.model.weights:
         raise ConfigError(
             f"start_from = {config.start_from!r}: a run on {other.model.weights}: export it with `sage-jax export "
@@ -76,16 +76,18 @@ def begun_from(config: Config) -> tuple[Config, Start | None]:
     last = trained.last()
     if last is None:
         raise ConfigError(f"start_from = {config.start_from!r}: no training stage has finished there; finish that run")
-    return _adopted(config, other), Start(trained, other, last)
+    return _adopted(config, other, last), Start(trained, other, last)
 
 
-def _adopted(config: Config, other: Config, *, weights: str = "") -> Config:
+def _adopted(config: Config, other: Config, stage: str, *, weights: str = "") -> Config:
+    """The config with sizes, prompts and way of giving facts of another run's stage."""
     model = {name: getattr(config.model, name) for name in _OWN_MODEL} | {"weights": weights}
     text = {name: getattr(config.text, name) for name in _OWN_TEXT}
     return dataclasses.replace(
         config,
         model=dataclasses.replace(other.model, **model),
         text=dataclasses.replace(other.text, **text),
+        base=dataclasses.replace(config.base, facts=other.training(stage).facts),
     )
 
 

@@ -108,6 +108,7 @@ class StageCheckpoints:
           seconds: Time trained so far.
           score: Quality of the state, higher is better; None = not measured.
         """
+        self._manager.wait_until_finished()  # what it deletes is gone then, too
         self._seal()
         loaders = _gather_json(_encoded(loader_state))  # before any return: every process must take part
         if step in self._manager.all_steps():
@@ -155,7 +156,9 @@ class StageCheckpoints:
                 f"{self._manager.directory}/{step}: written by {len(about['loaders'])} processes, each with its "
                 f"share of the data; resume with as many, not {jax.process_count()}"
             )
-        restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state)))
+        wanted = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+        with readable(self._folder(step)):
+            restored = self._manager.restore(step, args=wanted)
         return Restored(
             step=step,
             state=restored["state"],
@@ -186,8 +189,10 @@ class StageCheckpoints:
 
     def close(self) -> None:
         """Waits for started checkpoints, and lets go of the folder."""
-        self.wait()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
 
     def _seal(self) -> None:
         """Writes the checksums of the checkpoints that are whole and have none, but for very large ones."""

@@ -20,6 +20,9 @@ from sage_jax.process.checksums import open_json
 FINAL: Final = "final"
 """Folder of the parameters."""
 
+_NO_DAMAGE: Final = ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "Too many open files")
+"""What TensorStore says where the files may be whole."""
+
 DONE: Final = "DONE.json"
 """The file that says that they are whole: their hash, that of the weights before, and the config."""
 
@@ -111,14 +114,16 @@ def _done(stage_dir: Path | str) -> dict[str, Any]:
 
 def damaged_file(path: Path, why: str) -> CheckpointError:
     return CheckpointError(
-        f"{path}: damaged: {why}. Bring the file back from a copy, or delete the folder {_stage_of(path)} to train "
-        "this stage anew"
+        f"{path}: damaged: {why}. Bring the file back from a copy, or delete the folder {_to_delete(path)}: the stage "
+        "then goes on from the checkpoint before it, or trains anew"
     )
 
 
-def _stage_of(path: Path) -> Path:
-    """Folder of the stage that a file belongs to, relative to the run's `stages`."""
-    return next((parent for parent in path.parents if parent.parent.name == "stages"), path.parent)
+def _to_delete(path: Path) -> Path:
+    """The checkpoint that a file belongs to, or else its stage."""
+    inside = (path, *path.parents)
+    checkpoint = next((each for each in inside if each.parent.name == "checkpoints"), None)
+    return checkpoint or next((each for each in path.parents if each.parent.name == "stages"), path.parent)
 
 
 @contextlib.contextmanager
@@ -130,9 +135,11 @@ def readable(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
+    except (UserError, MemoryError, jax.errors.JaxRuntimeError):  # the last: no room on the devices
         raise
     except Exception as error:  # Orbax raises errors of many kinds, bare ones too
+        if isinstance(error, PermissionError) or any(sign in str(error) for sign in _NO_DAMAGE):
+            raise CheckpointError(f"{path}: cannot be read: {str(error).splitlines()[0][:300]}") from error
         raise damaged_file(path, (str(error).strip() or type(error).__name__).splitlines()[0][:300]) from error
 
 

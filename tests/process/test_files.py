@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sage_jax.process.files import locked, new_folder, remove_leftovers, replace_file
+from sage_jax.process.files import locked, new_folder, remove_leftovers, replace_file, temporary_prefix
 
 
 def test_file_is_replaced_whole_and_its_folder_made(tmp_path: Path):
@@ -71,7 +71,9 @@ def test_a_folder_is_held_by_one_and_let_go_at_the_end(tmp_path: Path):
 
 def test_what_killed_writes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     kept = ["report.html", ".lock", ".hidden", "a.b.c", "inner/.config.json", "inner/x.12345678"]
-    left = [".report.html.ab12_xyz", "inner/.summary.json.00000000", "inner/.tokenizer.abcdefgh/tokenizer.json"]
+    kept += [".env.required", ".bashrc.original", ".git/config.lock.abcdefgh"]  # of a folder that holds more than a run
+    left = [f"{temporary_prefix('report.html')}ab12_xyz", f"inner/{temporary_prefix('summary.json')}00000000"]
+    left += [f"inner/{temporary_prefix('tokenizer')}abcdefgh/tokenizer.json"]
     for name in (*kept, *left):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
@@ -79,3 +81,14 @@ def test_what_killed_writes_left_is_removed_and_nothing_else(tmp_path: Path) -> 
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert found == set(kept)
     remove_leftovers(tmp_path / "none")
+
+
+def test_a_write_that_is_killed_leaves_what_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "replace", lambda *given: os._exit(9))
+    child = os.fork()
+    if child == 0:
+        replace_file(tmp_path / "report.html", "half")
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.iterdir())) == 1
+    remove_leftovers(tmp_path)
+    assert not list(tmp_path.iterdir())

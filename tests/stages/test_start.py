@@ -46,6 +46,10 @@ def test_sizes_and_prompts_are_the_models_and_how_it_computes_ones_own(earlier: 
         earlier.config.text, max_answer_tokens=33, buckets=(512, 768), num_shapes=2
     )
     assert dataclasses.replace(config, model=given.model, text=given.text) == given
+    plain = dataclasses.replace(earlier.config, sfe=dataclasses.replace(earlier.config.sfe, facts="text"))
+    earlier.folder.write_json("config.json", dataclasses.asdict(plain))
+    assert begun_from(given)[0].base.facts == "text"  # as the model was given its facts
+    earlier.folder.write_json("config.json", dataclasses.asdict(earlier.config))
 
 
 def test_stages_start_from_its_last_model_with_its_tokenizer(earlier: Run, tmp_path: Path) -> None:

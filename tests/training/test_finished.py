@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 
+import jax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -21,6 +23,7 @@ from sage_jax.training.finished import (
     final_weights,
     is_finished,
     load_final,
+    readable,
 )
 from tests.campaign.mutate import damage
 from tests.training.test_checkpoint import assert_same, random_params
@@ -123,3 +126,20 @@ def test_parameters_of_another_training_under_a_marker_are_told(tmp_path: Path) 
     with pytest.raises(CheckpointError, match="its parameters are not those that were written"):
         load_final(a)
     assert_same(load_final(b), random_params(2))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), "RESOURCE_EXHAUSTED"),
+        (MemoryError("no room"), "no room"),
+        (PermissionError(13, "Permission denied"), "cannot be read: .*Permission denied"),
+        (ValueError("PERMISSION_DENIED: Error opening manifest"), "cannot be read: PERMISSION_DENIED"),
+    ],
+)
+def test_what_is_no_damage_is_not_called_so(error: Exception, told: str, tmp_path: Path) -> None:
+    """Whoever has too little memory must not be told to delete a trained stage."""
+    with pytest.raises(type(error) if not isinstance(error, OSError | ValueError) else CheckpointError) as raised:
+        with readable(tmp_path):
+            raise error
+    assert re.search(told, str(raised.value)) and "delete" not in str(raised.value)

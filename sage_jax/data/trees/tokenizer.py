@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from sage_jax.config import ConfigError
 from sage_jax.errors import UserError
 from sage_jax.process.checksums import damaged, write_checksums
+from sage_jax.process.files import temporary_prefix
 
 PAD: Final = "<pad>"
 TURN_START: Final = "<|im_start|>"
@@ -94,7 +95,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Writes the tokenizer in Hugging Face form; the folder appears whole or not at all, and one there is kept."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    partial = Path(tempfile.mkdtemp(prefix=temporary_prefix(folder.name), dir=folder.parent))
     try:
         tokenizer.save_pretrained(str(partial))
         write_checksums(partial)
