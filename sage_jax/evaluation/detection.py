@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, overload
+from typing import Any, Final, overload
 
 import numpy as np
 
@@ -16,25 +17,52 @@ from sage_jax.evaluation.baselines import DifferenceMaps
 from sage_jax.evaluation.evaluator import Evaluator, anomaly_map, inspection_record
 from sage_jax.metrics.detection import auroc_gain, detection_metrics
 from sage_jax.metrics.intervals import Metric
-from sage_jax.metrics.localisation import pixel_auroc
+from sage_jax.metrics.pixels import pixel_metrics
 from sage_jax.process.stop_request import Watch
+
+CATEGORY_METRICS: Final = ("auroc", "average_precision", "f1_max", "pixel_auroc", "aupro")
+"""What is given for each category of a data set of several."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Detected:
+    """Detection over a data set.
+
+    Attributes:
+      metrics: Over all images together.
+      by_category: `CATEGORY_METRICS` of each category, by its name; empty where there is one category alone.
+    """
+
+    metrics: dict[str, Metric]
+    by_category: dict[str, dict[str, Metric]]
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Means over the categories in which a metric is defined, as the field reports them."""
+        found = {
+            name: [
+                value for each in self.by_category.values() if name in each and (value := each[name].value) is not None
+            ]
+            for name in CATEGORY_METRICS
+        }
+        return {name: float(np.mean(values)) for name, values in found.items() if values}
 
 
 def detection(
     name: str, evaluator: Evaluator, records: Sequence[Record], watch: Watch, *, with_reference: bool
-) -> dict[str, Metric]:
+) -> Detected:
     """AUROC, average precision and F1 of the anomaly score over distinct images of known state.
 
-    With references also pixel AUROC of the map, and on the same images the baselines: the map's own maximum and the
-    absolute difference to the reference, with what the score's AUROC has over theirs, paired by image.
+    With references also the map's metrics over pixels, and on the same images the baselines: the map's own maximum and
+    the absolute difference to the reference, with what the score's AUROC has over theirs, paired by image.
     """
     known = {
-        record.image_id: (index, record.anomalous)
+        record.image_id: (index, record.anomalous, record.category)
         for index, record in enumerate(records)
         if record.anomalous is not None
     }
-    images, labels = list(known), [bool(anomalous) for _, anomalous in known.values()]
-    asked = _Asked(records, [index for index, _ in known.values()])
+    images, labels = list(known), [bool(anomalous) for _, anomalous, _ in known.values()]
+    asked = _Asked(records, [index for index, *_ in known.values()])
     samples = {"samples": evaluator.config.evaluate.bootstrap_samples, "seed": evaluator.config.seed}
     scores: list[float] = []
     similarities: list[np.ndarray] = []
@@ -43,15 +71,53 @@ def detection(
         for _, found in evaluator.scores(asked, with_reference=with_reference, advance=advance) if images else ():
             scores.append(float(found.verdict_score[0]))
             similarities.append(np.array(found.similarity))
+    members: dict[str, list[int]] = {}
+    for index, (_, _, category) in enumerate(known.values()):
+        members.setdefault(category, []).append(index)
+    members = dict(sorted(members.items())) if len(members) > 1 else {}
     metrics = detection_metrics(scores, labels, images, **samples)
-    if not with_reference:
-        return metrics
-    with watch.progress(2 * len(asked), unit=f"{name} map") as advance:
-        maps = _Maps(asked, similarities, evaluator.config.model, advance)
-        metrics["pixel_auroc"] = pixel_auroc(maps, _Masks(asked), images, **samples)
+    parts = {category: _of(scores, labels, images, chosen, samples) for category, chosen in members.items()}
+    if with_reference:
+        with watch.progress(2 * len(asked) * (1 + bool(members)), unit=f"{name} map") as advance:
+            maps = _Maps(asked, similarities, evaluator.config.model, advance)
+            metrics |= pixel_metrics(maps, _Masks(asked), images, **samples)
+            for category, chosen in members.items():
+                shown, masks = ChosenItems(maps, chosen), ChosenItems(_Masks(asked), chosen)
+                parts[category] |= pixel_metrics(shown, masks, [images[index] for index in chosen], **samples)
+        metrics |= _baselines(name, asked, watch, scores, labels, images, similarities, samples)
+    by_category = {
+        category: {each: value for each, value in found.items() if each in CATEGORY_METRICS}
+        for category, found in parts.items()
+    }
+    return Detected(metrics, by_category)
+
+
+def _of(
+    scores: Sequence[float],
+    labels: Sequence[bool],
+    images: Sequence[str],
+    chosen: Sequence[int],
+    samples: dict[str, int],
+) -> dict[str, Metric]:
+    """Metrics of the score over some of the images."""
+    return detection_metrics(*([each[index] for index in chosen] for each in (scores, labels, images)), **samples)
+
+
+def _baselines(
+    name: str,
+    asked: Sequence[Record],
+    watch: Watch,
+    scores: Sequence[float],
+    labels: Sequence[bool],
+    images: Sequence[str],
+    similarities: Sequence[np.ndarray],
+    samples: dict[str, int],
+) -> dict[str, Metric]:
+    """What the map's maximum alone and the absolute difference get on the same images."""
     with watch.progress(2 * len(asked), unit=f"{name} difference") as advance:
         differences = DifferenceMaps(asked, advance)
-        metrics["difference_pixel_auroc"] = pixel_auroc(differences, _Masks(asked), images, **samples)
+        of_pixels = pixel_metrics(differences, _Masks(asked), images, **samples)
+    metrics = {f"difference_{each}": of_pixels[each] for each in ("pixel_auroc", "aupro")}
     by_rule = {
         "map": [1.0 - float(similarity.min()) for similarity in similarities],
         "difference": [differences.score(index) for index in range(len(asked))],
@@ -60,6 +126,19 @@ def detection(
         metrics[f"{rule}_auroc"] = detection_metrics(others, labels, images, **samples)["auroc"]
         metrics[f"gain_over_{rule}"] = auroc_gain(scores, others, labels, images, **samples)
     return metrics
+
+
+class ChosenItems(Sequence[Any]):
+    """Some items of a sequence, each asked for when it is read."""
+
+    def __init__(self, items: Sequence[Any], indices: Sequence[int]) -> None:
+        self._items, self._indices = items, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._items[self._indices[index]]
 
 
 class _Asked(Sequence[Record]):

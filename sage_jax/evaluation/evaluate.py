@@ -21,7 +21,7 @@ from sage_jax.journal.run_log import RunLog
 from sage_jax.journal.summary import MODES, load_summary, record_metrics
 from sage_jax.metrics import ranking
 from sage_jax.metrics.intervals import Metric, bootstrap_mean
-from sage_jax.metrics.verdicts import write_predictions
+from sage_jax.metrics.verdicts import write_predictions, write_released_predictions
 from sage_jax.process.stop_request import StopRequest, Watch
 
 
@@ -95,11 +95,13 @@ def _score_mode(stage: str, mode: str, evaluator: Evaluator, tested: TestData, w
     samples = {"samples": evaluator.config.evaluate.bootstrap_samples, "seed": evaluator.config.seed}
     marked = _answer(stage, mode, evaluator, tested, watch)
     metrics = answer_metrics(marked, **samples)
-    metrics |= detection(name, evaluator, tested.records, watch, with_reference=one_shot)
+    detected = detection(name, evaluator, tested.records, watch, with_reference=one_shot)
+    metrics |= detected.metrics
     metrics |= _rankings(name, evaluator, tested.records, watch, with_reference=one_shot)
     if jax.process_index() == 0:
         about = about_answers(marked, tested.known, **samples)
         about |= {"data": tested.source, "revision": tested.revision, "scored_of": scored_as}
+        about |= {"detection_by_category": detected.by_category, "detection_means": detected.means}
         record_metrics(tested.folder / "summary.json", stage, mode, metrics, about)
 
 
@@ -132,6 +134,7 @@ def _answer(stage: str, mode: str, evaluator: Evaluator, tested: TestData, watch
         extra: list[dict[str, object]] = [{**row, **item.as_json()} for row, item in zip(told, marked, strict=True)]
         path = tested.folder / "predictions" / f"{stage}_{mode}.jsonl"
         write_predictions(path, [item.prediction for item in marked], extra)
+        write_released_predictions(path.with_suffix(".json"), [item.prediction for item in marked])
     return marked
 
 

@@ -29,8 +29,22 @@ DETECTION_METRICS: Final = {
     "gain_over_difference": "over dif-\nference",
     "average_precision": "Average\nprecision",
     "f1": "\nF1",
+    "f1_max": "F1\nmax",
+}
+PIXEL_METRICS: Final = {
     "pixel_auroc": "Pixel\nAUROC",
     "difference_pixel_auroc": "of dif-\nference",
+    "pixel_average_precision": "Average\nprecision",
+    "pixel_f1_max": "F1\nmax",
+    "aupro": "\nAUPRO",
+    "difference_aupro": "of dif-\nference",
+}
+CATEGORY_METRICS: Final = {
+    "auroc": "\nAUROC",
+    "average_precision": "Average\nprecision",
+    "f1_max": "F1\nmax",
+    "pixel_auroc": "Pixel\nAUROC",
+    "aupro": "\nAUPRO",
 }
 MLE_METRICS: Final = {
     "mle": "\nMLE",
@@ -67,6 +81,9 @@ def summary_tables(summary: Mapping[str, Any]) -> RenderableType:
         parts.append(_metrics_table("What the answers say, of defective parts and of good ones", REASON_METRICS, rows))
         parts += _constant_line(rows)
         parts.append(_metrics_table("Detection, beside the map and the difference alone", DETECTION_METRICS, rows))
+        placed = [row for row in rows if row[2].get("pixel_auroc")]
+        parts += [_metrics_table("Where: the map over all pixels", PIXEL_METRICS, placed)] if placed else []
+        parts += _categories_table(rows)
         parts.append(_metrics_table("MLE by the rubric judge, 1 to 5", MLE_METRICS, rows))
         parts.append(_kinds_table(rows))
         parts.append(Text("± half the 95 % bootstrap interval over images; – not measured.\n", style="dim"))
@@ -81,6 +98,26 @@ def _metrics_table(title: str, headings: Mapping[str, str], rows: _Rows) -> Tabl
         table.add_column(heading, justify="right", no_wrap=True)
     _add_rows(table, [(model, mode, [entry.get(name) for name in headings]) for model, mode, entry in rows])
     return table
+
+
+def _categories_table(rows: _Rows) -> list[RenderableType]:
+    """Detection by category, of the last stage and mode that has several; and its means over them."""
+    found = [row for row in rows if row[2].get("detection_by_category")]
+    if not found:
+        return []
+    model, mode, entry = found[-1]
+    table = Table(
+        title=f"Detection by category, {model}, {mode.replace('_', '-')}",
+        **{"title_justify": "left", "title_style": "bold", "header_style": "dim", "box": None, "padding": (0, 1, 0, 0)},
+    )
+    table.add_column("\nCategory")
+    for heading in CATEGORY_METRICS.values():
+        table.add_column(heading, justify="right", no_wrap=True)
+    for category, metrics in entry["detection_by_category"].items():
+        table.add_row(Text(category), *(_cell(metrics.get(name)) for name in CATEGORY_METRICS))
+    means = (entry["detection_means"].get(name) for name in CATEGORY_METRICS)
+    table.add_row("mean", *("–" if mean is None else f"{mean:.3f}" for mean in means), style="bold")
+    return [table, Text("")]
 
 
 def _constant_line(rows: _Rows) -> list[RenderableType]:

@@ -20,9 +20,10 @@ def detection_metrics(
     samples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Metric]:
-    """`auroc`, `average_precision` and `f1` of anomaly scores, each 0 to 1 with its interval over groups.
+    """`auroc`, `average_precision`, `f1` and `f1_max` of anomaly scores, each 0 to 1 with its interval over groups.
 
-    All three are undefined (None, n = 0) where all examples are of one class.
+    `f1` is that of the threshold, `f1_max` that of the best one, which knows the labels. All are undefined (None,
+    n = 0) where all examples are of one class.
 
     Args:
       scores: Anomaly scores, larger = more likely defective.
@@ -42,7 +43,7 @@ def detection_metrics(
         bad = int(np.flatnonzero(~np.isfinite(score_array))[0])
         raise ValueError(f"anomaly score {bad} is {score_array[bad]}: scores must be finite")
     if label_array.all() or not label_array.any():
-        return {name: UNDEFINED for name in ("auroc", "average_precision", "f1")}
+        return {name: UNDEFINED for name in ("auroc", "average_precision", "f1", "f1_max")}
     order = np.argsort(-score_array, kind="stable")
     descending, positive = score_array[order], label_array[order]
     ordered_groups = [groups[index] for index in order]
@@ -50,6 +51,7 @@ def detection_metrics(
         "auroc": weighted_auroc(descending, positive),
         "average_precision": weighted_average_precision(descending, positive),
         "f1": weighted_f1(descending, positive, threshold),
+        "f1_max": weighted_f1_max(descending, positive),
     }
     values = {
         "auroc": sklearn_metrics.roc_auc_score(label_array, score_array),
@@ -59,7 +61,7 @@ def detection_metrics(
     results = {}
     for name, statistic in statistics.items():
         drawn = bootstrap(statistic, ordered_groups, samples=samples, seed=seed)
-        results[name] = Metric(float(values[name]), drawn.low, drawn.high, drawn.n)
+        results[name] = drawn if name not in values else Metric(float(values[name]), drawn.low, drawn.high, drawn.n)
     return results
 
 
@@ -135,6 +137,18 @@ def weighted_f1(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"
         real = weights @ positive.astype(np.float64)
         total = weights @ called.astype(np.float64) + real
         return np.where((real > 0) & (real < weights.sum(axis=-1)), _divide(2 * hits, total), np.nan)
+
+    return statistic
+
+
+def weighted_f1_max(descending: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> Statistic:
+    """F1 of weighted examples at the threshold that makes it largest; NaN where all are of one class."""
+    ends = _tie_ends(descending)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        found, false_alarms = _cumulated(weights, positive, ends)
+        f1 = (2 * found / np.maximum(found + false_alarms + found[:, -1:], 1e-12)).max(axis=-1)
+        return np.where((found[:, -1] > 0) & (false_alarms[:, -1] > 0), f1, np.nan)
 
     return statistic
 

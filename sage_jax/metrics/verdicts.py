@@ -114,3 +114,28 @@ def write_predictions(
             raise ValueError(f"extra field {min(taken)!r} is a field of every prediction: rename it")
         lines.append(json.dumps(row | more, ensure_ascii=False))
     replace_file(path, "".join(line + "\n" for line in lines))
+
+
+def write_released_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
+    """Writes predictions as the scripts of SAGE's authors read them: one JSON list, the kind of question in `label`.
+
+    `eval.py` compares `ground_truth` with `dichotomy` and takes five rows in order as a group; `mle.py` reads
+    `question`, `reference_answer` and `test_answer`. As in `inference.py`, `dichotomy` is true for an answer that opens
+    with yes or true and false for any other: one without a verdict counts as no there, and as wrong in our metrics.
+    """
+    rows = [
+        {
+            "id": item.record_id,
+            "image": item.image,
+            "label": item.pair_type,
+            "question": item.question,
+            "answer": item.reference_answer,
+            "prediction": item.answer,
+            "ground_truth": item.truth,
+            "dichotomy": item.verdict is True,
+            "reference_answer": item.reference_answer,
+            "test_answer": item.answer,
+        }
+        for item in predictions
+    ]
+    replace_file(path, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")

@@ -80,7 +80,7 @@ def test_each_image_of_known_state_is_asked_the_inspection_question_once(watch: 
 
 def test_metrics_are_those_of_the_scores_and_of_what_needs_no_model(watch: Watch) -> None:
     evaluator = rigged()
-    found = detection("sfe", evaluator, records(), watch, with_reference=True)
+    found = detection("sfe", evaluator, records(), watch, with_reference=True).metrics
     labels = [False, True] * 3
     alone = detection_metrics([0.1, 0.9, 0.2, 0.4, 0.3, 0.8], labels, list("abcdef"), samples=50, seed=0)
     assert found["auroc"].value == alone["auroc"].value == 1.0
@@ -88,11 +88,26 @@ def test_metrics_are_those_of_the_scores_and_of_what_needs_no_model(watch: Watch
     assert found["gain_over_map"].value == 0.0
     assert found["pixel_auroc"].value is not None and found["pixel_auroc"].value > 0.9
     assert found["difference_pixel_auroc"].value is not None and found["difference_pixel_auroc"].value > 0.99
-    assert detection("sfe", rigged(), records(), watch, with_reference=False).keys() == alone.keys()
+    assert detection("sfe", rigged(), records(), watch, with_reference=False).metrics.keys() == alone.keys()
 
 
 def test_without_known_states_nothing_is_measured(watch: Watch) -> None:
     unknown = [dataclasses.replace(record, anomalous=None) for record in records()]
     evaluator: Any = Rigged([], np.zeros((0, 4)))
-    found = detection("sfe", evaluator, unknown, watch, with_reference=False)
+    found = detection("sfe", evaluator, unknown, watch, with_reference=False).metrics
     assert all(metric.value is None for metric in found.values())
+
+
+def test_several_categories_are_measured_one_by_one(watch: Watch) -> None:
+    sorted_out = [
+        dataclasses.replace(record, category="screw" if int(record.image_id[1:]) < 4 else "nut") for record in records()
+    ]
+    found = detection("sfe", rigged(), sorted_out, watch, with_reference=True)
+    assert list(found.by_category) == ["nut", "screw"] and all(len(each) == 5 for each in found.by_category.values())
+    screws = detection("sfe", rigged(), sorted_out[:8], watch, with_reference=True)
+    assert screws.by_category == {} and screws.means == {}
+    for name, metric in found.by_category["screw"].items():
+        assert metric.value == screws.metrics[name].value
+    nuts = found.by_category["nut"]["aupro"].value
+    assert nuts is not None and found.by_category["screw"]["aupro"].value is not None
+    assert found.means["aupro"] == pytest.approx((nuts + found.by_category["screw"]["aupro"].value) / 2)

@@ -21,7 +21,8 @@ def printed(summary: dict[str, Any]) -> list[str]:
 
 
 def test_every_metric_has_a_column_and_every_column_a_metric() -> None:
-    columns = [tables.REASON_METRICS, tables.DETECTION_METRICS, tables.MLE_METRICS, tables.RANKING_METRICS]
+    columns = [tables.REASON_METRICS, tables.DETECTION_METRICS, tables.PIXEL_METRICS]
+    columns += [tables.MLE_METRICS, tables.RANKING_METRICS]
     named = [name for each in columns for name in each]
     assert len(named) == len(set(named)) and set(named) == set(summary_module.METRICS)
 
@@ -63,3 +64,14 @@ def test_costs_are_minutes_and_gigabytes_and_nothing_says_what_to_run() -> None:
     said = printed({"stages": {"sfe": {"seconds": 125.4, "peak_memory_gb": 3.219}}, "metrics": {}})
     assert said[-1].split() == ["sfe", "2", "min", "05", "s", "3.22", "GB"]
     assert printed({"stages": {}, "metrics": {}}) == ["Nothing measured yet: run the stage evaluate."]
+
+
+def test_several_categories_have_a_table_with_their_means() -> None:
+    metric = {"value": 0.75, "low": 0.7, "high": 0.8, "n": 9}
+    by_category = {name: dict.fromkeys(tables.CATEGORY_METRICS, metric) for name in ("nut", "screw")}
+    entry = {"auroc": metric, "detection_by_category": by_category, "detection_means": {"aupro": 0.654}}
+    lines = printed({"stages": {}, "metrics": {"sfe": {"one_shot": entry}}})
+    assert any(line.startswith("Detection by category, sfe, one-shot") for line in lines)
+    rows = [line.split() for line in lines if line.startswith(("nut", "screw", "mean"))]
+    assert [row[0] for row in rows] == ["nut", "screw", "mean"]
+    assert rows[0][1:] == ["0.750"] * 5 and "0.654" in rows[2]

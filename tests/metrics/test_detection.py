@@ -12,6 +12,7 @@ from sage_jax.metrics.detection import (
     weighted_auroc,
     weighted_average_precision,
     weighted_f1,
+    weighted_f1_max,
 )
 from sage_jax.metrics.intervals import UNDEFINED
 
@@ -34,12 +35,16 @@ def test_weighted_statistics_equal_scikit_learn_on_resampled_examples(seed: int,
         "auroc": weighted_auroc(descending, positive)(weights),
         "average_precision": weighted_average_precision(descending, positive)(weights),
         "f1": weighted_f1(descending, positive, 0.5)(weights),
+        "f1_max": weighted_f1_max(descending, positive)(weights),
     }
     for row, counts in enumerate(weights):
         drawn_scores, drawn_labels = np.repeat(descending, counts), np.repeat(positive, counts)
         assert computed["auroc"][row] == pytest.approx(sklearn_metrics.roc_auc_score(drawn_labels, drawn_scores))
         expected = sklearn_metrics.average_precision_score(drawn_labels, drawn_scores)
         assert computed["average_precision"][row] == pytest.approx(expected)
+        precision, recall, _ = sklearn_metrics.precision_recall_curve(drawn_labels, drawn_scores)
+        best = (2 * precision * recall / np.maximum(precision + recall, 1e-12)).max()
+        assert computed["f1_max"][row] == pytest.approx(best)
         assert computed["f1"][row] == pytest.approx(sklearn_metrics.f1_score(drawn_labels, drawn_scores >= 0.5))
 
 
@@ -73,7 +78,7 @@ def test_a_perfect_score_gives_one_and_a_reversed_one_zero():
 @pytest.mark.parametrize("labels", [[True, True], [False, False], []])
 def test_one_class_is_undefined(labels: list[bool]):
     results = detection_metrics([0.5] * len(labels), labels, list(range(len(labels))))
-    assert results == {name: UNDEFINED for name in ("auroc", "average_precision", "f1")}
+    assert results == {name: UNDEFINED for name in ("auroc", "average_precision", "f1", "f1_max")}
 
 
 def test_f1_counts_a_score_at_the_threshold_as_found():

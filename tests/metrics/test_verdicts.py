@@ -15,6 +15,7 @@ from sage_jax.metrics.verdicts import (
     group_accuracy,
     verdict_accuracy,
     write_predictions,
+    write_released_predictions,
 )
 
 
@@ -85,3 +86,47 @@ def test_extra_fields_cannot_replace_a_prediction(tmp_path: Path):
     with pytest.raises(ValueError, match="2 rows"):
         write_predictions(tmp_path / "p.jsonl", items, extra=[{}, {}])
     assert not list(tmp_path.iterdir())
+
+
+def read_as_released(path: Path) -> dict[str, float]:
+    """The documented reading: a list, equal truth and verdict is right, five rows in order are a group."""
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    right = [row["ground_truth"] == row["dichotomy"] for row in rows]
+    groups = [all(right[start : start + 5]) for start in range(0, len(rows), 5)]
+    found = {"accuracy": sum(right) / len(right), "acc_g": sum(groups) / len(groups)}
+    for kind in ("standard comparison", "defect identification", "defect diagnosis"):
+        of_kind = [hit for hit, row in zip(right, rows, strict=True) if row["label"] == kind]
+        found[kind] = sum(of_kind) / len(of_kind)
+    return found
+
+
+def test_the_released_evaluator_reads_the_list_as_we_do(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    kinds = ("standard comparison", "defect identification", "defect diagnosis")
+    rows = [
+        (
+            f"{image}/{kind}",
+            str(image),
+            kind,
+            rng.choice(["Yes.", "True: a scratch.", "No.", "False."]),
+            rng.random() < 0.5,
+        )
+        for image in range(20)
+        for kind in kinds
+        for _ in range(5)
+    ]
+    items = predictions_of(rows)
+    write_released_predictions(tmp_path / "sfe.json", items)
+    found = read_as_released(tmp_path / "sfe.json")
+    assert found["accuracy"] == pytest.approx(verdict_accuracy(items, samples=2).value)
+    assert found["acc_g"] == pytest.approx(group_accuracy(items, samples=2).value)
+    for kind, metric in accuracy_by_kind(items, samples=2).items():
+        assert found[kind] == pytest.approx(metric.value)
+    row = json.loads((tmp_path / "sfe.json").read_text())[0]
+    assert (row["question"], row["reference_answer"], row["test_answer"]) == ("Is it good?", "Yes.", items[0].answer)
+
+
+def test_an_answer_without_a_verdict_is_no_to_the_released_evaluator(tmp_path: Path) -> None:
+    items = predictions_of([("r", "i", "defect diagnosis", "Perhaps.", truth) for truth in (True, False)])
+    write_released_predictions(tmp_path / "sfe.json", items)
+    assert [row["dichotomy"] for row in json.loads((tmp_path / "sfe.json").read_text())] == [False, False]
