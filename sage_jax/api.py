@@ -11,17 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import numpy as np
-from PIL import Image
-
-from sage_jax.axes import UInt8
 from sage_jax.config import TRAINING_STAGES, Config, ExportConfig, InspectConfig, nearest
 from sage_jax.config.command_line import read_config
-from sage_jax.data.images import encode_png, remembered_rgb, rgb_of
 from sage_jax.data.records import Reference
 from sage_jax.errors import UserError
 from sage_jax.evaluation.evaluator import Evaluator
 from sage_jax.inspection.batches import answer_batch, cached_references, read_ahead, read_batch, test_features
+from sage_jax.inspection.given import ImageLike, content_of, name_of, read_references
 from sage_jax.inspection.images import InputImage, category_of, make_input
 from sage_jax.inspection.result import Inspection, make_inspection, unreadable
 from sage_jax.journal.summary import load_summary
@@ -29,15 +25,13 @@ from sage_jax.process.checksums import open_json
 from sage_jax.process.libraries import settle_libraries
 from sage_jax.stages.calibration import FILE, Threshold, threshold_of
 from sage_jax.stages.export import export_folder
+from sage_jax.stages.facts import FactTeller
 from sage_jax.stages.familiarity import familiarity_of
 from sage_jax.stages.open_model import config_of
 from sage_jax.stages.provenance import check_finished
 from sage_jax.stages.run import Run
 from sage_jax.stages.scoring import results_folder
 from sage_jax.stages.stages import run_stages
-
-ImageLike = str | os.PathLike[str] | bytes | Image.Image | UInt8[np.ndarray, "H W 3"] | UInt8[np.ndarray, "H W"]
-"""An image: a path, the content of a file, a PIL image, or an array of uint8, RGB or grey."""
 
 Section = TypeVar("Section", Config, ExportConfig)
 
@@ -52,9 +46,15 @@ class Inspector:
       stage: The training stage whose model it is.
     """
 
-    def __init__(self, evaluator: Evaluator, stage: str, scratch: tempfile.TemporaryDirectory[str] | None = None):
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        stage: str,
+        scratch: tempfile.TemporaryDirectory[str] | None = None,
+        teller: FactTeller | None = None,
+    ):
         self.config, self.stage = evaluator.config, stage
-        self._evaluator, self._scratch = evaluator, scratch
+        self._evaluator, self._scratch, self._teller = evaluator, scratch, teller
         self._thresholds = {
             with_reference: threshold_of(
                 evaluator.config, evaluator, stage, with_reference=with_reference, as_configured=False
@@ -101,7 +101,7 @@ class Inspector:
         Raises:
           UserError: The image or a reference cannot be read; the message names it.
         """
-        given = self._input(image, _read_references(references), category)
+        given = self._input(image, read_references(references), category)
         if given.record is None:
             raise UserError(given.error)
         return next(self._answered([given], questions, rows=1))
@@ -132,7 +132,7 @@ class Inspector:
         """
         if batch_size < 1:
             raise UserError(f"batch_size = {batch_size}: give 1 or more")
-        return self._many(images, _read_references(references), questions, category, batch_size)
+        return self._many(images, read_references(references), questions, category, batch_size)
 
     def _many(
         self,
@@ -162,7 +162,9 @@ class Inspector:
         evaluator = dataclasses.replace(self._evaluator, config=config, responder=self._responders[compared])
         rows = evaluator.responder.rows(rows)
         for start in range(0, len(inputs), rows):
-            batch = read_batch(inputs[start : start + rows], evaluator, rows)
+            shown = inputs[start : start + rows]
+            shown = shown if self._teller is None else self._teller.told(shown, rows)
+            batch = read_batch(shown, evaluator, rows)
             tests = None if familiarity is None else test_features(evaluator, rows)
             answers = answer_batch(batch, evaluator, self._references, tests)
             for image, said in zip(batch.inputs, answers, strict=True):
@@ -174,12 +176,12 @@ class Inspector:
 
     def _input(self, image: ImageLike, references: Sequence[Reference], category: str) -> InputImage:
         """An image and its references as the model gets them, or the error of the image."""
-        name, vocabulary = _name(image, "image"), self._evaluator.vocabulary
+        name, vocabulary = name_of(image, "image"), self._evaluator.vocabulary
         is_path = isinstance(image, str | os.PathLike)
         category = category or (category_of(Path(image), vocabulary) if is_path else "part")
         register = self.config.data.register == "rigid"
         try:
-            return make_input(name, _content(image, name), references, category, vocabulary, register=register)
+            return make_input(name, content_of(image, name), references, category, vocabulary, register=register)
         except ValueError as error:  # a UserError is one
             return InputImage(name, category, None, str(error))
 
@@ -216,8 +218,9 @@ def load(
         check_finished(run, name, wanted_by="inspect")
         params = run.weights.answering(name, wanted_by="inspect")
         evaluator = run.evaluator(name, params, use_up=True)
+        teller = FactTeller(run) if run.config.data.facts == "model" and inspect.facts == "data" else None
         made.pop_all()
-    return Inspector(evaluator, name, scratch)
+    return Inspector(evaluator, name, scratch, teller)
 
 
 def train(config: Config | Path | str, **fields: Any) -> Path:
@@ -348,52 +351,3 @@ def _replaced(config: Section, fields: dict[str, Any]) -> Section:
         if name not in known:
             raise UserError(f"{name}: no such field{nearest(name, known)}")
     return dataclasses.replace(config, **fields)
-
-
-def _as_list(images: ImageLike | Sequence[ImageLike] | None) -> list[ImageLike]:
-    if images is None:
-        return []
-    if isinstance(images, str | os.PathLike | bytes | Image.Image | np.ndarray):
-        return [images]
-    return list(images)
-
-
-def _read_references(given: ImageLike | Sequence[ImageLike] | None) -> list[Reference]:
-    """References as encoded images, read once for all images that are compared with them.
-
-    Raises:
-      UserError: One cannot be read.
-    """
-    named = [(reference, _name(reference, "reference")) for reference in _as_list(given)]
-    return [Reference(_content(reference, name), name) for reference, name in named]
-
-
-def _name(image: ImageLike, otherwise: str) -> str:
-    return os.fspath(image) if isinstance(image, str | os.PathLike) else otherwise
-
-
-def _content(image: ImageLike, name: str) -> bytes:
-    """Content of an image's file, decoded once so that a fault is found here.
-
-    Raises:
-      UserError: It cannot be read, is of another kind, or an array of another shape or dtype.
-    """
-    try:
-        if isinstance(image, bytes):
-            content = image
-        elif isinstance(image, str | os.PathLike):
-            content = Path(image).expanduser().read_bytes()
-        elif isinstance(image, Image.Image):
-            content = encode_png(rgb_of(image, name=name))
-        elif isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
-                raise UserError(f"{name}: an array of {image.dtype} {image.shape}: give uint8 of (H, W, 3) or (H, W)")
-            content = encode_png(image)
-        else:
-            raise UserError(f"{name}: a {type(image).__name__}: give a path, bytes, a PIL image or a uint8 array")
-    except UserError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a NUL byte, which no path has
-        raise UserError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    remembered_rgb(content, name=name)
-    return content

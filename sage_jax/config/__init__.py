@@ -13,6 +13,7 @@ from sage_jax.config.checks import (
 )
 from sage_jax.config.convert import from_config_dict, to_config_dict
 from sage_jax.config.data import DataConfig, PairType, TextConfig
+from sage_jax.config.facts import FactsConfig
 from sage_jax.config.fields import field_meanings, field_paths
 from sage_jax.config.model import DecoderConfig, FusionConfig, MeshConfig, ModelConfig, VitConfig
 from sage_jax.config.run import Config
@@ -40,6 +41,7 @@ __all__ = [
     "DecodingConfig",
     "EvaluateConfig",
     "ExportConfig",
+    "FactsConfig",
     "FusionConfig",
     "InspectConfig",
     "LoraConfig",

@@ -30,6 +30,9 @@ class DataConfig:
       images_root: `adpl` and `meta`: folder that the JSON's image paths are relative to; "" = the JSON's own folder.
       cache_dir: Where built data sets are kept, keyed by content hash, and compiled programs (`compiled/`).
       vocabulary: TOML file of objects and defects, for facts and preferences; "" = the built-in one.
+      facts: Whose sentences the facts of an image are, in training, evaluation and inspection: those of its record, or
+        of the `vocabulary` where that has none; those of its `record` alone; or those that a `model` has written about
+        each image in stage `facts` (the paper).
       on_bad_record: `fail` stops at the first fault, `skip` leaves the record out and lists it in the run directory.
       num_train: Images drawn for training; 0 = all there are (not for `generator`).
       num_test: Images drawn for testing; 0 = all.
@@ -70,6 +73,7 @@ class DataConfig:
     images_root: str = ""
     cache_dir: str = "~/.cache/sage_jax"
     vocabulary: str = ""
+    facts: Literal["vocabulary", "record", "model"] = "vocabulary"
     on_bad_record: Literal["fail", "skip"] = "fail"
     num_train: int = 4000
     num_test: int = 200
@@ -109,6 +113,10 @@ class DataConfig:
         require(
             drawable or not self.drawn_defects,
             f"drawn_defects = {self.drawn_defects}: {self.source} gives no photographs of good parts; leave it 0",
+        )
+        require(
+            self.source == "adpl" or self.facts != "record",
+            f"facts = 'record': {self.source} gives its records no facts of their own; set vocabulary or model",
         )
         require_above_zero(self, "num_references")
         several = self.source in ("folder", "mvtec", "visa", "meta")

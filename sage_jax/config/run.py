@@ -6,6 +6,7 @@ import dataclasses
 
 from sage_jax.config.checks import require, require_known, require_seed
 from sage_jax.config.data import DataConfig, TextConfig
+from sage_jax.config.facts import FactsConfig
 from sage_jax.config.model import MeshConfig, ModelConfig
 from sage_jax.config.stages import STAGES, TRAINING_STAGES
 from sage_jax.config.tasks import (
@@ -51,6 +52,7 @@ class Config:
       model: Sizes and attention.
       mesh: Devices.
       base, plain, sfe, base_dpo, dpo, edpo: Training stages; `base_dpo` is DPO alone, from the base model.
+      facts: Facts that a model writes about each image.
       evaluate: Evaluation of trained stages.
       inspect: Inspection of a user's images.
       calibrate: Choice of the threshold.
@@ -81,6 +83,7 @@ class Config:
         preference=PreferenceConfig(eta=0.0, lambda_hard=0.0),
     )
     edpo: TrainConfig = TrainConfig(answers="ranked", freeze=("vit/", "fusion/", "fact_encoder/"))
+    facts: FactsConfig = FactsConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     inspect: InspectConfig = InspectConfig()
     calibrate: CalibrateConfig = CalibrateConfig()

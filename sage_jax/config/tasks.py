@@ -106,9 +106,9 @@ class InspectConfig:
         the report.
       ask: How: `together`, each for itself, all of an image at once, as training and evaluation do; or `in_turn`, in
         one conversation, in which each answer knows those before, and which takes longer.
-      facts: Whose sentences the comparison embeddings are made of: those of `vocabulary` on the category, or those that
-        the `model` itself writes about each image first (the paper).
-      fact_tokens: Longest text of an image's facts that the model writes.
+      facts: Whose sentences the comparison embeddings are made of: those that `data.facts` says, as in training; or
+        those that the `model` which answers writes about each image first, in the same conversation.
+      fact_tokens: Longest text of an image's facts that the answering model writes.
       category: What the part is, for question and facts; "" = taken from the folder name where known.
       stage: Stage whose checkpoint answers; "" = the last trained one.
       threshold: Anomaly score, 0 to 1, from which the verdict is "defective"; below 0 = the one that stage `calibrate`
@@ -126,7 +126,7 @@ class InspectConfig:
     num_references: int = 0
     questions: tuple[str, ...] = ()
     ask: Literal["together", "in_turn"] = "together"
-    facts: Literal["vocabulary", "model"] = "vocabulary"
+    facts: Literal["data", "model"] = "data"
     fact_tokens: int = 96
     category: str = ""
     stage: str = ""

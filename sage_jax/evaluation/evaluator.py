@@ -44,6 +44,7 @@ class Evaluator:
       vocabulary: Objects, defects and their names.
       weights: Hash of the model's parameters.
       facts_as: How the stage was given its facts.
+      facts_written: Hash of what decided the facts that a model wrote about the images; "" = none are read.
     """
 
     responder: Responder
@@ -52,6 +53,7 @@ class Evaluator:
     vocabulary: Vocabulary
     weights: str
     facts_as: FactsAs = "fusion"
+    facts_written: str = ""
 
     def digest(self, **beside: object) -> str:
         """Hash of all that decides an answer to a record, and of what else decides a result."""
@@ -64,6 +66,7 @@ class Evaluator:
             "text": dataclasses.asdict(config.text),
             "decoding": dataclasses.asdict(self.responder.decoding),
             "facts_as": self.facts_as,
+            **({"facts_written": self.facts_written} if self.facts_written else {}),
             **beside,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]

@@ -42,9 +42,9 @@ def write_facts(
     return [chat.written_facts(ids) if index >= 0 else () for ids, index in said], prefix
 
 
-def fact_record(record: Record, chat: Chat) -> Record:
-    """The record without facts, and with the question for them alone."""
-    return dataclasses.replace(record, facts=(), questions=(Question(chat.facts_question(), ()),))
+def fact_record(record: Record, chat: Chat, prompt: str = "") -> Record:
+    """The record without facts, and with the question for them alone, by a prompt or our own."""
+    return dataclasses.replace(record, facts=(), questions=(Question(chat.facts_question(prompt), ()),))
 
 
 class Dialogue:

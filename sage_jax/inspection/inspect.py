@@ -357,4 +357,5 @@ def _row_of(found: Inspection, *, truth: Literal["defective", "good"] | None) ->
         num_references=found.num_references,
         map_median=None if found.anomaly_map is None else float(np.median(found.anomaly_map)),
         doubt=found.doubt,
+        facts=found.facts,
     )

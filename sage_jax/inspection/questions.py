@@ -59,7 +59,7 @@ def answer_images(batch: TreeBatch, records: Sequence[Record], evaluator: Evalua
     """
     responder, prefix = evaluator.responder, None
     if evaluator.config.inspect.facts == "model":
-        batch, prefix = _with_own_facts(batch, records, evaluator)
+        batch, prefix, records = _with_own_facts(batch, records, evaluator)
     shown = shown_records(batch, records)
     seeds = draw_seeds(shown)
     if _in_turn(evaluator):
@@ -109,8 +109,10 @@ def _num_tokens(ids: np.ndarray, evaluator: Evaluator) -> int:
     return int(closing.argmax()) + 1 if closing.any() else len(ids)
 
 
-def _with_own_facts(batch: TreeBatch, records: Sequence[Record], evaluator: Evaluator) -> tuple[TreeBatch, ImagePrefix]:
-    """The batch with facts that the model has written about its images, and where conversations about them begin."""
+def _with_own_facts(
+    batch: TreeBatch, records: Sequence[Record], evaluator: Evaluator
+) -> tuple[TreeBatch, ImagePrefix, list[Record]]:
+    """The batch and its records with facts that the model has written about the images, and their prefix."""
     chat, rows = evaluator.chat, len(batch.record_index)
     how: dict[str, Any] = {"with_reference": bool(batch.reference_tile_mask.any()), "answers": "none", "rows": rows}
     asking = dataclasses.replace(evaluator, facts_as="text")
@@ -124,4 +126,4 @@ def _with_own_facts(batch: TreeBatch, records: Sequence[Record], evaluator: Eval
     )
     own = [dataclasses.replace(record, facts=facts) for record, facts in zip(records, told, strict=False)]
     (batch,) = evaluator.batches(own, **how)
-    return batch, prefix
+    return batch, prefix, own

@@ -43,6 +43,7 @@ class InspectionRow:
       num_references: References that it was compared with.
       map_median: Median of the anomaly map; None without a reference.
       doubt: Why the verdict is unsure; "" where it is not.
+      facts: Sentences about the object and its typical anomalies that the model was given, or wrote first.
     """
 
     image: str
@@ -59,6 +60,7 @@ class InspectionRow:
     num_references: int = 0
     map_median: float | None = None
     doubt: str = ""
+    facts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
@@ -205,6 +207,7 @@ def row_to_json(row: InspectionRow) -> dict[str, Any]:
         "num_references": row.num_references,
         "map_median": row.map_median,
         "doubt": row.doubt or None,
+        "facts": list(row.facts),
     }
 
 
@@ -225,6 +228,7 @@ def row_from_json(content: Mapping[str, Any]) -> InspectionRow:
         num_references=content.get("num_references") or int(bool(content.get("reference"))),
         map_median=content.get("map_median"),
         doubt=content.get("doubt") or "",
+        facts=tuple(content.get("facts") or ()),
     )
 
 

@@ -38,6 +38,7 @@ class Inspection:
       reference: Path or name of the reference that the image was compared with, the first of several; "" without one.
       num_references: References that it was compared with.
       doubt: Why the verdict is unsure; "" where it is not.
+      facts: Sentences about the object and its typical anomalies that the model was given, or wrote first.
       pixels: The image, RGB 0 to 255; None where unreadable.
       error: Why the image could not be inspected; "" where it could.
     """
@@ -53,6 +54,7 @@ class Inspection:
     reference: str = ""
     num_references: int = 0
     doubt: str = ""
+    facts: tuple[str, ...] = ()
     pixels: UInt8[np.ndarray, "H W 3"] | None = None
     error: str = ""
 
@@ -114,6 +116,7 @@ def make_inspection(answers: ImageAnswers, config: Config, familiarity: Familiar
         reference=record.reference_path if compared else "",
         num_references=len(record.references),
         doubt=doubt,
+        facts=record.facts[: config.text.max_facts],
         pixels=pixels,
     )
 

@@ -18,6 +18,8 @@ from sage_jax.metrics.calibration import Calibration, CalibrationError, Trade
 from sage_jax.metrics.calibration import calibrate as calibrate_scores
 from sage_jax.process.checksums import open_json, sealed_json
 from sage_jax.process.files import replace_file
+from sage_jax.process.signals import Interrupted
+from sage_jax.stages.facts import told_images
 from sage_jax.stages.familiarity import learn_familiarity
 from sage_jax.stages.provenance import log_changes
 from sage_jax.stages.run import Stage, StageCost
@@ -46,11 +48,18 @@ def calibrate(stage: Stage) -> StageCost:
     if name not in run.trained:
         raise run.trained.missing(name, wanted_by=stage.name)
     log_changes(stage, name)
+    asked_for = _inspections(config)
+    try:
+        shown = {
+            label: told_images(stage, UserImages(options, run.vocabulary, config.data))
+            for label, options in asked_for.items()
+        }
+    except Interrupted as stopped:
+        return StageCost(interrupted=str(stopped))
     evaluator = run.evaluator(name, run.weights.answering(name, wanted_by=stage.name), use_up=True)
     scores: dict[str, list[float]] = {}
-    for label, options in _inspections(config).items():
-        output = run.folder.path / "calibration" / label
-        images = UserImages(options, run.vocabulary, run.config.data)
+    for label, options in asked_for.items():
+        output, images = run.folder.path / "calibration" / label, shown[label]
         asked = dataclasses.replace(evaluator, config=dataclasses.replace(config, inspect=options))
         log.line(f"{len(images)} {label} images of {options.images}, compared with {options.references or 'nothing'}")
         found = inspection.inspect(images, asked, stage=name, output=output, log=log, mesh=run.mesh)
@@ -75,7 +84,7 @@ def calibrate(stage: Stage) -> StageCost:
     replace_file(run.folder.path / FILE, json.dumps(sealed_json(content), indent=1) + "\n")
     plot_calibration(found, scores["good"], scores.get("defective", []), run.folder.path / "calibration.png")
     log.line(f"threshold {found.threshold:.6f}: {promise_of(found)}")
-    learn_familiarity(stage, evaluator, made_for, _inspections(config)["good"])
+    learn_familiarity(stage, evaluator, made_for, asked_for["good"])
     for trade in found.trades:
         escapes = "" if trade.escapes is None else f", escapes {trade.escapes:.1%} of the defective ones"
         log.line(f"  threshold {trade.threshold:.6f}: false alarms at most {trade.promised:.2%}{escapes}")

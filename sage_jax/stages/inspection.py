@@ -6,10 +6,11 @@ import dataclasses
 from pathlib import Path
 
 from sage_jax.config import ConfigError
-from sage_jax.data import store
 from sage_jax.inspection import inspect as inspection
 from sage_jax.inspection.images import Images, SampleImages, UserImages
+from sage_jax.process.signals import Interrupted
 from sage_jax.stages.calibration import threshold_of
+from sage_jax.stages.facts import told_images
 from sage_jax.stages.familiarity import familiarity_of
 from sage_jax.stages.provenance import log_changes
 from sage_jax.stages.run import Run, Stage, StageCost
@@ -27,6 +28,10 @@ def inspect(stage: Stage) -> StageCost:
         raise run.trained.missing(name, wanted_by=stage.name)
     images = _images(stage)
     log_changes(stage, name)
+    try:
+        images = told_images(stage, images)
+    except Interrupted as stopped:
+        return StageCost(interrupted=str(stopped))
     evaluator = run.evaluator(name, run.weights.answering(name, wanted_by=stage.name), use_up=True)
     output = inspection_folder(run)
     with_reference = bool(options.references) or not options.images
@@ -72,7 +77,7 @@ def _images(stage: Stage) -> Images:
         if unmatched := images.unmatched():
             stage.log.line(unmatched)
         return images
-    records = store.open_split(run.prepared, "test")
+    records = run.records("test", wanted_by=stage.name)
     if not len(records):
         raise ConfigError("there are no test records to inspect: name images with --config.inspect.images=PATH")
     return SampleImages(records, options.max_images)

@@ -77,11 +77,20 @@ def _check_finished(run: Run, stages: Sequence[str]) -> None:
 
 def _check_starts(run: Run, stages: Sequence[str]) -> None:
     """Checks that each stage finds the model that it starts from, or that it scores."""
-    trained = {*run.trained}
+    trained, before = {*run.trained}, set[str]()
     for stage in stages:
         start = starts_from(stage) if stage in TRAINING_STAGES else None
         if start is not None and start not in trained and stage not in trained:
             raise run.trained.missing(start, wanted_by=stage)
+        writes = stage == "facts" or _needs_facts(run, stage)
+        if writes and run.config.facts.stage not in trained and stage not in trained:
+            raise run.trained.missing(run.config.facts.stage, wanted_by=stage)
+        if _needs_facts(run, stage) and stage not in trained and "facts" not in before and not _has_facts(run):
+            raise ConfigError(
+                f"data.facts = 'model': stage {stage!r} reads facts that a model has written about each image: put "
+                f"'facts' before it, after {run.config.facts.stage!r}"
+            )
+        before.add(stage)
         if stage in ("evaluate", "calibrate", "inspect", "export") and not trained:
             raise run.trained.missing("base", wanted_by=stage)
         if stage == "evaluate" and not trained & {*run.config.evaluate.stages}:
@@ -92,6 +101,17 @@ def _check_starts(run: Run, stages: Sequence[str]) -> None:
             raise run.trained.missing(run.config.export.stage, wanted_by=stage)
         if stage in TRAINING_STAGES:
             trained.add(stage)
+
+
+def _needs_facts(run: Run, stage: str) -> bool:
+    """Whether a stage reads facts of the data set that a model is to have written."""
+    reads = stage == "evaluate" or (stage in TRAINING_STAGES and run.reads_written_facts(stage))
+    return reads and run.config.data.facts == "model"
+
+
+def _has_facts(run: Run) -> bool:
+    """Whether the model that writes facts has written some; whether they are all, the stage that reads them tells."""
+    return run.config.facts.stage in run.trained and run.facts.book.path.is_file()
 
 
 def _check_training(run: Run, stages: Sequence[str]) -> None:

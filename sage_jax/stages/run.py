@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from jax.sharding import Mesh
 
 from sage_jax.config import Config, ConfigError
+from sage_jax.data import store
 from sage_jax.data.adpl.facts import Vocabulary, load_vocabulary
 from sage_jax.data.adpl.wording import PLACES
-from sage_jax.data.store import PreparedData
+from sage_jax.data.records import Record
+from sage_jax.data.store import PreparedData, Split
 from sage_jax.data.trees.chat import Chat
 from sage_jax.data.trees.encode import TreeFormat
 from sage_jax.evaluation.evaluator import Evaluator
@@ -25,6 +28,7 @@ from sage_jax.parameters import Params, digest
 from sage_jax.sharding import make_mesh
 from sage_jax.stages.answering import check_decoding, make_decoding
 from sage_jax.stages.folder import RunFolder
+from sage_jax.stages.image_facts import ImageFacts, image_facts
 from sage_jax.stages.prepared import make_chat, prepare_data
 from sage_jax.stages.start import begun_from
 from sage_jax.stages.structure import Structure
@@ -69,6 +73,35 @@ class Run:
     def prepared(self) -> PreparedData:
         """The stored data set (`prepare_data`)."""
         return prepare_data(self.config, self.folder)
+
+    @functools.cached_property
+    def facts(self) -> ImageFacts:
+        """What `facts.stage` wrote about the images.
+
+        Raises:
+          ConfigError: That stage is not finished.
+        """
+        return image_facts(self.config, self.chat, self.trained)
+
+    def records(self, split: Split, *, wanted_by: str) -> Sequence[Record]:
+        """The stored records of a split as a stage reads them, with the facts that `data.facts` says.
+
+        Raises:
+          ConfigError: Facts that a model is to write are not there yet.
+        """
+        stored = store.open_split(self.prepared, split)
+        if not self.reads_written_facts(wanted_by):
+            return stored
+        return self.facts.records(stored, self.prepared.revision, wanted_by=wanted_by)
+
+    def reads_written_facts(self, stage: str) -> bool:
+        """Whether a stage reads facts that a model wrote: not those that make the model which writes them."""
+        return self.config.data.facts == "model" and stage not in self.trained.lineage(self.config.facts.stage)
+
+    def revision(self, stage: str) -> str:
+        """Hash of the data that a stage reads: of the data set, and of what decided the facts that were written."""
+        revision = self.prepared.revision
+        return f"{revision}-{self.facts.digest}" if self.reads_written_facts(stage) else revision
 
     @functools.cached_property
     def chat(self) -> Chat:
@@ -127,7 +160,8 @@ class Run:
         """
         facts_as, weights = self.config.training(stage).facts, scored_as or digest(params)
         responder = self.responder(params, use_up=use_up)
-        return Evaluator(responder, self.chat, self.config, self.vocabulary, weights, facts_as)
+        written = self.facts.digest if self.config.data.facts == "model" else ""
+        return Evaluator(responder, self.chat, self.config, self.vocabulary, weights, facts_as, written)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,7 +59,7 @@ def results_folder(run: Run) -> Path:
 
 def _test_data(stage: Stage) -> TestData:
     run, data = stage.run, stage.config.data
-    records = store.open_split(run.prepared, "test")
+    records = run.records("test", wanted_by=stage.name)
     if not len(records):
         raise ConfigError(
             "there are no test records: check data.held_out and data.test_fraction, or raise data.num_test"

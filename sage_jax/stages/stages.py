@@ -35,6 +35,7 @@ from sage_jax.process.version import own_version
 from sage_jax.stages.ablation import ablate
 from sage_jax.stages.calibration import calibrate
 from sage_jax.stages.export import export
+from sage_jax.stages.facts import write_facts
 from sage_jax.stages.inspection import inspect, inspection_folder
 from sage_jax.stages.preflight import check_stages
 from sage_jax.stages.prepared import barrier
@@ -231,6 +232,7 @@ _STAGES: Final[dict[str, Callable[[Stage], StageCost]]] = {
     "prepare": prepare,
     **dict.fromkeys(TRAINING_STAGES, train),
     "check": check,
+    "facts": write_facts,
     "evaluate": evaluate,
     "calibrate": calibrate,
     "inspect": inspect,

@@ -19,9 +19,11 @@ from sage_jax.data.stream.text_fit import measure_text
 from sage_jax.data.trees.chat import Chat
 from sage_jax.data.trees.encode import ChosenRecords, TreeError, TreeFormat, TreeUse
 from sage_jax.data.trees.shapes import TreeShape, enclosing
+from sage_jax.data.written_facts import RecordsWithFacts
 from sage_jax.journal.run_log import RunLog
 from sage_jax.process.checksums import open_json, sealed_json
 from sage_jax.process.files import replace_file
+from sage_jax.stages.image_facts import ImageFacts
 from sage_jax.stages.run import Stage
 
 _SHOWN: Final = 10
@@ -35,6 +37,7 @@ class TextCheck:
 
     Attributes:
       max_tokens: Longest sequence that the model has positions for; 0 = any.
+      facts: What a model has written about all images; None = nothing, or not yet.
     """
 
     config: Config
@@ -42,6 +45,7 @@ class TextCheck:
     chat: Chat
     log: RunLog
     max_tokens: int = 0
+    facts: ImageFacts | None = None
 
     def require_fits(self, stages: Sequence[str]) -> None:
         """Checks that all text fits, for each of these stages.
@@ -81,11 +85,13 @@ class TextCheck:
             [
                 *(split, limit, dataclasses.asdict(use), dataclasses.asdict(text), self.chat.tokenizer_digest()),
                 *(repr(self.chat.conversation), dataclasses.asdict(model.vit), model.downsample, model.max_tiles),
+                *([self.facts.digest] if self.facts else []),
             ]
         )
 
     def _measured(self, split: Split, use: TreeUse, limit: int) -> TreeShape:
         config, records = self.config, store.open_split(self.prepared, split)
+        records = RecordsWithFacts(records, self.facts.book.facts) if self.facts else records
         chosen = ChosenRecords(records, range(len(records))[: limit or None])
         faults: list[Fault] = []
         largest = TreeShape(0)
@@ -143,7 +149,9 @@ def largest_tree(stage: Stage) -> TreeShape:
 
 def _text_check(stage: Stage) -> TextCheck:
     run = stage.run
-    return TextCheck(run.config, run.prepared, run.chat, stage.log, run.max_positions)
+    facts = run.facts if run.reads_written_facts(stage.name) and run.config.facts.stage in run.trained else None
+    known = facts is not None and facts.book.is_complete(run.prepared.revision)
+    return TextCheck(run.config, run.prepared, run.chat, stage.log, run.max_positions, facts if known else None)
 
 
 def _shape_in(path: Path) -> TreeShape | None:

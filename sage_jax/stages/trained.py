@@ -63,11 +63,13 @@ class TrainedStages:
     def start_hash(self, stage: str) -> str:
         """Hash of the weights that a training stage starts from; "" = fresh ones."""
         start = starts_from(stage)
-        if start is None:
-            return ""
-        if self.given and self.is_imported(start):
+        return "" if start is None else self.weights_hash(start)
+
+    def weights_hash(self, stage: str) -> str:
+        """Hash of a finished stage's weights."""
+        if self.given and self.is_imported(stage):
             return self.given.fingerprint()
-        return final_weights(self.folder.stage(start))
+        return final_weights(self.folder.stage(stage))
 
     def lineage(self, stage: str) -> list[str]:
         """The stages that make a stage's model, from the first one to itself."""

@@ -16,7 +16,6 @@ from flax import nnx
 
 from sage_jax.batch import TreeBatch
 from sage_jax.config import ConfigError, starts_from
-from sage_jax.data import store
 from sage_jax.data.records import Record
 from sage_jax.data.stream.pipeline import StreamOptions, TrainLoader, make_train_loader, visited_records
 from sage_jax.data.stream.vit_features import StoredFeatures
@@ -83,7 +82,7 @@ def train(stage: Stage) -> StageCost:
     log.line(_how_it_computes(run))
     resumed = (run.folder.stage(stage.name) / "checkpoints").is_dir()
     params = run.weights.start(stage.name)
-    records = _records_of(run)
+    records = _records_of(stage)
     reference = _reference_of(stage, params, records)
     features = _features_of(stage, params, records)
     result = _fit(stage, params, records, reference, features)
@@ -104,13 +103,13 @@ def _how_it_computes(run: Run) -> str:
     )
 
 
-def _records_of(run: Run) -> StageRecords:
-    stored = store.open_split(run.prepared, "train")
+def _records_of(stage: Stage) -> StageRecords:
+    stored, fraction = stage.run.records("train", wanted_by=stage.name), stage.config.data.validation_fraction
     if not len(stored):
         raise ConfigError("there are no training records: check data.root and data.held_out, or raise data.num_train")
-    if not run.config.data.validation_fraction:
+    if not fraction:
         return StageRecords(stored, range(len(stored)), [])
-    return StageRecords(stored, *split_by_image(stored, run.config.data.validation_fraction))
+    return StageRecords(stored, *split_by_image(stored, fraction))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +139,7 @@ def _reference_of(stage: Stage, params: Params, records: StageRecords) -> _Refer
         records.stored,
         ([*(records.kept[i] for i in drawn[0]), *scored], [*(records.kept[i] for i in drawn[1]), *scored]),
         responder=run.responder(reference),
-        key=ReferenceKey(digest(reference), run.prepared.revision, run.tree_format),
+        key=ReferenceKey(digest(reference), run.revision(stage.name), run.tree_format),
         batch_size=run.config.evaluate.batch_size,
         folder=run.folder.path / "reference_logps",
         log=stage.log,
@@ -253,7 +252,7 @@ def _loader(stage: Stage, records: Sequence[Record], features: StoredFeatures | 
         prefetch=data.prefetch,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        revision=run.prepared.revision,
+        revision=run.revision(stage.name),
         group_batches=data.group_batches,
     )
     largest = None if run.config.text.buckets else largest_tree(stage)

@@ -28,6 +28,7 @@ FIELDS = {
     "num_references",
     "map_median",
     "doubt",
+    "facts",
 }
 
 

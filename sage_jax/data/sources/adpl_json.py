@@ -134,8 +134,8 @@ def read_records(
 
     Beyond the published fields an item may have `category`, `facts` (a list of sentences), `anomalous` (true or
     false) and `id`, and an answer option `score` (1 to 5). Without them, the category is the first folder of the test
-    image's path that names an object of the vocabulary, else its first folder; facts are those of the vocabulary; and
-    whether the part is anomalous stays unknown: no part of a path says so reliably.
+    image's path that names an object of the vocabulary, else its first folder; facts are those of the vocabulary, or
+    none with `data.facts` = `record`; whether the part is anomalous stays unknown: no part of a path says so reliably.
 
     Any other key is a fault, so that a misspelt one is not passed over, except those of AD-PL and of MANTA's questions
     that nothing here reads (Chinese texts, `domain`, `conclusion_en`) and keys that begin with `_`.
@@ -165,7 +165,7 @@ def read_records(
                 f"data.held_out: {path} has no category {held_out!r}; it has {', '.join(sorted(categories))}"
             )
     chosen = _drawn([name for _, name in items], data.num_train if split == "train" else data.num_test, seed)
-    build = _Builder(path, images_root(data), vocabulary)
+    build = _Builder(path, images_root(data), vocabulary, fill_in=data.facts != "record")
     for item, name in items:
         if name in chosen:
             yield from build(item)
@@ -187,7 +187,9 @@ def files(data: DataConfig) -> Iterator[str]:
 class _Builder:
     """Makes records of items; remembers images that were found whole and ids that were taken."""
 
-    def __init__(self, path: Path, root: Path, vocabulary: Vocabulary) -> None:
+    def __init__(self, path: Path, root: Path, vocabulary: Vocabulary, *, fill_in: bool) -> None:
+        """`fill_in` gives items without facts those of the vocabulary."""
+        self.fill_in = fill_in
         self.path = path
         self.root = root
         self.vocabulary = vocabulary
@@ -235,7 +237,7 @@ class _Builder:
             reference_image=self._image(reference) if reference else None,
             category=category,
             pair_type=pair_type,
-            facts=_facts(fields) if "facts" in fields else self.vocabulary.facts_for(category),
+            facts=self._facts(fields, category),
             questions=tuple(
                 _question(number, value) for number, value in enumerate(_list(fields, "question_answer"), 1)
             ),
@@ -247,6 +249,11 @@ class _Builder:
             reference_path=reference,
             line=line,
         )
+
+    def _facts(self, fields: dict[str, Any], category: str) -> tuple[str, ...]:
+        if "facts" in fields:
+            return tuple(_text({"facts": fact}, "facts", "a sentence of ") for fact in _list(fields, "facts"))
+        return self.vocabulary.facts_for(category) if self.fill_in else ()
 
     def _image(self, name: str) -> bytes:
         data = read_inside(self.root, name)
@@ -283,10 +290,6 @@ def _check_keys(fields: dict[str, Any], known: tuple[str, ...], where: str = "")
             raise _BadItem(
                 f"{where}key {key[:40]!a} is unknown", f"{like}; else remove it, or begin it with _ to have it left"
             )
-
-
-def _facts(fields: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(_text({"facts": fact}, "facts", "a sentence of ") for fact in _list(fields, "facts"))
 
 
 def _text(fields: dict[str, Any], key: str, where: str = "") -> str:

@@ -27,6 +27,7 @@ _NOT_CONTENT: Final = (
     "images_root",
     "cache_dir",
     "vocabulary",
+    "facts",
     "on_bad_record",
     "num_workers",
     "prefetch",
@@ -141,6 +142,8 @@ def source_revision(data: DataConfig, seed: int) -> str:
     fields = {name: value for name, value in dataclasses.asdict(data).items() if name not in _NOT_CONTENT}
     modules = (adpl_json, deeppcb, draw, folders, generated, listed, preferences)
     versions = {"readers": VERSION} | {module.__name__: module.VERSION for module in modules}
+    if data.facts == "record":  # what a model writes stands beside the stored data set
+        fields["facts"] = data.facts
     digest = hashlib.sha256(json.dumps([fields, versions, seed], sort_keys=True).encode())
     digest.update(repr(load_vocabulary(data.vocabulary)).encode())
     with _unusable(data):

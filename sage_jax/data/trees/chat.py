@@ -202,9 +202,9 @@ class Chat:
             ids[row, : len(encoded)] = encoded
         return ids
 
-    def facts_question(self) -> str:
-        """What the model is asked for the facts of an image."""
-        return FACTS_QUESTION.format(number=self.text.max_facts)
+    def facts_question(self, prompt: str = "") -> str:
+        """What the model is asked for the facts of an image, by a prompt or our own."""
+        return (prompt or FACTS_QUESTION).format(number=self.text.max_facts)
 
     def written_facts(self, ids: Sequence[int] | np.ndarray) -> tuple[str, ...]:
         """The fact sentences of an answer to `facts_question`: the first `max_facts`, bullets and numbers taken off.

@@ -1,0 +1,155 @@
+"""Stage `facts`: a model writes the facts about each image of the data set; and the same for images to inspect."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import jax
+
+from sage_jax.data import store
+from sage_jax.data.records import Record
+from sage_jax.data.trees.encode import ChosenRecords
+from sage_jax.data.written_facts import image_key, with_facts
+from sage_jax.evaluation.fact_writer import FactWriter
+from sage_jax.inspection.images import Images, InputImage
+from sage_jax.process.signals import Interrupted
+from sage_jax.process.stop_request import StopRequest, Watch
+from sage_jax.stages.provenance import log_changes
+from sage_jax.stages.run import Run, Stage, StageCost
+
+_SHOWN: Final = 3
+
+
+def write_facts(stage: Stage) -> StageCost:
+    """Has the model of `facts.stage` write the facts of all training and test images that have none; shows a few.
+
+    Raises:
+      ConfigError: That stage is not trained.
+    """
+    run, log, name = stage.run, stage.log, stage.config.facts.stage
+    if name not in run.trained:
+        raise run.trained.missing(name, wanted_by=stage.name)
+    log_changes(stage, name)
+    book, revision = run.facts.book, run.prepared.revision
+    if book.num_damaged:
+        log.line(f"{book.num_damaged} lines of {book.path} are damaged: the facts of their images are written again")
+    if book.is_complete(revision):
+        log.line(f"written before: {book.path}")
+        return StageCost(worked=False)
+    known, images = len(book), _distinct_images(stage)
+    lacking = {key: record_set for key, record_set in images.items() if not key <= book.facts.keys()}
+    writer = _writer(run) if lacking else None
+    try:
+        with StopRequest(log.line, run.mesh, after="this batch; facts that are written stay") as stop:
+            watch = Watch("facts were written; those that are written stay", log.progress, stop)
+            for records in lacking.values() if writer else ():
+                writer.write_all(records, book, watch)
+    except Interrupted as stopped:
+        return StageCost(resumed=known > 0, interrupted=str(stopped))
+    book.complete(revision, keep=jax.process_index() == 0)
+    for record in [record for records in images.values() for record in records[:_SHOWN]][:_SHOWN]:
+        log.line(f"{record.test_path}: {' '.join(book.of(record.test_image) or ('(none)',))}")
+    log.line(f"facts of {len(book) - known} images written, {known} known before: {book.path}")
+    return StageCost(resumed=known > 0, counts={"images": len(book) - known})
+
+
+def _writer(run: Run) -> FactWriter:
+    """The model that writes facts.
+
+    Raises:
+      ConfigError: Its stage is not trained.
+    """
+    name = run.config.facts.stage
+    return FactWriter(run.evaluator(name, run.weights.answering(name, wanted_by="facts"), use_up=True))
+
+
+def _distinct_images(stage: Stage) -> dict[frozenset[str], Sequence[Record]]:
+    """A record of each training image, and of each test image that is not among them, by the images' keys."""
+    found: dict[frozenset[str], Sequence[Record]] = {}
+    seen: set[str] = set()
+    for split in store.SPLITS:
+        first: dict[str, int] = {}
+        records = store.open_split(stage.run.prepared, split) if _has(stage.run, split) else []
+        with stage.log.progress(len(records), unit=f"{split} record read") as advance:
+            for index, record in enumerate(records):
+                first.setdefault(image_key(record.test_image), index)
+                advance(index + 1)
+        new = {key: index for key, index in first.items() if key not in seen}
+        if new:
+            found[frozenset(new)] = ChosenRecords(records, [*new.values()])
+        seen.update(new)
+    return found
+
+
+def _has(run: Run, split: store.Split) -> bool:
+    return bool(run.prepared.num_train if split == "train" else run.prepared.num_test)
+
+
+class FactTeller:
+    """Facts for images to inspect, under `data.facts` = `model`: those of the book, and new ones that the model writes.
+
+    The model that writes is loaded when it is first needed, beside the one that answers.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run, self._facts = run, run.facts
+        self._writer: FactWriter | None = None
+
+    @property
+    def facts(self) -> Mapping[str, tuple[str, ...]]:
+        """Sentences by the key of their image."""
+        return self._facts.book.facts
+
+    def told(self, inputs: Sequence[InputImage], rows: int) -> list[InputImage]:
+        """The inputs with their facts; those of images that have none are written first, as a batch of so many rows."""
+        records = [image.record for image in inputs if image.record is not None]
+        if any(self._facts.book.of(record.test_image) is None for record in records):
+            self._writer = self._writer or _writer(self._run)
+            self._writer.write(records, self._facts.book, self._writer.evaluator.responder.rows(rows))
+        return [_told(image, self.facts) for image in inputs]
+
+
+class ImagesWithFacts:
+    """Images to inspect with the facts that a model wrote about them."""
+
+    def __init__(self, images: Images, facts: Mapping[str, tuple[str, ...]]) -> None:
+        self._images, self._facts = images, facts
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def key(self, index: int) -> str:
+        return self._images.key(index)
+
+    def stamp(self, index: int) -> str:
+        return self._images.stamp(index)
+
+    def read(self, index: int) -> InputImage:
+        return _told(self._images.read(index), self._facts)
+
+
+def told_images(stage: Stage, images: Images) -> Images:
+    """The images with the facts that `data.facts` says; those that a model is to write are written first.
+
+    Raises:
+      ConfigError: The model that writes them is not trained.
+      Interrupted: A signal has come; the facts that are written stay.
+    """
+    run, log, config = stage.run, stage.log, stage.config
+    if config.data.facts != "model" or config.inspect.facts == "model":
+        return images
+    teller, rows = FactTeller(run), min(config.evaluate.batch_size, len(images))
+    with StopRequest(log.line, run.mesh, after="this batch; facts that are written stay") as stop:
+        watch = Watch("facts were written; those that are written stay", log.progress, stop)
+        with watch.progress(len(images), unit="image's facts") as advance:
+            for start in range(0, len(images), rows):
+                chunk = range(start, min(start + rows, len(images)))
+                teller.told([images.read(index) for index in chunk], rows)
+                advance(chunk.stop)
+    return ImagesWithFacts(images, teller.facts)
+
+
+def _told(image: InputImage, facts: Mapping[str, tuple[str, ...]]) -> InputImage:
+    return image if image.record is None else dataclasses.replace(image, record=with_facts(image.record, facts))
