@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from sage_jax.metrics.pixels import pixel_metrics
-from sage_jax.process.peak_memory import peak_memory_bytes
+from sage_jax.process.peak_memory import PeakMemory
 
 
 class _Maps(Sequence[np.ndarray]):
@@ -25,7 +26,7 @@ class _Maps(Sequence[np.ndarray]):
     def __len__(self) -> int:
         return self._number
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         rng = np.random.default_rng(index)
         mask = np.zeros((self._side, self._side), np.bool_)
         for _ in range(rng.integers(1, 5) if index % 10 else 0):
@@ -47,11 +48,12 @@ def main() -> None:
         maps[index], masks[index]
     making = time.perf_counter() - start
     start = time.perf_counter()
-    found = pixel_metrics(maps, masks, range(args.maps), samples=1000)
+    with PeakMemory() as peak:
+        found = pixel_metrics(maps, masks, range(args.maps), samples=1000)
     ours = time.perf_counter() - start - 1.5 * making  # maps are read twice, masks once
     for name, metric in found.items():
         print(f"{name:24} {metric.value:.6f} [{metric.low:.6f}, {metric.high:.6f}]")
-    print(f"{args.maps} maps of {args.side} px: {ours:.0f} s with intervals, peak {peak_memory_bytes() / 1e9:.1f} GB")
+    print(f"{args.maps} maps of {args.side} px: {ours:.0f} s with intervals, peak {peak.gigabytes:.1f} GB")
     start = time.perf_counter()
     pixels = [(maps[index].ravel(), masks[index].ravel()) for index in range(args.maps)]
     theirs = roc_auc_score(np.concatenate([mask for _, mask in pixels]), np.concatenate([each for each, _ in pixels]))

@@ -41,7 +41,8 @@ class DataConfig:
       image_px: Side of a generated image or a DeepPCB crop; 0 = whole images.
       shrink_px: Longer side that larger photographs of `folder` are shrunk to when they are stored; 0 = as they are.
       held_out: Categories kept for testing. Empty: the source's own split, or `test_fraction` by hash.
-      test_fraction: Share of images kept for testing where the source has no split and nothing is held out.
+      test_fraction: Share of images kept for testing where the source has no split and nothing is held out; 0 = none,
+        1 = all.
       validation_fraction: Share of training images, taken by the hash of their id, that no stage trains on and that
         stages with `eval_every` validate on; 0 = none.
       drawn_defects: Defective images drawn of each good training image, beside as many good copies of it that vary as
@@ -98,7 +99,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require_share(self, "defect_rate")
-        require(0.0 < self.test_fraction < 1.0, f"test_fraction = {self.test_fraction}: give a share between 0 and 1")
+        require_share(self, "test_fraction")
         require(
             0.0 <= self.validation_fraction < 1.0,
             f"validation_fraction = {self.validation_fraction}: give a share from 0 to below 1",

@@ -118,6 +118,12 @@ class Config:
                 f"{stage}.eval_every = {every}, but data.validation_fraction is 0: give the share of training images "
                 "to validate on, such as 0.05, or set eval_every to 0",
             )
+        for stage in TRAINING_STAGES:
+            root = self.training(stage).data_root
+            require(
+                not root or self.data.source != "generator",
+                f"{stage}.data_root = {root!r}: data.source = 'generator' reads no files; set the source",
+            )
         for stage in TRAINING_STAGES.values():
             if stage.objective == "preference":
                 _require_preferences(stage.name, self.training(stage.name))
@@ -131,6 +137,14 @@ class Config:
     def num_references(self) -> int:
         """Most references of an image that is inspected."""
         return self.inspect.num_references or self.data.num_references
+
+    def data_of(self, stage: str) -> DataConfig:
+        """The data that a stage reads: those of `data`, or for a training stage with `data_root` its own."""
+        train = self.training(stage) if stage in TRAINING_STAGES else None
+        if train is None or not train.data_root:
+            return self.data
+        own = {"root": train.data_root, "images_root": train.data_images_root}
+        return dataclasses.replace(self.data, **own, held_out=(), test_fraction=0.0)
 
     def training(self, stage: str) -> TrainConfig:
         """The config of a training stage."""

@@ -87,6 +87,9 @@ class TrainConfig:
     """One training stage.
 
     Attributes:
+      data_root: Data set of the stage's own, of `data.source` and read like it: all of it trains, none is kept for
+        testing; "" = the training records of `data.root`.
+      data_images_root: As `data.images_root`, for `data_root`.
       steps: Optimizer steps.
       batch_size: Images of a step, over all processes.
       accumulate: Micro-batches that a step's batch is cut into.
@@ -121,6 +124,8 @@ class TrainConfig:
       keep_last: Newest checkpoints kept; the one of the lowest validation loss is kept as well.
     """
 
+    data_root: str = ""
+    data_images_root: str = ""
     steps: int = 200
     batch_size: int = 16
     accumulate: int = 1
@@ -159,6 +164,10 @@ class TrainConfig:
             decay = getattr(self, name)
             # At 1 a moment never moves, and Adam's bias correction divides by zero.
             require(0.0 <= decay < 1.0, f"{name} = {decay}: give a decay rate from 0 to below 1")
+        require(
+            bool(self.data_root) or not self.data_images_root,
+            f"data_images_root = {self.data_images_root!r} without data_root: name the data set too",
+        )
         require_divides("accumulate", self.accumulate, "batch_size", self.batch_size)
         require(
             self.warmup_steps <= self.steps, f"warmup_steps = {self.warmup_steps} is more than steps = {self.steps}"

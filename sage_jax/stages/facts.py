@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 import jax
 
+from sage_jax.config import TRAINING_STAGES
 from sage_jax.data import store
 from sage_jax.data.records import Record
+from sage_jax.data.store import PreparedData
 from sage_jax.data.trees.encode import ChosenRecords
 from sage_jax.data.written_facts import image_key, with_facts
 from sage_jax.evaluation.fact_writer import FactWriter
@@ -32,13 +35,13 @@ def write_facts(stage: Stage) -> StageCost:
     if name not in run.trained:
         raise run.trained.missing(name, wanted_by=stage.name)
     log_changes(stage, name)
-    book, revision = run.facts.book, run.prepared.revision
+    book, data = run.facts.book, _data_sets(run)
     if book.num_damaged:
         log.line(f"{book.num_damaged} lines of {book.path} are damaged: the facts of their images are written again")
-    if book.is_complete(revision):
+    if all(book.is_complete(each.revision) for each in data):
         log.line(f"written before: {book.path}")
         return StageCost(worked=False)
-    known, images = len(book), _distinct_images(stage)
+    known, images = len(book), _distinct_images(stage, data)
     lacking = {key: record_set for key, record_set in images.items() if not key <= book.facts.keys()}
     writer = _writer(run) if lacking else None
     try:
@@ -48,7 +51,8 @@ def write_facts(stage: Stage) -> StageCost:
                 writer.write_all(records, book, watch)
     except Interrupted as stopped:
         return StageCost(resumed=known > 0, interrupted=str(stopped))
-    book.complete(revision, keep=jax.process_index() == 0)
+    for each in data:
+        book.complete(each.revision, keep=jax.process_index() == 0)
     for record in [record for records in images.values() for record in records[:_SHOWN]][:_SHOWN]:
         log.line(f"{record.test_path}: {' '.join(book.of(record.test_image) or ('(none)',))}")
     log.line(f"facts of {len(book) - known} images written, {known} known before: {book.path}")
@@ -65,13 +69,20 @@ def _writer(run: Run) -> FactWriter:
     return FactWriter(run.evaluator(name, run.weights.answering(name, wanted_by="facts"), use_up=True))
 
 
-def _distinct_images(stage: Stage) -> dict[frozenset[str], Sequence[Record]]:
-    """A record of each training image, and of each test image that is not among them, by the images' keys."""
+def _data_sets(run: Run) -> list[PreparedData]:
+    """The run's data set, and those of training stages that have one of their own and read written facts."""
+    names = [name for name in TRAINING_STAGES if run.reads_written_facts(name)]
+    found = {each.revision: each for each in (run.prepared, *map(run.prepared_for, names))}
+    return [*found.values()]
+
+
+def _distinct_images(stage: Stage, data: Sequence[PreparedData]) -> dict[frozenset[str], Sequence[Record]]:
+    """A record of each image of some data sets, by the images' keys: a group for each split of them."""
     found: dict[frozenset[str], Sequence[Record]] = {}
     seen: set[str] = set()
-    for split in store.SPLITS:
+    for prepared, split in itertools.product(data, store.SPLITS):
         first: dict[str, int] = {}
-        records = store.open_split(stage.run.prepared, split) if _has(stage.run, split) else []
+        records = store.open_split(prepared, split) if _has(prepared, split) else []
         with stage.log.progress(len(records), unit=f"{split} record read") as advance:
             for index, record in enumerate(records):
                 first.setdefault(image_key(record.test_image), index)
@@ -83,8 +94,8 @@ def _distinct_images(stage: Stage) -> dict[frozenset[str], Sequence[Record]]:
     return found
 
 
-def _has(run: Run, split: store.Split) -> bool:
-    return bool(run.prepared.num_train if split == "train" else run.prepared.num_test)
+def _has(prepared: PreparedData, split: store.Split) -> bool:
+    return bool(prepared.num_train if split == "train" else prepared.num_test)
 
 
 class FactTeller:

@@ -25,20 +25,25 @@ from sage_jax.process.stop_request import stop_if_asked
 from sage_jax.stages.folder import RunFolder
 
 
-def prepare_data(config: Config, folder: RunFolder) -> PreparedData:
+def prepare_data(config: Config, folder: RunFolder, stage: str = "") -> PreparedData:
     """The stored data set, built by the first process if it is not there; the others wait, then find it.
+
+    Args:
+      stage: A training stage with data of its own; "" = those of the run.
 
     Raises:
       Interrupted: A signal has come.
     """
-    build = functools.partial(store.prepare, config.data, config.text, seed=config.seed, run_dir=folder.path)
+    data = config.data_of(stage) if stage else config.data
+    faults = folder.path / f"data_{stage}" if stage else folder.path
+    build = functools.partial(store.prepare, data, config.text, seed=config.seed, run_dir=faults)
     first = None
     with contextlib.suppress(Interrupted):  # raised below, by all processes together
         first = build() if jax.process_index() == 0 else None
     barrier("data prepared")
     stop_if_asked("stopped while the data set was prepared; a build is whole or not kept")
     prepared = first or build()
-    folder.write_json("data.json", prepared_counts(prepared))
+    folder.write_json(f"data_{stage}/data.json" if stage else "data.json", prepared_counts(prepared))
     return prepared
 
 

@@ -63,6 +63,7 @@ class Run:
         self.config = dataclasses.replace(config, run_dir=os.path.expanduser(config.run_dir), inspect=inspect)
         self.folder = RunFolder(Path(self.config.run_dir))
         self.trained = TrainedStages(self.folder, self.checkpoint or self.start)
+        self._own_data: dict[str, PreparedData] = {}
 
     @functools.cached_property
     def mesh(self) -> Mesh:
@@ -73,6 +74,14 @@ class Run:
     def prepared(self) -> PreparedData:
         """The stored data set (`prepare_data`)."""
         return prepare_data(self.config, self.folder)
+
+    def prepared_for(self, stage: str) -> PreparedData:
+        """The stored data set that a stage reads: the run's, or for a stage with `data_root` its own."""
+        if self.config.data_of(stage) == self.config.data:
+            return self.prepared
+        if stage not in self._own_data:
+            self._own_data[stage] = prepare_data(self.config, self.folder, stage)
+        return self._own_data[stage]
 
     @functools.cached_property
     def facts(self) -> ImageFacts:
@@ -89,10 +98,11 @@ class Run:
         Raises:
           ConfigError: Facts that a model is to write are not there yet.
         """
-        stored = store.open_split(self.prepared, split)
+        prepared = self.prepared_for(wanted_by)
+        stored = store.open_split(prepared, split)
         if not self.reads_written_facts(wanted_by):
             return stored
-        return self.facts.records(stored, self.prepared.revision, wanted_by=wanted_by)
+        return self.facts.records(stored, prepared.revision, wanted_by=wanted_by)
 
     def reads_written_facts(self, stage: str) -> bool:
         """Whether a stage reads facts that a model wrote: not those that make the model which writes them."""
@@ -100,7 +110,7 @@ class Run:
 
     def revision(self, stage: str) -> str:
         """Hash of the data that a stage reads: of the data set, and of what decided the facts that were written."""
-        revision = self.prepared.revision
+        revision = self.prepared_for(stage).revision
         return f"{revision}-{self.facts.digest}" if self.reads_written_facts(stage) else revision
 
     @functools.cached_property

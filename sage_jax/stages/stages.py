@@ -206,18 +206,24 @@ def check(stage: Stage) -> StageCost:
     Raises:
       ConfigError: There are faults, and `data.on_bad_record` is `fail`; or questions made here tell their answers.
     """
-    config = stage.config
-    report = data_check.check(config.data, config.seed)
-    if jax.process_index() == 0:
-        data_check.print_report(report)
-    if report.faults and config.data.on_bad_record == "fail":
+    config, reports = stage.config, list[data_check.CheckReport]()
+    for data in dict.fromkeys((config.data, *(config.data_of(name) for name in TRAINING_STAGES))):
+        report = data_check.check(data, config.seed)
+        reports.append(report)
+        if jax.process_index() == 0:
+            if data != config.data:
+                stage.log.line(f"data_root = {data.root}")
+            data_check.print_report(report)
+    faults = sum(len(report.faults) for report in reports)
+    if faults and config.data.on_bad_record == "fail":
         raise ConfigError(
-            f"{len(report.faults)} faults in the data set: mend them, or leave bad records out with "
+            f"{faults} faults in the data set: mend them, or leave bad records out with "
             "--config.data.on_bad_record=skip"
         )
-    if report.given_away and config.data.source != "adpl":  # a user's own questions are as they are: the table tells
+    given_away = [each for report in reports for each in report.given_away]
+    if given_away and config.data.source != "adpl":  # a user's own questions are as they are: the table tells
         raise ConfigError(
-            "the questions give the verdict away without the image: " + "; ".join(report.given_away) + ". Good and "
+            "the questions give the verdict away without the image: " + "; ".join(given_away) + ". Good and "
             "defective images must come in about equal numbers in training and test: set data.num_train and num_test"
         )
     return StageCost()

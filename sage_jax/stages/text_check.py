@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +38,7 @@ class TextCheck:
     Attributes:
       max_tokens: Longest sequence that the model has positions for; 0 = any.
       facts: What a model has written about all images; None = nothing, or not yet.
+      own: Data sets of training stages that have one of their own.
     """
 
     config: Config
@@ -46,6 +47,7 @@ class TextCheck:
     log: RunLog
     max_tokens: int = 0
     facts: ImageFacts | None = None
+    own: Mapping[str, PreparedData] = dataclasses.field(default_factory=dict)
 
     def require_fits(self, stages: Sequence[str]) -> None:
         """Checks that all text fits, for each of these stages.
@@ -53,8 +55,9 @@ class TextCheck:
         Raises:
           TreeError: Some does not; the message has the first few with file, line and the option to change.
         """
-        for split, use, limit in dict.fromkeys(use for stage in stages for use in _uses(stage, self.config)):
-            self._largest(split, use, limit)
+        for stage in stages:
+            for read_by, split, use, limit in _uses(stage, self.config):
+                self._largest(read_by, split, use, limit)
 
     def largest(self, stage: str) -> TreeShape:
         """What any tree that a training stage draws can need.
@@ -64,11 +67,12 @@ class TextCheck:
         """
         return self._largest(*next(_uses(stage, self.config)))
 
-    def _largest(self, split: Split, use: TreeUse, limit: int) -> TreeShape:
-        done = self.prepared.path / f"fits-{hashlib.sha256(self._key(split, use, limit).encode()).hexdigest()[:16]}"
+    def _largest(self, stage: str, split: Split, use: TreeUse, limit: int) -> TreeShape:
+        prepared = self.own.get(stage, self.prepared)
+        done = prepared.path / f"fits-{hashlib.sha256(self._key(split, use, limit).encode()).hexdigest()[:16]}"
         largest = _shape_in(done)
         if largest is None:
-            largest = self._measured(split, use, limit)
+            largest = self._measured(prepared, split, use, limit)
             if jax.process_index() == 0:
                 replace_file(done, json.dumps(sealed_json(dataclasses.asdict(largest))))
         if self.max_tokens and largest.length > self.max_tokens:
@@ -89,8 +93,8 @@ class TextCheck:
             ]
         )
 
-    def _measured(self, split: Split, use: TreeUse, limit: int) -> TreeShape:
-        config, records = self.config, store.open_split(self.prepared, split)
+    def _measured(self, prepared: PreparedData, split: Split, use: TreeUse, limit: int) -> TreeShape:
+        config, records = self.config, store.open_split(prepared, split)
         records = RecordsWithFacts(records, self.facts.book.facts) if self.facts else records
         chosen = ChosenRecords(records, range(len(records))[: limit or None])
         faults: list[Fault] = []
@@ -111,8 +115,8 @@ class TextCheck:
         return largest
 
 
-def _uses(stage: str, config: Config) -> Iterator[tuple[Split, TreeUse, int]]:
-    """The ways in which a stage encodes records: split, use, and how many records (0 = all)."""
+def _uses(stage: str, config: Config) -> Iterator[tuple[str, Split, TreeUse, int]]:
+    """The ways in which a stage encodes records: stage that reads them, split, use, how many records (0 = all)."""
     if stage == "ablate":
         for name in (*config.ablate.stages, "evaluate"):
             evaluate = dataclasses.replace(config.evaluate, stages=config.ablate.stages)
@@ -120,12 +124,17 @@ def _uses(stage: str, config: Config) -> Iterator[tuple[Split, TreeUse, int]]:
     elif stage == "evaluate":
         for name in config.evaluate.stages:
             facts = config.training(name).facts
-            yield "test", TreeUse("ranked", "inspection", facts), config.evaluate.num_records
+            yield stage, "test", TreeUse("ranked", "inspection", facts), config.evaluate.num_records
     elif stage in TRAINING_STAGES:
         train = config.training(stage)
-        yield "train", TreeUse.of(train), 0
+        yield stage, "train", TreeUse.of(train), 0
         if TRAINING_STAGES[stage].objective == "preference" and train.preference.reference == "ratio":
-            yield "train", TreeUse("ranked", "inspection", "fusion"), 0  # reference log-probabilities: all questions
+            yield (
+                stage,
+                "train",
+                TreeUse("ranked", "inspection", "fusion"),
+                0,
+            )  # reference log-probabilities: all questions
 
 
 def check_text(stage: Stage, *names: str) -> None:
@@ -150,8 +159,9 @@ def largest_tree(stage: Stage) -> TreeShape:
 def _text_check(stage: Stage) -> TextCheck:
     run = stage.run
     facts = run.facts if run.reads_written_facts(stage.name) and run.config.facts.stage in run.trained else None
-    known = facts is not None and facts.book.is_complete(run.prepared.revision)
-    return TextCheck(run.config, run.prepared, run.chat, stage.log, run.max_positions, facts if known else None)
+    known = facts is not None and facts.book.is_complete(run.prepared_for(stage.name).revision)
+    own = {name: run.prepared_for(name) for name in TRAINING_STAGES if run.config.training(name).data_root}
+    return TextCheck(run.config, run.prepared, run.chat, stage.log, run.max_positions, facts if known else None, own)
 
 
 def _shape_in(path: Path) -> TreeShape | None:

@@ -49,9 +49,12 @@ class TrainedStages:
 
     @property
     def data_revisions(self) -> set[str]:
-        """Revisions of the data that the stages were trained on; none where all weights are imported."""
+        """Revisions of the data that the stages were trained on, and of those that their runs were to be tested on.
+
+        None where all weights are imported.
+        """
         files = (self.folder.stage(name) / "data.json" for name in self)
-        return {_revision_in(file) for file in files if file.is_file()}
+        return {revision for file in files if file.is_file() for revision in _revisions_in(file)}
 
     def lora(self, stage: str) -> LoraConfig:
         """LoRA of a finished stage, as it was trained."""
@@ -87,9 +90,10 @@ class TrainedStages:
         )
 
 
-def _revision_in(path: Path) -> str:
+def _revisions_in(path: Path) -> set[str]:
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["revision"])
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {str(content["revision"]), str(content.get("tested_on", content["revision"]))}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path}: damaged: {error!r}. Delete it: only the data that the stage saw is then unknown"

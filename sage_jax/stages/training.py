@@ -166,7 +166,7 @@ def _features_of(stage: Stage, params: Params, records: StageRecords) -> StoredF
     stored = stored_features(
         records.stored,
         responder=run.responder(frozen),
-        key=FeatureKey(digest(vit), run.prepared.revision, config.model),
+        key=FeatureKey(digest(vit), run.prepared_for(stage.name).revision, config.model),
         batch_size=config.evaluate.batch_size,
         folder=Path(data.cache_dir).expanduser() / "vit_features",
         run=stage.log,
@@ -203,7 +203,8 @@ def _fit(
     if loader.shapes:
         stage.log.line(str(loader.shapes))
     cached = features if isinstance(features, CachedFeatures) else None
-    run.folder.write_json(f"stages/{stage.name}/data.json", prepared_counts(run.prepared))
+    about_data = prepared_counts(run.prepared_for(stage.name)) | {"tested_on": run.prepared.revision}
+    run.folder.write_json(f"stages/{stage.name}/data.json", about_data)
     about = {"keep_last": config.keep_last, "starts_from": run.trained.start_hash(stage.name)}
     with contextlib.closing(loader), StageCheckpoints(run.folder.stage(stage.name), **about) as checkpoints:
         trainer = Trainer(

@@ -15,7 +15,7 @@ from sage_jax.config import ConfigError, DataConfig, TextConfig
     [
         (DataConfig, {"defect_rate": 1.1}, "defect_rate = 1.1: give a share from 0 to 1"),
         (DataConfig, {"validation_fraction": 1.0}, "validation_fraction = 1.0: give a share from 0 to below 1"),
-        (DataConfig, {"test_fraction": 1.0}, "test_fraction = 1.0"),
+        (DataConfig, {"test_fraction": 1.5}, "test_fraction = 1.5"),
         (DataConfig, {"shrink_px": 64}, "shrink_px = 64: read with source=folder alone"),
         (DataConfig, {"source": "mvtec"}, "root is empty: name the folder or file of the mvtec data set"),
         (DataConfig, {"num_test": 0}, "num_test = 0: must be above 0"),

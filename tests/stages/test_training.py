@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from sage_jax.config import TRAINING_STAGES, from_config_dict
+import sage_jax
+from sage_jax.config import TRAINING_STAGES, ConfigError, DataConfig, from_config_dict
 from sage_jax.config.command_line import read_config
+from sage_jax.data.images import encode_png
+from sage_jax.data.records import PAIR_TYPES
+from sage_jax.stages.open_model import config_of
 from sage_jax.stages.run import Run
+from sage_jax.stages.scoring import results_folder
 from sage_jax.stages.training import StageRecords
 from tests.support.stream_records import make_record
 from tests.support.tiny_run import CONFIG, TinyRun, read_jsonl
@@ -64,3 +73,67 @@ def test_records_are_those_that_train_and_those_that_validate() -> None:
     records = StageRecords(stored, [0, 3, 4], [1])
     assert [records.stored[index] for index in records.kept] == [stored[0], stored[3], stored[4]]
     assert [records.stored[index] for index in records.held_out] == [stored[1]]
+
+
+def _questions(folder: Path, name: str, number: int) -> Path:
+    """AD-PL's JSON with so many items on images of their own."""
+    rng, items = np.random.default_rng(number), []
+    answers = ["Yes. It has a scratch.", "Yes, a dent.", "No. It is whole.", "No."]
+    for index in range(number):
+        image = folder / name / f"{index}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.write_bytes(encode_png(rng.integers(0, 256, (32, 32, 3), np.uint8)))
+        asked = [
+            {"question_en": f"Is part {each} broken?", "answer_options": [{"answer_en": text} for text in answers]}
+            for each in range(5)
+        ]
+        items.append(
+            {"pair_type": PAIR_TYPES[index % 3], "test_image": f"{name}/{index}.png", "question_answer": asked}
+        )
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(items), encoding="utf-8")
+    return path
+
+
+def test_each_stage_may_train_on_data_of_its_own(tiny_run: TinyRun, tmp_path: Path) -> None:
+    """Stage 1 on one set of questions, stage 2 on another, tested on a third, as the paper does."""
+    run_dir = Path(shutil.copytree(tiny_run.run_dir, tmp_path / "run"))
+    for stage in (run_dir / "stages").iterdir():
+        if stage.name != "base":
+            shutil.rmtree(stage)
+    files = {name: _questions(tmp_path, name, number) for name, number in (("one", 8), ("two", 9), ("three", 4))}
+    config = config_of(run_dir)
+    data = DataConfig(
+        source="adpl",
+        root=str(files["three"]),
+        cache_dir=str(tmp_path / "cache"),
+        num_train=0,
+        num_test=0,
+        test_fraction=1.0,
+    )
+    short = {"batch_size": 8, "steps": 2}
+    config = dataclasses.replace(
+        config,
+        data=data,
+        sfe=dataclasses.replace(config.sfe, data_root=str(files["one"]), **short),
+        edpo=dataclasses.replace(config.edpo, data_root=str(files["two"]), **short),
+    )
+    sage_jax.train(config, stages="check,sfe,edpo")
+    counts = {stage: json.loads((run_dir / "stages" / stage / "data.json").read_text()) for stage in ("sfe", "edpo")}
+    assert (counts["sfe"]["train"], counts["edpo"]["train"]) == (8, 9)
+    assert counts["sfe"]["revision"] != counts["edpo"]["revision"]
+    assert counts["sfe"]["tested_on"] == counts["edpo"]["tested_on"] == Run(config).prepared.revision
+    run = Run(config)
+    assert len(run.records("test", wanted_by="evaluate")) == 4 and results_folder(run) == run_dir
+    untrained = dataclasses.replace(config, edpo=dataclasses.replace(config.edpo, data_root=""))
+    shutil.rmtree(run_dir / "stages" / "edpo")
+    with pytest.raises(ConfigError, match="no training records"):
+        sage_jax.train(untrained, stages="edpo")
+
+
+def test_a_generator_has_no_files_for_a_stage_of_its_own() -> None:
+    config = read_config(["--config", str(CONFIG)])
+    with pytest.raises(ConfigError, match="sfe.data_root"):
+        dataclasses.replace(config, sfe=dataclasses.replace(config.sfe, data_root="elsewhere.json"))
+    with pytest.raises(ConfigError, match="without data_root"):
+        dataclasses.replace(config.sfe, data_images_root="images")
