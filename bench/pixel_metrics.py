@@ -45,7 +45,7 @@ def main() -> None:
     maps, masks = (_Maps(args.maps, args.side, masks=which) for which in (False, True))
     start = time.perf_counter()
     for index in range(args.maps):
-        maps[index], masks[index]
+        _ = maps[index], masks[index]
     making = time.perf_counter() - start
     start = time.perf_counter()
     with PeakMemory() as peak:

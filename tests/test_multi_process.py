@@ -27,6 +27,7 @@ from sage_jax.training.finished import load_final
 from sage_jax.training.loop import Trainer
 from sage_jax.training.objectives import PreferenceObjective
 from tests.support.inspection_records import MODEL, TEXT, make_chat, make_records
+from tests.support.tiny_run import QUICK_TO_COMPILE
 from tests.support.tiny_sage import random_params
 
 TRAIN = TrainConfig(
@@ -41,8 +42,6 @@ TRAIN = TrainConfig(
 )
 OBJECTIVE = PreferenceObjective(PreferenceConfig(beta=0.5, eta=0.2, sft_weight=0.5))
 SECONDS = 100
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-"""Compiler options of the two processes: their steps are few and small, their compilations long."""
 
 
 def train(folder: Path, mesh: Mesh, *, keep_features: bool) -> Params:
@@ -86,7 +85,7 @@ def test_two_processes_end_with_the_parameters_of_one(tmp_path: Path) -> None:
         port = free.getsockname()[1]
     environment = os.environ | {
         "PYTHONPATH": str(Path(__file__).parents[1]),
-        "XLA_FLAGS": QUICK,
+        "XLA_FLAGS": QUICK_TO_COMPILE,
         "JAX_PLATFORMS": "cpu",
     }
     children = [

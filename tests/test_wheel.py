@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.photographs import drawn
-from tests.support.tiny_run import CONFIG, ROOT, TinyRun
+from tests.support.tiny_run import CONFIG, QUICK_TO_COMPILE, ROOT, TinyRun
 
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 
@@ -53,7 +53,7 @@ class Installed:
         environment |= {
             "PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}",
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+            "XLA_FLAGS": QUICK_TO_COMPILE,
             "JAX_COMPILATION_CACHE_DIR": str(self.cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

@@ -76,7 +76,15 @@ def detection(
         members.setdefault(category, []).append(index)
     members = dict(sorted(members.items())) if len(members) > 1 else {}
     metrics = detection_metrics(scores, labels, images, **samples)
-    parts = {category: _of(scores, labels, images, chosen, samples) for category, chosen in members.items()}
+    parts = {
+        category: detection_metrics(
+            [scores[index] for index in chosen],
+            [labels[index] for index in chosen],
+            [images[index] for index in chosen],
+            **samples,
+        )
+        for category, chosen in members.items()
+    }
     if with_reference:
         with watch.progress(2 * len(asked) * (1 + bool(members)), unit=f"{name} map") as advance:
             maps = _Maps(asked, similarities, evaluator.config.model, advance)
@@ -90,17 +98,6 @@ def detection(
         for category, found in parts.items()
     }
     return Detected(metrics, by_category)
-
-
-def _of(
-    scores: Sequence[float],
-    labels: Sequence[bool],
-    images: Sequence[str],
-    chosen: Sequence[int],
-    samples: dict[str, int],
-) -> dict[str, Metric]:
-    """Metrics of the score over some of the images."""
-    return detection_metrics(*([each[index] for index in chosen] for each in (scores, labels, images)), **samples)
 
 
 def _baselines(

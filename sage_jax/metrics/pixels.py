@@ -137,8 +137,11 @@ class _Counts:
         self._pixels = None  # read once
         anomalous, overlap = np.bincount(which)[::-1], np.bincount(which, weights=shares)[::-1]
         before, after = (len(good) - np.searchsorted(good, values[::-1], side=side) for side in ("right", "left"))
-        rows = (np.asarray(each, np.float64)[None] for each in (anomalous, overlap, before, after))
-        return _metrics(*rows, np.asarray([float(len(good))]), np.asarray([self._regions.sum()]))[:, 0]
+        found, shared, above, at_least = (
+            np.asarray(each, np.float64)[None] for each in (anomalous, overlap, before, after)
+        )
+        all_good, regions = np.asarray([float(len(good))]), np.asarray([self._regions.sum()])
+        return _metrics(found, shared, above, at_least, all_good, regions)[:, 0]
 
 
 def _metrics(

@@ -47,8 +47,9 @@ def write_facts(stage: Stage) -> StageCost:
     try:
         with StopRequest(log.line, run.mesh, after="this batch; facts that are written stay") as stop:
             watch = Watch("facts were written; those that are written stay", log.progress, stop)
-            for records in lacking.values() if writer else ():
-                writer.write_all(records, book, watch)
+            if writer is not None:
+                for records in lacking.values():
+                    writer.write_all(records, book, watch)
     except Interrupted as stopped:
         return StageCost(resumed=known > 0, interrupted=str(stopped))
     for each in data:

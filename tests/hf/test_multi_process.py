@@ -38,7 +38,7 @@ def test_two_processes_export_what_they_imported_bit_for_bit(tmp_path: Path) -> 
         port = free.getsockname()[1]
     environment = os.environ | {
         "PYTHONPATH": str(Path(__file__).parents[2]),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
         "JAX_PLATFORMS": "cpu",
     }
     children = [

@@ -19,8 +19,10 @@ def overlap_by_threshold(maps: list[np.ndarray], masks: list[np.ndarray | None],
     """AUPRO by its definition: for each threshold the mean share of each region that is found, against false alarms."""
     regions = []
     for index, mask in enumerate(masks):
-        labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
-        regions += [(index, labels == number + 1) for number in range(count)]
+        assert mask is not None
+        labels = np.zeros(mask.shape, np.int32)
+        ndimage.label(mask, structure=np.ones((3, 3)), output=labels)
+        regions += [(index, labels == number + 1) for number in range(labels.max())]
     good = np.concatenate([values[~mask] for values, mask in zip(maps, masks, strict=True) if mask is not None])
     curve = [(0.0, 0.0)]
     for threshold in np.unique(np.concatenate([values.ravel() for values in maps]))[::-1]:

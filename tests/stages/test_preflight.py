@@ -77,7 +77,7 @@ def test_a_run_folder_that_another_process_works_in_is_named(tmp_path: Path) -> 
 def test_a_sample_of_no_test_records_says_what_to_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Run, "prepared", property(lambda run: None))
     monkeypatch.setattr(TrainedStages, "__contains__", lambda trained, stage: True)
-    monkeypatch.setattr(inspection.store, "open_split", lambda prepared, split: [])
+    monkeypatch.setattr(Run, "records", lambda run, split, wanted_by: [])
     run = Run(read_config(["--config", str(CONFIG), f"--config.run_dir={tmp_path / 'run'}"]))
     with (
         RunLog(tmp_path, "inspect") as log,

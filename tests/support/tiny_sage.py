@@ -30,7 +30,11 @@ TINY = ModelConfig(
 )
 
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+}
 """Compiler options of programs that run once: they take longer to compile than to run."""
 
 
