@@ -87,18 +87,23 @@ class Asker(Generic[Answer]):
           EndpointError: The endpoint refuses, or gives no reply to `MOST_UNANSWERED_IN_ROW` requests in a row.
           BudgetUsedUp: There is more to ask.
         """
-        fault: Exception | None = None
-        unanswered = 0
 
         def ask(name: str) -> Answer:
-            return self.ask(requests[name])
+            try:
+                return self.ask(requests[name])
+            except (NoAnswer, Stopped):
+                raise
+            except Exception:
+                self._endpoint.halt()  # at once, for all threads
+                raise
 
+        fault: Exception | None = None
+        unanswered = 0
         for name, found in in_flight(requests, ask, threads=threads, stopped=lambda: self._endpoint.stopped):
             if isinstance(found, Stopped):
                 continue
             if isinstance(found, Exception) and not isinstance(found, NoAnswer):
                 fault = fault or found
-                self._endpoint.halt()
                 continue
             unanswered = unanswered + 1 if isinstance(found, Unanswered) else 0
             if unanswered == MOST_UNANSWERED_IN_ROW:

@@ -56,10 +56,7 @@ class Budget:
             )
             for name, most, spent in used:
                 if most and spent >= most:
-                    raise BudgetUsedUp(
-                        f"the budget is used up: {self._section}.{name} = {most}, "
-                        f"{self.requests} requests and {self.total_tokens} tokens spent"
-                    )
+                    raise BudgetUsedUp(f"the budget is used up: {self._section}.{name} = {most}")
             self.requests += 1
 
     def spend(self, total_tokens: int | None) -> None:

@@ -130,7 +130,8 @@ def _judge(stage: Stage, folder: Path) -> StageCost:
                         anew, resumed = anew or done.worked, resumed or done.resumed
                         stopped = done.interrupted
         except BudgetUsedUp as error:
-            stopped = f"stage judge stopped: {error}; all replies are kept, and a further start has the budget again"
+            spent = f"after {budget.requests} requests and {budget.total_tokens} tokens"
+            stopped = f"stage judge stopped {spent}: {error}. All replies are kept; a further start has it anew"
     counts = {"requests": float(budget.requests), "tokens": float(budget.total_tokens)} if options.base_url else {}
     return StageCost(worked=anew or bool(stopped), resumed=resumed, counts=counts, interrupted=stopped)
 

@@ -26,9 +26,7 @@ def test_requests_are_counted_across_threads_and_bounded() -> None:
     for thread in threads:
         thread.join()
     assert budget.requests == 50 and len(refused) == 30
-    assert set(refused) == {
-        "the budget is used up: judge.max_requests = 50, 50 requests and 0 tokens spent",
-    }
+    assert set(refused) == {"the budget is used up: judge.max_requests = 50"}
 
 
 def test_tokens_are_bounded_once_they_are_known() -> None:
@@ -36,7 +34,7 @@ def test_tokens_are_bounded_once_they_are_known() -> None:
     for spent in (60, 60):
         budget.take_request()
         budget.spend(spent)
-    with pytest.raises(BudgetUsedUp, match="judge.max_total_tokens = 100, 2 requests and 120 tokens"):
+    with pytest.raises(BudgetUsedUp, match="the budget is used up: judge.max_total_tokens = 100"):
         budget.take_request()
 
 
