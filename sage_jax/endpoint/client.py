@@ -141,6 +141,8 @@ class Endpoint:
                 return self._read(response, deadline)
         except urllib.error.HTTPError as error:
             raise self._failure(error) from None
+        except (http.client.InvalidURL, UnicodeError) as error:
+            raise EndpointError(f"{self.url} is no address: {error}") from None
         except (OSError, http.client.HTTPException) as error:
             cause = error.reason if isinstance(error, urllib.error.URLError) else error
             if isinstance(cause, ssl.SSLCertVerificationError):
@@ -195,7 +197,7 @@ class Endpoint:
 
     def _back_off(self, attempt: int, wait: float | None) -> None:
         if wait is None:
-            longest = min(self._backoff * 2**attempt, _LONGEST_BACKOFF)
+            longest = min(self._backoff * 2.0 ** min(attempt, 10), _LONGEST_BACKOFF)
             self._sleep_until(time.monotonic() + longest * random.uniform(0.5, 1.0))
             return
         if wait > _LONGEST_WAIT:

@@ -77,6 +77,12 @@ def test_nobody_at_the_address_is_told_with_the_reason() -> None:
         client(url).ask(REQUEST)
 
 
+@pytest.mark.parametrize("url", ["http://a..b/v1", "http://127.0.0.1/a b/v1", "http://127.0.0.1/\u00fc/v1"])
+def test_what_is_no_address_is_told_at_once(url: str) -> None:
+    with pytest.raises(EndpointError, match="is no address"):
+        client(url, retries=9, backoff_seconds=60.0).ask(REQUEST)
+
+
 def test_retry_after_is_waited_for_by_all_threads() -> None:
     moments = [failing(429, Retry_After="1")]
     with served(lambda body, number: moments.pop() if moments else chat("It is.")) as server:

@@ -18,8 +18,15 @@ def sentence_model(folder: Path, seed: int = 0) -> Path:
     vocabulary = folder.parent / f"{folder.name}_vocabulary.txt"
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_WORDS]))
     torch.manual_seed(seed)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    bert = BertModel(BertConfig(vocab_size=len(_WORDS) + 5, max_position_embeddings=64, **sizes))
+    sizes = BertConfig(
+        vocab_size=len(_WORDS) + 5,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    bert = BertModel(sizes)
     bert.save_pretrained(folder / "bert")
     BertTokenizerFast(vocab=str(vocabulary)).save_pretrained(folder / "bert")
     layers = importlib.import_module("sentence_transformers.models")
