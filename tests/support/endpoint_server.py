@@ -85,10 +85,9 @@ class EndpointServer(http.server.ThreadingHTTPServer):
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    server: EndpointServer
-
     def do_POST(self) -> None:
         server = self.server
+        assert isinstance(server, EndpointServer)
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with server.lock:
             number = len(server.bodies)

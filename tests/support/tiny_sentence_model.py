@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 
 import torch
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import BertConfig, BertModel, BertTokenizer
 
 _WORDS = "no yes . the a is there at cap fine crack top dent".split()
 
@@ -28,7 +28,7 @@ def sentence_model(folder: Path, seed: int = 0) -> Path:
     )
     bert = BertModel(sizes)
     bert.save_pretrained(folder / "bert")
-    BertTokenizerFast(vocab=str(vocabulary)).save_pretrained(folder / "bert")
+    BertTokenizer(vocab=str(vocabulary)).save_pretrained(folder / "bert")
     layers = importlib.import_module("sentence_transformers.models")
     words = layers.Transformer(str(folder / "bert"))
     model = library.SentenceTransformer(modules=[words, layers.Pooling(32)], device="cpu")
