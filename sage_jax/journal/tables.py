@@ -110,7 +110,7 @@ def _judged_table(rows: _Rows) -> list[RenderableType]:
     judged = [row for row in rows if any(name in row[2] for name in JUDGED_METRICS)]
     if not judged:
         return []
-    table = _table("MLE by a language model, 1 to 5; kappa with the rubric judge; similarity to the reference answer")
+    table = _table("MLE by a language model, 1 to 5; its kappa with the rubric; SBERT")
     for heading in (*JUDGED_METRICS.values(), "\nFailed"):
         table.add_column(heading, justify="right", no_wrap=True)
     cells = [

@@ -47,18 +47,18 @@ def test_answers_are_kept_and_not_asked_for_again(tmp_path: Path) -> None:
 
 
 def test_a_reply_that_cannot_be_read_is_asked_for_again_with_what_was_wrong(tmp_path: Path) -> None:
-    texts = ["one", "", "2"]
+    texts = ["", "one", "2"]
     with served(lambda body, number: chat(texts[number])) as server:
         ask = asker(server, tmp_path / "replies.jsonl")
         request = asking(1)["0"]
         assert ask.ask(request) == 2
     first, second, third = (body["messages"] for body in server.bodies)
-    assert second == [
+    assert second == first  # an empty reply is no turn of a chat
+    assert third == [
         *first,
         {"role": "assistant", "content": "one"},
         {"role": "user", "content": "'one' is no number. Give a number."},
     ]
-    assert third == first  # an empty reply is no turn of a chat
     assert ReplyStore(tmp_path / "replies.jsonl").get(request.key()) == "2"
 
 

@@ -126,7 +126,6 @@ def test_the_back_off_doubles_with_jitter() -> None:
         (Served(b'{"error": "model \\"m\\" not found"}', 404), '404 Not Found: model "m" not found .*base_url'),
         (Served(b'{"detail": "unprocessable"}', 422), "422 .*: unprocessable"),
         (Served(b"\x1b[31mred" + b"x" * 5000, 403), r"\\x1b\[31mred.*characters"),
-        (failing(307, Location="http://elsewhere/v1"), "a redirect to 'http://elsewhere/v1': give that address"),
     ],
 )
 def test_what_would_be_refused_again_is_one_error_at_once(response: Served, said: str) -> None:
@@ -135,6 +134,22 @@ def test_what_would_be_refused_again_is_one_error_at_once(response: Served, said
             client(server.url, api_key=KEY).ask(REQUEST)
         assert len(server.bodies) == 1
     assert KEY not in str(raised.value) and len(str(raised.value)) < 1500 and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_no_redirect_is_followed_with_or_without_the_key(status: int) -> None:
+    with served(in_turn(chat("It is."))) as other:
+        there = f"{other.url}/chat/completions"
+        with served(in_turn(failing(status, Location=there))) as server:
+            with pytest.raises(EndpointError, match=f"{status} .*a redirect to '{there}': give that address"):
+                client(server.url, api_key=KEY).ask(REQUEST)
+            assert (len(server.bodies), len(other.bodies)) == (1, 0)
+
+
+def test_a_reply_that_breaks_off_is_told_as_such() -> None:
+    with served(in_turn(Served(chat("It is.").body, cut=True))) as server:
+        with pytest.raises(Unanswered, match=r"breaks off in the middle of a reply \(1 times asked\)"):
+            client(server.url, retries=0).ask(REQUEST)
 
 
 def test_a_request_beyond_the_budget_is_not_sent() -> None:
