@@ -1,4 +1,4 @@
-"""The command `sage-jax`: inspect, train, evaluate, calibrate, export, plan, check, configs.
+"""The command `sage-jax`: inspect, train, evaluate, judge, calibrate, export, plan, check, configs.
 
 Built with cyclopts, which makes options of nested dataclasses with their docstrings, as the config's are; typer would
 need every field typed again as a parameter of a function. A command makes a config and runs its stages as
@@ -159,6 +159,16 @@ def evaluate(run: str, /, *, fields: Any = None) -> int:
       run: A run folder.
     """
     return _stage("evaluate", run, fields)
+
+
+@_command("seed", "data", "mesh", "evaluate", "judge")
+def judge(run: str, /, *, fields: Any = None) -> int:
+    """Judge the answers of an evaluated run by a language model behind an OpenAI-compatible endpoint.
+
+    Args:
+      run: A run folder that `evaluate` has scored.
+    """
+    return _stage("judge", run, fields)
 
 
 @_command("run_dir", "data", "mesh", "inspect")

@@ -57,7 +57,7 @@ def test_help_and_version_come_without_jax() -> None:
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     seconds = time.perf_counter() - start
     assert ended.stdout.splitlines()[-1] == "LOADED []"
-    commands = ("inspect", "train", "evaluate", "calibrate", "export", "plan", "check", "configs")
+    commands = ("inspect", "train", "evaluate", "judge", "calibrate", "export", "plan", "check", "configs")
     for command in (*commands, "--install-completion"):
         assert re.search(rf"^.{{0,3}}{command}\b", ended.stdout, re.MULTILINE), command
     assert seconds < 5, "far below the second that it takes alone, on a machine with other work"
@@ -81,7 +81,7 @@ def test_help_of_train_has_every_field_with_its_meaning(
         assert re.sub(r"[\s`*_]", "", meaning) in re.sub(r"[\s│`*_]", "", text)
 
 
-@pytest.mark.parametrize("command", ["inspect", "evaluate", "calibrate", "export", "plan", "check"])
+@pytest.mark.parametrize("command", ["inspect", "evaluate", "judge", "calibrate", "export", "plan", "check"])
 def test_help_of_a_command_has_its_section(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([command, "--help"]) == 0
     section = {"check": "data", "calibrate": "inspect"}.get(command, command)
@@ -111,6 +111,9 @@ def test_commands_of_a_run_take_its_config(ran: list[Config], tiny_run: TinyRun)
     assert cli.main(["evaluate", folder, "--evaluate.batch-size", "3"]) == 0
     assert cli.main(["export", folder, "--export.folder", "out"]) == 0
     inspected, evaluated, exported = ran
+    assert cli.main(["judge", folder, "--judge.base-url", "http://localhost:8000/v1", "--judge.model", "m"]) == 0
+    judged = ran.pop()
+    assert (judged.stages, judged.judge.base_url, judged.judge.model) == ("judge", "http://localhost:8000/v1", "m")
     assert {config.run_dir for config in ran} == {folder}
     assert [config.stages for config in ran] == ["inspect", "evaluate", "export"]
     assert (inspected.inspect.images, inspected.inspect.references, inspected.inspect.threshold) == (

@@ -22,12 +22,12 @@ LAYERS = {
     for layer, names in enumerate(
         (
             ("errors", "axes", "process"),
-            ("config", "batch", "parameters", "verdict"),
+            ("config", "batch", "parameters", "verdict", "endpoint"),
             ("sharding",),
             ("models", "losses", "metrics", "data"),
             ("generation", "hf", "journal"),
             ("features", "training", "evaluation"),
-            ("inspection", "plan"),
+            ("inspection", "judging", "plan"),
             ("stages",),
             ("api",),
             ("main",),

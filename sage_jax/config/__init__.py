@@ -15,6 +15,7 @@ from sage_jax.config.convert import from_config_dict, to_config_dict
 from sage_jax.config.data import DataConfig, PairType, TextConfig
 from sage_jax.config.facts import FactsConfig
 from sage_jax.config.fields import field_meanings, field_paths
+from sage_jax.config.judging import JudgeConfig
 from sage_jax.config.model import DecoderConfig, FusionConfig, MeshConfig, ModelConfig, VitConfig
 from sage_jax.config.run import Config
 from sage_jax.config.stages import STAGES, TRAINING_STAGES, TrainingStage, starts_from
@@ -44,6 +45,7 @@ __all__ = [
     "FactsConfig",
     "FusionConfig",
     "InspectConfig",
+    "JudgeConfig",
     "LoraConfig",
     "MeshConfig",
     "ModelConfig",

@@ -7,6 +7,7 @@ import dataclasses
 from sage_jax.config.checks import require, require_known, require_seed
 from sage_jax.config.data import DataConfig, TextConfig
 from sage_jax.config.facts import FactsConfig
+from sage_jax.config.judging import JudgeConfig
 from sage_jax.config.model import MeshConfig, ModelConfig
 from sage_jax.config.stages import STAGES, TRAINING_STAGES
 from sage_jax.config.tasks import (
@@ -54,6 +55,7 @@ class Config:
       base, plain, sfe, base_dpo, dpo, edpo: Training stages; `base_dpo` is DPO alone, from the base model.
       facts: Facts that a model writes about each image.
       evaluate: Evaluation of trained stages.
+      judge: Judgement of the answers by language models.
       inspect: Inspection of a user's images.
       calibrate: Choice of the threshold.
       export: Export of a trained stage.
@@ -85,6 +87,7 @@ class Config:
     edpo: TrainConfig = TrainConfig(answers="ranked", freeze=("vit/", "fusion/", "fact_encoder/"))
     facts: FactsConfig = FactsConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    judge: JudgeConfig = JudgeConfig()
     inspect: InspectConfig = InspectConfig()
     calibrate: CalibrateConfig = CalibrateConfig()
     export: ExportConfig = ExportConfig()

@@ -34,8 +34,17 @@ TRAINING_STAGES: Final[dict[str, TrainingStage]] = {
 }
 
 STAGES: Final = (
-    *("plan", "check", "prepare", *TRAINING_STAGES),
-    *("facts", "evaluate", "calibrate", "inspect", "export", "ablate"),
+    "plan",
+    "check",
+    "prepare",
+    *TRAINING_STAGES,
+    "facts",
+    "evaluate",
+    "judge",
+    "calibrate",
+    "inspect",
+    "export",
+    "ablate",
 )
 
 

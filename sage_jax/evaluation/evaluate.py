@@ -22,6 +22,7 @@ from sage_jax.journal.summary import MODES, load_summary, record_metrics
 from sage_jax.metrics import ranking
 from sage_jax.metrics.intervals import Metric, bootstrap_mean
 from sage_jax.metrics.verdicts import write_predictions, write_released_predictions
+from sage_jax.process.checksums import file_sum
 from sage_jax.process.stop_request import StopRequest, Watch
 
 
@@ -102,6 +103,7 @@ def _score_mode(stage: str, mode: str, evaluator: Evaluator, tested: TestData, w
         about = about_answers(marked, tested.known, **samples)
         about |= {"data": tested.source, "revision": tested.revision, "scored_of": scored_as}
         about |= {"detection_by_category": detected.by_category, "detection_means": detected.means}
+        about["predictions"] = file_sum(tested.folder / "predictions" / f"{stage}_{mode}.jsonl")
         record_metrics(tested.folder / "summary.json", stage, mode, metrics, about)
 
 

@@ -51,7 +51,20 @@ METRICS: Final = {
     "ranking_best_worst": "Best > worst",
     "ranking_adjacent": "Adjacent",
 }
-"""Names of all metrics, those that lead first."""
+"""Names of all metrics of an evaluation, those that lead first."""
+
+JUDGED_METRICS: Final = {
+    "judge": "MLE by a language model",
+    "judge_accuracy": "Its kind",
+    "judge_localization": "Its place",
+    "judge_logic": "Its logic",
+    "judge_variance": "Its variance between repetitions",
+    "judge_kappa_accuracy": "Agreement with the rubric on kind",
+    "judge_kappa_localization": "Agreement with the rubric on place",
+    "judge_kappa_logic": "Agreement with the rubric on logic",
+    "sbert": "SBERT similarity",
+}
+"""Names of the metrics that stage `judge` adds to those of an evaluation."""
 
 
 def load_summary(path: Path) -> dict[str, Any]:
@@ -150,21 +163,25 @@ def record_metrics(
 ) -> None:
     """Writes metrics of one model (the stage that trained it) in one mode into the summary, all others kept.
 
+    An evaluation, which says by `scored_of` what it is of, begins the entry anew: what was measured of earlier answers
+    is not of these.
+
     Args:
       path: The summary; made if there is none.
       model: One of MODELS.
       mode: One of MODES.
-      metrics: By name, of METRICS.
+      metrics: By name, of METRICS or JUDGED_METRICS.
       about: What stands beside the metrics, by name: JSON values, dataclasses such as Metric, and mappings of these.
 
     Raises:
       ValueError: A name is unknown, or a value is not finite.
     """
-    for name, known in [(model, MODELS), (mode, MODES), *((name, METRICS) for name in metrics)]:
+    for name, known in [(model, MODELS), (mode, MODES), *((name, METRICS | JUDGED_METRICS) for name in metrics)]:
         if name not in known:
             raise ValueError(f"summary: {name!r} is none of {', '.join(known)}")
     summary = load_summary(path)
-    entry = summary["metrics"].setdefault(model, {}).setdefault(mode, {})
+    modes = summary["metrics"].setdefault(model, {})
+    entry = modes[mode] = {} if about and "scored_of" in about else modes.get(mode, {})
     entry.update({name: _as_json(name, value) for name, value in {**metrics, **(about or {})}.items()})
     write_json(path, summary)
 

@@ -56,6 +56,17 @@ MLE_METRICS: Final = {
     "mle_localization_good": "\nplace",
     "mle_logic_good": "\nlogic",
 }
+JUDGED_METRICS: Final = {
+    "judge": "\nMLE",
+    "judge_accuracy": "\nkind",
+    "judge_localization": "\nplace",
+    "judge_logic": "\nlogic",
+    "judge_variance": "variance,\nrepeated",
+    "judge_kappa_accuracy": "kappa:\nkind",
+    "judge_kappa_localization": "\nplace",
+    "judge_kappa_logic": "\nlogic",
+    "sbert": "\nSBERT",
+}
 RANKING_METRICS: Final = {"ranking_best_worst": "Best >\nworst", "ranking_adjacent": "\nAdjacent"}
 
 _Rows = list[tuple[str, str, Mapping[str, Any]]]
@@ -85,6 +96,7 @@ def summary_tables(summary: Mapping[str, Any]) -> RenderableType:
         parts += [_metrics_table("Where: the map over all pixels", PIXEL_METRICS, placed)] if placed else []
         parts += _categories_table(rows)
         parts.append(_metrics_table("MLE by the rubric judge, 1 to 5", MLE_METRICS, rows))
+        parts += _judged_table(rows)
         parts.append(_kinds_table(rows))
         parts.append(Text("± half the 95 % bootstrap interval over images; – not measured.\n", style="dim"))
     if summary["stages"]:
@@ -128,6 +140,27 @@ def _constant_line(rows: _Rows) -> list[RenderableType]:
         return []
     shares = ", ".join(f"{name} {share:.3f}" for name, share in told)
     return [Text(f"One and the same answer to all images gets at best: {shares}.\n", style="dim")]
+
+
+def _judged_table(rows: _Rows) -> list[RenderableType]:
+    """MLE by a language model and SBERT similarity of what was judged, and by whom; nothing where nothing was."""
+    judged = [row for row in rows if any(name in row[2] for name in JUDGED_METRICS)]
+    if not judged:
+        return []
+    table = _table("MLE by a language model, 1 to 5; its kappa with the rubric; SBERT")
+    for heading in (*JUDGED_METRICS.values(), "\nFailed"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    cells = [
+        (model, mode, [*(entry.get(name) for name in JUDGED_METRICS), entry.get("judged", {}).get("failed")])
+        for model, mode, entry in judged
+    ]
+    _add_rows(table, cells)
+    by = {
+        f"{told['model']}, {told['repetitions']} judgement{'s' if told['repetitions'] > 1 else ''} of each answer"
+        for *_, entry in judged
+        if (told := entry.get("judged"))
+    }
+    return [table, *(Text(f"Judged by {judge}.\n", style="dim") for judge in sorted(by))]
 
 
 def _kinds_table(rows: _Rows) -> Table:

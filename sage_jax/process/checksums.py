@@ -24,7 +24,7 @@ def write_checksums(folder: Path, names: Iterable[str] | None = None) -> None:
       names: Files, relative to the folder; None = every file below it.
     """
     found = names if names is not None else (str(path.relative_to(folder)) for path in _files(folder))
-    sums = {name: _sum_of(folder / name) for name in sorted(found)}
+    sums = {name: file_sum(folder / name) for name in sorted(found)}
     replace_file(folder / FILE, json.dumps(sums, indent=2) + "\n")
 
 
@@ -84,14 +84,15 @@ def _files(folder: Path) -> Iterable[Path]:
     return (path for path in folder.rglob("*") if path.is_file() and path != folder / FILE)
 
 
-def _sum_of(path: Path) -> str:
+def file_sum(path: Path) -> str:
+    """SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_whole(path: Path, expected: str) -> bool:
     try:
-        return _sum_of(path) == expected
+        return file_sum(path) == expected
     except OSError:
         return False
 

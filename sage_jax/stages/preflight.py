@@ -11,6 +11,7 @@ from sage_jax.models.attention.select import attention_of
 from sage_jax.stages.ablation import seed_run
 from sage_jax.stages.calibration import check_calibration
 from sage_jax.stages.export import check_export
+from sage_jax.stages.judging import check_judge
 from sage_jax.stages.provenance import check_finished, check_start
 from sage_jax.stages.run import Run
 from sage_jax.stages.structure import shapes_without_tokenizer
@@ -45,6 +46,8 @@ def check_stages(run: Run, stages: Sequence[str]) -> None:
         check_export(run.config)
     if "calibrate" in stages:
         check_calibration(run.config)
+    if "judge" in stages:
+        check_judge(run.config, stages)
     if "inspect" in stages:
         References(run.config.inspect.references)
         if run.config.inspect.images:

@@ -37,6 +37,7 @@ from sage_jax.stages.calibration import calibrate
 from sage_jax.stages.export import export
 from sage_jax.stages.facts import write_facts
 from sage_jax.stages.inspection import inspect, inspection_folder
+from sage_jax.stages.judging import judge
 from sage_jax.stages.preflight import check_stages
 from sage_jax.stages.prepared import barrier
 from sage_jax.stages.run import Run, Stage, StageCost
@@ -111,7 +112,7 @@ def _run_stages(run: Run) -> None:
     if run.config.stage_names == ("inspect",):
         print_inspection(inspection_folder(run), load_summary(run.folder.summary)["stages"].get("inspect", {}))
     elif run.config.stage_names != ("calibrate",):  # whose lines tell all there is
-        if "evaluate" in run.config.stage_names and (folder := results_folder(run)) != run.folder.path:
+        if {"evaluate", "judge"} & {*run.config.stage_names} and (folder := results_folder(run)) != run.folder.path:
             print_summary(folder / run.folder.summary.name)
         else:
             print_summary(run.folder.summary)
@@ -240,6 +241,7 @@ _STAGES: Final[dict[str, Callable[[Stage], StageCost]]] = {
     "check": check,
     "facts": write_facts,
     "evaluate": evaluate,
+    "judge": judge,
     "calibrate": calibrate,
     "inspect": inspect,
     "export": export,

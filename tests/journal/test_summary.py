@@ -178,6 +178,17 @@ def test_a_score_keeps_what_it_is_of(tmp_path: Path):
     assert "sfe" in printed_file(path)
 
 
+def test_an_evaluation_begins_its_entry_anew(tmp_path: Path):
+    path, rng = tmp_path / "summary.json", random.Random(0)
+    record_metrics(path, "sfe", "one_shot", {"f1": random_metric(rng)}, {"scored_of": "abc"})
+    record_metrics(path, "sfe", "one_shot", {"judge": random_metric(rng)}, {"judged": {"failed": 0}})
+    record_metrics(path, "sfe", "zero_shot", {"judge": random_metric(rng)})
+    assert load_summary(path)["metrics"]["sfe"]["one_shot"].keys() == {"f1", "judge", "judged", "scored_of"}
+    record_metrics(path, "sfe", "one_shot", {"f1": random_metric(rng)}, {"scored_of": "def"})
+    assert load_summary(path)["metrics"]["sfe"]["one_shot"].keys() == {"f1", "scored_of"}
+    assert load_summary(path)["metrics"]["sfe"]["zero_shot"].keys() == {"judge"}
+
+
 def test_a_meter_measures_a_stage_that_fails_too(tmp_path: Path):
     path, meter = tmp_path / "summary.json", CostMeter()
     with pytest.raises(KeyboardInterrupt), meter:

@@ -25,6 +25,7 @@ def test_every_metric_has_a_column_and_every_column_a_metric() -> None:
     columns += [tables.MLE_METRICS, tables.RANKING_METRICS]
     named = [name for each in columns for name in each]
     assert len(named) == len(set(named)) and set(named) == set(summary_module.METRICS)
+    assert set(tables.JUDGED_METRICS) == set(summary_module.JUDGED_METRICS)
 
 
 def test_a_value_stands_with_half_its_interval_and_what_was_not_measured_as_a_dash() -> None:
@@ -58,6 +59,20 @@ def test_the_rivals_stand_below() -> None:
     assert "One and the same answer to all images gets at best: kind 0.250." in said
     (alone,) = [line for line in said if line.startswith("question alone")]
     assert alone.split()[2] == "0.500"
+
+
+def test_what_was_judged_has_a_table_of_its_own_and_what_was_not_is_not_in_it() -> None:
+    judged = {"judge": ENTRY, "judge_variance": {**ENTRY, "value": None}, "judge_kappa_logic": ENTRY}
+    told = {"judged": {"model": "judge-1", "repetitions": 1, "failed": 7}}
+    metrics = {"base": {"one_shot": {"auroc": ENTRY}}, "sfe": {"one_shot": {**judged, **told}}}
+    said = printed({"stages": {}, "metrics": metrics})
+    start = said.index(next(line for line in said if line.startswith("MLE by a language model")))
+    end = said.index("Judged by judge-1, 1 judgement of each answer.")
+    assert not any(line.startswith("base") for line in said[start:end]) and max(map(len, said)) <= 100
+    (row,) = [line.split() for line in said[start:end] if line.startswith("sfe")]
+    assert (row[2], row[6], row[9], row[-1]) == ("0.812", "–", "0.812", "7")
+    unjudged = printed({"stages": {}, "metrics": {"base": {"one_shot": {"auroc": ENTRY}}}})
+    assert not any("language model" in line for line in unjudged)
 
 
 def test_costs_are_minutes_and_gigabytes_and_nothing_says_what_to_run() -> None:

@@ -18,12 +18,13 @@ from sage_jax.data.sources.readers import source_revision
 from sage_jax.journal.summary import METRICS
 from sage_jax.journal.tables import summary_tables
 from sage_jax.stages.stages import PACKAGES, run_stages
-from tests.support.tiny_run import CONFIG, TinyRun
+from tests.support.endpoint_server import marks, served
+from tests.support.tiny_run import CONFIG, TinyRun, read_jsonl
 
 ONE_SHOT = {name for name in METRICS if "map" in name or "difference" in name or name == "pixel_auroc"}
 UNDEFINED_HERE = {"reason_kind", "reason_place", "reason_both", "named_though_good", "consistency"}
 """Over too few answers of ten images to be sure of one."""
-ABOUT = {"accuracy_by_kind", "unparsable", "best_constant", "text_only", "data", "revision", "scored_of"}
+ABOUT = {"accuracy_by_kind", "unparsable", "best_constant", "text_only", "data", "revision", "scored_of", "predictions"}
 INSPECT_COUNTS = {"images", "answer_tokens", "batch_seconds", "first_batch_seconds", "report_seconds"}
 
 
@@ -125,6 +126,21 @@ def test_the_last_trained_stage_is_exported_with_its_data_recipe_and_scores(tiny
     assert f"| Verdict accuracy | one-shot | {accuracy['value']:.3f} |" in card
     with pytest.raises(ConfigError, match=r"export is there already: delete it, or give another"):
         copied("export")
+
+
+def test_the_answers_of_an_evaluation_are_judged(tiny_run: TinyRun, copied: Any) -> None:
+    with served(lambda body, number: marks(4, 4, 4)) as server:
+        options = [f"--config.judge.base_url={server.url}", "--config.judge.model=judge-1"]
+        run_dir = copied("judge", *options, "--config.judge.stages=('sfe',)")
+        asked = len(server.bodies)
+    entries = json.loads((run_dir / "summary.json").read_text())["metrics"]["sfe"]
+    before = tiny_run.summary()["metrics"]["sfe"]
+    for mode, entry in entries.items():
+        rows, items = (read_jsonl(run_dir / name / f"sfe_{mode}.jsonl") for name in ("judgements", "predictions"))
+        assert [row["test_answer"] for row in rows] == [item["prediction"] for item in items]
+        assert entry["judge"]["value"] == 4.0 and entry["judge"]["n"] == len(items)
+        assert {name: entry[name] for name in before[mode]} == before[mode]
+    assert 0 < asked <= sum(entry["judge"]["n"] for entry in entries.values())
 
 
 @pytest.mark.parametrize(
