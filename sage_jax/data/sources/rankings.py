@@ -1,0 +1,117 @@
+"""Preferences between two answers joined into rankings of several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from sage_jax.data.records import Answer
+from sage_jax.data.sources.row_kinds import same_answer
+
+BEST_SCORE: Final = 5.0
+WORST_SCORE: Final = 1.0
+
+Tiers = tuple[tuple[str, ...], ...]
+"""Answers by rank, best first; those of one tier are not ordered among each other."""
+
+
+def rankings(given: Sequence[tuple[str, ...]]) -> list[tuple[Answer, ...]]:
+    """Ranked answers of one question, made of what rows say of it: pairs (better, worse), and answers alone.
+
+    Pairs that share an answer are joined where together they are one order: any two answers are then either ordered, by
+    the pairs or through others, or stand to all others alike, and share a rank. So no order is made up.
+
+        (a, b) (b, c)           ->  a, b, c
+        (a, b) (a, c)           ->  a, then b and c with the same score
+        (a, b) (b, a)           ->  a, b and b, a: contradictory, each stays a question of its own
+        (a, b) (a, c) (b, d)    ->  the three pairs: nobody said which of c and d is better
+        (a, b) (a,)             ->  a, b: the answer alone adds nothing
+
+    Args:
+      given: Answers of each row, best first, in the rows' order.
+
+    Returns:
+      Rankings in the order of their first rows. Scores are given where answers share a rank: evenly from 5 to 1 by
+      rank, as questions without scores are scored. An answer alone is a ranking of one.
+    """
+    texts: dict[str, str] = {}
+    for answer in (answer for answers in given for answer in answers):
+        texts.setdefault(same_answer(answer), answer)
+    pairs = dict.fromkeys((same_answer(row[0]), same_answer(row[1])) for row in given if len(row) > 1)
+    found: list[tuple[int, Tiers]] = []
+    order = {name: number for number, name in enumerate(texts)}
+    for component in _components(pairs):
+        tiers = _tiers(component)
+        for each in [tiers] if tiers else [((better,), (worse,)) for better, worse in component]:
+            found.append((min(order[name] for tier in each for name in tier), each))
+    best = {name for _, tiers in found for name in tiers[0]}
+    for answer in dict.fromkeys(same_answer(row[0]) for row in given if len(row) == 1):
+        if answer not in best:
+            found.append((order[answer], ((answer,),)))
+    return [_answers(tiers, texts) for _, tiers in sorted(found, key=lambda each: each[0])]
+
+
+def pairs_of(answers: Sequence[Answer], *, only_extreme: bool) -> list[tuple[str, str]]:
+    """The preferences of a ranking: each better answer with each worse, or the best with the worst alone.
+
+    Answers of equal scores, where all have one, are no preference.
+    """
+    scores = [answer.score for answer in answers]
+    scored = None not in scores
+    chosen = [(0, len(answers) - 1)] if only_extreme else _ordered(len(answers))
+    return [
+        (answers[better].text, answers[worse].text)
+        for better, worse in chosen
+        if better < worse and not (scored and scores[better] == scores[worse])
+    ]
+
+
+def _ordered(number: int) -> list[tuple[int, int]]:
+    return [(better, worse) for better in range(number) for worse in range(better + 1, number)]
+
+
+def _components(pairs: Iterable[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+    """The pairs in groups that share answers, directly or through others."""
+    groups: list[tuple[set[str], list[tuple[str, str]]]] = []
+    for pair in pairs:
+        names, joined = {*pair}, [pair]
+        rest = []
+        for group in groups:
+            if group[0].isdisjoint(pair):
+                rest.append(group)
+            else:
+                names |= group[0]
+                joined = [*group[1], *joined]
+        groups = [*rest, (names, joined)]
+    return [joined for _, joined in groups]
+
+
+def _tiers(pairs: Sequence[tuple[str, str]]) -> Tiers | None:
+    """The one order that pairs make together; None where they contradict each other or leave some answers apart."""
+    names = list(dict.fromkeys(name for pair in pairs for name in pair))
+    below: dict[str, set[str]] = {name: set() for name in names}
+    for better, worse in pairs:
+        below[better].add(worse)
+    for middle in names:  # transitive closure (Warshall)
+        for name in names:
+            if middle in below[name]:
+                below[name] |= below[middle]
+    if any(name in below[name] for name in names):
+        return None
+    tiers: dict[int, list[str]] = {}
+    for name in names:
+        tiers.setdefault(len(below[name]), []).append(name)
+    ordered = [tuple(tiers[size]) for size in sorted(tiers, reverse=True)]
+    worse = [set[str]().union(*ordered[rank + 1 :]) for rank in range(len(ordered))]
+    whole = all(below[name] == worse[rank] for rank, tier in enumerate(ordered) for name in tier)
+    return tuple(ordered) if whole else None
+
+
+def _answers(tiers: Tiers, texts: dict[str, str]) -> tuple[Answer, ...]:
+    tied = any(len(tier) > 1 for tier in tiers)
+    step = (BEST_SCORE - WORST_SCORE) / max(len(tiers) - 1, 1)
+    return tuple(
+        Answer(texts[name], BEST_SCORE - rank * step if tied else None)
+        for rank, tier in enumerate(tiers)
+        for name in tier
+    )
