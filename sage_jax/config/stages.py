@@ -33,7 +33,10 @@ TRAINING_STAGES: Final[dict[str, TrainingStage]] = {
     )
 }
 
-STAGES: Final = ("plan", "check", "prepare", *TRAINING_STAGES, "evaluate", "calibrate", "inspect", "export", "ablate")
+STAGES: Final = (
+    *("plan", "check", "prepare", "rows", *TRAINING_STAGES),
+    *("evaluate", "calibrate", "inspect", "export", "ablate"),
+)
 
 
 def starts_from(stage: str) -> str | None:

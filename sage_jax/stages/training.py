@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from sage_jax.batch import TreeBatch
-from sage_jax.config import ConfigError, starts_from
+from sage_jax.config import TRAINING_STAGES, ConfigError, starts_from
 from sage_jax.data import store
 from sage_jax.data.records import Record
 from sage_jax.data.stream.pipeline import StreamOptions, TrainLoader, make_train_loader, visited_records
@@ -83,7 +83,7 @@ def train(stage: Stage) -> StageCost:
     log.line(_how_it_computes(run))
     resumed = (run.folder.stage(stage.name) / "checkpoints").is_dir()
     params = run.weights.start(stage.name)
-    records = _records_of(run)
+    records = _records_of(stage)
     reference = _reference_of(stage, params, records)
     features = _features_of(stage, params, records)
     result = _fit(stage, params, records, reference, features)
@@ -104,13 +104,38 @@ def _how_it_computes(run: Run) -> str:
     )
 
 
-def _records_of(run: Run) -> StageRecords:
+def _records_of(stage: Stage) -> StageRecords:
+    run = stage.run
     stored = store.open_split(run.prepared, "train")
     if not len(stored):
         raise ConfigError("there are no training records: check data.root and data.held_out, or raise data.num_train")
-    if not run.config.data.validation_fraction:
-        return StageRecords(stored, range(len(stored)), [])
-    return StageRecords(stored, *split_by_image(stored, run.config.data.validation_fraction))
+    parts: tuple[Sequence[int], Sequence[int]] = (range(len(stored)), [])
+    if run.config.data.validation_fraction:
+        parts = split_by_image(stored, run.config.data.validation_fraction)
+    if TRAINING_STAGES[stage.name].objective == "preference" and run.config.data.source == "rows":
+        parts = _ranked(stage, stored, parts)
+    return StageRecords(stored, *parts)
+
+
+def _ranked(
+    stage: Stage, stored: Sequence[Record], parts: tuple[Sequence[int], Sequence[int]]
+) -> tuple[list[int], list[int]]:
+    """Of both parts the records with ranked answers; rows of one answer have none, and there is no order to learn."""
+    kept, held_out = (
+        [index for index in part if any(len(asked.answers) > 1 for asked in stored[index].questions)] for part in parts
+    )
+    lacking = sum(map(len, parts)) - len(kept) - len(held_out)
+    if not kept:
+        raise ConfigError(
+            f"stage {stage.name} learns from ranked answers, and no question of the {len(stored)} training records has "
+            "two: give preference rows (chosen and rejected), or leave the stage out"
+        )
+    if stage.config.training(stage.name).eval_every and not held_out:
+        fraction = stage.config.data.validation_fraction
+        raise ConfigError(f"data.validation_fraction = {fraction} leaves no record with ranked answers to validate on")
+    if lacking:
+        stage.log.line(f"{lacking} records have questions with one answer alone and are left out of this stage")
+    return kept, held_out
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ _ANSWER_KEYS: Final = ("chosen", "rejected", "rejected_response")
 MARKS: Final = (*_TURN_KEYS, *_ANSWER_KEYS)
 """Keys of which every row has one."""
 
-_READ_KEYS: Final = (*MARKS, "question", "image", "images", "description", "system", "id")
+_READ_KEYS: Final = (*MARKS, "question", "image", "images", "description", "system", "id", "question_id")
 # Whatever they hold beside nothing changes what an answer means: without them the row says something else.
 _REFUSED_KEYS: Final = {
     "kto_tag": "marks single answers as good or bad (KTO), without a pair",
@@ -103,6 +103,8 @@ class Row:
       facts: Sentences about the test image; None where the row gives none.
       system: System message; "" without one.
       unread: Keys that nothing reads.
+      question_id: What rows of one question have in common, beside images and text; "" where rows do not say. No
+        trainer's format has it: rows that are written here do, so that two questions of one text stay two.
     """
 
     images: tuple[str, ...]
@@ -110,6 +112,7 @@ class Row:
     facts: tuple[str, ...] | None
     system: str
     unread: tuple[str, ...]
+    question_id: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +149,8 @@ def parse_row(fields: dict[str, Any]) -> Row:
     told = [text_of(fields, "system")] if fields.get("system") else []
     told += [message.text for message in messages if message.role == "system"]
     unread = tuple(key for key in fields if key not in _READ_KEYS and key not in _REFUSED_KEYS)
-    return Row(images, asked, facts, "\n".join(told), unread)
+    question_id = str(fields.get("question_id") or "")
+    return Row(images, asked, facts, "\n".join(told), unread, question_id)
 
 
 def images_of(fields: Mapping[str, Any]) -> tuple[str, ...]:

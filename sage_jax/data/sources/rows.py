@@ -33,7 +33,7 @@ class _Images:
       facts: As the rows give them; None = they give none.
       file, line: Where the first of the rows stands.
       where: What a fault adds to the line.
-      asked: Answers that rows give to each question, in the rows' order.
+      asked: Answers that rows give to each question, by its text and id, in the rows' order.
     """
 
     names: tuple[str, ...]
@@ -42,7 +42,7 @@ class _Images:
     file: RowFile
     line: int
     where: str
-    asked: dict[str, list[tuple[str, ...]]] = dataclasses.field(default_factory=dict)
+    asked: dict[tuple[str, str], list[tuple[str, ...]]] = dataclasses.field(default_factory=dict)
 
 
 def read_records(
@@ -74,7 +74,7 @@ def read_records(
             category = category_of(None, names[-1], vocabulary)
             images[key] = _Images(names, row.facts, category, file, item.line, item.where)
         for asked in row.asked:
-            images[key].asked.setdefault(asked.question, []).append(asked.answers)
+            images[key].asked.setdefault((asked.question, row.question_id), []).append(asked.answers)
     check_held_out(data, {each.category for each in images.values()})
     here = [one for one in images.values() if (one.file.split or split_of(one.names[-1], one.category, data)) == split]
     chosen = drawn([one.names[-1] for one in here], data.num_train if split == "train" else data.num_test, seed)
@@ -173,7 +173,7 @@ class _Builder:
             self.bad.add(error.name)
             yield Fault(str(of.file.path), of.line, f"{of.where}{error.name} {error.problem}", error.cure)
             return
-        questions = [Question(text, each) for text, given in of.asked.items() for each in rankings(given)]
+        questions = [Question(text, each) for (text, _), given in of.asked.items() for each in rankings(given)]
         ranked = [question for question in questions if len(question.answers) > 1]
         alone = [question for question in questions if len(question.answers) == 1]
         parts = [
