@@ -100,7 +100,7 @@ class Row:
     Attributes:
       images: As named, in the row's order.
       asked: One for each turn of the user.
-      facts: Sentences about the test image; None where the row gives none.
+      facts: Sentences about the test image; None where the row does not say.
       system: System message; "" without one.
       unread: Keys that nothing reads.
       question_id: What rows of one question have in common, beside images and text; "" where rows do not say. No
@@ -145,7 +145,9 @@ def parse_row(fields: dict[str, Any]) -> Row:
     asked = _asked(turns, pair)
     facts = None
     if "description" in fields:
-        facts = tuple(line.strip() for line in text_of(fields, "description").splitlines() if line.strip())
+        given = fields["description"]
+        told_facts = "" if given in ("", None) else text_of(fields, "description")
+        facts = tuple(line.strip() for line in told_facts.splitlines() if line.strip())
     told = [text_of(fields, "system")] if fields.get("system") else []
     told += [message.text for message in messages if message.role == "system"]
     unread = tuple(key for key in fields if key not in _READ_KEYS and key not in _REFUSED_KEYS)
