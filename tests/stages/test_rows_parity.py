@@ -64,7 +64,7 @@ def config_of(folder: Path, steps: int) -> Config:
     )
     return Config(
         run_dir=str(folder / f"run{steps}"),
-        stages="base_dpo,export",
+        stages="base_dpo,export" if steps == 1 else "base_dpo",
         data=DataConfig(source="rows", root=str(folder), num_train=0, num_test=0, cache_dir=str(folder / "cache")),
         text=TextConfig(max_facts=1, assist_prompt="", buckets=(192,)),
         model=ModelConfig(

@@ -37,17 +37,18 @@ def rankings(given: Sequence[tuple[str, ...]]) -> list[tuple[Answer, ...]]:
     texts: dict[str, str] = {}
     for answer in (answer for answers in given for answer in answers):
         texts.setdefault(same_answer(answer), answer)
-    pairs = dict.fromkeys((same_answer(row[0]), same_answer(row[1])) for row in given if len(row) > 1)
+    first_rows: dict[tuple[str, ...], int] = {}
+    for number, answers in enumerate(given):
+        first_rows.setdefault(tuple(map(same_answer, answers)), number)
     found: list[tuple[int, Tiers]] = []
-    order = {name: number for number, name in enumerate(texts)}
-    for component in _components(pairs):
+    for component in _components([row for row in first_rows if len(row) > 1]):
         tiers = _tiers(component)
-        for each in [tiers] if tiers else [((better,), (worse,)) for better, worse in component]:
-            found.append((min(order[name] for tier in each for name in tier), each))
+        if tiers:
+            found.append((min(first_rows[pair] for pair in component), tiers))
+        else:
+            found += [(first_rows[pair], tuple((name,) for name in pair)) for pair in component]
     best = {name for _, tiers in found for name in tiers[0]}
-    for answer in dict.fromkeys(same_answer(row[0]) for row in given if len(row) == 1):
-        if answer not in best:
-            found.append((order[answer], ((answer,),)))
+    found += [(number, (row,)) for row, number in first_rows.items() if len(row) == 1 and row[0] not in best]
     return [_answers(tiers, texts) for _, tiers in sorted(found, key=lambda each: each[0])]
 
 
@@ -70,9 +71,9 @@ def _ordered(number: int) -> list[tuple[int, int]]:
     return [(better, worse) for better in range(number) for worse in range(better + 1, number)]
 
 
-def _components(pairs: Iterable[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+def _components(pairs: Iterable[tuple[str, ...]]) -> list[list[tuple[str, ...]]]:
     """The pairs in groups that share answers, directly or through others."""
-    groups: list[tuple[set[str], list[tuple[str, str]]]] = []
+    groups: list[tuple[set[str], list[tuple[str, ...]]]] = []
     for pair in pairs:
         names, joined = {*pair}, [pair]
         rest = []
@@ -86,7 +87,7 @@ def _components(pairs: Iterable[tuple[str, str]]) -> list[list[tuple[str, str]]]
     return [joined for _, joined in groups]
 
 
-def _tiers(pairs: Sequence[tuple[str, str]]) -> Tiers | None:
+def _tiers(pairs: Sequence[tuple[str, ...]]) -> Tiers | None:
     """The one order that pairs make together; None where they contradict each other or leave some answers apart."""
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
     below: dict[str, set[str]] = {name: set() for name in names}

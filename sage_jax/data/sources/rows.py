@@ -62,21 +62,15 @@ def read_records(
     Raises:
       FormatError: There are no rows of a known trainer, or none of the held-out categories.
     """
-    images: dict[tuple[object, ...], _Images] = {}
+    rows: list[tuple[RowFile, Item, Row]] = []
     for found in _rows(data):
         if isinstance(found, Fault):
             yield found
-            continue
-        file, item, row = found
-        names = _names(row.images, file, data)
-        key = (file.set_name, file.split, names, row.facts)
-        if key not in images:
-            category = category_of(None, names[-1], vocabulary)
-            images[key] = _Images(names, row.facts, category, file, item.line, item.where)
-        for asked in row.asked:
-            images[key].asked.setdefault((asked.question, row.question_id), []).append(asked.answers)
-    check_held_out(data, {each.category for each in images.values()})
-    here = [one for one in images.values() if (one.file.split or split_of(one.names[-1], one.category, data)) == split]
+        else:
+            rows.append(found)
+    images = _by_images(rows, data, vocabulary)
+    check_held_out(data, {each.category for each in images})
+    here = [one for one in images if (one.file.split or split_of(one.names[-1], one.category, data)) == split]
     chosen = drawn([one.names[-1] for one in here], data.num_train if split == "train" else data.num_test, seed)
     build = _Builder(data, vocabulary)
     for one in here:
@@ -86,6 +80,24 @@ def read_records(
                 if isinstance(record, Record) and split == "train":
                     for copy in range(2, one.file.repeat + 1):
                         yield dataclasses.replace(record, record_id=f"{record.record_id}#{copy}")
+
+
+def _by_images(rows: Sequence[tuple[RowFile, Item, Row]], data: DataConfig, vocabulary: Vocabulary) -> list[_Images]:
+    """Rows of the same images and facts together; a row without facts has those that another gives of its images."""
+    shown = [(file.set_name, file.split, _names(row.images, file, data)) for file, _, row in rows]
+    facts: dict[object, tuple[str, ...]] = {}
+    for key, (_, _, row) in zip(shown, rows, strict=True):
+        if row.facts is not None:
+            facts.setdefault(key, row.facts)
+    images: dict[object, _Images] = {}
+    for key, (file, item, row) in zip(shown, rows, strict=True):
+        known = facts.get(key) if row.facts is None else row.facts
+        if (key, known) not in images:
+            category = category_of(None, key[2][-1], vocabulary)
+            images[key, known] = _Images(key[2], known, category, file, item.line, item.where)
+        for asked in row.asked:
+            images[key, known].asked.setdefault((asked.question, row.question_id), []).append(asked.answers)
+    return list(images.values())
 
 
 def files(data: DataConfig) -> Iterator[str]:
@@ -162,6 +174,7 @@ class _Builder:
         self.vocabulary = vocabulary
         self.whole: set[str] = set()
         self.bad: set[str] = set()
+        self.numbers: collections.Counter[str] = collections.Counter()
 
     def __call__(self, of: _Images) -> Iterator[Record | Fault]:
         """The records of some images, or the first fault of those that no earlier rows had."""
@@ -185,7 +198,9 @@ class _Builder:
         if facts is None:
             known = of.category.lower() in self.vocabulary.objects
             facts = self.vocabulary.facts_for(of.category if known else "")
-        for number, part in enumerate(parts, start=1):
+        for part in parts:
+            self.numbers[name] += 1
+            number = self.numbers[name]
             yield Record(
                 record_id=name if number == 1 else f"{name}|{number}",
                 image_id=of.names[-1],
