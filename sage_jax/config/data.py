@@ -114,9 +114,10 @@ class DataConfig:
         )
         require_above_zero(self, "num_references")
         several = self.source in ("folder", "mvtec", "visa", "meta")
+        given = "name their own" if self.source == "rows" else "gives an image one reference"
         require(
             several or self.num_references == 1,
-            f"num_references = {self.num_references}: {self.source} has no others to draw from; leave it 1",
+            f"num_references = {self.num_references}: {self.source} {given}; leave it 1",
         )
         require_seed("test_seed", self.test_seed)
         require_known("pair_types", self.pair_types, typing.get_args(PairType), "kind")

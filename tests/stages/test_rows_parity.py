@@ -27,13 +27,17 @@ from sage_jax.stages.stages import run_stages
 from tests.support.exported_case import checkpoint_folder
 from tests.support.tiny_export import TRAINED_HERE
 from tests.support.tiny_run import read_jsonl
+from tests.support.trainer_rows import llava
 
 BETA = 0.3
 ANSWERS = ("The seal has a scratch.", "There is a scratch near the top of the cap.", "No.", "The cap is whole.")
 
 
 def write_rows(folder: Path) -> list[dict[str, Any]]:
-    """Eight rows of TRL on images of one tile; an empty description leaves facts out, which TRL knows nothing of."""
+    """Eight rows of TRL on images of one tile, and three of LLaVA, which have no two answers; the former.
+
+    An empty description leaves facts out, which TRL knows nothing of.
+    """
     rng, rows = np.random.default_rng(0), []
     for number in range(8):
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(folder / f"{number}.png")
@@ -44,7 +48,8 @@ def write_rows(folder: Path) -> list[dict[str, Any]]:
         )
         prompt = [{"role": "user", "content": [{"type": "image"}, asked]}]
         rows.append({"images": [f"{number}.png"], "prompt": prompt, "chosen": chosen, "rejected": rejected})
-    lines = (json.dumps({**row, "description": ""}) + "\n" for row in rows)
+    chats = [llava([f"{number}.png"]) for number in range(3)]
+    lines = (json.dumps({**row, "description": ""}) + "\n" for row in [*rows, *chats])
     (folder / "train.jsonl").write_text("".join(lines))
     return rows
 
@@ -122,4 +127,5 @@ def test_rows_of_trl_have_the_loss_of_dpo(tmp_path: Path) -> None:
         expected = dpo(policy, reference, tokenizer, tmp_path, rows)
         for name, value in expected.items():
             assert found[name] == pytest.approx(value, abs=1e-5, rel=1e-5), name
+    assert "3 records have questions with one answer alone and are left out" in (tmp_path / "run2/log.txt").read_text()
     assert abs(first["loss"] - np.log(2.0)) < 1e-6 and abs(second["loss"] - first["loss"]) > 1e-2

@@ -72,7 +72,7 @@ def read_records(
     check_held_out(data, {each.category for each in images})
     here = [one for one in images if (one.file.split or split_of(one.names[-1], one.category, data)) == split]
     chosen = drawn([one.names[-1] for one in here], data.num_train if split == "train" else data.num_test, seed)
-    build = _Builder(data, vocabulary)
+    build = _Builder(data, vocabulary, images)
     for one in here:
         if one.names[-1] in chosen:
             for record in build(one):
@@ -167,13 +167,18 @@ def _names(images: Sequence[str], file: RowFile, data: DataConfig) -> tuple[str,
 
 
 class _Builder:
-    """Makes records of what rows say of images; remembers images that were found whole, and bad ones, told once."""
+    """Makes records of what rows say of images; remembers images that were found whole, and bad ones, told once.
 
-    def __init__(self, data: DataConfig, vocabulary: Vocabulary) -> None:
+    Args:
+      images: Of all rows: a bad image is told where it comes first, whatever the split.
+    """
+
+    def __init__(self, data: DataConfig, vocabulary: Vocabulary, images: Sequence[_Images]) -> None:
         self.root = images_root(data)
         self.vocabulary = vocabulary
         self.whole: set[str] = set()
         self.bad: set[str] = set()
+        self.first = {name: of for of in reversed(images) for name in of.names}
         self.numbers: collections.Counter[str] = collections.Counter()
 
     def __call__(self, of: _Images) -> Iterator[Record | Fault]:
@@ -184,7 +189,8 @@ class _Builder:
             *references, tested = (Reference(self._image(name), name) for name in of.names)
         except ImageFault as error:
             self.bad.add(error.name)
-            yield Fault(str(of.file.path), of.line, f"{of.where}{error.name} {error.problem}", error.cure)
+            first = self.first.get(error.name, of)
+            yield Fault(str(first.file.path), first.line, f"{first.where}{error.name} {error.problem}", error.cure)
             return
         questions = [Question(text, each) for (text, _), given in of.asked.items() for each in rankings(given)]
         ranked = [question for question in questions if len(question.answers) > 1]

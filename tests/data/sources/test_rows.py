@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sage_jax.config import DataConfig
+from sage_jax.data.check import check
 from sage_jax.data.images import encode_png
 from sage_jax.data.records import Fault, Record, validate
 from sage_jax.data.sources.items import FormatError
@@ -167,6 +168,16 @@ def test_each_cause_is_one_fault_at_its_line_and_the_others_are_read(tmp_path: P
     }
     for line, problem in wanted.items():
         assert problem in told[line].problem and told[line].cure
+
+
+def test_a_bad_image_of_both_splits_is_one_fault(tmp_path: Path) -> None:
+    for split, name in (("train", "a.png"), ("test", "worn.png")):
+        write(tmp_path, [trl(["good.png", name])], name=f"{split}.jsonl")
+    (tmp_path / "good.png").write_bytes(b"no image")
+    data = DataConfig(source="rows", root=str(tmp_path), num_train=0, num_test=0)
+    report = check(data, 0)
+    (fault,) = report.faults
+    assert (fault.file, fault.line) == (str(tmp_path / "train.jsonl"), 1) and "good.png is no image" in fault.problem
 
 
 def test_paths_that_are_absolute_count_where_they_lie_inside(tmp_path: Path) -> None:
