@@ -116,7 +116,7 @@ def test_metrics_are_means_of_the_marks() -> None:
     values = {name: metric.value for name, metric in found.items()}
     assert values["reason_kind"] == 0.5 and values["reason_place"] == 1.0 and values["reason_both"] == 0.5
     assert values["named_though_good"] == 0.5 and values["consistency"] == 0.75 and values["verdict_accuracy"] == 1.0
-    assert values["mle"] == pytest.approx(np.mean([item.mle.average for item in marked]))
+    assert values["mle"] == pytest.approx(np.mean([item.mle.average for item in marked if item.mle]))
     assert values["mle_all_right_defective"] == 0.5
     assert found["reason_kind"].n == 2 and found["named_though_good"].n == 2 and found["consistency"].n == 4
     about = about_answers(marked, QuestionVerdicts(), samples=20, seed=0)

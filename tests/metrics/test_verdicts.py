@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from sage_jax.metrics.verdicts import (
 )
 
 
-def predictions_of(rows: list[tuple[str, str, str, str, bool | None]]) -> list[Prediction]:
+def predictions_of(rows: Sequence[tuple[str, str, str, str, bool | None]]) -> list[Prediction]:
     """Predictions from (record, image, kind, answer, truth)."""
     return [
         Prediction(record, image, f"{image}.png", kind, "", "Is it good?", "Yes.", answer, truth)

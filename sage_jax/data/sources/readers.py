@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from sage_jax.config import DataConfig
 from sage_jax.data.adpl import preferences
@@ -322,7 +322,9 @@ class _ImageCheck:
 def _checked(record: Record, data: DataConfig, record_ids: set[str]) -> list[Record | Fault]:
     """The record, or everything wrong with it."""
     file, line = file_and_line(record, data) if data.source == "rows" else (_located(data, record.test_path), None)
-    wanted = {"verdicts": False} if data.source == "rows" else {"num_questions": adpl_json.NUM_QUESTIONS}
+    wanted: dict[str, Any] = (
+        {"verdicts": False} if data.source == "rows" else {"num_questions": adpl_json.NUM_QUESTIONS}
+    )
     faults: list[Record | Fault] = [
         dataclasses.replace(fault, file=file, line=line) for fault in validate(record, **wanted)
     ]

@@ -141,7 +141,7 @@ def test_every_record_is_valid_unique_and_decodes(tmp_path: Path, source: str) -
     assert len(records) == len(list(read_records(data, "test", 0))) == (4 if source in _FROM_JSON else 8)
     assert len({record.record_id for record in records}) == len(records)
     for record in records:
-        wanted = {"verdicts": False} if source == "rows" else {"num_questions": 5}
+        wanted: dict[str, Any] = {"verdicts": False} if source == "rows" else {"num_questions": 5}
         assert validate(record, **wanted) == []
         shape = decode_rgb(record.test_image, name="t").shape
         assert record.facts and record.category
