@@ -125,14 +125,10 @@ def _ranked(
         [index for index in part if any(len(asked.answers) > 1 for asked in stored[index].questions)] for part in parts
     )
     lacking = sum(map(len, parts)) - len(kept) - len(held_out)
-    if not kept:
-        raise ConfigError(
-            f"stage {stage.name} learns from ranked answers, and no question of the {len(stored)} training records has "
-            "two: give preference rows (chosen and rejected), or leave the stage out"
-        )
-    if stage.config.training(stage.name).eval_every and not held_out:
+    missing = "validate on" if not held_out and stage.config.training(stage.name).eval_every else ""
+    if missing := missing if kept else "train on":
         fraction = stage.config.data.validation_fraction
-        raise ConfigError(f"data.validation_fraction = {fraction} leaves no record with ranked answers to validate on")
+        raise ConfigError(f"data.validation_fraction = {fraction} leaves no record with ranked answers to {missing}")
     if lacking:
         stage.log.line(f"{lacking} records have questions with one answer alone and are left out of this stage")
     return kept, held_out

@@ -61,11 +61,22 @@ def write_rows(folder: Path, kinds: dict[str, Any]) -> Path:
 def test_stages_of_preferences_ask_for_two_answers(tmp_path: Path) -> None:
     root = write_rows(tmp_path, {"llava": llava})
     weights = checkpoint_folder(tmp_path / "InternVL-tiny")
-    given = {"data.source": "rows", "data.root": root, "base_dpo.batch_size": 8, "model.weights": weights}
+    given = {
+        "data.source": "rows",
+        "data.root": root,
+        "edpo.batch_size": 8,
+        "model.weights": weights,
+        "base_dpo.batch_size": 8,
+        "sfe.batch_size": 8,
+    }
     config = config_of(tmp_path, stages="base_dpo", **given)
     model = dataclasses.replace(Config().model, weights=str(weights), compute_dtype="float32")
-    with pytest.raises(ConfigError, match="base_dpo learns from ranked answers, and no question of the 2 training"):
+    with pytest.raises(
+        ConfigError, match="base_dpo learns from ranked answers, and no question of the training records has"
+    ):
         run_stages(dataclasses.replace(config, model=model))
+    with pytest.raises(ConfigError, match="edpo learns from ranked answers"):  # before sfe trains for hours
+        run_stages(dataclasses.replace(config, model=model, stages="prepare,sfe,edpo"))
 
 
 def test_questions_without_a_verdict_are_ranked_and_in_no_verdict_metric(tiny_run: TinyRun, tmp_path: Path) -> None:

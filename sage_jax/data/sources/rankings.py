@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+import graphlib
+import operator
+from collections.abc import Sequence
 from typing import Final
 
 from sage_jax.data.records import Answer
@@ -71,41 +74,49 @@ def _ordered(number: int) -> list[tuple[int, int]]:
     return [(better, worse) for better in range(number) for worse in range(better + 1, number)]
 
 
-def _components(pairs: Iterable[tuple[str, ...]]) -> list[list[tuple[str, ...]]]:
-    """The pairs in groups that share answers, directly or through others."""
-    groups: list[tuple[set[str], list[tuple[str, ...]]]] = []
+def _components(pairs: Sequence[tuple[str, ...]]) -> list[list[tuple[str, ...]]]:
+    """The pairs in groups that share answers, directly or through others (union-find)."""
+    parents: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while (parent := parents.setdefault(name, name)) != name:
+            parents[name] = parents[parent]
+            name = parent
+        return name
+
+    for better, worse in pairs:
+        parents[root(worse)] = root(better)
+    groups: dict[str, list[tuple[str, ...]]] = {}
     for pair in pairs:
-        names, joined = {*pair}, [pair]
-        rest = []
-        for group in groups:
-            if group[0].isdisjoint(pair):
-                rest.append(group)
-            else:
-                names |= group[0]
-                joined = [*group[1], *joined]
-        groups = [*rest, (names, joined)]
-    return [joined for _, joined in groups]
+        groups.setdefault(root(pair[0]), []).append(pair)
+    return list(groups.values())
 
 
 def _tiers(pairs: Sequence[tuple[str, ...]]) -> Tiers | None:
     """The one order that pairs make together; None where they contradict each other or leave some answers apart."""
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
-    below: dict[str, set[str]] = {name: set() for name in names}
+    bits = {name: 1 << number for number, name in enumerate(names)}
+    order = graphlib.TopologicalSorter({name: [] for name in names})
+    worse_of: dict[str, list[str]] = {name: [] for name in names}
     for better, worse in pairs:
-        below[better].add(worse)
-    for middle in names:  # transitive closure (Warshall)
-        for name in names:
-            if middle in below[name]:
-                below[name] |= below[middle]
-    if any(name in below[name] for name in names):
+        order.add(better, worse)
+        worse_of[better].append(worse)
+    below: dict[str, int] = {}  # sets of answers, as bits: those known to be worse
+    try:
+        for name in order.static_order():  # worse answers first
+            below[name] = functools.reduce(operator.or_, (bits[one] | below[one] for one in worse_of[name]), 0)
+    except graphlib.CycleError:
         return None
     tiers: dict[int, list[str]] = {}
     for name in names:
-        tiers.setdefault(len(below[name]), []).append(name)
+        tiers.setdefault(below[name].bit_count(), []).append(name)
     ordered = [tuple(tiers[size]) for size in sorted(tiers, reverse=True)]
-    worse = [set[str]().union(*ordered[rank + 1 :]) for rank in range(len(ordered))]
-    whole = all(below[name] == worse[rank] for rank, tier in enumerate(ordered) for name in tier)
-    return tuple(ordered) if whole else None
+    lower = 0
+    for tier in reversed(ordered):
+        if any(below[name] != lower for name in tier):
+            return None
+        lower |= functools.reduce(operator.or_, (bits[name] for name in tier))
+    return tuple(ordered)
 
 
 def _answers(tiers: Tiers, texts: dict[str, str]) -> tuple[Answer, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,6 +51,14 @@ def test_an_answer_alone_is_a_ranking_of_its_own_unless_it_is_the_best_of_one() 
     assert texts(rankings([("a", "b"), ("a",)])) == ["ab"] and texts(rankings([("a",), ("a",)])) == ["a"]
     assert texts(rankings([("c",), ("a", "b")])) == ["c", "ab"]
     assert texts(rankings([("a", "b"), ("b",)])) == ["ab", "b"], "called bad by one row and good by another"
+
+
+def test_thousands_of_pairs_take_no_time() -> None:
+    start = time.perf_counter()
+    chain = [(str(number), str(number + 1)) for number in range(2000)]
+    assert len(rankings(chain)[0]) == 2001
+    assert len(rankings([(f"a{number}", f"b{number}") for number in range(20_000)])) == 20_000
+    assert time.perf_counter() - start < 10, "a second on a machine without other work"
 
 
 def test_scores_are_those_of_ranks_without_scores() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sage_jax.config import DataConfig
+from sage_jax.config import DataConfig, TextConfig
 from sage_jax.data.check import check
 from sage_jax.data.images import encode_png
 from sage_jax.data.records import Fault, Record, validate
 from sage_jax.data.sources.items import FormatError
 from sage_jax.data.sources.readers import ReaderError, file_and_line, left_out, read_records, source_revision
 from sage_jax.data.sources.rows import MOST_QUESTIONS, files
+from sage_jax.data.store import DataFaultError, prepare
 from tests.support.trainer_rows import (
     BETTER,
     CHATS,
@@ -168,6 +170,18 @@ def test_each_cause_is_one_fault_at_its_line_and_the_others_are_read(tmp_path: P
     }
     for line, problem in wanted.items():
         assert problem in told[line].problem and told[line].cure
+
+
+def test_bad_rows_are_left_out_and_listed_where_the_config_says_so(tmp_path: Path) -> None:
+    data = dataclasses.replace(
+        write(tmp_path, [trl(["a.png"]), trl(["gone.png"]), "{broken"]), cache_dir=str(tmp_path / "cache")
+    )
+    with pytest.raises(DataFaultError, match=r"rows.jsonl:3: item 3 cannot be parsed.*; 1 more fault"):
+        prepare(data, TextConfig(vocab_size=300), seed=0, run_dir=tmp_path)
+    skipping = dataclasses.replace(data, on_bad_record="skip")
+    prepared = prepare(skipping, TextConfig(vocab_size=300), seed=0, run_dir=tmp_path)
+    skipped = [json.loads(line) for line in (tmp_path / "skipped_records.jsonl").read_text().splitlines()]
+    assert prepared.num_train == 1 and {row["line"] for row in skipped} == {2, 3} and len(skipped) == 2
 
 
 def test_a_bad_image_of_both_splits_is_one_fault(tmp_path: Path) -> None:
