@@ -98,7 +98,7 @@ def _write_image(folder: Path, record: Record, content: bytes, path: str) -> str
 
 
 def _rows(question: Question, names: Sequence[str], pairs: Pairs, question_id: str) -> Iterator[str]:
-    """A question's preferences as lines of TRL's conversational format with images; TRL passes `question_id` over."""
+    """A question's preferences as lines of TRL's conversational format with images; TRL drops `question_id`."""
     shown: list[dict[str, str]] = [{"type": "image"}] * len(names)
     prompt = [{"role": "user", "content": [*shown, _text(question.text)]}]
     for better, worse in pairs_of(question.answers, only_extreme=pairs == "extreme"):

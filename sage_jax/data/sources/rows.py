@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Iterator, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
 from sage_jax.config import DataConfig
@@ -84,7 +84,8 @@ def read_records(
 
 def _by_images(rows: Sequence[tuple[RowFile, Item, Row]], data: DataConfig, vocabulary: Vocabulary) -> list[_Images]:
     """Rows of the same images and facts together; a row without facts has those that another gives of its images."""
-    shown = [(file.set_name, file.split, _names(row.images, file, data)) for file, _, row in rows]
+    root = images_root(data)
+    shown = [(file.set_name, file.split, _names(row.images, file, root)) for file, _, row in rows]
     facts: dict[object, tuple[str, ...]] = {}
     for key, (_, _, row) in zip(shown, rows, strict=True):
         if row.facts is not None:
@@ -102,9 +103,10 @@ def _by_images(rows: Sequence[tuple[RowFile, Item, Row]], data: DataConfig, voca
 
 def files(data: DataConfig) -> Iterator[str]:
     """Paths, relative to the images' root, of every image that rows name; an image may come more than once."""
+    root = images_root(data)
     for found in _rows(data):
         if not isinstance(found, Fault):
-            yield from _names(found[2].images, found[0], data)
+            yield from _names(found[2].images, found[0], root)
 
 
 def left_out(data: DataConfig) -> Iterator[str]:
@@ -158,12 +160,21 @@ def _require_rows(file: RowFile, items: Sequence[Item]) -> None:
     )
 
 
-def _names(images: Sequence[str], file: RowFile, data: DataConfig) -> tuple[str, ...]:
-    root = images_root(data)
-    return tuple(
-        name if name.startswith("/") else str(PurePosixPath(file.root) / name)
-        for name in (relative_path(root / file.root, image) for image in images)
-    )
+def _names(images: Sequence[str], file: RowFile, root: Path) -> tuple[str, ...]:
+    """Paths of images below the images' root; one that is not below the set's own root may name it already."""
+    found = []
+    for image in images:
+        name = relative_path(root / file.root, image)
+        below = name if name.startswith("/") else str(PurePosixPath(file.root) / name)
+        found.append(name if name != below and _is_file(root / name) and not _is_file(root / below) else below)
+    return tuple(found)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have, which is told where the image is read
+        return False
 
 
 class _Builder:

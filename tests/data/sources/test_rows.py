@@ -142,6 +142,14 @@ def test_a_meta_json_repeats_training_records_and_keeps_its_sets_apart(tmp_path:
     assert file_and_line(records[0], data) == (str(tmp_path / "rows.jsonl"), 1)
 
 
+def test_paths_of_a_set_that_name_its_root_themselves_are_found(tmp_path: Path) -> None:
+    write(tmp_path, [trl(["img/a.png"]), trl(["a.png"])], images=["img/a.png", "a.png"])
+    (tmp_path / "meta.json").write_text(json.dumps({"set": {"root": "img/", "annotation": "rows.jsonl"}}))
+    data = DataConfig(source="rows", root=str(tmp_path / "meta.json"), num_train=0, num_test=0, test_fraction=1e-9)
+    (record,), faults = read(data)
+    assert not faults and record.image_id == "img/a.png", "the set's root comes first"
+
+
 def test_each_cause_is_one_fault_at_its_line_and_the_others_are_read(tmp_path: Path) -> None:
     two = internvl_chat(["good.png", "a.png"])
     rows = [
