@@ -27,6 +27,7 @@ from sage_jax.config.tasks import (
     ExportConfig,
     InspectConfig,
     PlanConfig,
+    RowsConfig,
 )
 from sage_jax.config.training import LoraConfig, PreferenceConfig, TrainConfig
 from sage_jax.errors import ConfigError
@@ -52,6 +53,7 @@ __all__ = [
     "PairType",
     "PlanConfig",
     "PreferenceConfig",
+    "RowsConfig",
     "STAGES",
     "TRAINING_STAGES",
     "TextConfig",

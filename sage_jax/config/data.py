@@ -25,9 +25,11 @@ class DataConfig:
     Attributes:
       source: Reader: `generator` (built in), `folder` (a user's own: good parts alone, or a folder for each kind of
         defect; public trees too), `deeppcb`, `mvtec` (public trees of folders alone), `visa` (VisA with its
-        `split_csv`), `meta` (a meta.json as AnomalyCLIP and ADer read it) or `adpl` (AD-PL JSON).
-      root: Folder of the data set, or its JSON file for `adpl` and `meta`; unused by `generator`.
-      images_root: `adpl` and `meta`: folder that the JSON's image paths are relative to; "" = the JSON's own folder.
+        `split_csv`), `meta` (a meta.json as AnomalyCLIP and ADer read it), `adpl` (AD-PL JSON) or `rows` (rows of TRL,
+        LLaMA-Factory, ms-swift, LLaVA, InternVL and SAGE's SFE; docs/how-to/rows-of-other-trainers.md).
+      root: Folder of the data set, or its JSON file for `adpl`, `meta` and `rows`; unused by `generator`.
+      images_root: `adpl`, `meta` and `rows`: folder that the JSON's image paths are relative to; "" = the JSON's own
+        folder.
       cache_dir: Where built data sets are kept, keyed by content hash, and compiled programs (`compiled/`).
       vocabulary: TOML file of objects and defects, for facts and preferences; "" = the built-in one.
       facts: Whose sentences the facts of an image are, in training, evaluation and inspection: those of its record, or
@@ -46,13 +48,13 @@ class DataConfig:
       validation_fraction: Share of training images, taken by the hash of their id, that no stage trains on and that
         stages with `eval_every` validate on; 0 = none.
       drawn_defects: Defective images drawn of each good training image, beside as many good copies of it that vary as
-        photographs do (docs/how-to/good-parts-alone.md); 0 = none. Not for `generator` and `adpl`.
+        photographs do (docs/how-to/good-parts-alone.md); 0 = none. Not for `generator`, `adpl` and `rows`.
       drawn_variation: How much copies vary: 1 = edges by about a pixel, light by a tenth, noise of 2 %; 0 = not at all.
       register: `rigid` turns and shifts each reference so that the part lies in it as in the test image, in training,
         evaluation and inspection, for parts that do not lie to a pixel; `none` compares images as they lie.
       num_references: Good images that an image is compared with, in training and evaluation, where the source has so
         many: more than 1 for surfaces without position, or parts that differ from each other. Read from folders and
-        lists of images (`folder`, `mvtec`, `visa`, `meta`).
+        lists of images (`folder`, `mvtec`, `visa`, `meta`); `rows` name their own.
       defect_rate: Share of defective images drawn by `generator` and `deeppcb`.
       pair_types: Kinds of question that preferences are made for.
       records_per_image: Kinds made of each annotated image, taken in turn from `pair_types`.
@@ -69,7 +71,7 @@ class DataConfig:
         the least recently used image is dropped. 0 = none are kept, but an image is computed once a batch even so.
     """
 
-    source: Literal["generator", "folder", "deeppcb", "mvtec", "visa", "meta", "adpl"] = "generator"
+    source: Literal["generator", "folder", "deeppcb", "mvtec", "visa", "meta", "adpl", "rows"] = "generator"
     root: str = ""
     images_root: str = ""
     cache_dir: str = "~/.cache/sage_jax"
@@ -110,20 +112,21 @@ class DataConfig:
             self.source == "folder" or not self.shrink_px,
             f"shrink_px = {self.shrink_px}: read with source=folder alone; leave it 0",
         )
-        drawable = self.source not in ("generator", "adpl")
+        drawable = self.source not in ("generator", "adpl", "rows")
         require(
             drawable or not self.drawn_defects,
             f"drawn_defects = {self.drawn_defects}: {self.source} gives no photographs of good parts; leave it 0",
         )
         require(
-            self.source == "adpl" or self.facts != "record",
+            self.source in ("adpl", "rows") or self.facts != "record",
             f"facts = 'record': {self.source} gives its records no facts of their own; set vocabulary or model",
         )
         require_above_zero(self, "num_references")
         several = self.source in ("folder", "mvtec", "visa", "meta")
+        given = "name their own" if self.source == "rows" else "gives an image one reference"
         require(
             several or self.num_references == 1,
-            f"num_references = {self.num_references}: {self.source} gives an image one reference; leave it 1",
+            f"num_references = {self.num_references}: {self.source} {given}; leave it 1",
         )
         require_seed("test_seed", self.test_seed)
         require_known("pair_types", self.pair_types, typing.get_args(PairType), "kind")

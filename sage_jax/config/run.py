@@ -17,6 +17,7 @@ from sage_jax.config.tasks import (
     ExportConfig,
     InspectConfig,
     PlanConfig,
+    RowsConfig,
 )
 from sage_jax.config.training import PreferenceConfig, TrainConfig
 
@@ -59,6 +60,7 @@ class Config:
       inspect: Inspection of a user's images.
       calibrate: Choice of the threshold.
       export: Export of a trained stage.
+      rows: The data set as files of other trainers.
       ablate: Ablation over seeds.
       plan: Memory and arithmetic on paper.
     """
@@ -91,6 +93,7 @@ class Config:
     inspect: InspectConfig = InspectConfig()
     calibrate: CalibrateConfig = CalibrateConfig()
     export: ExportConfig = ExportConfig()
+    rows: RowsConfig = RowsConfig()
     ablate: AblateConfig = AblateConfig()
     plan: PlanConfig = PlanConfig()
 

@@ -37,6 +37,7 @@ STAGES: Final = (
     "plan",
     "check",
     "prepare",
+    "rows",
     *TRAINING_STAGES,
     "facts",
     "evaluate",

@@ -1,4 +1,4 @@
-"""Config of the stages that do not train: evaluate, inspect, export, ablate, plan."""
+"""Config of the stages that do not train: evaluate, inspect, export, rows, ablate, plan."""
 
 from __future__ import annotations
 
@@ -215,6 +215,20 @@ class ExportConfig:
                 not given or re.fullmatch(r"[\w.-]+/[\w.-]+", given) is not None,
                 f"{name} = {given!r}: give user/name, as the Hugging Face Hub has it",
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class RowsConfig:
+    """The data set as files of other trainers: TRL's preference rows, and AD-PL's JSON.
+
+    Attributes:
+      pairs: Preferences of a question's ranked answers: `all` = each better answer with each worse, `extreme` = the
+        best with the worst.
+      folder: Folder of the files; "" = `run_dir`/rows.
+    """
+
+    pairs: Literal["all", "extreme"] = "all"
+    folder: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

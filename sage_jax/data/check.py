@@ -19,6 +19,9 @@ from sage_jax.process import signals
 from sage_jax.process.signals import Interrupted
 from sage_jax.verdict import parse_verdict
 
+VERDICTS: Final = ("yes", "no", "none")
+"""What a best answer opens with."""
+
 SPLITS: Final[tuple[Literal["train", "test"], ...]] = ("train", "test")
 
 
@@ -49,7 +52,7 @@ class CheckReport:
 
     Attributes:
       revision: Content hash of the data set under this config and seed.
-      questions: Number of questions by split, kind, category, and verdict of the best answer (`yes` or `no`).
+      questions: Number of questions by split, kind, category, and verdict of the best answer (`yes`, `no` or `none`).
       splits: Numbers of each split.
       faults: Everything that is wrong, each once, in the order of reading.
       left_out: What the data set holds that is not read, or may be meant otherwise, in sentences.
@@ -105,7 +108,9 @@ def check(config: DataConfig, seed: int) -> CheckReport:
     with rich.progress.Progress(*columns, console=rich.console.Console(stderr=True), transient=True) as progress:
         for split in SPLITS:
             num_images = config.num_train if split == "train" else config.num_test
-            total = num_images * config.records_per_image if config.source != "adpl" and num_images else None
+            total = (
+                num_images * config.records_per_image if config.source not in ("adpl", "rows") and num_images else None
+            )
             task = progress.add_task(f"check {split}", total=total, rate="")
             tally = _Tally()
             for item in readers.read_records(config, split, seed):
@@ -139,11 +144,12 @@ def print_report(report: CheckReport, console: rich.console.Console | None = Non
     """Prints the tables of counts, then every fault with its place and its cure."""
     console = console or rich.console.Console()
     table = rich.table.Table("split", "kind", "category", title="Questions by verdict of the best answer")
-    for name in ("yes", "no", "sum"):
+    verdicts = [name for name in VERDICTS if name != "none" or any(key[3] == name for key in report.questions)]
+    for name in (*verdicts, "sum"):
         table.add_column(name, justify="right")
     for split, kind, category in sorted({key[:3] for key in report.questions}):
-        yes, no = (report.questions.get((split, kind, category, verdict), 0) for verdict in ("yes", "no"))
-        table.add_row(split, kind, rich.markup.escape(category), str(yes), str(no), str(yes + no))
+        counts = [report.questions.get((split, kind, category, verdict), 0) for verdict in verdicts]
+        table.add_row(split, kind, rich.markup.escape(category), *map(str, counts), str(sum(counts)))
     console.print(table)
     table = rich.table.Table("", title="Images and records")
     for split in report.splits:
@@ -190,7 +196,8 @@ class _Blind:
                 continue
             for question in record.questions:
                 truth = parse_verdict(question.answers[0].text)
-                self.asked[reads].append((record.pair_type, text_of(record, question), bool(truth)))
+                if truth is not None:
+                    self.asked[reads].append((record.pair_type, text_of(record, question), truth))
 
     def found(self) -> dict[str, dict[str, TextOnly]]:
         """By reader and kind; empty without test questions."""
@@ -224,4 +231,5 @@ class _Tally:
 def _verdicts(split: str, record: Record) -> list[tuple[str, str, str, str]]:
     """Where each question of a record counts."""
     verdicts = (parse_verdict(question.answers[0].text) for question in record.questions)
-    return [(split, record.pair_type, record.category, "yes" if verdict else "no") for verdict in verdicts]
+    names = {True: "yes", False: "no", None: "none"}
+    return [(split, record.pair_type, record.category, names[verdict]) for verdict in verdicts]

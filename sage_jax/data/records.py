@@ -131,6 +131,7 @@ class Record:
       reference_path: The same for the reference, "" without one.
       line: Line of the file that the record stands in, where the source is one file; else None.
       further_references: Good images that it is compared with as well; none without `reference_image`.
+      file: File that the record stands in, below the data set's folder, where the source has several such; else "".
     """
 
     record_id: str
@@ -149,6 +150,7 @@ class Record:
     reference_path: str
     line: int | None = None
     further_references: tuple[Reference, ...] = ()
+    file: str = ""
 
     @property
     def references(self) -> tuple[Reference, ...]:
@@ -158,12 +160,15 @@ class Record:
         return (Reference(self.reference_image, self.reference_path), *self.further_references)
 
 
-def validate(record: Record, *, num_questions: int | None = None, num_answers: int | None = None) -> list[Fault]:
+def validate(
+    record: Record, *, num_questions: int | None = None, num_answers: int | None = None, verdicts: bool = True
+) -> list[Fault]:
     """Everything wrong with a record's fields; empty when it can be used. Images are not looked at.
 
     Args:
       num_questions: Questions that the record must have (5 in AD-PL); None = one or more.
       num_answers: Answers that each question must have (4 in AD-PL); None = one or more.
+      verdicts: Whether each best answer must open with a verdict, as in AD-PL.
     """
     faults: list[Fault] = []
 
@@ -181,9 +186,10 @@ def validate(record: Record, *, num_questions: int | None = None, num_answers: i
         fault("a fact is empty", "write a sentence, or take it out")
     for index, question in enumerate(record.questions, start=1):
         _validate_question(f"question {index}", question, num_answers, fault)
-        if question.answers and question.answers[0].text.strip() and parse_verdict(question.answers[0].text) is None:
+        best = question.answers[0].text if question.answers else ""
+        if verdicts and best.strip() and parse_verdict(best) is None:
             fault(
-                f"question {index}: the best answer {question.answers[0].text[:40]!r} opens with no verdict",
+                f"question {index}: the best answer {best[:40]!r} opens with no verdict",
                 "begin it with Yes, No, True or False",
             )
     for index, question in enumerate(record.descriptions, start=1):

@@ -281,7 +281,8 @@ def _build(data: DataConfig, seed: int, path: Path) -> None:
         }
         (partial / _COUNTS_FILE).write_text(json.dumps(counts))
         (partial / _VERDICTS_FILE).write_text(json.dumps(intakes["train"].verdicts.counts, ensure_ascii=False))
-        faults = [json.dumps(dataclasses.asdict(fault)) for intake in intakes.values() for fault in intake.faults]
+        found = dict.fromkeys(fault for intake in intakes.values() for fault in intake.faults)
+        faults = [json.dumps(dataclasses.asdict(fault)) for fault in found]
         (partial / _FAULTS_FILE).write_text("".join(f"{line}\n" for line in faults))
         # Records have checksums of their own; all that stands beside them is small.
         small = (file for file in partial.rglob("*") if file.is_file() and ".array_record" not in file.name)

@@ -14,7 +14,15 @@ from sage_jax.data.trees.tiles import image_size
 from sage_jax.metrics.intervals import Metric, bootstrap_mean
 from sage_jax.metrics.mle import MleScore, Reading, judge, read
 from sage_jax.metrics.reasons import ReasonMarks, Truth, best_constant, contradicts, mark_reason
-from sage_jax.metrics.verdicts import Prediction, accuracy_by_kind, count_unparsable, group_accuracy, verdict_accuracy
+from sage_jax.metrics.verdicts import (
+    Prediction,
+    accuracy_by_kind,
+    count_unparsable,
+    count_without_verdict,
+    group_accuracy,
+    verdict_accuracy,
+    with_verdict,
+)
 from sage_jax.verdict import parse_verdict
 
 OPEN_KIND: Final = PAIR_TYPES[0]
@@ -27,7 +35,7 @@ class MarkedAnswer:
 
     Attributes:
       prediction: The answer.
-      mle: Marks by the rubric judge.
+      mle: Marks by the rubric judge; None where the best answer opens with no verdict, which the rubric goes by.
       anomalous: Whether the part is defective; None where unknown.
       truths: Kind and cell of each defect whose kind is known.
       is_open: Whether the question names no kind of defect: its answer's reason is the model's own.
@@ -36,7 +44,7 @@ class MarkedAnswer:
     """
 
     prediction: Prediction
-    mle: MleScore
+    mle: MleScore | None
     anomalous: bool | None
     truths: tuple[Truth, ...]
     is_open: bool
@@ -46,13 +54,13 @@ class MarkedAnswer:
     @property
     def contradicts(self) -> bool | None:
         """Whether words and verdict disagree; None where the question does not tell what "yes" means."""
-        if not self.is_open or self.anomalous is None:
+        if not self.is_open or self.anomalous is None or self.prediction.truth is None:
             return None
         return contradicts(self.said, abnormal_yes=self.prediction.truth == self.anomalous)
 
     def as_json(self) -> dict[str, Any]:
         """The marks, as they stand in the predictions file."""
-        mle = {**dataclasses.asdict(self.mle), "average": self.mle.average}
+        mle = None if self.mle is None else {**dataclasses.asdict(self.mle), "average": self.mle.average}
         return {"mle": mle, "reason": None if self.reason is None else dataclasses.asdict(self.reason)}
 
 
@@ -75,7 +83,7 @@ class Marker:
         marked = is_open and bool(record.anomalous) and bool(truths)
         return MarkedAnswer(
             prediction=_prediction(record, question, answer),
-            mle=judge(answer, best, **self._names),
+            mle=None if parse_verdict(best) is None else judge(answer, best, **self._names),
             anomalous=record.anomalous,
             truths=truths,
             is_open=is_open,
@@ -111,7 +119,7 @@ def _prediction(record: Record, question: Question, said: str) -> Prediction:
         question=question.text,
         reference_answer=best,
         answer=said,
-        truth=bool(parse_verdict(best)),
+        truth=parse_verdict(best),
     )
 
 
@@ -137,7 +145,7 @@ def answer_metrics(marked: Sequence[MarkedAnswer], *, samples: int, seed: int) -
         "consistency": mean(lambda item: None if item.contradicts is None else not item.contradicts),
         "verdict_accuracy": verdict_accuracy(predictions, **drawn),
         "acc_g": group_accuracy(predictions, **drawn),
-        "mle": mean(lambda item: item.mle.average),
+        "mle": mean(lambda item: item.mle and item.mle.average),
         **_mle_parts(mean),
     }
 
@@ -146,7 +154,7 @@ def _mle_parts(mean: Callable[[Callable[[MarkedAnswer], float | bool | None]], M
     """MLE's parts on defective and on good parts, and the share of answers on defective parts right in all three."""
 
     def part(name: str, anomalous: bool) -> Metric:
-        return mean(lambda item: getattr(item.mle, name) if item.anomalous is anomalous else None)
+        return mean(lambda item: getattr(item.mle, name) if item.mle and item.anomalous is anomalous else None)
 
     states = {"defective": True, "good": False}
     parts = {
@@ -154,14 +162,14 @@ def _mle_parts(mean: Callable[[Callable[[MarkedAnswer], float | bool | None]], M
         for state, anomalous in states.items()
         for name in ("accuracy", "localization", "logic")
     }
-    all_right = mean(lambda item: item.mle.average == 5.0 if item.anomalous else None)
+    all_right = mean(lambda item: item.mle.average == 5.0 if item.mle and item.anomalous else None)
     return {**parts, "mle_all_right_defective": all_right}
 
 
 def about_answers(
     marked: Sequence[MarkedAnswer], known: QuestionVerdicts, *, samples: int, seed: int
 ) -> dict[str, Any]:
-    """What stands beside the metrics: accuracy by kind of question, unparsable answers, and two readers to beat.
+    """What stands beside the metrics: accuracy by kind of question, answers without a verdict, and two readers to beat.
 
     `best_constant` has what the best answer gets that is the same for all images; `text_only`, by kind of question,
     what a reader of the question alone gets, who knows the training questions.
@@ -171,6 +179,9 @@ def about_answers(
     return {
         "accuracy_by_kind": accuracy_by_kind(predictions, samples=samples, seed=seed),
         "unparsable": count_unparsable(predictions),
+        "without_verdict": count_without_verdict(predictions),
         "best_constant": best_constant(list(images.values())),
-        "text_only": text_only_by_kind(known, ((item.pair_type, item.question, item.truth) for item in predictions)),
+        "text_only": text_only_by_kind(
+            known, ((item.pair_type, item.question, bool(item.truth)) for item in with_verdict(predictions))
+        ),
     }

@@ -11,6 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from sage_jax.axes import Float
 from sage_jax.data.question_verdicts import QuestionVerdicts
 from sage_jax.data.records import Record
 from sage_jax.data.trees.encode import ChosenRecords
@@ -140,6 +141,16 @@ def _answer(stage: str, mode: str, evaluator: Evaluator, tested: TestData, watch
     return marked
 
 
+def _scores(record: Record, shape: tuple[int, ...]) -> Float[np.ndarray, "Q N"]:
+    """Judge scores of a record's answers; those of a question of which some answer has none fall with the rank."""
+    found = np.broadcast_to(-np.arange(shape[1], dtype=np.float64), shape).copy()
+    for row, question in zip(found, record.questions, strict=False):
+        scores = [answer.score for answer in question.answers if answer.score is not None]
+        if len(scores) == len(question.answers):
+            row[: len(scores)] = scores
+    return found
+
+
 def _rankings(
     name: str, evaluator: Evaluator, records: Sequence[Record], watch: Watch, *, with_reference: bool
 ) -> dict[str, Metric]:
@@ -157,8 +168,9 @@ def _rankings(
             evaluator.rankings(ranked, with_reference=with_reference, advance=advance) if indices else ()
         ):
             mask = np.isfinite(logps)
-            extreme += ranking.best_over_worst(logps, mask).tolist()
-            adjacent += ranking.adjacent(logps, mask).tolist()
+            scores = _scores(record, mask.shape)
+            extreme += ranking.best_over_worst(logps, mask, scores).tolist()
+            adjacent += ranking.adjacent(logps, mask, scores).tolist()
             images += [record.image_id] * len(logps)
     return {
         "ranking_best_worst": bootstrap_mean(extreme, images, **samples),

@@ -184,9 +184,10 @@ def values_by_image(predictions: Path) -> dict[str, dict[str, list[float]]]:
     for line in predictions.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         image, right = row["id"].rpartition("/")[0] or row["id"], row["dichotomy"] is row["ground_truth"]
-        records.setdefault(row["id"], []).append(right)
-        found["verdict_accuracy"].setdefault(image, []).append(float(right))
-        found["mle"].setdefault(image, []).append(row["mle"]["average"])
+        if row["ground_truth"] is not None:  # a question without a verdict is in none of these
+            records.setdefault(row["id"], []).append(right)
+            found["verdict_accuracy"].setdefault(image, []).append(float(right))
+            found["mle"].setdefault(image, []).append(row["mle"]["average"])
         if row["reason"] is not None and row["reason"]["both"] is not None:
             found["reason_both"].setdefault(image, []).append(float(row["reason"]["both"]))
     for record, all_right in records.items():

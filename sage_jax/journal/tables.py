@@ -166,14 +166,16 @@ def _judged_table(rows: _Rows) -> list[RenderableType]:
 def _kinds_table(rows: _Rows) -> Table:
     kinds = list(dict.fromkeys(kind for _, _, entry in rows for kind in entry.get("accuracy_by_kind", {})))
     table = _table("Verdict accuracy by kind of question, and ranking of the given answers")
+    unread = ("Without\nverdict",) if any(entry.get("without_verdict") for _, _, entry in rows) else ()
     counts = ("Unparsable\nanswers", "\nQuestions")
-    for heading in (*(kind.replace(" ", "\n") for kind in kinds), *RANKING_METRICS.values(), *counts):
+    for heading in (*(kind.replace(" ", "\n") for kind in kinds), *RANKING_METRICS.values(), *unread, *counts):
         table.add_column(heading, justify="right")
     cells = []
     for model, mode, entry in rows:
         by_kind = entry.get("accuracy_by_kind", {})
         ranked = [entry.get(name) for name in RANKING_METRICS]
-        counted = [entry.get("unparsable"), entry.get("verdict_accuracy", {}).get("n")]
+        counted = [entry.get("without_verdict")] if unread else []
+        counted += [entry.get("unparsable"), entry.get("verdict_accuracy", {}).get("n")]
         cells.append((model, mode, [*(by_kind.get(kind) for kind in kinds), *ranked, *counted]))
     _add_rows(table, cells)
     text_only = next((entry["text_only"] for _, _, entry in reversed(rows) if entry.get("text_only")), {})

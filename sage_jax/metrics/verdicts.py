@@ -26,7 +26,7 @@ class Prediction:
       question: The question's text.
       reference_answer: The best answer known.
       answer: What the model wrote.
-      truth: Verdict of the reference answer.
+      truth: Verdict of the reference answer; None where it opens with none.
     """
 
     record_id: str
@@ -37,7 +37,7 @@ class Prediction:
     question: str
     reference_answer: str
     answer: str
-    truth: bool
+    truth: bool | None
 
     @property
     def verdict(self) -> bool | None:
@@ -45,17 +45,31 @@ class Prediction:
 
     @property
     def right(self) -> bool:
-        """Whether the verdict is the true one; an unparsable answer is wrong."""
-        return self.verdict is self.truth
+        """Whether the verdict is the true one; an unparsable answer is wrong, and so is any where there is no truth."""
+        return self.truth is not None and self.verdict is self.truth
+
+
+def with_verdict(predictions: Sequence[Prediction]) -> list[Prediction]:
+    """The answers to questions whose reference answer opens with a verdict: those that verdict metrics are about."""
+    return [prediction for prediction in predictions if prediction.truth is not None]
+
+
+def count_without_verdict(predictions: Sequence[Prediction]) -> int:
+    """How many answers are to questions without a verdict, and in no verdict metric."""
+    return len(predictions) - len(with_verdict(predictions))
 
 
 def count_unparsable(predictions: Sequence[Prediction]) -> int:
-    """How many answers begin with no verdict."""
-    return sum(prediction.verdict is None for prediction in predictions)
+    """How many answers begin with no verdict though the question has one."""
+    return sum(prediction.verdict is None for prediction in with_verdict(predictions))
 
 
 def verdict_accuracy(predictions: Sequence[Prediction], *, samples: int = 1000, seed: int = 0) -> Metric:
-    """Share of questions with the right verdict, 0 to 1, with an interval over images; n counts questions."""
+    """Share of questions with the right verdict, 0 to 1, with an interval over images; n counts questions.
+
+    Questions without a verdict are left out, here and in the other metrics of verdicts.
+    """
+    predictions = with_verdict(predictions)
     right = [float(prediction.right) for prediction in predictions]
     return bootstrap_mean(right, [prediction.image_id for prediction in predictions], samples=samples, seed=seed)
 
@@ -64,14 +78,14 @@ def accuracy_by_kind(predictions: Sequence[Prediction], *, samples: int = 1000, 
     """Share of questions with the right verdict for each kind that occurs, in alphabetic order."""
     return {
         kind: verdict_accuracy([item for item in predictions if item.pair_type == kind], samples=samples, seed=seed)
-        for kind in sorted({prediction.pair_type for prediction in predictions})
+        for kind in sorted({prediction.pair_type for prediction in with_verdict(predictions)})
     }
 
 
 def group_accuracy(predictions: Sequence[Prediction], *, samples: int = 1000, seed: int = 0) -> Metric:
     """Acc-G: share of records with all verdicts right, 0 to 1, with an interval over images; n counts records."""
     records: defaultdict[str, list[Prediction]] = defaultdict(list)
-    for prediction in predictions:
+    for prediction in with_verdict(predictions):
         records[prediction.record_id].append(prediction)
     all_right = [float(all(item.right for item in items)) for items in records.values()]
     return bootstrap_mean(all_right, [items[0].image_id for items in records.values()], samples=samples, seed=seed)
@@ -83,7 +97,7 @@ def write_predictions(
     """Writes predictions as JSON lines in the field names of the released evaluator, and the kind as `pair_type`.
 
     `dichotomy` is the verdict read from the prediction and `ground_truth` the true one; an unparsable answer has null,
-    which equals neither verdict, so that it counts as wrong there too.
+    which equals neither verdict, so that it counts as wrong there too. `ground_truth` is null without a true one.
 
     Args:
       path: The file, replaced as a whole.
@@ -122,6 +136,7 @@ def write_released_predictions(path: Path, predictions: Sequence[Prediction]) ->
     `eval.py` compares `ground_truth` with `dichotomy` and takes five rows in order as a group; `mle.py` reads
     `question`, `reference_answer` and `test_answer`. As in `inference.py`, `dichotomy` is true for an answer that opens
     with yes or true and false for any other: one without a verdict counts as no there, and as wrong in our metrics.
+    Questions whose reference answer has no verdict are left out.
     """
     rows = [
         {
@@ -136,6 +151,6 @@ def write_released_predictions(path: Path, predictions: Sequence[Prediction]) ->
             "reference_answer": item.reference_answer,
             "test_answer": item.answer,
         }
-        for item in predictions
+        for item in with_verdict(predictions)
     ]
     replace_file(path, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")

@@ -40,6 +40,7 @@ from sage_jax.stages.inspection import inspect, inspection_folder
 from sage_jax.stages.judging import judge
 from sage_jax.stages.preflight import check_stages
 from sage_jax.stages.prepared import barrier
+from sage_jax.stages.rows import write_rows
 from sage_jax.stages.run import Run, Stage, StageCost
 from sage_jax.stages.scoring import evaluate, results_folder
 from sage_jax.stages.start import words_in_pieces
@@ -222,7 +223,7 @@ def check(stage: Stage) -> StageCost:
             "--config.data.on_bad_record=skip"
         )
     given_away = [each for report in reports for each in report.given_away]
-    if given_away and config.data.source != "adpl":  # a user's own questions are as they are: the table tells
+    if given_away and config.data.source not in ("adpl", "rows"):  # a user's own questions are as they are
         raise ConfigError(
             "the questions give the verdict away without the image: " + "; ".join(given_away) + ". Good and "
             "defective images must come in about equal numbers in training and test: set data.num_train and num_test"
@@ -237,6 +238,7 @@ def _ablate(stage: Stage) -> StageCost:
 _STAGES: Final[dict[str, Callable[[Stage], StageCost]]] = {
     "plan": plan,
     "prepare": prepare,
+    "rows": write_rows,
     **dict.fromkeys(TRAINING_STAGES, train),
     "check": check,
     "facts": write_facts,

@@ -11,7 +11,7 @@ from typing import Final
 
 import jax
 
-from sage_jax.config import TRAINING_STAGES, Config
+from sage_jax.config import TRAINING_STAGES, Config, ConfigError
 from sage_jax.data import store
 from sage_jax.data.records import Fault
 from sage_jax.data.store import PreparedData, Split
@@ -138,13 +138,21 @@ def _uses(stage: str, config: Config) -> Iterator[tuple[str, Split, TreeUse, int
 
 
 def check_text(stage: Stage, *names: str) -> None:
-    """Checks that all text fits, for these stages and for all that the run has before it.
+    """Checks that all text fits and ranked answers are there, for these stages and for all that the run has before it.
 
     Raises:
-      TreeError: Some does not.
+      TreeError: Some text does not fit.
+      ConfigError: A stage learns from ranked answers, and there are none.
     """
     wanted = [name for name in dict.fromkeys((*names, *stage.config.stage_names)) if name not in stage.run.trained]
     _text_check(stage).require_fits(wanted)
+    counts = store.open_split(stage.run.prepared, "train").counts
+    for name in wanted:
+        if name in TRAINING_STAGES and TRAINING_STAGES[name].objective == "preference" and counts.answers == 1:
+            raise ConfigError(
+                f"stage {name} learns from ranked answers, and no question of the training records has two: give "
+                "preference rows (chosen and rejected), or leave the stage out"
+            )
 
 
 def largest_tree(stage: Stage) -> TreeShape:

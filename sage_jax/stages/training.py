@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from sage_jax.batch import TreeBatch
-from sage_jax.config import ConfigError, starts_from
+from sage_jax.config import TRAINING_STAGES, ConfigError, starts_from
 from sage_jax.data.records import Record
 from sage_jax.data.stream.pipeline import StreamOptions, TrainLoader, make_train_loader, visited_records
 from sage_jax.data.stream.vit_features import StoredFeatures
@@ -107,9 +107,29 @@ def _records_of(stage: Stage) -> StageRecords:
     stored, fraction = stage.run.records("train", wanted_by=stage.name), stage.config.data.validation_fraction
     if not len(stored):
         raise ConfigError("there are no training records: check data.root and data.held_out, or raise data.num_train")
-    if not fraction:
-        return StageRecords(stored, range(len(stored)), [])
-    return StageRecords(stored, *split_by_image(stored, fraction))
+    parts: tuple[Sequence[int], Sequence[int]] = (range(len(stored)), [])
+    if fraction:
+        parts = split_by_image(stored, fraction)
+    if TRAINING_STAGES[stage.name].objective == "preference" and stage.config.data.source == "rows":
+        parts = _ranked(stage, stored, parts)
+    return StageRecords(stored, *parts)
+
+
+def _ranked(
+    stage: Stage, stored: Sequence[Record], parts: tuple[Sequence[int], Sequence[int]]
+) -> tuple[list[int], list[int]]:
+    """Of both parts the records with ranked answers; rows of one answer have none, and there is no order to learn."""
+    kept, held_out = (
+        [index for index in part if any(len(asked.answers) > 1 for asked in stored[index].questions)] for part in parts
+    )
+    lacking = sum(map(len, parts)) - len(kept) - len(held_out)
+    missing = "validate on" if not held_out and stage.config.training(stage.name).eval_every else ""
+    if missing := missing if kept else "train on":
+        fraction = stage.config.data.validation_fraction
+        raise ConfigError(f"data.validation_fraction = {fraction} leaves no record with ranked answers to {missing}")
+    if lacking:
+        stage.log.line(f"{lacking} records have questions with one answer alone and are left out of this stage")
+    return kept, held_out
 
 
 @dataclasses.dataclass(frozen=True)

@@ -145,7 +145,7 @@ class PreferenceObjective:
         entropy = answer_entropy(scores, mask, temperature=self.config.tau, reading=self.config.entropy)
         real = terms.group_mask
         last = jnp.take_along_axis(policy, terms.pairs.last[:, None], axis=1)[:, 0]
-        adjacent = mask[:, :-1] & mask[:, 1:]
+        adjacent = mask[:, :-1] & mask[:, 1:] & (scores[:, :-1] != scores[:, 1:])  # equal scores are no order
 
         def over(values: Float[Array, " G"]) -> tuple[jax.Array, jax.Array]:
             return jnp.sum(jnp.where(real, values, 0.0)), groups

@@ -39,6 +39,7 @@ from sage_jax.stages.open_model import config_of
 from sage_jax.training.reference_policy import _PartialTable
 from tests.support.tiny_internvl import save_internvl, torch_internvl
 from tests.support.tiny_tokenizers import qwen_tokenizer, save_internlm2
+from tests.support.trainer_rows import PREFERENCES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +109,8 @@ def _data(folder: Path) -> list[Target]:
         return read
 
     adpl = DataConfig(source="adpl", root="x", images_root=str(folder), num_train=0, num_test=0)
+    rows = DataConfig(source="rows", root="x", images_root=str(folder), num_train=0, num_test=0)
+    preferences = "\n".join(json.dumps(make(["cap/good.png", "cap/0.png"])) for make in PREFERENCES.values())
     meta = DataConfig(source="meta", root="x", images_root=str(folder), num_train=0, num_test=0)
     listed = {
         split: {"cap": [{"img_path": f"cap/{index}.png", "mask_path": "", "specie_name": "good", "anomaly": 0}]}
@@ -122,6 +125,7 @@ def _data(folder: Path) -> list[Target]:
             records(adpl),
         ),
         Target("AD-PL lines", folder / "lines.json", lines.encode(), records(adpl)),
+        Target("rows of trainers", folder / "rows.json", preferences.encode(), records(rows)),
         Target("AD-PL structure", folder / "items.json", lines.encode(), lambda path: len(adpl_json.read_items(path))),
         Target("meta.json", folder / "meta.json", json.dumps(listed).encode(), records(meta)),
         Target("vocabulary", folder / "words.toml", _vocabulary(), lambda path: load_vocabulary(str(path))),

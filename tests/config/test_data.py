@@ -18,6 +18,13 @@ from sage_jax.config import ConfigError, DataConfig, TextConfig
         (DataConfig, {"test_fraction": 1.5}, "test_fraction = 1.5"),
         (DataConfig, {"shrink_px": 64}, "shrink_px = 64: read with source=folder alone"),
         (DataConfig, {"source": "mvtec"}, "root is empty: name the folder or file of the mvtec data set"),
+        (DataConfig, {"source": "rows"}, "root is empty: name the folder or file of the rows data set"),
+        (
+            DataConfig,
+            {"source": "rows", "root": "x", "num_references": 2},
+            "rows name their own; leave it 1",
+        ),
+        (DataConfig, {"source": "rows", "root": "x", "drawn_defects": 2}, "rows gives no photographs of good parts"),
         (DataConfig, {"num_test": 0}, "num_test = 0: must be above 0"),
         (DataConfig, {"vit_memory_mb": -1}, "vit_memory_mb = -1: must be 0 or more"),
         (DataConfig, {"records_per_image": 4}, "records_per_image = 4: give 1 to 3"),

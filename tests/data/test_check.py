@@ -96,6 +96,22 @@ def test_the_table_shows_every_row_and_its_sum() -> None:
     assert report.revision in text and "no faults" in text
 
 
+def test_best_answers_without_a_verdict_have_a_column_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encode_png(np.zeros((4, 4), np.uint8)))
+    answers = (("A cap.", "A lid."), ("Yes.", "No."), ("A seal.", "A cork."))
+    rows = [
+        {"image": "a.png", "question": f"{number}?", "chosen": better, "rejected": worse}
+        for number, (better, worse) in enumerate(answers)
+    ]
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    report = check(dataclasses.replace(_DATA, source="rows", root=str(tmp_path), num_train=0, num_test=0), 0)
+    assert report.faults == () and {key[3]: count for key, count in report.questions.items()} == {"none": 2, "yes": 1}
+    assert report.without_image["question"]["standard comparison"].n == 1, "what has a verdict can be told"
+    cells = ["train", "standard comparison", "part", "1", "0", "2", "3"]
+    assert any([cell.strip() for cell in line.strip("│").split("│")] == cells for line in _printed(report).splitlines())
+
+
 def test_an_unusable_data_set_is_an_error(tmp_path: Path) -> None:
     data = dataclasses.replace(_DATA, source="mvtec", root=str(tmp_path / "none"))
     with pytest.raises(ReaderError, match="none"):

@@ -51,6 +51,11 @@ def test_each_fault_is_told_with_a_cure(changes: dict[str, Any], problem: str) -
     assert re.search(problem, fault.problem)
 
 
+def test_a_source_may_do_without_verdicts() -> None:
+    untold = dataclasses.replace(RECORD, **asked(("Perhaps.", 5.0), ("Hm.", 1.0)))
+    assert len(validate(untold)) == 1 and validate(untold, verdicts=False) == []
+
+
 def test_counts_are_asked_for_by_the_caller() -> None:
     assert [fault.problem for fault in validate(RECORD, num_questions=4)] == ["has 5 questions"]
     assert len(validate(RECORD, num_answers=4)) == 5

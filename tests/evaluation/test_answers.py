@@ -75,6 +75,22 @@ def test_without_a_mask_the_kind_alone_is_known() -> None:
     assert found.reason.kind and found.reason.place is None
 
 
+def test_an_answer_to_a_question_without_a_verdict_is_counted_and_in_no_metric() -> None:
+    asked = Question("What is it?", (Answer("A cap with a scratch."), Answer("A dog.")))
+    untold = mark(record(TOP), "Yes. There is a scratch.", asked)
+    assert untold.prediction.truth is None and untold.mle is None and untold.contradicts is None
+    assert untold.as_json()["mle"] is None
+    told = mark(record(TOP, number=1), "Yes. There is a scratch at the top.")
+    drawn = {"samples": 20, "seed": 0}
+    both, alone = (answer_metrics(each, **drawn) for each in ([untold, told], [told]))
+    for name in ("verdict_accuracy", "acc_g", "mle", "consistency", "mle_all_right_defective"):
+        assert both[name] == alone[name], name
+    about = about_answers([untold, told], QuestionVerdicts(), **drawn)
+    assert about["without_verdict"] == 1 and about["unparsable"] == 0
+    assert about["text_only"]["standard comparison"].n == 1
+    assert about_answers([untold], QuestionVerdicts(), **drawn)["text_only"] == {}
+
+
 @pytest.mark.parametrize(
     ("one", "answer", "contradicts"),
     [
@@ -100,7 +116,7 @@ def test_metrics_are_means_of_the_marks() -> None:
     values = {name: metric.value for name, metric in found.items()}
     assert values["reason_kind"] == 0.5 and values["reason_place"] == 1.0 and values["reason_both"] == 0.5
     assert values["named_though_good"] == 0.5 and values["consistency"] == 0.75 and values["verdict_accuracy"] == 1.0
-    assert values["mle"] == pytest.approx(np.mean([item.mle.average for item in marked]))
+    assert values["mle"] == pytest.approx(np.mean([item.mle.average for item in marked if item.mle]))
     assert values["mle_all_right_defective"] == 0.5
     assert found["reason_kind"].n == 2 and found["named_though_good"].n == 2 and found["consistency"].n == 4
     about = about_answers(marked, QuestionVerdicts(), samples=20, seed=0)

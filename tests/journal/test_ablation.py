@@ -30,6 +30,8 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def test_values_are_by_image_and_acc_g_by_record(tmp_path: Path) -> None:
     rows = [row("i1/c", right=True, both=True, mle=5.0), row("i1/c", right=False, both=None, mle=1.0)]
+    untold = {"ground_truth": None, "dichotomy": None, "mle": None}
+    rows += [row("i1/d", right=True, both=None, mle=1.0) | untold, row("i3/c", right=True, both=None, mle=1.0) | untold]
     rows += [row("i1/d", right=True, both=None, mle=4.0), row("i2/c", right=True, both=False, mle=3.0)]
     found = values_by_image(write_rows(tmp_path / "rows.jsonl", rows))
     assert found["verdict_accuracy"] == {"i1": [1.0, 0.0, 1.0], "i2": [1.0]}

@@ -57,6 +57,10 @@ def test_the_rivals_stand_below() -> None:
     }
     said = printed({"stages": {}, "metrics": {"sfe": {"zero_shot": entry}}})
     assert "One and the same answer to all images gets at best: kind 0.250." in said
+    assert not any("Without" in line for line in said)
+    asked = printed({"stages": {}, "metrics": {"sfe": {"zero_shot": {**entry, "without_verdict": 7}}}})
+    assert any("Without" in line for line in asked)
+    assert any(line.split()[-2:] == ["7", "3"] or line.split()[-3:-1] == ["7", "3"] for line in asked)
     (alone,) = [line for line in said if line.startswith("question alone")]
     assert alone.split()[2] == "0.500"
 

@@ -33,6 +33,17 @@ def test_both_equal_loops_on_random_answers_with_ties_and_gaps():
     assert {0.0, 0.5, 1.0} <= set(extreme[~np.isnan(extreme)].tolist())
 
 
+def test_answers_of_equal_scores_are_no_order():
+    logps = np.array([[-1.0, -2.0, -4.0, -3.0], [-1.0, -2.0, np.nan, np.nan], [-2.0, -1.0, -3.0, np.nan]])
+    mask = np.isfinite(logps)
+    scores = np.array([[5.0, 3.0, 3.0, 1.0], [2.0, 2.0, 0.0, 0.0], [5.0, 5.0, 1.0, 0.0]])
+    np.testing.assert_array_equal(adjacent(logps, mask, scores), [0.5, np.nan, 1.0])
+    np.testing.assert_array_equal(best_over_worst(logps, mask, scores), [1.0, np.nan, 1.0])
+    falling = np.broadcast_to([4.0, 3.0, 2.0, 1.0], logps.shape)
+    np.testing.assert_array_equal(adjacent(logps, mask, falling), adjacent(logps, mask))
+    np.testing.assert_array_equal(best_over_worst(logps, mask, falling), best_over_worst(logps, mask))
+
+
 def test_values_under_the_mask_change_nothing():
     generator = np.random.default_rng(1)
     logps, mask = generator.normal(size=(20, 4)), generator.random((20, 4)) < 0.6

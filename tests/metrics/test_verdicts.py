@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,16 @@ from sage_jax.metrics.verdicts import (
     Prediction,
     accuracy_by_kind,
     count_unparsable,
+    count_without_verdict,
     group_accuracy,
     verdict_accuracy,
+    with_verdict,
     write_predictions,
     write_released_predictions,
 )
 
 
-def predictions_of(rows: list[tuple[str, str, str, str, bool]]) -> list[Prediction]:
+def predictions_of(rows: Sequence[tuple[str, str, str, str, bool | None]]) -> list[Prediction]:
     """Predictions from (record, image, kind, answer, truth)."""
     return [
         Prediction(record, image, f"{image}.png", kind, "", "Is it good?", "Yes.", answer, truth)
@@ -32,6 +35,19 @@ def test_unparsable_answer_is_wrong_for_either_truth_and_counted():
     assert verdict_accuracy(items).value == 0.0
     assert verdict_accuracy(items).n == 2
     assert count_unparsable(items) == 2
+
+
+def test_questions_without_a_verdict_are_counted_and_in_no_metric(tmp_path: Path):
+    told = predictions_of([("r", "i", "k", "Yes.", True), ("s", "j", "k", "Hm.", False)])
+    untold = predictions_of([("r", "i", "k", "A cap.", None), ("t", "l", "other", "Yes.", None)])
+    items = [untold[0], *told, untold[1]]
+    assert not untold[0].right and with_verdict(items) == told and count_without_verdict(items) == 2
+    assert count_unparsable(items) == 1 and verdict_accuracy(items) == verdict_accuracy(told)
+    assert group_accuracy(items) == group_accuracy(told) and accuracy_by_kind(items) == accuracy_by_kind(told)
+    assert verdict_accuracy(untold).value is None and accuracy_by_kind(untold) == {}
+    write_predictions(tmp_path / "p.jsonl", items)
+    lines = (tmp_path / "p.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["ground_truth"] for line in lines] == [None, True, False, None]
 
 
 def test_accuracies_equal_a_plain_count():

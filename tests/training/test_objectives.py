@@ -147,7 +147,8 @@ def test_edpo_is_its_weighted_terms_over_the_questions_that_train_a_pair(
     mask, values = np.asarray(groups[3]), np.asarray(policy)
     last = np.maximum(mask.sum(axis=1) - 1, 0)
     worst = values[np.arange(len(values)), last]
-    adjacent = mask[:, 1:] & mask[:, :-1]
+    scores = np.asarray(groups[2])
+    adjacent = mask[:, 1:] & mask[:, :-1] & (scores[:, 1:] != scores[:, :-1])
     expected = {
         "ranking_best_worst": (values[:, 0] > worst)[real].mean(),
         "ranking_adjacent": (values[:, :-1] > values[:, 1:])[adjacent].mean(),

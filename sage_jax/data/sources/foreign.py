@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-_RANKED: Final = "AD-PL wants 5 questions of an image with 4 ranked answers each, which cannot be had from it"
-_PAIRS: Final = "write each image's rows as one AD-PL item: question_en, and answer_options from chosen to rejected"
+from sage_jax.data.sources import row_kinds
+
+_RANKED: Final = "ranked answers, which training wants, cannot be had from it"
+_ROWS: Final = "set data.source=rows, which reads and trains on them"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,11 @@ def _has(*keys: str) -> Callable[[Mapping[str, Any]], bool]:
     return lambda item: set(keys) <= set(item)
 
 
+def _is_adpl(item: Mapping[str, Any]) -> bool:
+    asked = item.get("question_answer")
+    return "test_image" in item and isinstance(asked, list) and not _is_manta(item)
+
+
 def _is_manta(item: Mapping[str, Any]) -> bool:
     asked = item.get("question_answer")
     return isinstance(asked, list) and any(
@@ -38,15 +45,7 @@ def _is_manta(item: Mapping[str, Any]) -> bool:
 
 ITEM_KINDS: Final = (
     Kind("MANTA's questions (answer: true or false, no ranked answers)", _RANKED, _is_manta),
-    Kind("preference rows of LLaMA-Factory (conversations, chosen, rejected)", _PAIRS, _has("conversations", "chosen")),
-    Kind("preference rows of TRL (prompt, chosen, rejected)", _PAIRS, _has("prompt", "chosen", "rejected")),
-    Kind("preference rows of InternVL (question, chosen, rejected)", _PAIRS, _has("question", "chosen", "rejected")),
-    Kind("preference rows of ms-swift (messages, rejected_response)", _PAIRS, _has("messages", "rejected_response")),
-    Kind(
-        "rows of SAGE's released SFE data (conversations, description)", _RANKED, _has("conversations", "description")
-    ),
-    Kind("chat rows of LLaVA or InternVL (conversations), not preference rows", _RANKED, _has("conversations")),
-    Kind("chat rows (messages), not preference rows", _RANKED, _has("messages")),
+    *(Kind(kind.name, _ROWS, kind.fits) for kind in row_kinds.KINDS),
 )
 """Kinds of items of a list, or of lines; the first that fits counts."""
 
@@ -57,6 +56,13 @@ def item_kind(items: Sequence[Any]) -> Kind | None:
     return next((kind for kind in ITEM_KINDS if first and all(kind.fits(item) for item in first)), None)
 
 
+def kind_beside_rows(items: Sequence[Any]) -> Kind | None:
+    """What the items of a file without rows are, AD-PL's too."""
+    if items and isinstance(items[0], dict) and _is_adpl(items[0]):
+        return Kind("AD-PL items (test_image, question_answer)", "set data.source=adpl", _is_adpl)
+    return object_kind(items[0]) if len(items) == 1 else item_kind(items)
+
+
 def object_kind(content: Mapping[str, Any]) -> Kind | None:
     """What a JSON that is one object is."""
     values = [value for value in list(content.values())[:5] if isinstance(value, dict)]
@@ -64,8 +70,7 @@ def object_kind(content: Mapping[str, Any]) -> Kind | None:
         cure = "it is a benchmark of multiple-choice questions without ranked answers: nothing can be trained on it"
         return Kind("MMAD's questions (mmad.json), keyed by image", cure, _has())
     if values and all("annotation" in value for value in values):
-        cure = "the rows are in the files that it names; AD-PL items are wanted"
-        return Kind("a meta JSON of InternVL (root, annotation)", cure, _has())
+        return Kind("a meta JSON of InternVL (root, annotation)", _ROWS, _has())
     if {"train", "test"} & set(content):
         return Kind("a meta.json of images by split", "set data.source to meta", _has())
     if {"images", "annotations"} <= set(content):

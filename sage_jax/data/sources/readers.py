@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from sage_jax.config import DataConfig
 from sage_jax.data.adpl import preferences
@@ -17,10 +17,12 @@ from sage_jax.data.drawing import draw
 from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, read_inside, resolve_inside, wide_maximum
 from sage_jax.data.records import AnnotatedImage, Fault, Record, Reference, validate
 from sage_jax.data.registration import registered
-from sage_jax.data.sources import adpl_json, deeppcb, deeppcb_boards, folders, generated, listed
+from sage_jax.data.sources import adpl_json, deeppcb, deeppcb_boards, folders, generated, listed, row_files, rows
+from sage_jax.data.sources.named_images import images_root
 from sage_jax.errors import UserError
 
 VERSION: Final = 2
+_JSON_SOURCES: Final = ("adpl", "rows")
 # Where a data set lies and how it is read changes nothing in it; the vocabulary counts by its content.
 _NOT_CONTENT: Final = (
     "root",
@@ -108,6 +110,8 @@ def left_out(data: DataConfig) -> Iterator[str]:
             yield from _dark_images(root, folders.files(data))
         elif data.source in ("visa", "meta"):
             yield from _dark_images(listed.images_root(data), listed.files(data))
+        elif data.source == "rows":
+            yield from rows.left_out(data)
 
 
 def _dark_images(root: Path, names: Iterator[str]) -> Iterator[str]:
@@ -149,7 +153,12 @@ def source_revision(data: DataConfig, seed: int) -> str:
     with _unusable(data):
         if data.source == "adpl":
             digest.update(hashlib.sha256(Path(data.root).expanduser().read_bytes()).digest())
-            _digest_files(digest, adpl_json.images_root(data), adpl_json.files(data))
+            _digest_files(digest, images_root(data), adpl_json.files(data))
+        elif data.source == "rows":
+            digest.update(f"rows {rows.VERSION}".encode())
+            for path in row_files.json_paths(data):
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+            _digest_files(digest, row_files.images_root(data), rows.files(data))
         elif data.source in ("folder", "mvtec"):
             _digest_files(digest, Path(data.root).expanduser(), folders.files(data))
         elif data.source in ("visa", "meta"):
@@ -181,6 +190,9 @@ def _read(data: DataConfig, split: Literal["train", "test"], seed: int) -> Itera
     vocabulary = load_vocabulary(data.vocabulary)
     if data.source == "adpl":
         yield from adpl_json.read_records(data, split, seed, vocabulary)
+        return
+    if data.source == "rows":
+        yield from rows.read_records(data, split, seed, vocabulary)
         return
     kinds = _kinds(data)
     check = _ImageCheck(data)
@@ -256,13 +268,15 @@ def _images(data: DataConfig, split: Literal["train", "test"], seed: int) -> Ite
 
 
 def file_and_line(record: Record, data: DataConfig) -> tuple[str, int | None]:
-    """File and line at which a user finds a record: in the JSON of `adpl`, else its test image."""
-    return (data.root if data.source == "adpl" else _located(data, record.test_path)), record.line
+    """File and line at which a user finds a record: in the JSON of `adpl` and `rows`, else its test image."""
+    if data.source in _JSON_SOURCES:
+        return row_files.located(data, record.file), record.line
+    return _located(data, record.test_path), record.line
 
 
 def _located(data: DataConfig, path: str) -> str:
     """A path as a user finds it: below the data set's root, where there is one."""
-    if data.source in ("generator", "adpl"):
+    if data.source in ("generator", *_JSON_SOURCES):
         return path
     return str((listed.images_root(data) if data.source == "meta" else Path(data.root)) / path)
 
@@ -310,9 +324,12 @@ class _ImageCheck:
 
 def _checked(record: Record, data: DataConfig, record_ids: set[str]) -> list[Record | Fault]:
     """The record, or everything wrong with it."""
-    file = _located(data, record.test_path)
+    file, line = file_and_line(record, data) if data.source == "rows" else (_located(data, record.test_path), None)
+    wanted: dict[str, Any] = (
+        {"verdicts": False} if data.source == "rows" else {"num_questions": adpl_json.NUM_QUESTIONS}
+    )
     faults: list[Record | Fault] = [
-        dataclasses.replace(fault, file=file) for fault in validate(record, num_questions=adpl_json.NUM_QUESTIONS)
+        dataclasses.replace(fault, file=file, line=line) for fault in validate(record, **wanted)
     ]
     if record.record_id in record_ids:
         faults.append(Fault(file, None, f"record id {record.record_id} occurs twice", "give each record its own id"))

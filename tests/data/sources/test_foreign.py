@@ -12,7 +12,7 @@ from sage_jax.config import DataConfig
 from sage_jax.data.adpl.facts import load_vocabulary
 from sage_jax.data.records import Record
 from sage_jax.data.sources.adpl_json import FormatError, read_items, read_records
-from sage_jax.data.sources.foreign import item_kind, object_kind
+from sage_jax.data.sources.foreign import item_kind, kind_beside_rows, object_kind
 
 TURNS = [{"from": "human", "value": "<image>Is there a defect?"}, {"from": "gpt", "value": "True."}]
 SAID = {"from": "gpt", "value": "False."}
@@ -47,6 +47,7 @@ def test_each_is_one_error_that_names_it(name: str, lines: bool, tmp_path: Path)
     with pytest.raises(FormatError, match=said) as error:
         read_items(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+    assert ("set data.source=rows" in str(error.value)) == (name not in ("manta", "mmad", "anomalyclip", "coco"))
 
 
 def item(image: str) -> dict[str, Any]:
@@ -83,6 +84,13 @@ def test_a_misspelt_item_is_nobody_elses(tmp_path: Path) -> None:
     path.write_text(json.dumps({"version": 3, "rows": []}))
     with pytest.raises(FormatError, match="holds one object \\(version, rows\\), no list"):
         read_items(path)
+
+
+def test_ad_pl_items_are_told_to_the_reader_of_rows() -> None:
+    kind = kind_beside_rows([item("a.png")])
+    assert kind is not None and kind.cure == "set data.source=adpl"
+    manta = kind_beside_rows(FILES["manta"][0])
+    assert manta is not None and "MANTA" in manta.name and kind_beside_rows([{"x": 1}, 3]) is None
 
 
 def test_one_row_among_items_is_a_fault_of_its_own(tmp_path: Path) -> None:

@@ -105,6 +105,17 @@ def _adpl(root: Path) -> DataConfig:
     return DataConfig(source="adpl", root=str(root / "adpl.json"), num_train=0, num_test=0, held_out=("pill",))
 
 
+def _rows(root: Path) -> DataConfig:
+    rows = [
+        {"image": f"pill/{index}.png", "question": "Is it whole?", "chosen": "It is.", "rejected": "It is not."}
+        for index in range(4)
+    ]
+    for row in rows:
+        _put(root / str(row["image"]), _noise())
+    _put(root / "rows.json", json.dumps(rows).encode())
+    return DataConfig(source="rows", root=str(root / "rows.json"), num_train=0, num_test=0, held_out=("pill",))
+
+
 def _generator(root: Path) -> DataConfig:
     return DataConfig(num_train=12, num_test=8)
 
@@ -117,21 +128,24 @@ _SOURCES: dict[str, Callable[[Path], DataConfig]] = {
     "visa": _visa,
     "meta": _meta,
     "adpl": _adpl,
+    "rows": _rows,
 }
-_ON_DISK = ("deeppcb", "folder", "mvtec", "visa", "meta", "adpl")
+_ON_DISK = ("deeppcb", "folder", "mvtec", "visa", "meta", "adpl", "rows")
+_FROM_JSON = ("adpl", "rows")
 
 
 @pytest.mark.parametrize("source", _SOURCES)
 def test_every_record_is_valid_unique_and_decodes(tmp_path: Path, source: str) -> None:
     data = _SOURCES[source](tmp_path)
     records = [item for item in read_records(data, "test", 0) if isinstance(item, Record)]
-    assert len(records) == len(list(read_records(data, "test", 0))) == (4 if source == "adpl" else 8)
+    assert len(records) == len(list(read_records(data, "test", 0))) == (4 if source in _FROM_JSON else 8)
     assert len({record.record_id for record in records}) == len(records)
     for record in records:
-        assert validate(record, num_questions=5) == []
+        wanted: dict[str, Any] = {"verdicts": False} if source == "rows" else {"num_questions": 5}
+        assert validate(record, **wanted) == []
         shape = decode_rgb(record.test_image, name="t").shape
         assert record.facts and record.category
-        if source != "adpl":
+        if source not in _FROM_JSON:
             assert record.mask is not None and record.reference_image is not None
             assert decode_mask(record.mask).shape == shape[:2]
             assert record.anomalous == bool(record.defects) == bool(decode_mask(record.mask).any())
@@ -143,7 +157,7 @@ def test_a_seed_gives_the_same_records_again(tmp_path: Path, source: str) -> Non
     assert list(read_records(data, "test", 7)) == list(read_records(data, "test", 7))
 
 
-@pytest.mark.parametrize("source", [name for name in _SOURCES if name != "adpl"])
+@pytest.mark.parametrize("source", [name for name in _SOURCES if name not in _FROM_JSON])
 def test_test_records_follow_their_own_seed_alone(tmp_path: Path, source: str) -> None:
     data = _SOURCES[source](tmp_path)
     other = dataclasses.replace(data, test_seed=3)

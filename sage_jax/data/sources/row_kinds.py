@@ -1,0 +1,298 @@
+"""Rows of other trainers in one form: images, and questions with their answers, best first."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal
+
+from sage_jax.data.sources.items import BadItem, text_of
+
+Role = Literal["user", "assistant", "system"]
+
+_ROLES: Final[dict[str, Role]] = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
+_TURN_KEYS: Final = ("conversations", "messages", "prompt")
+_ANSWER_KEYS: Final = ("chosen", "rejected", "rejected_response")
+MARKS: Final = (*_TURN_KEYS, *_ANSWER_KEYS)
+"""Keys of which every row has one."""
+
+_READ_KEYS: Final = (*MARKS, "question", "image", "images", "description", "system", "id", "question_id")
+# Whatever they hold beside nothing changes what an answer means: without them the row says something else.
+_REFUSED_KEYS: Final = {
+    "kto_tag": "marks single answers as good or bad (KTO), without a pair",
+    "label": "marks single answers as good or bad (KTO), without a pair",
+    "rejected_images": "shows the rejected answer other images",
+    "rejected_messages": "gives the rejected answer a prompt of its own",
+    "videos": "shows videos",
+    "video": "shows a video",
+    "audios": "plays sounds",
+    "audio": "plays a sound",
+    "tools": "offers tools",
+    "objects": "fills boxes into placeholders of the text",
+}
+_PLACEHOLDER: Final = "<image>"
+_AT_EDGE: Final = re.compile(
+    r"^(?:[ \t]*(?:Image-\d+:[ \t]*)?<image>)+[ \t]*|[ \t]*(?:(?:Image-\d+:[ \t]*)?<image>[ \t]*)+$"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RowKind:
+    """A format of rows.
+
+    Attributes:
+      name: What such rows are, as one says "holds ...".
+      fits: Whether a row is of this format.
+      own_placeholders: Whether its trainer puts the placeholders in front itself where a prompt has none.
+    """
+
+    name: str
+    fits: Callable[[Mapping[str, Any]], bool]
+    own_placeholders: bool = False
+
+
+def _has(*keys: str) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda row: set(keys) <= set(row)
+
+
+def _has_pair_of_turns(row: Mapping[str, Any]) -> bool:
+    return {"chosen", "rejected"} <= set(row) and all(isinstance(row[key], list) for key in ("chosen", "rejected"))
+
+
+KINDS: Final = (
+    RowKind("preference rows of LLaMA-Factory (conversations, chosen, rejected)", _has("conversations", "chosen")),
+    RowKind("preference rows of LLaMA-Factory (messages, chosen, rejected)", _has("messages", "chosen")),
+    RowKind("preference rows of TRL (prompt, chosen, rejected)", _has("prompt", "chosen", "rejected"), True),
+    RowKind("preference rows of InternVL (question, chosen, rejected)", _has("question", "chosen", "rejected"), True),
+    RowKind("preference rows of TRL (chosen, rejected)", _has_pair_of_turns, True),
+    RowKind("preference rows of ms-swift (messages, rejected_response)", _has("messages", "rejected_response")),
+    RowKind("rows of SAGE's released SFE data (conversations, description)", _has("conversations", "description")),
+    RowKind("chat rows of LLaVA or InternVL (conversations), not preference rows", _has("conversations")),
+    RowKind("chat rows (messages), not preference rows", _has("messages")),
+)
+"""Formats of rows; the first that fits counts."""
+
+
+def kind_of(fields: Mapping[str, Any]) -> RowKind | None:
+    """The format of a row; None where it has none of those known."""
+    return next((kind for kind in KINDS if kind.fits(fields)), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A question of a row and its answers, best first: two of a preference, one of a chat."""
+
+    question: str
+    answers: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row in the form that all formats have in common.
+
+    Attributes:
+      images: As named, in the row's order.
+      asked: One for each turn of the user.
+      facts: Sentences about the test image; None where the row does not say.
+      system: System message; "" without one.
+      unread: Keys that nothing reads.
+      question_id: What rows of one question have in common, beside images and text; "" where rows do not say. No
+        trainer's format has it: rows that are written here do, so that two questions of one text stay two.
+    """
+
+    images: tuple[str, ...]
+    asked: tuple[Asked, ...]
+    facts: tuple[str, ...] | None
+    system: str
+    unread: tuple[str, ...]
+    question_id: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Message:
+    role: Role
+    text: str
+    num_images: int
+
+
+def parse_row(fields: dict[str, Any]) -> Row:
+    """The row of an object of one of the formats `KINDS`.
+
+    An image's placeholder may stand on a line with a label (`Image-1: <image>`), or before or behind a line's text.
+
+    Raises:
+      BadItem: The object is no such row, or a faulty one: other numbers of placeholders and images, an unknown role,
+        turns out of order, an empty text, or a field that changes what the answers mean.
+    """
+    kind = kind_of(fields)
+    if kind is None:
+        keys = ", ".join(map(repr, list(fields)[:4]))[:80]
+        raise BadItem(f"is a row of no known trainer, with keys {keys}", f"give one of {', '.join(MARKS)}")
+    for key, why in _REFUSED_KEYS.items():
+        if fields.get(key) is not None and fields[key] not in ([], "", {}):
+            raise BadItem(f"{key} {why}, which is not read", "write a row with chosen and rejected, or leave it out")
+    messages, pair = _messages(fields)
+    images = images_of(fields)
+    _check_placeholders(messages, len(images), kind)
+    turns = [message for message in messages if message.role != "system"]
+    asked = _asked(turns, pair)
+    facts = None
+    if "description" in fields:
+        given = fields["description"]
+        told_facts = "" if given in ("", None) else text_of(fields, "description")
+        facts = tuple(line.strip() for line in told_facts.splitlines() if line.strip())
+    told = [text_of(fields, "system")] if fields.get("system") else []
+    told += [message.text for message in messages if message.role == "system"]
+    unread = tuple(key for key in fields if key not in _READ_KEYS and key not in _REFUSED_KEYS)
+    question_id = str(fields.get("question_id") or "")
+    return Row(images, asked, facts, "\n".join(told), unread, question_id)
+
+
+def images_of(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """The images that a row names, under `image` or `images`, one or a list.
+
+    Raises:
+      BadItem: It names none, or not by a path.
+    """
+    found: list[str] = []
+    for key in ("image", "images"):
+        given = fields.get(key)
+        for each in given if isinstance(given, list) else [] if given is None else [given]:
+            name = each.get("path") if isinstance(each, dict) else each
+            if not isinstance(name, str) or not name.strip():
+                raise BadItem(f"{key} holds a {type(each).__name__}, no path", "save images as files and give paths")
+            found.append(text_of({key: name}, key))
+    if not found:
+        raise BadItem("has no image", "name one under image or images, or leave the row out")
+    return tuple(found)
+
+
+def _messages(fields: dict[str, Any]) -> tuple[list[_Message], tuple[str, ...]]:
+    """The prompt's or conversation's messages; and chosen and rejected answer, none in a row of chat alone."""
+    rejected_key = "rejected_response" if "rejected_response" in fields else "rejected"
+    turns = next((fields[key] for key in _TURN_KEYS if key in fields), None)
+    if "question" in fields and turns is None:
+        turns = text_of(fields, "question")
+    if rejected_key not in fields and "chosen" not in fields:
+        return _turns(turns), ()
+    if "chosen" not in fields:  # ms-swift: the conversation ends with the chosen answer
+        messages = _turns(turns)
+        if not messages or messages[-1].role != "assistant":
+            raise BadItem("messages end without the chosen answer", "end them with a message of the assistant")
+        return messages[:-1], (messages[-1].text, _answer(fields, rejected_key))
+    if turns is None:  # TRL: the prompt is what both begin with
+        both = [_turns(fields[key]) for key in ("chosen", "rejected")]
+        if both[0][:-1] != both[1][:-1] or not both[0] or both[0][-1].role != "assistant":
+            raise BadItem("chosen and rejected begin with different turns", "give the prompt once, under prompt")
+        return both[0][:-1], tuple(messages[-1].text for messages in both)
+    return _turns(turns), (_answer(fields, "chosen"), _answer(fields, rejected_key))
+
+
+def _turns(given: Any) -> list[_Message]:
+    """Messages of a conversation; a text alone is one of the user."""
+    if isinstance(given, str):
+        return [_message("user", given, "the question")]
+    if not isinstance(given, list) or not given:
+        raise BadItem(f"its turns are {'empty' if given == [] else f'a {type(given).__name__}'}", "make them a list")
+    found = []
+    for number, turn in enumerate(given, start=1):
+        where = f"turn {number}"
+        if not isinstance(turn, dict):
+            raise BadItem(f"{where} is a {type(turn).__name__}", "make it an object with role and content")
+        named = turn.get("from", turn.get("role"))
+        if not isinstance(named, str) or named not in _ROLES:
+            raise BadItem(f"{where} is of {named!r}", f"use one of {', '.join(_ROLES)}")
+        found.append(_message(_ROLES[named], turn.get("value", turn.get("content")), where))
+    return found
+
+
+def _answer(fields: dict[str, Any], key: str) -> str:
+    """An answer given as a text, as a message, or as a list of one message."""
+    given = fields.get(key)
+    if isinstance(given, list) and len(given) != 1:
+        raise BadItem(f"{key} has {len(given)} messages", "give one, the answer")
+    given = given[0] if isinstance(given, list) else given
+    if isinstance(given, dict):
+        given = given.get("value", given.get("content"))
+    message = _message("assistant", given, key)
+    if message.num_images:
+        raise BadItem(f"{key} holds an image", "leave images to the prompt")
+    return message.text
+
+
+def _message(role: Role, content: Any, where: str) -> _Message:
+    """A message of a text, or of a list of parts."""
+    if not isinstance(content, list):
+        text, inside = _without_placeholders(text_of({"content": content}, "content", f"{where}: "), where)
+        return _message_of(role, text, inside, where)
+    texts, num_images = [], 0
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "image":
+            num_images += 1
+        elif kind == "text":
+            text, inside = _without_placeholders(text_of(part, "text", f"{where}: "), where)
+            texts.append(text)
+            num_images += inside
+        else:
+            raise BadItem(f"{where}: a part of type {kind!r}", 'give parts of type "image" and "text"')
+    return _message_of(role, "\n".join(texts), num_images, where)
+
+
+def _message_of(role: Role, text: str, num_images: int, where: str) -> _Message:
+    if not text.strip():
+        raise BadItem(f"{where} has no text", "write it")
+    return _Message(role, text.strip(), num_images)
+
+
+def _without_placeholders(text: str, where: str) -> tuple[str, int]:
+    """A text without the placeholders at the edges of its lines, and their number."""
+    lines = []
+    for line in text.split("\n"):
+        kept = _AT_EDGE.sub("", line)
+        if _PLACEHOLDER in kept:
+            raise BadItem(
+                f"{where}: {_PLACEHOLDER} stands inside a sentence, {line.strip()[:60]!r}",
+                "write it before the question: images are shown there",
+            )
+        if kept.strip() or not line.count(_PLACEHOLDER):
+            lines.append(kept)
+    return "\n".join(lines), text.count(_PLACEHOLDER)
+
+
+def _check_placeholders(messages: Sequence[_Message], num_images: int, kind: RowKind) -> None:
+    found = sum(message.num_images for message in messages)
+    if found != num_images and not (found == 0 and kind.own_placeholders):
+        noun = "image" if num_images == 1 else "images"
+        raise BadItem(
+            f"has {found} {_PLACEHOLDER} placeholders for {num_images} {noun}", f"write {_PLACEHOLDER} once for each"
+        )
+    first = next((number for number, message in enumerate(messages) if message.role == "user"), 0)
+    if any(message.num_images for number, message in enumerate(messages) if number != first):
+        raise BadItem("an image comes after the first turn", "make its question a row of its own")
+
+
+def _asked(turns: Sequence[_Message], pair: tuple[str, ...]) -> tuple[Asked, ...]:
+    """Questions with their answers, of turns that alternate."""
+    last = [Asked(turns[-1].text, pair)] if turns and pair else []
+    before = turns[:-1] if pair else turns
+    roles = [turn.role for turn in (*before, *(turns[-1:] if pair else ()))]
+    if not turns or roles != (["user", "assistant"] * len(roles))[: len(roles)] or len(before) % 2:
+        wanted = "questions and answers in turn, from a question to " + ("the last question" if pair else "an answer")
+        raise BadItem(f"its turns are {', '.join(roles) or 'none'}", f"give {wanted}")
+    asked = [Asked(one.text, (two.text,)) for one, two in zip(before[::2], before[1::2], strict=True)]
+    if pair and same_answer(pair[0]) == same_answer(pair[1]):
+        raise BadItem("chosen and rejected are the same answer", "give two, or leave the row out")
+    return (*asked, *last)
+
+
+def same_answer(text: str) -> str:
+    """What two spellings of one answer have in common: letters but for their case, words but for their distance."""
+    return " ".join(text.split()).lower()
