@@ -27,7 +27,7 @@ LAYERS = {
             ("models", "losses", "metrics", "data"),
             ("generation", "hf", "journal"),
             ("features", "training", "evaluation"),
-            ("inspection", "plan"),
+            ("inspection", "plan", "benchmark"),
             ("stages",),
             ("api",),
             ("main",),

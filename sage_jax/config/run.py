@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from sage_jax.config.benchmark import BenchmarkConfig
 from sage_jax.config.checks import require, require_known, require_seed
 from sage_jax.config.data import DataConfig, TextConfig
 from sage_jax.config.model import MeshConfig, ModelConfig
@@ -54,6 +55,7 @@ class Config:
       evaluate: Evaluation of trained stages.
       inspect: Inspection of a user's images.
       calibrate: Choice of the threshold.
+      benchmark: Public question sets.
       export: Export of a trained stage.
       ablate: Ablation over seeds.
       plan: Memory and arithmetic on paper.
@@ -84,6 +86,7 @@ class Config:
     evaluate: EvaluateConfig = EvaluateConfig()
     inspect: InspectConfig = InspectConfig()
     calibrate: CalibrateConfig = CalibrateConfig()
+    benchmark: BenchmarkConfig = BenchmarkConfig()
     export: ExportConfig = ExportConfig()
     ablate: AblateConfig = AblateConfig()
     plan: PlanConfig = PlanConfig()

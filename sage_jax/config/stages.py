@@ -33,7 +33,18 @@ TRAINING_STAGES: Final[dict[str, TrainingStage]] = {
     )
 }
 
-STAGES: Final = ("plan", "check", "prepare", *TRAINING_STAGES, "evaluate", "calibrate", "inspect", "export", "ablate")
+STAGES: Final = (
+    "plan",
+    "check",
+    "prepare",
+    *TRAINING_STAGES,
+    "evaluate",
+    "calibrate",
+    "benchmark",
+    "inspect",
+    "export",
+    "ablate",
+)
 
 
 def starts_from(stage: str) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 _RANKED: Final = "AD-PL wants 5 questions of an image with 4 ranked answers each, which cannot be had from it"
+_ASKED: Final = "the stage benchmark asks a model its questions"
 _PAIRS: Final = "write each image's rows as one AD-PL item: question_en, and answer_options from chosen to rejected"
 
 
@@ -37,7 +38,7 @@ def _is_manta(item: Mapping[str, Any]) -> bool:
 
 
 ITEM_KINDS: Final = (
-    Kind("MANTA's questions (answer: true or false, no ranked answers)", _RANKED, _is_manta),
+    Kind("MANTA's questions (answer: true or false, no ranked answers)", f"{_RANKED}; {_ASKED}", _is_manta),
     Kind("preference rows of LLaMA-Factory (conversations, chosen, rejected)", _PAIRS, _has("conversations", "chosen")),
     Kind("preference rows of TRL (prompt, chosen, rejected)", _PAIRS, _has("prompt", "chosen", "rejected")),
     Kind("preference rows of InternVL (question, chosen, rejected)", _PAIRS, _has("question", "chosen", "rejected")),
@@ -61,7 +62,10 @@ def object_kind(content: Mapping[str, Any]) -> Kind | None:
     """What a JSON that is one object is."""
     values = [value for value in list(content.values())[:5] if isinstance(value, dict)]
     if values and all("conversation" in value for value in values):
-        cure = "it is a benchmark of multiple-choice questions without ranked answers: nothing can be trained on it"
+        cure = (
+            "it is a benchmark of multiple-choice questions without ranked answers: nothing can be trained on it; the "
+            "stage benchmark asks a model its questions"
+        )
         return Kind("MMAD's questions (mmad.json), keyed by image", cure, _has())
     if values and all("annotation" in value for value in values):
         cure = "the rows are in the files that it names; AD-PL items are wanted"
