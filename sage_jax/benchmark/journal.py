@@ -6,9 +6,9 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
-_KEYS: Final = {"key", "stamp", "made_by", "left", "answers"}
+from sage_jax.process.checksums import open_json, sealed_json
 
 
 class Answered(NamedTuple):
@@ -28,8 +28,8 @@ class Answered(NamedTuple):
 class AnswerJournal:
     """A JSONL of answered items, each with what it was and what answered it; only whole chunks count.
 
-    A line holds `key`, `stamp`, `made_by`, `left` (items of the same chunk that follow) and `answers`. After a kill the
-    items that are left are cut into the chunks of a run without one, and have its numbers to the last bit.
+    A line holds `key`, `stamp`, `made_by`, `left` (items of the same chunk that follow), `answers` and a checksum. After
+    a kill the items that are left are cut into the chunks of a run without one, and have its numbers to the last bit.
 
     Args:
       path: The file; made with the first chunk.
@@ -40,23 +40,28 @@ class AnswerJournal:
         self._path, self._made_by = path, made_by
 
     def find(self) -> dict[str, Answered]:
-        """The items that the same model answered, by key; a chunk that was cut short is cut off."""
+        """The items that the same model answered, by key.
+
+        A last chunk that was cut short is cut off; of another chunk with a damaged line nothing counts.
+        """
         found: dict[str, Answered] = {}
         chunk: dict[str, Answered] = {}
         if not self._path.exists():
             return found
         whole = offset = 0
+        damaged = False
         with self._path.open("rb") as file:
             for line in file:
                 entry = _parsed(line)
+                offset += len(line)
                 if entry is None:
-                    break
+                    damaged = True
+                    continue
                 if entry["made_by"] == self._made_by:
                     chunk[entry["key"]] = Answered(entry["key"], entry["stamp"], entry["answers"])
-                offset += len(line)
                 if entry["left"] == 0:
-                    found |= chunk
-                    chunk, whole = {}, offset
+                    found |= {} if damaged else chunk
+                    chunk, whole, damaged = {}, offset, False
         os.truncate(self._path, whole)
         return found
 
@@ -67,7 +72,7 @@ class AnswerJournal:
         for position, item in enumerate(chunk):
             about = {"key": item.key, "stamp": item.stamp, "made_by": self._made_by}
             row = {**about, "left": len(chunk) - position - 1, "answers": item.answers}
-            lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            lines.append(json.dumps(sealed_json(row), ensure_ascii=False, allow_nan=False) + "\n")
         with self._path.open("ab") as file:
             file.write("".join(lines).encode())
             file.flush()
@@ -75,9 +80,8 @@ class AnswerJournal:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """The content of a line, None where it is torn."""
+    """The content of a line, None where it is torn or damaged."""
     try:
-        entry = json.loads(line)
+        return open_json(line.decode()) if line.endswith(b"\n") else None
     except ValueError:
         return None
-    return entry if line.endswith(b"\n") and isinstance(entry, dict) and entry.keys() == _KEYS else None

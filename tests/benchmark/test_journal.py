@@ -36,6 +36,21 @@ def test_of_a_chunk_that_a_kill_cut_short_nothing_counts(journal: AnswerJournal,
         assert path.read_bytes() == whole
 
 
+def test_of_a_chunk_with_a_damaged_line_nothing_counts_and_others_stay(journal: AnswerJournal, tmp_path: Path) -> None:
+    path = tmp_path / "results" / "j.jsonl"
+    journal.append([Answered("last", "stamp", [])])
+    whole = path.read_bytes()
+    flipped = whole.replace(b'"yes": 0.5', b'"yes": 0.7', 1)
+    lines = whole.splitlines(keepends=True)
+    for content, lost in ((flipped, ITEMS[:2]), (b"".join([*lines[:3], b"x\n", *lines[4:]]), ITEMS[2:])):
+        path.write_bytes(content)
+        kept = {"last", *(item.key for item in ITEMS)} - {item.key for item in lost}
+        assert set(journal.find()) == kept
+        assert path.read_bytes() == content
+        journal.append(lost)
+        assert len(journal.find()) == 6
+
+
 def test_another_models_answers_stay_and_do_not_count(journal: AnswerJournal, tmp_path: Path) -> None:
     other = AnswerJournal(tmp_path / "results" / "j.jsonl", "another")
     assert other.find() == {}
