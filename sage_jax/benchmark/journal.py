@@ -28,8 +28,8 @@ class Answered(NamedTuple):
 class AnswerJournal:
     """A JSONL of answered items, each with what it was and what answered it; only whole chunks count.
 
-    A line holds `key`, `stamp`, `made_by`, `left` (items of the same chunk that follow), `answers` and a checksum. After
-    a kill the items that are left are cut into the chunks of a run without one, and have its numbers to the last bit.
+    A line holds `key`, `stamp`, `made_by`, `left` (items of the same chunk that follow), `answers` and a checksum.
+    After a kill the items that are left are cut into the chunks of a run without one, with its numbers to the last bit.
 
     Args:
       path: The file; made with the first chunk.

@@ -10,8 +10,8 @@ from typing import Any
 from sage_jax.benchmark.items import Asked, Item
 from sage_jax.benchmark.question_json import (
     BadItem,
+    LineFinder,
     QuestionSet,
-    line_of,
     objects_in,
     parse,
     path_of,
@@ -45,13 +45,14 @@ def read_manta(config: BenchmarkConfig) -> QuestionSet:
     for path in paths:
         text = read_text(path, "benchmark.root")
         content[path.name] = text.encode()
+        lines = LineFinder(text, keys=False)
         for number, value in enumerate(_listed(path, parse(path, text)), start=1):
+            image = value.get("test_image") if isinstance(value, dict) else None
+            line = lines.line_of(image) if isinstance(image, str) else None
             try:
                 items.append(_item(path, value, taken))
             except BadItem as error:
-                image = value.get("test_image") if isinstance(value, dict) else None
                 where = f"item {number} ({image}): " if isinstance(image, str) else f"item {number}: "
-                line = line_of(text, image) if isinstance(image, str) else None
                 faults.append(Fault(str(path), line, where + error.args[0], error.args[1]))
     return QuestionSet(items, faults, content)
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 from sage_jax.benchmark.items import Asked, Item
 from sage_jax.benchmark.question_json import (
     BadItem,
+    LineFinder,
     QuestionSet,
-    line_of,
     objects_in,
     parse,
     path_of,
@@ -49,11 +49,13 @@ def read_mmad(config: BenchmarkConfig) -> QuestionSet:
     knowledge, known = _knowledge(config)
     items: list[Item] = []
     faults: list[Fault] = []
+    lines = LineFinder(text, keys=True)
     for key, value in content.items():
+        line = lines.line_of(key)
         try:
             items.append(_item(path, key, value, config, knowledge))
         except BadItem as error:
-            faults.append(Fault(str(path), line_of(text, key), f"{key}: {error.args[0]}", error.args[1]))
+            faults.append(Fault(str(path), line, f"{key}: {error.args[0]}", error.args[1]))
     return QuestionSet(items, faults, {path.name: text.encode(), **known}, tuple(_notes(items, config)))
 
 
@@ -140,7 +142,7 @@ def _knowledge(config: BenchmarkConfig) -> tuple[dict[tuple[str, str], tuple[str
         for name, texts in objects.items() if isinstance(objects, dict) else ():
             whole = isinstance(texts, dict) and all(isinstance(each, str) and each.strip() for each in texts.values())
             if not whole:
-                where = f"{path}:{line_of(text, name)}"
+                where = f"{path}:{LineFinder(text, keys=True).line_of(name)}"
                 raise ConfigError(f"{where}: {dataset}, {name}: is no object of texts (make it {{folder: text}})")
             found[dataset, name] = tuple(plain_text(each, f"{dataset}, {name}") for each in texts.values())
     if not found:

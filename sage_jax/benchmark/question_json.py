@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -64,13 +65,30 @@ def parse(path: Path, text: str) -> Any:
         raise ConfigError(f"{path}: cannot be parsed: {error} (correct the JSON)") from None
 
 
-def line_of(text: str, wanted: str, start: int = 0) -> int | None:
-    """Line on which a string stands in a JSON text, from 1; None where it is written in another way."""
-    for written in (json.dumps(wanted, ensure_ascii=False), json.dumps(wanted)):
-        position = text.find(written, start)
-        if position >= 0:
-            return text.count("\n", 0, position) + 1
-    return None
+class LineFinder:
+    """Lines of a JSON text on which strings stand, asked for in the order of the text: it is walked through once.
+
+    Args:
+      text: The file.
+      keys: Whether the strings are keys of objects.
+    """
+
+    def __init__(self, text: str, *, keys: bool) -> None:
+        self._text, self._behind = text, r"\s*:" if keys else ""
+        self._at, self._line = 0, 1
+
+    def line_of(self, wanted: str) -> int | None:
+        """Line of the next place of a string, from 1; None where there is none, or it is written in another way."""
+        for written in dict.fromkeys((json.dumps(wanted, ensure_ascii=False), json.dumps(wanted))):
+            found = re.compile(re.escape(written) + self._behind).search(self._text, self._at)
+            if found is not None:
+                self._line += self._text.count("\n", self._at, found.start())
+                self._at = found.start()
+                line, step = self._line, found.end() - self._at
+                self._line += self._text.count("\n", self._at, self._at + step)
+                self._at += step
+                return line
+        return None
 
 
 def text_of(fields: Mapping[str, Any], key: str, where: str = "") -> str:

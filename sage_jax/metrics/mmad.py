@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from sage_jax.metrics.intervals import UNDEFINED, Metric, bootstrap
+from sage_jax.metrics.intervals import Metric, bootstrap_each
 from sage_jax.metrics.letters import LETTERS
 
 DETECTION: Final = "Anomaly Detection"
@@ -28,8 +28,8 @@ TYPES: Final = (
 )
 """Types of questions, as mmad.json names them."""
 
-_Cells: TypeAlias = "np.ndarray | list[_Cells]"
-"""Numbers of the questions of a cell, whose accuracy counts; or cells, whose mean does."""
+_Cells: TypeAlias = "int | list[_Cells]"
+"""A cell, whose accuracy counts; or cells, whose mean does."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,33 +84,29 @@ class ChoiceAccuracy:
 
 def accuracy_of(choices: Sequence[Choice], *, samples: int = 1000, seed: int = 0) -> ChoiceAccuracy:
     """All accuracies of some answered questions."""
-    right = np.array([choice.right for choice in choices], np.float64)
-    images = [choice.image for choice in choices]
-
-    def metric(cells: _Cells) -> Metric:
-        members = np.array(sorted(set(_members(cells))), np.int64)
-        if not members.size:
-            return UNDEFINED
-        place = np.zeros(len(choices), np.int64)
-        place[members] = np.arange(len(members))
-        inside = right[members]
-        own = _replaced(cells, place)
-        return bootstrap(
-            lambda weights: _value(own, weights, inside), [images[i] for i in members], samples=samples, seed=seed
-        )
-
+    table = _CellTable(choices)
+    everything = np.arange(len(choices))
     kinds = _numbers(choice.kind for choice in choices)
     datasets = _numbers(choice.dataset for choice in choices)
-    by_type = {kind: metric(kinds[kind]) for kind in TYPES if kind in kinds}
+    by_type = {kind: kinds[kind] for kind in TYPES if kind in kinds}
     if analysis := [kinds[kind] for kind in OF_ANALYSIS if kind in kinds]:
-        by_type[ANALYSIS] = metric(np.concatenate(analysis))
+        by_type[ANALYSIS] = np.concatenate(analysis)
+    detection = kinds.get(DETECTION, everything[:0])
+    wanted: list[tuple[_Cells, int]] = [
+        *((table.cell(members), len(members)) for members in (*by_type.values(), *datasets.values(), everything)),
+        (table.by_truth(detection), len(detection)),
+        (table.by_type(everything), len(everything)),
+        ([table.by_type(members) for members in datasets.values()], len(everything)),
+    ]
+    found = table.metrics(wanted, samples=samples, seed=seed)
+    *cells, overall, balanced, mean_of_types, mean_of_datasets = found
     return ChoiceAccuracy(
-        by_type=by_type,
-        balanced=metric(_by_truth(choices, kinds.get(DETECTION, np.zeros(0, np.int64)))),
-        by_dataset={name: metric(members) for name, members in datasets.items()},
-        overall=metric(np.arange(len(choices))),
-        mean_of_types=metric(_by_type(choices, np.arange(len(choices)))),
-        mean_of_datasets=metric([_by_type(choices, members) for members in datasets.values()]),
+        by_type=dict(zip(by_type, cells, strict=False)),
+        balanced=balanced,
+        by_dataset=dict(zip(datasets, cells[len(by_type) :], strict=True)),
+        overall=overall,
+        mean_of_types=mean_of_types,
+        mean_of_datasets=mean_of_datasets,
         unread=sum(choice.chosen is None for choice in choices),
     )
 
@@ -189,36 +185,56 @@ def _numbers(names: Iterable[str]) -> dict[str, np.ndarray]:
     return {name: np.array(numbers, np.int64) for name, numbers in found.items()}
 
 
-def _by_truth(choices: Sequence[Choice], members: np.ndarray) -> list[_Cells]:
-    texts = [choices[i].options[choices[i].truth].lower().strip(" .!") for i in members]
-    return [members[numbers] for numbers in _numbers(texts).values()]
+class _CellTable:
+    """Questions and right answers of each image in each cell, for which intervals over images need no question."""
+
+    def __init__(self, choices: Sequence[Choice]) -> None:
+        self._choices = choices
+        self._right = np.array([choice.right for choice in choices], np.float64)
+        self._images = list(dict.fromkeys(choice.image for choice in choices))
+        number = {image: index for index, image in enumerate(self._images)}
+        self._image_of = np.array([number[choice.image] for choice in choices], np.int64)
+        self._columns: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def cell(self, members: np.ndarray) -> int:
+        """The cell of some questions."""
+        images, size = self._image_of[members], len(self._images)
+        asked = np.bincount(images, minlength=size).astype(np.float64)
+        self._columns.append((np.bincount(images, self._right[members], size), asked))
+        return len(self._columns) - 1
+
+    def by_truth(self, members: np.ndarray) -> list[_Cells]:
+        """The cells of each right answer."""
+        of = (self._choices[i] for i in members)
+        texts = (choice.options[choice.truth].lower().strip(" .!") for choice in of)
+        return [self.cell(members[numbers]) for numbers in _numbers(texts).values()]
+
+    def by_type(self, members: np.ndarray) -> list[_Cells]:
+        """The cells whose mean is that over types."""
+        kinds = (self._choices[i].kind for i in members)
+        found = _numbers(ANALYSIS if kind in OF_ANALYSIS else kind for kind in kinds)
+        cells = {kind: members[numbers] for kind, numbers in found.items()}
+        return [self.by_truth(own) if kind == DETECTION else self.cell(own) for kind, own in cells.items()]
+
+    def metrics(self, wanted: Sequence[tuple[_Cells, int]], *, samples: int, seed: int) -> list[Metric]:
+        """The accuracy or mean accuracy of cells, each with the number of its questions."""
+        right, asked = (np.stack(columns, axis=1) for columns in zip(*self._columns, strict=True))
+
+        def statistics(weights: np.ndarray) -> np.ndarray:
+            weights = weights.astype(np.float64)  # products of integers are slow
+            of = weights @ asked
+            shares = np.where(of > 0, weights @ right / np.maximum(of, 1), np.nan)
+            return np.stack([_value(cells, shares) for cells, _ in wanted], axis=1)
+
+        return bootstrap_each(statistics, self._images, [n for _, n in wanted], samples=samples, seed=seed)
 
 
-def _by_type(choices: Sequence[Choice], members: np.ndarray) -> list[_Cells]:
-    """The cells whose mean is that over types."""
-    joined = (ANALYSIS if choices[i].kind in OF_ANALYSIS else choices[i].kind for i in members)
-    cells = {kind: members[numbers] for kind, numbers in _numbers(joined).items()}
-    return [_by_truth(choices, inside) if kind == DETECTION else inside for kind, inside in cells.items()]
-
-
-def _members(cells: _Cells) -> Iterable[int]:
-    if isinstance(cells, np.ndarray):
-        yield from cells.tolist()
-    else:
-        for cell in cells:
-            yield from _members(cell)
-
-
-def _replaced(cells: _Cells, place: np.ndarray) -> _Cells:
-    return place[cells] if isinstance(cells, np.ndarray) else [_replaced(cell, place) for cell in cells]
-
-
-def _value(cells: _Cells, weights: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Accuracy of a cell, or mean over cells, for each row of weights; a cell that a draw lacks is left out of it."""
-    if isinstance(cells, np.ndarray):
-        inside = weights[:, cells]
-        of = inside.sum(axis=-1)
-        return np.where(of > 0, inside @ right[cells] / np.maximum(of, 1), np.nan)
+def _value(cells: _Cells, shares: np.ndarray) -> np.ndarray:
+    """Accuracy of a cell, or mean over cells, for each row; a cell that a draw lacks is left out of its mean."""
+    if isinstance(cells, int):
+        return shares[:, cells]
+    if not cells:
+        return np.full(len(shares), np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of means of nothing, which are NaN
-        return np.nanmean(np.stack([_value(cell, weights, right) for cell in cells]), axis=0)
+        return np.nanmean(np.stack([_value(cell, shares) for cell in cells]), axis=0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sage_jax.benchmark.question_json import BadItem, line_of, objects_in, parse, path_of, read_text, shown, text_of
+from sage_jax.benchmark.question_json import BadItem, LineFinder, objects_in, parse, path_of, read_text, shown, text_of
 from sage_jax.errors import ConfigError
 
 
@@ -35,8 +35,21 @@ def test_broken_json_is_one_message_with_its_line(text: str, said: str) -> None:
 def test_a_line_is_found_as_the_key_is_written() -> None:
     for ascii_only in (True, False):
         text = json.dumps({"a": 1, "kätzchen/1.png": 2}, indent=1, ensure_ascii=ascii_only)
-        assert line_of(text, "kätzchen/1.png") == 3
-    assert line_of("{}", "a") is None
+        assert LineFinder(text, keys=True).line_of("kätzchen/1.png") == 3
+    assert LineFinder("{}", keys=True).line_of("a") is None
+
+
+def test_lines_of_a_string_that_comes_again_are_told_in_order() -> None:
+    text = json.dumps([{"image": "a", "as": "a"}, {"image": "b"}, {"image": "a"}, {"b": 1}], indent=0)
+    lines = text.split("\n")
+    values, keys = LineFinder(text, keys=False), LineFinder(text, keys=True)
+    found = [values.line_of("a"), values.line_of("a"), values.line_of("b"), values.line_of("a"), values.line_of("a")]
+    assert found == [
+        lines.index('"image": "a",') + 1,
+        *(n + 1 for n, line in enumerate(lines) if line in ('"as": "a"', '"image": "b"', '"image": "a"')),
+        None,
+    ]
+    assert keys.line_of("b") == lines.index('"b": 1') + 1
 
 
 @pytest.mark.parametrize(
