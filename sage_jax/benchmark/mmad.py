@@ -33,8 +33,8 @@ _KNOWN_AS: Final = {"DS-MVTec": ("DS-MVTec", "MVTec", "MVTec-AD"), "MVTec-AD": (
 def read_mmad(config: BenchmarkConfig) -> QuestionSet:
     """The items of an mmad.json, each with the references that `shots` asks for.
 
-    The key of an item is the path of its image. Options must be lettered A, B, ... in order; the official scripts
-    letter them anew, which then gives the same.
+    The key of an item is the path of its image. Options that are lettered A, B, ... in another order are lettered anew
+    in the order in which they stand, as the official scripts do. Images without a question are left out.
 
     Raises:
       ConfigError: A file cannot be read, or is none of MMAD's.
@@ -49,14 +49,18 @@ def read_mmad(config: BenchmarkConfig) -> QuestionSet:
     knowledge, known = _knowledge(config)
     items: list[Item] = []
     faults: list[Fault] = []
+    silent: list[str] = []
     lines = LineFinder(text, keys=True)
     for key, value in content.items():
         line = lines.line_of(key)
+        if isinstance(value, dict) and value.get("conversation") == []:
+            silent.append(key)
+            continue
         try:
             items.append(_item(path, key, value, config, knowledge))
         except BadItem as error:
             faults.append(Fault(str(path), line, f"{key}: {error.args[0]}", error.args[1]))
-    return QuestionSet(items, faults, {path.name: text.encode(), **known}, tuple(_notes(items, config)))
+    return QuestionSet(items, faults, {path.name: text.encode(), **known}, tuple(_notes(items, silent, config)))
 
 
 def _no_mmad(path: Path, content: Any) -> ConfigError:
@@ -117,13 +121,14 @@ def _question(number: int, fields: Mapping[str, Any]) -> Asked:
         problem = "is missing" if "Options" not in fields else f"is {shown(options)}"
         raise BadItem(f"{where}Options {problem}", 'give it an object such as {"A": "Yes.", "B": "No."}')
     wanted = list(LETTERS[: len(options)])
-    if list(options) != wanted:
+    if sorted(options) != wanted:
         raise BadItem(f"{where}Options has the keys {', '.join(options)[:60]}", f"letter them {', '.join(wanted)}")
-    texts = {letter: text_of(options, letter, f"{where}option ") for letter in options}
+    texts = [text_of(options, letter, f"{where}option ") for letter in options]
     truth = text_of(fields, "Answer", where)
     if truth not in options:
         raise BadItem(f"{where}Answer is {truth[:40]!r}, no letter of Options", f"give one of {', '.join(options)}")
-    return Asked(text_of(fields, "Question", where), kind, texts, truth)
+    right = wanted[list(options).index(truth)]
+    return Asked(text_of(fields, "Question", where), kind, dict(zip(wanted, texts, strict=True)), right)
 
 
 def _knowledge(config: BenchmarkConfig) -> tuple[dict[tuple[str, str], tuple[str, ...]], dict[str, bytes]]:
@@ -144,14 +149,19 @@ def _knowledge(config: BenchmarkConfig) -> tuple[dict[tuple[str, str], tuple[str
             if not whole:
                 where = f"{path}:{LineFinder(text, keys=True).line_of(name)}"
                 raise ConfigError(f"{where}: {dataset}, {name}: is no object of texts (make it {{folder: text}})")
-            found[dataset, name] = tuple(plain_text(each, f"{dataset}, {name}") for each in texts.values())
+            try:
+                found[dataset, name] = tuple(plain_text(each, f"{dataset}, {name}") for each in texts.values())
+            except BadItem as error:
+                raise ConfigError(f"{path}: {error.args[0]} ({error.args[1]})") from None
     if not found:
         raise ConfigError(f"benchmark.knowledge: {path} holds no {{data set: {{object: {{folder: text}}}}}}")
     return found, {path.name: text.encode()}
 
 
-def _notes(items: list[Item], config: BenchmarkConfig) -> list[str]:
+def _notes(items: list[Item], silent: list[str], config: BenchmarkConfig) -> list[str]:
     notes = []
+    if silent:
+        notes.append(f"{len(silent)} images have no question, such as {silent[0]}")
     if own := [item.key for item in items if item.image in item.references]:
         notes.append(f"{len(own)} images are their own template, such as {own[0]}: their answers tell little")
     lacking = [item.key for item in items if config.knowledge and not item.knowledge]

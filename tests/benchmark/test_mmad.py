@@ -54,6 +54,20 @@ def test_templates_are_those_that_the_config_names(tmp_path: Path) -> None:
     assert all(item.references == () for item in zero.items) and not zero.notes
 
 
+def test_options_out_of_order_are_lettered_anew_and_silent_images_are_noted(tmp_path: Path) -> None:
+    path = write_mmad(tmp_path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content[KEY]["conversation"][0].update(Options={"B": "No.", "A": "Yes."}, Answer="A")
+    content["VisA/candle/test/good/000.png"]["conversation"] = []
+    path.write_text(json.dumps(content), encoding="utf-8")
+    found = read_mmad(BenchmarkConfig(root=str(path)))
+    asked = {item.key: item for item in found.items}[KEY].asked[0]
+    assert (asked.options, asked.truth) == ({"A": "No.", "B": "Yes."}, "B") and found.faults == []
+    assert len(found.items) == 7 and found.notes == (
+        "1 images have no question, such as VisA/candle/test/good/000.png",
+    )
+
+
 def _question(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any]], object]:
     return lambda item: change(item["conversation"][1])
 
@@ -64,7 +78,8 @@ def _question(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str,
         (lambda item: item.pop("similar_templates"), "similar_templates is missing (list good images"),
         (lambda item: item.update(similar_templates=[]), "lists 0 images, and benchmark.shots asks for 1"),
         (lambda item: item.update(similar_templates=[3]), "similar_templates is no list of paths"),
-        (lambda item: item.update(conversation=[]), "conversation is empty"),
+        (lambda item: item.pop("conversation"), "conversation is missing"),
+        (lambda item: item.update(conversation={}), "conversation is empty"),
         (_question(lambda asked: asked.update(Answer="E")), "question 2: Answer is 'E', no letter of Options (give"),
         (_question(lambda asked: asked.pop("Answer")), "question 2: Answer is missing"),
         (_question(lambda asked: asked.update(Options={})), "question 2: Options is empty"),
@@ -90,7 +105,7 @@ def test_a_fault_is_one_message_with_file_line_and_key(
 
 def test_keys_that_are_no_paths_of_mmad_are_faults(tmp_path: Path) -> None:
     path = tmp_path / "mmad.json"
-    path.write_text(json.dumps({"a.png": {"conversation": []}, "x/y/z.png": 3}), encoding="utf-8")
+    path.write_text(json.dumps({"a.png": {"conversation": [{}]}, "x/y/z.png": 3}), encoding="utf-8")
     found = read_mmad(BenchmarkConfig(root=str(path)))
     assert [fault.problem for fault in found.faults] == [
         "a.png: is no <data set>/<object>/... path",
@@ -106,7 +121,11 @@ def test_other_files_are_refused_by_what_they_are(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no image with a conversation: name mmad.json"):
         read_mmad(BenchmarkConfig(root=str(tmp_path / "other.json")))
     mmad = write_mmad(tmp_path)
-    for content, said in (("{}", "holds no .data set"), ('{"VisA": {"candle": ["x"]}}', "1: VisA, candle: is no obj")):
+    for content, said in (
+        ("{}", "holds no .data set"),
+        ('{"VisA": {"candle": ["x"]}}', "1: VisA, candle: is no object"),
+        ('{"VisA": {"candle": {"good": "\\ud800"}}}', "VisA, candle holds half a character"),
+    ):
         (tmp_path / "k.json").write_text(content, encoding="utf-8")
         with pytest.raises(ConfigError, match=said):
             read_mmad(BenchmarkConfig(root=str(mmad), knowledge=str(tmp_path / "k.json")))

@@ -146,9 +146,10 @@ def test_faults_stop_before_anything_is_asked_unless_they_are_left_out(
     for key in [key for key in content if key.startswith("DS-MVTec")]:
         del content[key]
     fields = {"root": str(folder / "mmad.json"), "folder": "faults", "shots": (0,)}
-    good = json.dumps(content | {"MVTec-LOCO/pushpins/test/good/000.png": {"conversation": []}})
+    empty = [{**content["VisA/candle/test/good/000.png"]["conversation"][0], "Options": {}}]
+    good = json.dumps(content | {"MVTec-LOCO/pushpins/test/good/000.png": {"conversation": empty}})
     (folder / "mmad.json").write_text(good, encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"1 fault in the questions: .*mmad.json.*pushpins.*conversation is empty"):
+    with pytest.raises(ConfigError, match=r"1 fault in the questions: .*mmad.json.*pushpins.*Options is empty"):
         run_stages(sets.config(**fields))
     (folder / "mmad.json").write_text(json.dumps(content), encoding="utf-8")
     config = sets.config(**fields)
