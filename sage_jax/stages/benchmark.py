@@ -48,7 +48,7 @@ class _Questions:
     Attributes:
       items: Whose images are all good.
       digests: SHA-256 of each image, by path.
-      revision: Hash of the set's files, and of the images.
+      revision: Hash of the set's files and of the images asked about.
       left_out: Items left out for their faults.
     """
 
@@ -156,7 +156,8 @@ def _questions(stage: Stage) -> _Questions:
     if not checked.items:
         raise ConfigError(f"benchmark.root: {options.root} has no item without a fault")
     parts = {name: hashlib.sha256(content).hexdigest() for name, content in found.content.items()}
-    revision = hashlib.sha256(json.dumps([parts, checked.digests], sort_keys=True).encode()).hexdigest()
+    shown = {item.image: checked.digests[item.image] for item in checked.items}
+    revision = _hash([parts, shown])
     asked = sum(len(item.asked) for item in checked.items)
     images = len({item.image for item in checked.items})
     log.line(f"{asked} questions of {images} images of {options.name} {options.root}, revision {revision[:12]}")
@@ -197,6 +198,8 @@ def _answer(
         told = [(item, found.answers[item.key]) for item in items]
         make = choice_results if options.name == "mmad" else verdict_results
         results = make(told, samples=config.evaluate.bootstrap_samples, seed=options.seed)
+        compared = {path: questions.digests[path] for item in items for path in item.references[:shots]}
+        results.metrics["references"] = _hash(compared) if compared else ""
         about = {
             "name": options.name,
             "model": evaluator.digest(),
@@ -204,7 +207,7 @@ def _answer(
             "questions": sum(len(item.asked) for item in questions.items),
             "images": len({item.image for item in questions.items}),
             "left_out": questions.left_out,
-            "options": dataclasses.asdict(dataclasses.replace(options, shots=(0,))),
+            "options": dataclasses.asdict(dataclasses.replace(options, shots=(0,), stage=name)),
         }
         _write(folder, name, _model_name(run, name), shots, results, about)
         log.line(f"{shots}-shot: answers and metrics are in {folder}")
@@ -216,6 +219,10 @@ def _write(folder: Path, stage: str, model: str, shots: int, results: ShotResult
     if results.official is not None:
         write_official(folder / f"answers_{shots}_shot_{model}.json", results.official)
     record_results(folder / "summary.json", stage, shots, about, results.metrics)
+
+
+def _hash(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _stamp(item: Item, form: AskForm, records: ItemRecords, index: int, digests: dict[str, str]) -> str:

@@ -104,6 +104,14 @@ def test_a_reference_changes_answers_and_the_same_command_asks_nothing(
     assert "8 of 8 images were answered before, 0 are left" in captured.err
 
 
+def test_another_number_of_references_stands_beside_the_first_ones(mmad: Path, sets: Sets) -> None:
+    before = json.loads((mmad / "summary.json").read_text(encoding="utf-8"))["stages"]["base"]["shots"]
+    assert before["0"]["references"] == "" and len(before["1"]["references"]) == 64
+    for shots in ((1,), (0,)):
+        run_stages(sets.config(shots=shots, stage="base"))
+        assert json.loads((mmad / "summary.json").read_text(encoding="utf-8"))["stages"]["base"]["shots"] == before
+
+
 def test_lost_results_are_made_again_from_the_journal(mmad: Path, sets: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [path.name for path in mmad.iterdir()]
     before = {name: (mmad / name).read_bytes() for name in names}
