@@ -1,4 +1,4 @@
-"""The command `sage-jax`: inspect, train, evaluate, judge, calibrate, export, plan, check, configs.
+"""The command `sage-jax`: inspect, train, evaluate, judge, calibrate, benchmark, export, plan, check, configs.
 
 Built with cyclopts, which makes options of nested dataclasses with their docstrings, as the config's are; typer would
 need every field typed again as a parameter of a function. A command makes a config and runs its stages as
@@ -27,7 +27,7 @@ from sage_jax.process.allocator import restart_with_huge_pages
 from sage_jax.process.libraries import quieten_libraries
 from sage_jax.process.version import own_version
 
-_COMPUTING: Final = ("inspect", "train", "evaluate", "calibrate", "export")
+_COMPUTING: Final = ("inspect", "train", "evaluate", "calibrate", "benchmark", "export")
 
 app: Final = App(
     name="sage-jax",
@@ -205,6 +205,33 @@ def calibrate(
     inspect = {"threshold": InspectConfig().threshold}
     config = _with(config_of(model), fields, calibrate={**given, **named}, inspect=inspect)
     return _run(dataclasses.replace(config, stages="calibrate"))
+
+
+@_command("run_dir", "data", "text", "mesh", "evaluate", "benchmark")
+def benchmark(
+    name: str,
+    questions: str,
+    /,
+    *,
+    model: str,
+    images: str | None = None,
+    stage: str | None = None,
+    fields: Any = None,
+) -> int:
+    """Ask a model a public question set; the same command goes on after a stop.
+
+    Args:
+      name: `mmad`, or `manta` for MANTA and MPDD QA.
+      questions: The set's JSON file, such as mmad.json.
+      model: A run folder, an exported folder, or a folder of a released InternVL checkpoint.
+      images: Folder that the set's image paths are relative to; none = that of the JSON.
+      stage: Training stage whose model answers; none = the last trained one.
+    """
+    from sage_jax.stages.open_model import config_of
+
+    given = {"name": name, "root": questions, "images_root": images or "", "stage": stage or ""}
+    config = _with(config_of(model), fields, benchmark=given)
+    return _run(dataclasses.replace(config, stages="benchmark"))
 
 
 @_command("mesh", "evaluate", "export")

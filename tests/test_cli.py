@@ -57,7 +57,7 @@ def test_help_and_version_come_without_jax() -> None:
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     seconds = time.perf_counter() - start
     assert ended.stdout.splitlines()[-1] == "LOADED []"
-    commands = ("inspect", "train", "evaluate", "judge", "calibrate", "export", "plan", "check", "configs")
+    commands = ("inspect", "train", "evaluate", "judge", "calibrate", "benchmark", "export", "plan", "check", "configs")
     for command in (*commands, "--install-completion"):
         assert re.search(rf"^.{{0,3}}{command}\b", ended.stdout, re.MULTILINE), command
     assert seconds < 5, "far below the second that it takes alone, on a machine with other work"
@@ -81,7 +81,9 @@ def test_help_of_train_has_every_field_with_its_meaning(
         assert re.sub(r"[\s`*_]", "", meaning) in re.sub(r"[\s│`*_]", "", text)
 
 
-@pytest.mark.parametrize("command", ["inspect", "evaluate", "judge", "calibrate", "export", "plan", "check"])
+@pytest.mark.parametrize(
+    "command", ["inspect", "evaluate", "judge", "calibrate", "benchmark", "export", "plan", "check"]
+)
 def test_help_of_a_command_has_its_section(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([command, "--help"]) == 0
     section = {"check": "data", "calibrate": "inspect"}.get(command, command)
@@ -136,6 +138,11 @@ def test_commands_of_a_run_take_its_config(ran: list[Config], tiny_run: TinyRun)
     assert (ran[-1].calibrate.escape_rate, ran[-1].calibrate.defective) == (0.1, "bad")
     assert cli.main(["calibrate", "parts", "--model", folder, "--unsure", "0"]) == 0
     assert (ran[-1].calibrate.unsure_rate, ran[-1].calibrate.false_alarm_rate) == (0.0, 0.05)
+    options = ["--benchmark.shots", "0", "--benchmark.shots", "4", "--images", "photos"]
+    assert cli.main(["benchmark", "mmad", "mmad.json", "--model", folder, *options]) == 0
+    asked = ran[-1].benchmark
+    assert (ran[-1].stages, asked.name, asked.root, asked.images_root) == ("benchmark", "mmad", "mmad.json", "photos")
+    assert asked.shots == (0, 4) and ran[-1].run_dir == folder
     assert cli.main(["plan", "sage_8b", "--plan.num-devices", "8"]) == 0
     assert (ran[-1].stages, ran[-1].plan.num_devices) == ("plan", 8)
 
@@ -167,6 +174,11 @@ def test_missing_models_configs_and_arguments_are_one_line(tmp_path: Path, capsy
         ["train", "no_such_config"], capsys
     )
     assert "there is no shipped config" in said(["configs", "nothing"], capsys)
+    folder = tmp_path / "InternVL"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "internvl"}', encoding="utf-8")
+    line = said(["benchmark", "mmmad", "x", "--model", str(folder)], capsys)
+    assert "config.benchmark.name = 'mmmad' is none of mmad, manta; did you mean 'mmad'?" in line
     assert "nosuchcommand" in said(["nosuchcommand"], capsys)
 
 

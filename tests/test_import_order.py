@@ -27,7 +27,7 @@ LAYERS = {
             ("models", "losses", "metrics", "data"),
             ("generation", "hf", "journal"),
             ("features", "training", "evaluation"),
-            ("inspection", "judging", "plan"),
+            ("inspection", "judging", "benchmark", "plan"),
             ("stages",),
             ("api",),
             ("main",),

@@ -1,5 +1,6 @@
 """Config of a run: frozen dataclasses with their checks; a config file imports all that it needs from here."""
 
+from sage_jax.config.benchmark import BenchmarkConfig
 from sage_jax.config.changes import ConfigChange, config_changes
 from sage_jax.config.checks import (
     nearest,
@@ -34,6 +35,7 @@ from sage_jax.errors import ConfigError
 
 __all__ = [
     "AblateConfig",
+    "BenchmarkConfig",
     "CalibrateConfig",
     "Config",
     "ConfigChange",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from sage_jax.config.benchmark import BenchmarkConfig
 from sage_jax.config.checks import require, require_known, require_seed
 from sage_jax.config.data import DataConfig, TextConfig
 from sage_jax.config.facts import FactsConfig
@@ -59,6 +60,7 @@ class Config:
       judge: Judgement of the answers by language models.
       inspect: Inspection of a user's images.
       calibrate: Choice of the threshold.
+      benchmark: Public question sets.
       export: Export of a trained stage.
       rows: The data set as files of other trainers.
       ablate: Ablation over seeds.
@@ -92,6 +94,7 @@ class Config:
     judge: JudgeConfig = JudgeConfig()
     inspect: InspectConfig = InspectConfig()
     calibrate: CalibrateConfig = CalibrateConfig()
+    benchmark: BenchmarkConfig = BenchmarkConfig()
     export: ExportConfig = ExportConfig()
     rows: RowsConfig = RowsConfig()
     ablate: AblateConfig = AblateConfig()

@@ -43,6 +43,7 @@ STAGES: Final = (
     "evaluate",
     "judge",
     "calibrate",
+    "benchmark",
     "inspect",
     "export",
     "ablate",

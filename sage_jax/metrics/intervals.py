@@ -59,20 +59,43 @@ def bootstrap(
     Returns:
       The metric; `UNDEFINED` without examples, or where the statistic is undefined on all of them.
     """
+    count = len(groups) if n is None else n
+    return bootstrap_each(lambda weights: statistic(weights)[:, None], groups, [count], samples=samples, seed=seed)[0]
+
+
+def bootstrap_each(
+    statistics: Statistic, groups: Sequence[Hashable], counts: Sequence[int], *, samples: int = 1000, seed: int = 0
+) -> list[Metric]:
+    """Several statistics of the same examples, each as `bootstrap` gives it, from one set of draws.
+
+    Args:
+      statistics: Weights [S, n] to values [S, K]. The values reported are those of weights 1.
+      groups: Group of each example, such as its image.
+      counts: Count to report of each statistic.
+      samples, seed: Of the draws.
+    """
     if samples < 1:
         raise ValueError(f"bootstrap samples = {samples}: give 1 or more")
     if not groups:
-        return UNDEFINED
-    value = float(statistic(np.ones((1, len(groups))))[0])
-    if np.isnan(value):
-        return UNDEFINED
+        return [UNDEFINED for _ in counts]
+    values = statistics(np.ones((1, len(groups))))[0]
+    if np.isnan(values).all():
+        return [UNDEFINED for _ in counts]
     indices: dict[Hashable, int] = {}
     members = np.array([indices.setdefault(group, len(indices)) for group in groups])
-    draws = [statistic(counts[:, members]) for counts in _draw_groups(len(indices), len(groups), samples, seed)]
-    defined = np.concatenate(draws)
-    defined = defined[~np.isnan(defined)]
+    draws = _draw_groups(len(indices), len(groups), samples, seed)
+    drawn = np.concatenate([statistics(counted[:, members]) for counted in draws])
+    return [
+        _interval(float(value), column[~np.isnan(column)], n)
+        for value, column, n in zip(values, drawn.T, counts, strict=True)
+    ]
+
+
+def _interval(value: float, defined: Float[np.ndarray, " S"], n: int) -> Metric:
+    if np.isnan(value):
+        return UNDEFINED
     low, high = np.percentile(defined, [2.5, 97.5]) if defined.size else (value, value)
-    return Metric(value=value, low=float(low), high=float(high), n=len(groups) if n is None else n)
+    return Metric(value=value, low=float(low), high=float(high), n=n)
 
 
 def bootstrap_mean(

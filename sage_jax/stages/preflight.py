@@ -9,6 +9,7 @@ from sage_jax.config import TRAINING_STAGES, ConfigError, starts_from
 from sage_jax.inspection.images import References, find_images
 from sage_jax.models.attention.select import attention_of
 from sage_jax.stages.ablation import seed_run
+from sage_jax.stages.benchmark import check_benchmark
 from sage_jax.stages.calibration import check_calibration
 from sage_jax.stages.export import check_export
 from sage_jax.stages.judging import check_judge
@@ -18,7 +19,7 @@ from sage_jax.stages.structure import shapes_without_tokenizer
 from sage_jax.training.loop import check_batch_size
 from sage_jax.training.optim import partition
 
-_COMPUTING: Final = ("evaluate", "calibrate", "inspect", "ablate")
+_COMPUTING: Final = ("evaluate", "calibrate", "benchmark", "inspect", "ablate")
 """Stages that run a model, beside those that train one."""
 
 
@@ -48,6 +49,8 @@ def check_stages(run: Run, stages: Sequence[str]) -> None:
         check_calibration(run.config)
     if "judge" in stages:
         check_judge(run.config, stages)
+    if "benchmark" in stages:
+        check_benchmark(run.config)
     if "inspect" in stages:
         References(run.config.inspect.references)
         if run.config.inspect.images:
@@ -63,6 +66,7 @@ def _check_finished(run: Run, stages: Sequence[str]) -> None:
             "evaluate": run.config.evaluate.stages,
             "inspect": (run.config.inspect.stage,),
             "calibrate": (run.config.inspect.stage,),
+            "benchmark": (run.config.benchmark.stage,),
             "export": (run.config.export.stage,),
         }.get(stage, ())
         if stage in anew:
@@ -94,12 +98,14 @@ def _check_starts(run: Run, stages: Sequence[str]) -> None:
                 f"'facts' before it, after {run.config.facts.stage!r}"
             )
         before.add(stage)
-        if stage in ("evaluate", "calibrate", "inspect", "export") and not trained:
+        if stage in ("evaluate", "calibrate", "benchmark", "inspect", "export") and not trained:
             raise run.trained.missing("base", wanted_by=stage)
         if stage == "evaluate" and not trained & {*run.config.evaluate.stages}:
             raise run.trained.missing(run.config.evaluate.stages[-1], wanted_by=stage)
         if stage in ("calibrate", "inspect") and run.config.inspect.stage not in ("", *trained):
             raise run.trained.missing(run.config.inspect.stage, wanted_by=stage)
+        if stage == "benchmark" and run.config.benchmark.stage not in ("", *trained):
+            raise run.trained.missing(run.config.benchmark.stage, wanted_by=stage)
         if stage == "export" and run.config.export.stage not in ("", *trained):
             raise run.trained.missing(run.config.export.stage, wanted_by=stage)
         if stage in TRAINING_STAGES:

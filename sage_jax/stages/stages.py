@@ -13,6 +13,7 @@ from typing import Final
 
 import jax
 
+from sage_jax.benchmark.tables import print_benchmark
 from sage_jax.config import TRAINING_STAGES, Config, ConfigError, DecoderConfig, DecodingConfig, config_changes
 from sage_jax.data import check as data_check
 from sage_jax.data import store
@@ -33,6 +34,7 @@ from sage_jax.process.signals import Interrupted
 from sage_jax.process.stop_request import stop_if_asked
 from sage_jax.process.version import own_version
 from sage_jax.stages.ablation import ablate
+from sage_jax.stages.benchmark import benchmark, benchmark_folder
 from sage_jax.stages.calibration import calibrate
 from sage_jax.stages.export import export
 from sage_jax.stages.facts import write_facts
@@ -110,9 +112,11 @@ def _run_stages(run: Run) -> None:
         run_stage(run, name)
     if jax.process_index() > 0:
         return
+    if "benchmark" in run.config.stage_names:
+        print_benchmark(benchmark_folder(run) / "summary.json")
     if run.config.stage_names == ("inspect",):
         print_inspection(inspection_folder(run), load_summary(run.folder.summary)["stages"].get("inspect", {}))
-    elif run.config.stage_names != ("calibrate",):  # whose lines tell all there is
+    elif run.config.stage_names not in (("calibrate",), ("benchmark",)):  # which tell all there is
         if {"evaluate", "judge"} & {*run.config.stage_names} and (folder := results_folder(run)) != run.folder.path:
             print_summary(folder / run.folder.summary.name)
         else:
@@ -245,6 +249,7 @@ _STAGES: Final[dict[str, Callable[[Stage], StageCost]]] = {
     "evaluate": evaluate,
     "judge": judge,
     "calibrate": calibrate,
+    "benchmark": benchmark,
     "inspect": inspect,
     "export": export,
     "ablate": _ablate,

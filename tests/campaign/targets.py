@@ -13,7 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sage_jax.benchmark.manta import read_manta
+from sage_jax.benchmark.mmad import read_mmad
+from sage_jax.benchmark.question_json import QuestionSet
 from sage_jax.config import (
+    BenchmarkConfig,
     Config,
     DataConfig,
     DecoderConfig,
@@ -37,6 +41,7 @@ from sage_jax.journal.summary import load_summary
 from sage_jax.process.checksums import open_bytes, open_json, sealed_bytes, sealed_json
 from sage_jax.stages.open_model import config_of
 from sage_jax.training.reference_policy import _PartialTable
+from tests.support.question_sets import write_manta, write_mmad
 from tests.support.tiny_internvl import save_internvl, torch_internvl
 from tests.support.tiny_tokenizers import qwen_tokenizer, save_internlm2
 from tests.support.trainer_rows import PREFERENCES
@@ -66,7 +71,8 @@ class Target:
 def targets(folder: Path) -> list[Target]:
     """All kinds, their files in a folder."""
     folder.mkdir(parents=True)
-    return [*_data(folder / "data"), *_images(folder), *_checkpoint(folder / "checkpoint"), *_of_a_run(folder / "run")]
+    files = (*_images(folder), *_checkpoint(folder / "checkpoint"), *_of_a_run(folder / "run"))
+    return [*_data(folder / "data"), *_question_sets(folder / "sets"), *files]
 
 
 def _png(side: int, seed: int, *, mask: bool = False) -> bytes:
@@ -129,6 +135,27 @@ def _data(folder: Path) -> list[Target]:
         Target("AD-PL structure", folder / "items.json", lines.encode(), lambda path: len(adpl_json.read_items(path))),
         Target("meta.json", folder / "meta.json", json.dumps(listed).encode(), records(meta)),
         Target("vocabulary", folder / "words.toml", _vocabulary(), lambda path: load_vocabulary(str(path))),
+    ]
+
+
+def _question_sets(folder: Path) -> list[Target]:
+    """Files of benchmarks."""
+    mmad, manta = write_mmad(folder), write_manta(folder)
+    known = folder / "domain_knowledge.json"
+    of_mmad = BenchmarkConfig(root=str(mmad), knowledge=str(known))
+
+    def read(config: BenchmarkConfig, reader: Callable[[BenchmarkConfig], QuestionSet]) -> Callable[[Path], Any]:
+        def found(path: Path) -> Any:
+            questions = reader(config)
+            return len(questions.items), [str(fault) for fault in questions.faults]
+
+        return found
+
+    of_manta = BenchmarkConfig(name="manta", root=str(manta))
+    return [
+        Target("mmad.json", mmad, mmad.read_bytes(), read(of_mmad, read_mmad)),
+        Target("domain_knowledge.json", known, known.read_bytes(), read(of_mmad, read_mmad)),
+        Target("MANTA's questions", manta, manta.read_bytes(), read(of_manta, read_manta)),
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sage_jax.metrics.intervals import UNDEFINED, bootstrap, bootstrap_mean
+from sage_jax.metrics.intervals import UNDEFINED, bootstrap, bootstrap_each, bootstrap_mean
 
 
 def clustered_answers(generator: np.random.Generator, num_images: int, questions: int) -> tuple[np.ndarray, list[int]]:
@@ -70,6 +70,28 @@ def test_draws_without_a_value_are_left_out():
 
     metric = bootstrap(share_of_first, ["a", "b", "c"], samples=200)
     assert metric.low is not None and metric.low >= 1.0
+
+
+def test_several_statistics_have_the_intervals_that_each_has_alone():
+    generator = np.random.default_rng(5)
+    values, images = clustered_answers(generator, num_images=30, questions=4)
+    first = np.arange(120) < 4
+
+    def of(*masks: np.ndarray):
+        def statistics(weights: np.ndarray) -> np.ndarray:
+            inside = [weights * mask for mask in masks]
+            with np.errstate(invalid="ignore"):  # a draw without the first image
+                return np.stack([each @ values / each.sum(-1) for each in inside], axis=1)
+
+        return statistics
+
+    masks, never = (np.ones(120), first, 1 - first), np.zeros(120)
+    found = bootstrap_each(of(*masks, never), images, [120, 4, 116, 0], samples=80, seed=7)
+    for metric, mask in zip(found[:3], masks, strict=True):
+        alone = bootstrap(lambda weights, mask=mask: of(mask)(weights)[:, 0], images, samples=80, seed=7, n=metric.n)
+        assert metric == alone and metric.value == pytest.approx(float(np.mean(np.asarray(values)[mask > 0])))
+    assert found[3] == UNDEFINED and [metric.n for metric in found[:3]] == [120, 4, 116]
+    assert bootstrap_each(of(never), [], [0, 0]) == [UNDEFINED, UNDEFINED]
 
 
 def test_nothing_measured_is_undefined():

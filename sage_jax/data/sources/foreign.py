@@ -10,6 +10,7 @@ from sage_jax.data.sources import row_kinds
 
 _RANKED: Final = "ranked answers, which training wants, cannot be had from it"
 _ROWS: Final = "set data.source=rows, which reads and trains on them"
+_ASKED: Final = "the stage benchmark asks a model its questions"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ def _is_manta(item: Mapping[str, Any]) -> bool:
 
 
 ITEM_KINDS: Final = (
-    Kind("MANTA's questions (answer: true or false, no ranked answers)", _RANKED, _is_manta),
+    Kind("MANTA's questions (answer: true or false, no ranked answers)", f"{_RANKED}; {_ASKED}", _is_manta),
     *(Kind(kind.name, _ROWS, kind.fits) for kind in row_kinds.KINDS),
 )
 """Kinds of items of a list, or of lines; the first that fits counts."""
@@ -67,7 +68,10 @@ def object_kind(content: Mapping[str, Any]) -> Kind | None:
     """What a JSON that is one object is."""
     values = [value for value in list(content.values())[:5] if isinstance(value, dict)]
     if values and all("conversation" in value for value in values):
-        cure = "it is a benchmark of multiple-choice questions without ranked answers: nothing can be trained on it"
+        cure = (
+            "it is a benchmark of multiple-choice questions without ranked answers: nothing can be trained on it; the "
+            "stage benchmark asks a model its questions"
+        )
         return Kind("MMAD's questions (mmad.json), keyed by image", cure, _has())
     if values and all("annotation" in value for value in values):
         return Kind("a meta JSON of InternVL (root, annotation)", _ROWS, _has())
