@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
+import urllib.parse
 from collections.abc import Iterable
 
 from sage_jax.errors import ConfigError
@@ -60,3 +62,25 @@ def require_divides(part: str, size: int, whole: str, total: int) -> None:
 def require_seed(field: str, seed: int) -> None:
     """Checks that a seed is one of 32 bits, as the order of the records takes it."""
     require(0 <= seed < 2**32, f"{field} = {seed}: give a seed from 0 to {2**32 - 1}")
+
+
+def require_address(field: str, address: str) -> None:
+    """Checks that a field is "" or an address to which a path can be added; no message quotes a password in it."""
+    require("@" not in address, f"{field} has a name or password in it: name a variable that holds the key instead")
+    try:
+        parts = urllib.parse.urlsplit(address)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        whole = False
+    require(
+        not address or (whole and "?" not in address and "#" not in address),
+        f"{field} = {address!r}: give an address such as http://localhost:8000/v1, without '?' and '#'",
+    )
+
+
+def require_key_variable(field: str, name: str) -> None:
+    """Checks that a field is "" or may be the name of an environment variable; no message quotes it."""
+    require(
+        not name or re.fullmatch(r"[A-Z_][A-Z0-9_]*", name) is not None,
+        f"{field}: give the name of an environment variable, in capitals, such as OPENAI_API_KEY; never the key",
+    )

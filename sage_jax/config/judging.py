@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
-import urllib.parse
 
-from sage_jax.config.checks import require, require_above_zero, require_known, require_not_negative
+from sage_jax.config.checks import (
+    require,
+    require_above_zero,
+    require_address,
+    require_key_variable,
+    require_known,
+    require_not_negative,
+)
 from sage_jax.config.stages import TRAINING_STAGES
 
 
@@ -53,25 +58,8 @@ class JudgeConfig:
 
     def __post_init__(self) -> None:
         require_known("stages", self.stages, TRAINING_STAGES, "training stage")
-        _require_address("base_url", self.base_url)
-        require(
-            not self.api_key_env or re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.api_key_env) is not None,
-            "api_key_env: give the name of an environment variable, in capitals, such as OPENAI_API_KEY; never the key",
-        )
+        require_address("base_url", self.base_url)
+        require_key_variable("api_key_env", self.api_key_env)
         require(math.isfinite(self.temperature), f"temperature = {self.temperature}: give a finite number")
         require_above_zero(self, "repetitions", "asks", "concurrency", "timeout_seconds")
         require_not_negative(self, "reply_tokens", "retries", "max_requests", "max_total_tokens")
-
-
-def _require_address(field: str, address: str) -> None:
-    """Checks that a field is "" or an address to which a path can be added; no message quotes a password in it."""
-    require("@" not in address, f"{field} has a name or password in it: name a variable that holds the key instead")
-    try:
-        parts = urllib.parse.urlsplit(address)
-        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        whole = False
-    require(
-        not address or (whole and "?" not in address and "#" not in address),
-        f"{field} = {address!r}: give an address such as http://localhost:8000/v1, without '?' and '#'",
-    )

@@ -238,10 +238,15 @@ class AblateConfig:
     Attributes:
       seeds: Seeds, each a run of its own.
       stages: Training stages to score, in this order.
+      max_facts: Values of `text.max_facts` (F), for each of which all seeds are trained, in place of the config's own;
+        with `num_distinct` figure 7 of the paper.
+      num_distinct: Values of `model.fusion.num_distinct` (K), likewise.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
     stages: tuple[str, ...] = ("base", "plain", "sfe", "base_dpo", "dpo", "edpo")
+    max_facts: tuple[int, ...] = ()
+    num_distinct: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         require(bool(self.seeds), "seeds is empty: give one or more, such as (0, 1, 2)")
@@ -250,6 +255,10 @@ class AblateConfig:
             require_seed("seeds", seed)
         require(bool(self.stages), f"stages is empty: name some of {', '.join(TRAINING_STAGES)}")
         require_known("stages", self.stages, TRAINING_STAGES, "training stage")
+        for name in ("max_facts", "num_distinct"):
+            values = getattr(self, name)
+            distinct = len(set(values)) == len(values) and min(values, default=1) > 0
+            require(distinct, f"{name} = {values}: give numbers above 0, each once")
 
 
 @dataclasses.dataclass(frozen=True)

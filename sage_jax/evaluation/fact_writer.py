@@ -25,7 +25,7 @@ class FactWriter:
     evaluator: Evaluator
 
     def write(self, records: Sequence[Record], book: FactBook, rows: int) -> None:
-        """Adds the facts of the records' images to the book, as a batch of so many rows; nothing where it has all.
+        """Adds the facts of the records' images to the book, as a batch of `rows` or more; nothing where it has all.
 
         An image's facts do not depend on which others of the batch are in the book already: all are written again, to
         the bit, and the missing ones kept.
@@ -35,6 +35,7 @@ class FactWriter:
         config, chat = self.evaluator.config.facts, self.evaluator.chat
         asked = [_alone(fact_record(record, chat, config.prompt)) for record in records]
         asking = dataclasses.replace(self.evaluator, facts_as="text")
+        rows = self.evaluator.responder.rows(rows)
         (batch,) = asking.batches(asked, with_reference=False, answers="none", rows=rows)
         shown = shown_records(batch, records)
         told, _ = write_facts(

@@ -27,7 +27,7 @@ ABLATION_ROWS: Final = {
     "dpo": "SFE + DPO",
     "edpo": "SFE + E-DPO",
 }
-_ABLATION_METRICS: Final = {
+ABLATION_METRICS: Final = {
     "verdict_accuracy": "Accuracy",
     "acc_g": "Acc-G",
     "reason_both": "Right kind and place",
@@ -72,7 +72,7 @@ def write_ablation(
             entries = {
                 seed: summary["metrics"].get(model, {}).get(mode, {}) for seed, summary in summaries_by_seed.items()
             }
-            pooled = {name: _pooled(name, entries) for name in _ABLATION_METRICS}
+            pooled = {name: _pooled(name, entries) for name in ABLATION_METRICS}
             rows.setdefault(model, {})[mode] = {name: value for name, value in pooled.items() if value}
     ablation = {
         "seeds": list(summaries_by_seed),
@@ -89,11 +89,11 @@ def _paired_lines(ablation: Mapping[str, Any]) -> list[str]:
     """The paired gains as a Markdown table; none where nothing was paired."""
     if not ablation["paired"]:
         return []
-    lines = ["", "| Gain, paired by image | Mode | " + " | ".join(_ABLATION_METRICS.values()) + " |"]
-    lines.append("|---|---" + "|---:" * len(_ABLATION_METRICS) + "|")
+    lines = ["", "| Gain, paired by image | Mode | " + " | ".join(ABLATION_METRICS.values()) + " |"]
+    lines.append("|---|---" + "|---:" * len(ABLATION_METRICS) + "|")
     for (lower, higher), mode in itertools.product(COMPARED, MODES):
         cells = []
-        for name in _ABLATION_METRICS:
+        for name in ABLATION_METRICS:
             wanted = {"lower": lower, "higher": higher, "mode": mode, "metric": name}
             found = [row for row in ablation["paired"] if wanted.items() <= row.items() and row["value"] is not None]
             cells += [f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]" for row in found] or ["–"]
@@ -106,7 +106,7 @@ def _paired_lines(ablation: Mapping[str, Any]) -> list[str]:
 def ablation_markdown(ablation: Mapping[str, Any]) -> str:
     """The ablation as a Markdown table: median over seeds (min–max) [95 % interval], and how often the order held."""
     lines = [f"# Ablation over seeds {', '.join(map(str, ablation['seeds']))}", ""]
-    headings = ["", *(f"{_ABLATION_METRICS[name]}, {mode.replace('_', '-')}" for mode, name in _ablation_columns())]
+    headings = ["", *(f"{ABLATION_METRICS[name]}, {mode.replace('_', '-')}" for mode, name in _ablation_columns())]
     lines += ["| " + " | ".join(headings).lstrip() + " |", "|---" + "|---:" * (len(headings) - 1) + "|"]
     for model, title in ABLATION_ROWS.items():
         cells = [
@@ -138,10 +138,10 @@ def ablation_tables(ablation: Mapping[str, Any]) -> RenderableType:
             padding=(0, 2, 0, 0),
         )
         table.add_column("Model")
-        for name in _ABLATION_METRICS.values():
+        for name in ABLATION_METRICS.values():
             table.add_column(name, justify="right", no_wrap=True)
         for model, title in ABLATION_ROWS.items():
-            table.add_row(title, *(_ablation_cell(ablation, model, mode, name) for name in _ABLATION_METRICS))
+            table.add_row(title, *(_ablation_cell(ablation, model, mode, name) for name in ABLATION_METRICS))
         tables.append(table)
     return Group(*tables)
 
@@ -179,7 +179,7 @@ def _order(rows: Mapping[str, Any], mode: str) -> list[dict[str, Any]]:
 
 def values_by_image(predictions: Path) -> dict[str, dict[str, list[float]]]:
     """Values of a predictions file by metric and image: of each question, or for Acc-G of each record."""
-    found: dict[str, dict[str, list[float]]] = {name: {} for name in _ABLATION_METRICS}
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in ABLATION_METRICS}
     records: dict[str, list[bool]] = {}
     for line in predictions.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -203,7 +203,7 @@ def _paired(folders: Mapping[int, Path]) -> list[dict[str, Any]]:
             [folder / "predictions" / f"{name}_{mode}.jsonl" for name in (lower, higher)] for folder in folders.values()
         ]
         values = [[values_by_image(file) for file in pair] for pair in files if all(file.is_file() for file in pair)]
-        for name in _ABLATION_METRICS if values else ():
+        for name in ABLATION_METRICS if values else ():
             gain = paired_gain([pair[0][name] for pair in values], [pair[1][name] for pair in values])
             about = {"lower": lower, "higher": higher, "mode": mode, "metric": name, "seeds": len(values)}
             rows.append(about | dataclasses.asdict(gain))
@@ -211,7 +211,7 @@ def _paired(folders: Mapping[int, Path]) -> list[dict[str, Any]]:
 
 
 def _ablation_columns() -> list[tuple[str, str]]:
-    return list(itertools.product(MODES, _ABLATION_METRICS))
+    return list(itertools.product(MODES, ABLATION_METRICS))
 
 
 def _ablation_cell(ablation: Mapping[str, Any], model: str, mode: str, name: str) -> Text:

@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 import jax
 
-from sage_jax.config import TRAINING_STAGES
+from sage_jax.config import TRAINING_STAGES, ConfigError
 from sage_jax.data import store
 from sage_jax.data.records import Record
 from sage_jax.data.store import PreparedData
+from sage_jax.data.trees.chat import Chat
 from sage_jax.data.trees.encode import ChosenRecords
 from sage_jax.data.written_facts import image_key, with_facts
+from sage_jax.endpoint.asking import Asker, RefusedReply
+from sage_jax.endpoint.budget import Budget, BudgetUsedUp, read_key
+from sage_jax.endpoint.client import Endpoint
+from sage_jax.endpoint.replies import ReplyStore
+from sage_jax.evaluation.fact_endpoint import EndpointFactWriter
 from sage_jax.evaluation.fact_writer import FactWriter
 from sage_jax.inspection.images import Images, InputImage
+from sage_jax.process import signals
 from sage_jax.process.signals import Interrupted
 from sage_jax.process.stop_request import StopRequest, Watch
 from sage_jax.stages.provenance import log_changes
 from sage_jax.stages.run import Run, Stage, StageCost
 
 _SHOWN: Final = 3
+_CORRECTION: Final = "Write the sentences alone."
 
 
 def write_facts(stage: Stage) -> StageCost:
-    """Has the model of `facts.stage` write the facts of all training and test images that have none; shows a few.
+    """Has `facts.stage` or the endpoint write the facts of all training and test images that have none; shows a few.
 
     Raises:
-      ConfigError: That stage is not trained.
+      ConfigError: That stage is not trained, or the endpoint left images without facts.
+      UserError: The endpoint refuses, or is gone.
     """
     run, log, name = stage.run, stage.log, stage.config.facts.stage
-    if name not in run.trained:
-        raise run.trained.missing(name, wanted_by=stage.name)
-    log_changes(stage, name)
+    if not stage.config.facts.base_url:
+        if name not in run.trained:
+            raise run.trained.missing(name, wanted_by=stage.name)
+        log_changes(stage, name)
     book, data = run.facts.book, _data_sets(run)
     if book.num_damaged:
         log.line(f"{book.num_damaged} lines of {book.path} are damaged: the facts of their images are written again")
@@ -52,6 +63,9 @@ def write_facts(stage: Stage) -> StageCost:
                     writer.write_all(records, book, watch)
     except Interrupted as stopped:
         return StageCost(resumed=known > 0, interrupted=str(stopped))
+    except BudgetUsedUp as error:
+        why = f"stage facts stopped at {len(book) - known} new images: {error}. A further start of it goes on there"
+        return StageCost(resumed=known > 0, interrupted=why)
     for each in data:
         book.complete(each.revision, keep=jax.process_index() == 0)
     for record in [record for records in images.values() for record in records[:_SHOWN]][:_SHOWN]:
@@ -60,13 +74,32 @@ def write_facts(stage: Stage) -> StageCost:
     return StageCost(resumed=known > 0, counts={"images": len(book) - known})
 
 
-def _writer(run: Run) -> FactWriter:
-    """The model that writes facts.
+def _writer(run: Run) -> FactWriter | EndpointFactWriter:
+    """The model that writes facts, or the endpoint.
 
     Raises:
-      ConfigError: Its stage is not trained.
+      ConfigError: Its stage is not trained; or several processes would ask the endpoint.
+      UserError: The endpoint's key is not set.
     """
-    name = run.config.facts.stage
+    config = run.config.facts
+    if config.base_url:
+        if jax.process_count() > 1:
+            raise ConfigError(
+                "facts.base_url: an endpoint is asked by one process: run --config.stages=facts in one; the "
+                "others find its facts in data.cache_dir"
+            )
+        endpoint = Endpoint(
+            config.base_url,
+            api_key=read_key(config.api_key_env, field="facts.api_key_env"),
+            timeout_seconds=config.timeout_seconds,
+            retries=config.retries,
+            budget=Budget(config.max_requests, section="facts"),
+            stop_requested=signals.requested,
+        )
+        replies = ReplyStore(run.facts.book.path.with_name("replies.jsonl"))
+        asker = Asker(endpoint, replies, functools.partial(_sentences, run.chat), correction=_CORRECTION)
+        return EndpointFactWriter(asker, run.chat, config.model, config.prompt, config.max_tokens, config.concurrency)
+    name = config.stage
     return FactWriter(run.evaluator(name, run.weights.answering(name, wanted_by="facts"), use_up=True))
 
 
@@ -75,6 +108,18 @@ def _data_sets(run: Run) -> list[PreparedData]:
     names = [name for name in TRAINING_STAGES if run.reads_written_facts(name)]
     found = {each.revision: each for each in (run.prepared, *map(run.prepared_for, names))}
     return [*found.values()]
+
+
+def _sentences(chat: Chat, text: str) -> tuple[str, ...]:
+    """The fact sentences of a reply.
+
+    Raises:
+      RefusedReply: It has none.
+    """
+    found = chat.facts_in(text)
+    if not found:
+        raise RefusedReply("the reply has no sentence")
+    return found
 
 
 def _distinct_images(stage: Stage, data: Sequence[PreparedData]) -> dict[frozenset[str], Sequence[Record]]:
@@ -107,7 +152,7 @@ class FactTeller:
 
     def __init__(self, run: Run) -> None:
         self._run, self._facts = run, run.facts
-        self._writer: FactWriter | None = None
+        self._writer: FactWriter | EndpointFactWriter | None = None
 
     @property
     def facts(self) -> Mapping[str, tuple[str, ...]]:
@@ -119,7 +164,7 @@ class FactTeller:
         records = [image.record for image in inputs if image.record is not None]
         if any(self._facts.book.of(record.test_image) is None for record in records):
             self._writer = self._writer or _writer(self._run)
-            self._writer.write(records, self._facts.book, self._writer.evaluator.responder.rows(rows))
+            self._writer.write(records, self._facts.book, rows)
         return [_told(image, self.facts) for image in inputs]
 
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sage_jax.config import Config, ConfigError
 from sage_jax.data.records import Record
@@ -45,24 +45,30 @@ class ImageFacts:
 
 
 def image_facts(config: Config, chat: Chat, trained: TrainedStages) -> ImageFacts:
-    """The facts that `facts.stage` has written so far, kept in `data.cache_dir` for all runs that ask alike.
+    """The facts that `facts.stage` or an endpoint has written so far, kept in `data.cache_dir` for all who ask alike.
 
     Raises:
       ConfigError: That stage is not finished.
     """
+    if config.facts.base_url:
+        return _book(config, [config.facts.model, *_asked(config, chat)])
     stage = config.facts.stage
     if stage not in trained:
         raise trained.missing(stage, wanted_by="facts")
     model = {name: value for name, value in dataclasses.asdict(config.model).items() if name not in _HOW_IT_COMPUTES}
     decoding = dataclasses.asdict(config.evaluate.decoding) | {"dtype": config.evaluate.weights_dtype}
-    parts = [
-        trained.weights_hash(stage),
-        chat.tokenizer_digest(),
+    return _book(config, [trained.weights_hash(stage), *_asked(config, chat), chat.system, decoding, model])
+
+
+def _asked(config: Config, chat: Chat) -> list[Any]:
+    """What decides an image's facts whoever writes them: how they are asked for, and how they are cut."""
+    return [
         chat.facts_question(config.facts.prompt),
-        chat.system,
         [config.facts.max_tokens, config.text.max_facts, config.text.max_fact_tokens],
-        decoding,
-        model,
+        chat.tokenizer_digest(),
     ]
+
+
+def _book(config: Config, parts: list[Any]) -> ImageFacts:
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
     return ImageFacts(digest, FactBook(Path(config.data.cache_dir).expanduser() / "facts" / f"{digest}.jsonl"))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Final
 
 from sage_jax.config import TRAINING_STAGES, ConfigError, starts_from
 from sage_jax.inspection.images import References, find_images
 from sage_jax.models.attention.select import attention_of
-from sage_jax.stages.ablation import seed_run
+from sage_jax.stages.ablation import seed_run, variants
 from sage_jax.stages.benchmark import check_benchmark
 from sage_jax.stages.calibration import check_calibration
 from sage_jax.stages.export import check_export
@@ -35,9 +36,11 @@ def check_stages(run: Run, stages: Sequence[str]) -> None:
         attention_of(run.config.model)
     _check_starts(run, stages)
     ablated = run.config.ablate.stages if "ablate" in stages else ()
-    for seed in run.config.ablate.seeds if ablated else ():
+    for variant, seed in itertools.product(variants(run.config), run.config.ablate.seeds) if ablated else ():
+        one = seed_run(run, seed, variant)
         try:
-            _check_starts(seed_run(run, seed), ablated)
+            if run.config.data.facts != "model":  # else the ablation has them written where they are wanted
+                _check_starts(one, ablated)
         except ConfigError as error:
             raise ConfigError(f"ablate.stages = {ablated}, seed {seed}: {error}") from None
     _check_finished(run, stages)
@@ -89,7 +92,7 @@ def _check_starts(run: Run, stages: Sequence[str]) -> None:
         start = starts_from(stage) if stage in TRAINING_STAGES else None
         if start is not None and start not in trained and stage not in trained:
             raise run.trained.missing(start, wanted_by=stage)
-        writes = stage == "facts" or _needs_facts(run, stage)
+        writes = (stage == "facts" or _needs_facts(run, stage)) and not run.config.facts.base_url
         if writes and run.config.facts.stage not in trained and stage not in trained:
             raise run.trained.missing(run.config.facts.stage, wanted_by=stage)
         if _needs_facts(run, stage) and stage not in trained and "facts" not in before and not _has_facts(run):
@@ -120,7 +123,8 @@ def _needs_facts(run: Run, stage: str) -> bool:
 
 def _has_facts(run: Run) -> bool:
     """Whether the model that writes facts has written some; whether they are all, the stage that reads them tells."""
-    return run.config.facts.stage in run.trained and run.facts.book.path.is_file()
+    made = run.config.facts.base_url or run.config.facts.stage in run.trained
+    return bool(made) and run.facts.book.path.is_file()
 
 
 def _check_training(run: Run, stages: Sequence[str]) -> None:

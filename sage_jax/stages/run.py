@@ -106,7 +106,9 @@ class Run:
 
     def reads_written_facts(self, stage: str) -> bool:
         """Whether a stage reads facts that a model wrote: not those that make the model which writes them."""
-        return self.config.data.facts == "model" and stage not in self.trained.lineage(self.config.facts.stage)
+        if self.config.data.facts != "model":
+            return False
+        return bool(self.config.facts.base_url) or stage not in self.trained.lineage(self.config.facts.stage)
 
     def revision(self, stage: str) -> str:
         """Hash of the data that a stage reads: of the data set, and of what decided the facts that were written."""

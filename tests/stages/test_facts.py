@@ -13,9 +13,11 @@ import sage_jax
 from sage_jax.config import Config
 from sage_jax.data.trees.chat import FACTS_QUESTION
 from sage_jax.errors import UserError
+from sage_jax.process.signals import Interrupted
 from sage_jax.stages.open_model import config_of
 from sage_jax.stages.run import Run
 from sage_jax.training.finished import final_weights
+from tests.support.endpoint_server import chat, served
 from tests.support.tiny_run import TinyRun, read_jsonl
 
 NUM_IMAGES = 24 + 10
@@ -46,8 +48,7 @@ def trained(config: Config) -> Path:
 
 
 def book(config: Config) -> Path:
-    (path,) = (Path(config.data.cache_dir) / "facts").iterdir()
-    return path
+    return Run(config).facts.book.path
 
 
 def facts_in(path: Path) -> dict[str, list[str]]:
@@ -134,3 +135,22 @@ def test_facts_must_be_written_before_they_are_read(config: Config, tmp_path: Pa
         sage_jax.train(anew, stages="prepare,base,sfe")
     with pytest.raises(UserError, match="stage 'facts' needs stage 'base'"):
         sage_jax.train(anew, stages="prepare,facts")
+
+
+def test_an_endpoint_may_write_them(config: Config, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the authors' release has it: every image of the data set is sent once, and the key is kept nowhere."""
+    monkeypatch.setenv("FACTS_KEY", "sk-secret")
+    with served(lambda body, number: chat("It is round. It may crack.")) as server:
+        asked = {"base_url": server.url, "model": "gpt-4o", "api_key_env": "FACTS_KEY"}
+        facts = dataclasses.replace(config.facts, **asked)
+        few = dataclasses.replace(config, facts=dataclasses.replace(facts, max_requests=5, concurrency=1))
+        with pytest.raises(Interrupted, match=r"stopped at 5 new images: .* facts\.max_requests = 5"):
+            sage_jax.train(few, stages="facts")
+        assert len(server.bodies) == 5
+        sage_jax.train(dataclasses.replace(config, facts=facts), stages="facts")
+        assert len(server.bodies) == NUM_IMAGES and set(server.keys) == {"Bearer sk-secret"}
+    told = Run(dataclasses.replace(config, facts=facts)).records("test", wanted_by="sfe")
+    assert {record.facts for record in told} == {("It is round.", "It may crack.")}
+    for folder in (trained, Path(config.data.cache_dir)):
+        for path in folder.rglob("*"):
+            assert not path.is_file() or b"sk-secret" not in path.read_bytes()

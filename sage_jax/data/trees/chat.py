@@ -207,11 +207,15 @@ class Chat:
         return (prompt or FACTS_QUESTION).format(number=self.text.max_facts)
 
     def written_facts(self, ids: Sequence[int] | np.ndarray) -> tuple[str, ...]:
-        """The fact sentences of an answer to `facts_question`: the first `max_facts`, bullets and numbers taken off.
+        """The fact sentences of an answer to `facts_question`, see `facts_in`."""
+        return self.facts_in(self.decode(ids))
+
+    def facts_in(self, text: str) -> tuple[str, ...]:
+        """The fact sentences of a text: the first `max_facts`, bullets, numbers and markdown's stars taken off.
 
         A last sentence without an end is left out behind others; one of more than `max_fact_tokens` is cut.
         """
-        text = re.sub(r"(?m)^\s*(?:[-*•]|\d+[.)])\s+", "", self.decode(ids))
+        text = re.sub(r"(?m)^\s*(?:[-*•]|\d+[.)])\s+", "", text).replace("**", "")
         found = [part.strip() for part in re.split(r"(?<=[.!?])\s+|\n+", text) if part.strip()]
         if len(found) > 1 and found[-1][-1] not in ".!?":
             found.pop()
