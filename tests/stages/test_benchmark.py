@@ -101,7 +101,7 @@ def test_a_reference_changes_answers_and_the_same_command_asks_nothing(
     assert {path.name: path.read_bytes() for path in mmad.iterdir()} == before
     captured = capfd.readouterr()
     assert "Accuracy by type of question" in captured.out and "GoodsAD" in captured.out
-    assert "8 of 8 images were answered before, 0 are left" in captured.err
+    assert "8 of 8 items were answered before, 0 are left" in captured.err
 
 
 def test_another_number_of_references_stands_beside_the_first_ones(mmad: Path, sets: Sets) -> None:
