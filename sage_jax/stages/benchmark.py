@@ -75,6 +75,11 @@ def benchmark(stage: Stage) -> StageCost:
     except Interrupted as stopped:
         return StageCost(interrupted=str(stopped))
     evaluator = run.evaluator(name, run.weights.answering(name, wanted_by=stage.name), use_up=True)
+    if max(options.shots) and not _sees_references(run, name):
+        log.line(
+            "note: the fusion of these weights is fresh and compares nothing: show a reference in the prompt with "
+            "--config.text.reference=prompt"
+        )
     anew = before = 0
     for shots in options.shots:
         items = [item for item in questions.items if len(item.references) >= shots]
@@ -87,6 +92,11 @@ def benchmark(stage: Stage) -> StageCost:
             why = f"stage benchmark stopped {shots}-shot with {answered.left} of {len(items)} items left; the answers"
             return StageCost(resumed=before > 0, interrupted=f"{why} to the others are saved")
     return StageCost(worked=anew > 0, resumed=before > 0, counts={"items_answered": anew})
+
+
+def _sees_references(run: Run, name: str) -> bool:
+    fresh = run.trained.is_imported(name) and run.checkpoint is not None and not run.checkpoint.has_fusion
+    return run.config.text.reference == "prompt" or not fresh
 
 
 def check_benchmark(config: Config) -> None:
