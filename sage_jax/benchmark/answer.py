@@ -19,6 +19,7 @@ from sage_jax.benchmark.journal import Answered, AnswerJournal
 from sage_jax.data.records import Record
 from sage_jax.data.trees.encode import ChosenRecords, TreeError, TreeFormat, TreeUse, encode_text
 from sage_jax.data.trees.shapes import choose_bucket, most_needed
+from sage_jax.errors import UserError
 from sage_jax.evaluation.evaluator import Evaluator
 from sage_jax.journal.run_log import RunLog
 from sage_jax.process.stop_request import StopRequest
@@ -46,6 +47,19 @@ class Answer:
         """The answer, as it stands in the journal."""
         return {"said": self.said, "yes": round(self.yes, 6), "logps": [round(logp, 6) for logp in self.logps]}
 
+    def finite(self, record: Record) -> Answer:
+        """The answer itself.
+
+        Raises:
+          UserError: A probability is not finite; the message names the record.
+        """
+        if not np.isfinite([self.yes, *self.logps]).all():
+            raise UserError(
+                f"record {record.record_id}: the model gives no finite probabilities: its training diverged, or its "
+                "weights are not what model.compute_dtype can hold; ask another stage, or set it to float32"
+            )
+        return self
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Answer:
         return cls(values["said"], values["yes"], tuple(values["logps"]))
@@ -56,7 +70,7 @@ class AnsweredItems:
     """How far a question set is answered.
 
     Attributes:
-      answers: Of each item that has them, by key, once none is left; on processes other than the first, none.
+      answers: Of each item that has them, by key; on processes other than the first, none.
       left: Items that a stop has left.
       anew: Items that were answered now.
     """
@@ -93,18 +107,19 @@ class Questioner:
 
         Raises:
           TreeError: Some text does not fit; nothing has been asked then.
+          UserError: The model gives no finite probabilities.
         """
         found = journal.find() if jax.process_index() == 0 else {}
         missing = _missing(keys, stamps, found)
         done = len(keys) - len(missing)
         if done:
-            log.line(f"{done} of {len(keys)} images were answered before, {len(missing)} are left")
+            log.line(f"{done} of {len(keys)} items were answered before, {len(missing)} are left")
         self._require_fits(missing, log)
         rows = self.evaluator.rows(len(keys)) * _BATCHES
         start = done
         with (
-            StopRequest(log.line, mesh, after="the questions of this chunk of images") as stop,
-            log.progress(len(keys), done=done, unit="image") as advance,
+            StopRequest(log.line, mesh, after="the questions of this chunk of items") as stop,
+            log.progress(len(keys), done=done, unit="item") as advance,
         ):
             for begin in range(0, len(missing), rows):
                 if stop.agreed():
@@ -136,7 +151,7 @@ class Questioner:
                 scores = logps[record.record_id][number] if question.answers else ()
                 words = self.evaluator.chat.decode(np.asarray(said.token_ids[number]))
                 options = tuple(float(each) for each in scores[: len(question.answers)])
-                answers.append(Answer(words, float(said.verdict_score[number]), options))
+                answers.append(Answer(words, float(said.verdict_score[number]), options).finite(record))
             answered.append(answers)
         return answered
 
@@ -145,7 +160,7 @@ class Questioner:
         form = TreeFormat(self.evaluator.chat, config.model, config.text)
         use = TreeUse("ranked" if self.has_options else "none", facts=self.evaluator.facts_as)
         faults: list[str] = []
-        with log.progress(len(indices), unit="image's text") as advance:
+        with log.progress(len(indices), unit="item's text") as advance:
             for number, index in enumerate(indices, start=1):
                 try:
                     self._require_room(self.records[index], form, use)
@@ -155,7 +170,7 @@ class Questioner:
         if faults:
             more = f"\n  and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
             shown = "\n  ".join(faults[:_SHOWN])
-            raise TreeError(f"the questions of {len(faults)} images do not fit: {shown}{more}")
+            raise TreeError(f"the questions of {len(faults)} items do not fit: {shown}{more}")
 
     def _require_room(self, record: Record, form: TreeFormat, use: TreeUse) -> None:
         tokens = encode_text(record, form, use, with_reference=self.with_reference)

@@ -75,6 +75,11 @@ def benchmark(stage: Stage) -> StageCost:
     except Interrupted as stopped:
         return StageCost(interrupted=str(stopped))
     evaluator = run.evaluator(name, run.weights.answering(name, wanted_by=stage.name), use_up=True)
+    if max(options.shots) and not _sees_references(run, name):
+        log.line(
+            "note: the fusion of these weights is fresh and compares nothing: show a reference in the prompt with "
+            "--config.text.reference=prompt"
+        )
     anew = before = 0
     for shots in options.shots:
         items = [item for item in questions.items if len(item.references) >= shots]
@@ -84,9 +89,14 @@ def benchmark(stage: Stage) -> StageCost:
         answered = _answer(stage, name, evaluator, questions, items, shots)
         anew, before = anew + answered.anew, before + len(items) - answered.left - answered.anew
         if answered.left:
-            why = f"stage benchmark stopped {shots}-shot with {answered.left} of {len(items)} images left; the answers"
+            why = f"stage benchmark stopped {shots}-shot with {answered.left} of {len(items)} items left; the answers"
             return StageCost(resumed=before > 0, interrupted=f"{why} to the others are saved")
-    return StageCost(worked=anew > 0, resumed=before > 0, counts={"images_answered": anew})
+    return StageCost(worked=anew > 0, resumed=before > 0, counts={"items_answered": anew})
+
+
+def _sees_references(run: Run, name: str) -> bool:
+    fresh = run.trained.is_imported(name) and run.checkpoint is not None and not run.checkpoint.has_fusion
+    return run.config.text.reference == "prompt" or not fresh
 
 
 def check_benchmark(config: Config) -> None:
@@ -192,7 +202,7 @@ def _answer(
     records = ItemRecords(items, form, run.vocabulary)
     stamps = [_stamp(item, form, records, index, questions.digests) for index, item in enumerate(items)]
     questioner = Questioner(evaluator, records, shots > 0, options.name == "mmad", run.max_positions)
-    log.line(f"{shots}-shot: {sum(len(item.asked) for item in items)} questions of {len(items)} images")
+    log.line(f"{shots}-shot: {sum(len(item.asked) for item in items)} questions of {len(items)} items")
     found = questioner.answer([item.key for item in items], stamps, journal, log, run.mesh)
     if not found.left and jax.process_index() == 0:
         told = [(item, found.answers[item.key]) for item in items]

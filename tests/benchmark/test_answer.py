@@ -19,6 +19,7 @@ from sage_jax.benchmark.mmad import read_mmad
 from sage_jax.config import BenchmarkConfig, TextConfig
 from sage_jax.data.adpl.facts import load_vocabulary
 from sage_jax.data.trees.encode import TreeError
+from sage_jax.errors import UserError
 from sage_jax.evaluation.evaluator import Evaluator
 from sage_jax.journal.run_log import RunLog
 from sage_jax.stages.run import Run
@@ -162,11 +163,19 @@ def test_questions_that_do_not_fit_are_told_before_any_is_asked(
     evaluator = questioner.evaluator
     text: TextConfig = dataclasses.replace(evaluator.config.text, buckets=(16,))
     small = dataclasses.replace(evaluator, config=dataclasses.replace(evaluator.config, text=text))
-    with pytest.raises(TreeError, match=r"questions of 40 images do not fit: record .*add a bucket[\s\S]*and 30 more"):
+    with pytest.raises(TreeError, match=r"questions of 40 items do not fit: record .*add a bucket[\s\S]*and 30 more"):
         Asked(dataclasses.replace(questioner, evaluator=small), tmp_path, run)()
     with pytest.raises(TreeError, match="the plain one up to 40: lower model.max_tiles"):
         Asked(dataclasses.replace(questioner, max_positions=40), tmp_path, run)()
     assert ranked == [] and not (tmp_path / "j.jsonl").exists()
+
+
+def test_a_model_that_has_diverged_is_told(questioner: Questioner) -> None:
+    record = questioner.records[0]
+    assert Answer("", 0.5, (-1.0,)).finite(record).yes == 0.5
+    for answer in (Answer("", float("nan"), ()), Answer("", 0.5, (-1.0, float("-inf")))):
+        with pytest.raises(UserError, match=r"record DS-MVTec/bottle.*: the model gives no finite probabilities"):
+            answer.finite(record)
 
 
 def test_an_answer_survives_json_and_a_stamp_is_of_all_its_parts() -> None:

@@ -13,6 +13,8 @@ from sage_jax.benchmark.answer import Questioner
 from sage_jax.config import BenchmarkConfig, Config, DataConfig, EvaluateConfig, FusionConfig, ModelConfig, TextConfig
 from sage_jax.errors import ConfigError
 from sage_jax.metrics.mmad import accuracy_of
+from sage_jax.stages.benchmark import _sees_references
+from sage_jax.stages.run import Run
 from sage_jax.stages.stages import run_stages
 from tests.support.exported_case import checkpoint_folder
 from tests.support.official_mmad import official_table
@@ -101,7 +103,7 @@ def test_a_reference_changes_answers_and_the_same_command_asks_nothing(
     assert {path.name: path.read_bytes() for path in mmad.iterdir()} == before
     captured = capfd.readouterr()
     assert "Accuracy by type of question" in captured.out and "GoodsAD" in captured.out
-    assert "8 of 8 images were answered before, 0 are left" in captured.err
+    assert "8 of 8 items were answered before, 0 are left" in captured.err
 
 
 def test_another_number_of_references_stands_beside_the_first_ones(mmad: Path, sets: Sets) -> None:
@@ -110,6 +112,13 @@ def test_another_number_of_references_stands_beside_the_first_ones(mmad: Path, s
     for shots in ((1,), (0,)):
         run_stages(sets.config(shots=shots, stage="base"))
         assert json.loads((mmad / "summary.json").read_text(encoding="utf-8"))["stages"]["base"]["shots"] == before
+
+
+def test_weights_whose_fusion_is_fresh_are_told_to_see_no_reference(sets: Sets) -> None:
+    in_prompt = sets.config()
+    assert _sees_references(Run(in_prompt), "base")
+    fused = dataclasses.replace(in_prompt, text=dataclasses.replace(in_prompt.text, reference="fusion"))
+    assert not _sees_references(Run(fused), "base")
 
 
 def test_lost_results_are_made_again_from_the_journal(mmad: Path, sets: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
