@@ -182,7 +182,7 @@ class Endpoint:
         if message := self._clean(_message_of(content)):
             said = f"{said}: {message}"
         if error.code in _PASSING or error.code >= 500:
-            return _Passing(f"{self.url} answers {said}", _retry_after(error.headers))
+            return _Passing(f"{self.url} answers {said}", _retry_after(error.headers.get("Retry-After")))
         if error.code < 400:
             where = self._clean(str(error.headers.get("Location", "")))
             return EndpointError(f"{self.url} answers {said}, a redirect to {where!r}: give that address as base_url")
@@ -236,9 +236,9 @@ def _message_of(content: bytes) -> str:
     return found if isinstance(found, str) else text
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def _retry_after(header: str | None) -> float | None:
     """Seconds of a `Retry-After` (RFC 9110, 10.2.3), given as a number or a date; None without."""
-    given = (headers.get("Retry-After") or "").strip()
+    given = (header or "").strip()
     try:
         return max(0.0, float(given)) if given.replace(".", "", 1).isdigit() else max(0.0, _seconds_until(given))
     except (ValueError, TypeError):
