@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import email.utils
 import http.client
 import json
@@ -27,6 +28,8 @@ _LONGEST_BACKOFF: Final = 60.0
 _LONGEST_WAIT: Final = 900.0
 """Seconds that a `Retry-After` is waited for; who asks for more is asked again by another run."""
 _POLL_SECONDS: Final = 0.1
+_SHORTEST_SECRET: Final = 8
+"""Letters from which a key is one: servers without keys are given any word, which replies may have in them."""
 
 
 class EndpointError(UserError):
@@ -69,7 +72,7 @@ class Endpoint:
 
     Args:
       base_url: Address up to and without `/chat/completions`, such as `http://localhost:8000/v1`.
-      api_key: Sent as bearer token; "" = none. It is in no message.
+      api_key: Sent as bearer token; "" = none. It is in no message, and in no reply.
       timeout_seconds: Longest time for a reply.
       retries: Times that a request is sent again.
       budget: Counts what is sent.
@@ -127,7 +130,7 @@ class Endpoint:
                 self._back_off(attempt, failed.wait if isinstance(failed, _Passing) else None)
             else:
                 self.budget.spend(reply.total_tokens)
-                return reply
+                return dataclasses.replace(reply, text=self._without_key(reply.text))
         raise AssertionError("the last attempt returns or raises")
 
     def _post(self, body: bytes) -> bytes:
@@ -192,8 +195,10 @@ class Endpoint:
 
     def _clean(self, text: str) -> str:
         """A text of the endpoint's on one line, shortened, and without the key, which some quote."""
-        one_line = " ".join(text.split())
-        return plain(one_line.replace(self._api_key, "[key]") if self._api_key else one_line)
+        return plain(self._without_key(" ".join(text.split())))
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._api_key, "[key]") if len(self._api_key) >= _SHORTEST_SECRET else text
 
     def _back_off(self, attempt: int, wait: float | None) -> None:
         if wait is None:

@@ -146,6 +146,12 @@ def test_no_redirect_is_followed_with_or_without_the_key(status: int) -> None:
             assert (len(server.bodies), len(other.bodies)) == (1, 0)
 
 
+def test_no_reply_holds_the_key_and_a_word_in_place_of_one_stays_a_word() -> None:
+    with served(lambda body, number: chat(f"Was it {KEY}, or EMPTY?")) as server:
+        assert client(server.url, api_key=KEY).ask(REQUEST).text == "Was it [key], or EMPTY?"
+        assert client(server.url, api_key="EMPTY").ask(REQUEST).text == f"Was it {KEY}, or EMPTY?"
+
+
 def test_a_reply_that_breaks_off_is_told_as_such() -> None:
     with served(in_turn(Served(chat("It is.").body, cut=True))) as server:
         with pytest.raises(Unanswered, match=r"breaks off in the middle of a reply \(1 times asked\)"):
