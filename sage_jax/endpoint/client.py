@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import email.utils
 import http.client
 import json
@@ -27,6 +28,8 @@ _LONGEST_BACKOFF: Final = 60.0
 _LONGEST_WAIT: Final = 900.0
 """Seconds that a `Retry-After` is waited for; who asks for more is asked again by another run."""
 _POLL_SECONDS: Final = 0.1
+_SHORTEST_SECRET: Final = 8
+"""Letters from which a key is one: servers without keys are given any word, which replies may have in them."""
 
 
 class EndpointError(UserError):
@@ -69,7 +72,7 @@ class Endpoint:
 
     Args:
       base_url: Address up to and without `/chat/completions`, such as `http://localhost:8000/v1`.
-      api_key: Sent as bearer token; "" = none. It is in no message.
+      api_key: Sent as bearer token; "" = none. It is in no message, and in no reply.
       timeout_seconds: Longest time for a reply.
       retries: Times that a request is sent again.
       budget: Counts what is sent.
@@ -127,7 +130,7 @@ class Endpoint:
                 self._back_off(attempt, failed.wait if isinstance(failed, _Passing) else None)
             else:
                 self.budget.spend(reply.total_tokens)
-                return reply
+                return dataclasses.replace(reply, text=self._without_key(reply.text))
         raise AssertionError("the last attempt returns or raises")
 
     def _post(self, body: bytes) -> bytes:
@@ -182,7 +185,7 @@ class Endpoint:
         if message := self._clean(_message_of(content)):
             said = f"{said}: {message}"
         if error.code in _PASSING or error.code >= 500:
-            return _Passing(f"{self.url} answers {said}", _retry_after(error.headers))
+            return _Passing(f"{self.url} answers {said}", _retry_after(error.headers.get("Retry-After")))
         if error.code < 400:
             where = self._clean(str(error.headers.get("Location", "")))
             return EndpointError(f"{self.url} answers {said}, a redirect to {where!r}: give that address as base_url")
@@ -192,8 +195,10 @@ class Endpoint:
 
     def _clean(self, text: str) -> str:
         """A text of the endpoint's on one line, shortened, and without the key, which some quote."""
-        one_line = " ".join(text.split())
-        return plain(one_line.replace(self._api_key, "[key]") if self._api_key else one_line)
+        return plain(self._without_key(" ".join(text.split())))
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._api_key, "[key]") if len(self._api_key) >= _SHORTEST_SECRET else text
 
     def _back_off(self, attempt: int, wait: float | None) -> None:
         if wait is None:
@@ -236,9 +241,9 @@ def _message_of(content: bytes) -> str:
     return found if isinstance(found, str) else text
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def _retry_after(header: str | None) -> float | None:
     """Seconds of a `Retry-After` (RFC 9110, 10.2.3), given as a number or a date; None without."""
-    given = (headers.get("Retry-After") or "").strip()
+    given = (header or "").strip()
     try:
         return max(0.0, float(given)) if given.replace(".", "", 1).isdigit() else max(0.0, _seconds_until(given))
     except (ValueError, TypeError):

@@ -6,7 +6,6 @@ from collections.abc import Hashable, Sequence
 from typing import Final
 
 import numpy as np
-from sklearn.metrics import cohen_kappa_score
 
 from sage_jax.axes import Float
 from sage_jax.metrics.intervals import Metric, bootstrap
@@ -43,16 +42,19 @@ def weighted_kappa(
     if pairs.size and (pairs.min() < MARKS[0] or pairs.max() > MARKS[-1]):
         raise ValueError(f"marks from {pairs.min()} to {pairs.max()}: give marks from {MARKS[0]} to {MARKS[-1]}")
     # At most 25 pairs are different: a draw is told by how often it has each.
-    kinds, kind_of = np.unique(pairs, axis=1, return_inverse=True)
-    has_kind = np.eye(kinds.shape[1])[kind_of.reshape(-1)]
+    has_pair = np.eye(len(MARKS) ** 2)[(pairs[0] - 1) * len(MARKS) + pairs[1] - 1]
 
     def kappas(weights: Float[np.ndarray, "S n"]) -> Float[np.ndarray, " S"]:
-        return np.array([_kappa(kinds[:, counts > 0], counts[counts > 0]) for counts in weights @ has_kind])
+        return _kappas((weights @ has_pair).reshape(-1, len(MARKS), len(MARKS)))
 
     return bootstrap(kappas, groups, samples=samples, seed=seed)
 
 
-def _kappa(pairs: np.ndarray, counts: np.ndarray) -> float:
-    if len(np.unique(pairs)) < 2:
-        return float("nan")
-    return float(cohen_kappa_score(*pairs, labels=list(MARKS), weights="quadratic", sample_weight=counts))
+def _kappas(counts: Float[np.ndarray, "S 5 5"]) -> Float[np.ndarray, " S"]:
+    """Kappa of each table of counts, by the mark of the first judge and that of the second."""
+    disagreement = np.square(np.subtract.outer(MARKS, MARKS)).astype(np.float64)
+    first, second = counts.sum(axis=2), counts.sum(axis=1)
+    observed = np.sum(counts * disagreement, axis=(1, 2)) * counts.sum(axis=(1, 2))
+    by_chance = np.einsum("si,ij,sj->s", first, disagreement, second)
+    ratio = np.divide(observed, by_chance, out=np.full(len(counts), np.nan), where=by_chance > 0)
+    return 1.0 - ratio

@@ -131,7 +131,7 @@ def _judge(stage: Stage, folder: Path) -> StageCost:
                         stopped = done.interrupted
         except BudgetUsedUp as error:
             spent = f"after {budget.requests} requests and {budget.total_tokens} tokens"
-            stopped = f"stage judge stopped {spent}: {error}. All replies are kept; a further start has it anew"
+            stopped = f"stage judge stopped {spent}: {error}. All replies are kept; the next start has the budget again"
     counts = {"requests": float(budget.requests), "tokens": float(budget.total_tokens)} if options.base_url else {}
     return StageCost(worked=anew or bool(stopped), resumed=resumed, counts=counts, interrupted=stopped)
 

@@ -113,7 +113,7 @@ def test_a_fault_ends_the_work_and_keeps_what_was_answered(
 def test_a_stop_keeps_what_is_under_way_and_ends_without_an_error(tmp_path: Path) -> None:
     asked: list[str] = []
     with served(lambda body, number: sum_of(body)) as server:
-        ask = asker(server, tmp_path / "replies.jsonl", stop_requested=lambda: len(asked) >= 4)
+        ask = asker(server, tmp_path / "replies.jsonl", stop_requested=lambda: len(server.bodies) >= 4)
         for name, _ in ask.ask_all(asking(100), threads=2):
             asked.append(name)
         assert 4 <= len(asked) == len(server.bodies) <= 6

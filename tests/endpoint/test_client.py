@@ -53,19 +53,19 @@ def test_a_reply_comes_from_the_address_with_model_messages_and_key() -> None:
         Served(b'{"choices": [{"message": {"content": "It is."}}]}', cut=True),
         Served(b"<html>a page of a proxy</html>"),
         Served(b"", 200),
-        Served(chat("It is.").body, delay=0.7),
-        Served(chat("It is.").body, pieces=20),
+        Served(chat("It is.").body, delay=1.6),
+        Served(chat("It is.").body, pieces=25),
     ],
     ids=["429", "500", "503", "408", "502", "closed", "cut", "page", "empty", "late", "dripping"],
 )
 def test_what_may_pass_is_asked_again_and_what_stays_is_unanswered(passing: Served) -> None:
     with served(in_turn(passing, chat("It is."))) as server:
-        endpoint = client(server.url, timeout_seconds=0.4)
+        endpoint = client(server.url, timeout_seconds=1.0)
         assert endpoint.ask(REQUEST).text == "It is."
         assert endpoint.budget.requests == len(server.bodies) == 2
     with served(in_turn(passing)) as server:
         with pytest.raises(Unanswered, match=r"\(2 times asked\)"):
-            client(server.url, timeout_seconds=0.4, retries=1).ask(REQUEST)
+            client(server.url, timeout_seconds=1.0, retries=1).ask(REQUEST)
         assert len(server.bodies) == 2
 
 
@@ -115,7 +115,7 @@ def test_the_back_off_doubles_with_jitter() -> None:
             client(server.url, retries=3, backoff_seconds=0.2).ask(REQUEST)
     waits = [after - before for before, after in itertools.pairwise(server.times)]
     for wait, longest in zip(waits, (0.2, 0.4, 0.8), strict=True):
-        assert longest / 2 <= wait < longest + 0.3
+        assert longest / 2 <= wait < longest + 2
 
 
 @pytest.mark.parametrize(
@@ -144,6 +144,12 @@ def test_no_redirect_is_followed_with_or_without_the_key(status: int) -> None:
             with pytest.raises(EndpointError, match=f"{status} .*a redirect to '{there}': give that address"):
                 client(server.url, api_key=KEY).ask(REQUEST)
             assert (len(server.bodies), len(other.bodies)) == (1, 0)
+
+
+def test_no_reply_holds_the_key_and_a_word_in_place_of_one_stays_a_word() -> None:
+    with served(lambda body, number: chat(f"Was it {KEY}, or EMPTY?")) as server:
+        assert client(server.url, api_key=KEY).ask(REQUEST).text == "Was it [key], or EMPTY?"
+        assert client(server.url, api_key="EMPTY").ask(REQUEST).text == f"Was it {KEY}, or EMPTY?"
 
 
 def test_a_reply_that_breaks_off_is_told_as_such() -> None:

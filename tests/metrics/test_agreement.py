@@ -1,9 +1,10 @@
-"""Weighted kappa against its definition, and its intervals."""
+"""Weighted kappa against its definition and scikit-learn's, and its intervals."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import cohen_kappa_score
 
 from sage_jax.metrics.agreement import weighted_kappa
 from sage_jax.metrics.intervals import UNDEFINED
@@ -24,6 +25,7 @@ def test_kappa_is_that_of_its_definition(seed: int) -> None:
     groups = [f"image {i}" for i in rng.integers(0, 15, 80)]
     found = weighted_kappa(first.tolist(), second.tolist(), groups, samples=100)
     assert found.value == pytest.approx(by_definition(first, second), abs=1e-12)
+    assert found.value == pytest.approx(cohen_kappa_score(first, second, weights="quadratic", labels=range(1, 6)))
     assert found.low is not None and found.high is not None and found.value is not None
     assert found.low <= found.value <= found.high and found.n == 80
 
