@@ -23,7 +23,16 @@ from tests.support.tiny_run import CONFIG, TinyRun
 ONE_SHOT = {name for name in METRICS if "map" in name or "difference" in name or name == "pixel_auroc"}
 UNDEFINED_HERE = {"reason_kind", "reason_place", "reason_both", "named_though_good", "consistency"}
 """Over too few answers of ten images to be sure of one."""
-ABOUT = {"accuracy_by_kind", "unparsable", "best_constant", "text_only", "data", "revision", "scored_of"}
+ABOUT = {
+    "accuracy_by_kind",
+    "unparsable",
+    "without_verdict",
+    "best_constant",
+    "text_only",
+    "data",
+    "revision",
+    "scored_of",
+}
 INSPECT_COUNTS = {"images", "answer_tokens", "batch_seconds", "first_batch_seconds", "report_seconds"}
 
 
