@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 
+from sage_jax.config import ConfigError
 from sage_jax.data import store
 from sage_jax.data.records import Record
 from sage_jax.data.row_export import Exported, export_split
@@ -19,6 +20,7 @@ def write_rows(stage: Stage) -> StageCost:
     """Writes `<split>.jsonl` (TRL) and `adpl_<split>.json` of the run's data set, with their images, and tells numbers.
 
     Raises:
+      ConfigError: The folder cannot be written.
       Interrupted: A signal has come; images that are written stay, and the same command goes on.
     """
     run, config, log = stage.run, stage.config.rows, stage.log
@@ -28,7 +30,8 @@ def write_rows(stage: Stage) -> StageCost:
         return StageCost()
     for split in store.SPLITS:
         found = _written(stage, store.open_split(prepared, split), folder, split)
-        log.line(f"{folder / split}.jsonl: {found.num_rows} preference rows of TRL, pairs: {config.pairs}")
+        if found.num_rows:
+            log.line(f"{folder / split}.jsonl: {found.num_rows} preference rows of TRL, pairs: {config.pairs}")
         if found.without_pair:
             log.line(f"{found.without_pair} {split} questions have no two answers of different rank and no row")
         if found.num_items:
@@ -41,6 +44,7 @@ def write_rows(stage: Stage) -> StageCost:
 
 def _written(stage: Stage, records: Sequence[Record], folder: Path, split: str) -> Exported:
     """Exports a split, with its progress; stops where a signal asks for it."""
+    pairs = stage.config.rows.pairs
     with stage.log.progress(len(records), unit=f"{split} record") as advance:
 
         def told(done: int) -> None:
@@ -48,4 +52,9 @@ def _written(stage: Stage, records: Sequence[Record], folder: Path, split: str) 
                 raise Interrupted(f"stopped after {done} of {len(records)} {split} records")
             advance(done)
 
-        return export_split(records, folder, split, pairs=stage.config.rows.pairs, advance=told)
+        try:
+            return export_split(records, folder, split, pairs=pairs, advance=told)
+        except OSError as error:
+            raise ConfigError(
+                f"rows.folder: {folder} cannot be written: {error.strerror or error}; name another folder"
+            ) from None

@@ -39,6 +39,9 @@ def test_a_data_set_is_written_for_other_trainers_and_read_back(
     elsewhere = {"rows.pairs": "extreme", "rows.folder": tmp_path / "there"}
     run_stages(config_of(tmp_path, stages="rows", **elsewhere))
     assert len(read_jsonl(tmp_path / "there" / "train.jsonl")) == 4 * 5
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(ConfigError, match="rows.folder: .*file cannot be written"):
+        run_stages(config_of(tmp_path, stages="rows", **{"rows.folder": tmp_path / "file"}))
     again = {"data.source": "rows", "data.root": folder, "data.num_train": 0, "data.num_test": 0}
     capsys.readouterr()
     run_stages(config_of(tmp_path, stages="check", **again))

@@ -21,10 +21,22 @@ from sage_jax.stages.stages import PACKAGES, run_stages
 from tests.support.endpoint_server import marks, served
 from tests.support.tiny_run import CONFIG, TinyRun, read_jsonl
 
-ONE_SHOT = {name for name in METRICS if "map" in name or "difference" in name or name == "pixel_auroc"}
+ONE_SHOT = {name for name in METRICS if "map" in name or "difference" in name or name.startswith(("pixel", "aupro"))}
 UNDEFINED_HERE = {"reason_kind", "reason_place", "reason_both", "named_though_good", "consistency"}
 """Over too few answers of ten images to be sure of one."""
-ABOUT = {"accuracy_by_kind", "unparsable", "best_constant", "text_only", "data", "revision", "scored_of", "predictions"}
+ABOUT = {
+    "accuracy_by_kind",
+    "unparsable",
+    "without_verdict",
+    "best_constant",
+    "text_only",
+    "data",
+    "revision",
+    "scored_of",
+    "predictions",
+    "detection_by_category",
+    "detection_means",
+}
 INSPECT_COUNTS = {"images", "answer_tokens", "batch_seconds", "first_batch_seconds", "report_seconds"}
 
 

@@ -123,7 +123,7 @@ class _Message:
 
 
 def parse_row(fields: dict[str, Any]) -> Row:
-    """The row of an object of one of the formats `KINDS`.
+    """The row of an object of one of the formats `KINDS`; a field of null counts as absent.
 
     An image's placeholder may stand on a line with a label (`Image-1: <image>`), or before or behind a line's text.
 
@@ -131,12 +131,13 @@ def parse_row(fields: dict[str, Any]) -> Row:
       BadItem: The object is no such row, or a faulty one: other numbers of placeholders and images, an unknown role,
         turns out of order, an empty text, or a field that changes what the answers mean.
     """
+    fields = {key: value for key, value in fields.items() if value is not None}
     kind = kind_of(fields)
     if kind is None:
         keys = ", ".join(map(repr, list(fields)[:4]))[:80]
         raise BadItem(f"is a row of no known trainer, with keys {keys}", f"give one of {', '.join(MARKS)}")
     for key, why in _REFUSED_KEYS.items():
-        if fields.get(key) is not None and fields[key] not in ([], "", {}):
+        if key in fields and fields[key] not in ([], "", {}):
             raise BadItem(f"{key} {why}, which is not read", "write a row with chosen and rejected, or leave it out")
     messages, pair = _messages(fields)
     images = images_of(fields)
@@ -146,7 +147,7 @@ def parse_row(fields: dict[str, Any]) -> Row:
     facts = None
     if "description" in fields:
         given = fields["description"]
-        told_facts = "" if given in ("", None) else text_of(fields, "description")
+        told_facts = "" if given == "" else text_of(fields, "description")
         facts = tuple(line.strip() for line in told_facts.splitlines() if line.strip())
     told = [text_of(fields, "system")] if fields.get("system") else []
     told += [message.text for message in messages if message.role == "system"]

@@ -47,6 +47,12 @@ def test_system_message_unread_fields_and_empty_facts_are_kept_apart() -> None:
     assert parse_row({**llamafactory(["a.png"]), "system": "Be kind."}).system == "Be kind."
 
 
+def test_a_field_of_null_is_absent() -> None:
+    empty = dict.fromkeys(("chosen", "rejected", "rejected_response", "description", "label", "images", "system"))
+    assert parse_row({**llava(["a.png"]), **empty}) == parse_row(llava(["a.png"]))
+    assert parse_row({**swift(["a.png"]), "conversations": None}) == parse_row(swift(["a.png"]))
+
+
 def test_images_come_under_either_key_one_or_several() -> None:
     for fields in ({"image": "a.png"}, {"image": ["a.png"]}, {"images": "a.png"}, {"images": [{"path": "a.png"}]}):
         assert images_of(fields) == ("a.png",)
