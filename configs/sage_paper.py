@@ -5,8 +5,8 @@ Goal: the paper's recipe, each stage with its own data, facts by the base model 
 Numbers: of the paper are the rate 2e-6, 1,000 warm-up steps, batches of 32 and the norm that gradients are clipped at,
 1.0. It names no number of steps: 3,000 of one question a row are ours, three times the warm-up, and so is the cosine's
 end at 0. Similarity, fusion, losses and pairs are those of `sage_jax/config/published.py`.
-Data: three files in AD-PL's form, MVTec_QA.json and VisA_QA.json to train on, and data.root, all of which tests (the paper:
-MANTA and MPDD; MANTA's own JSON has no ranked answers, and is for the stage `benchmark`).
+Data: three files in AD-PL's form, MVTec_QA.json and VisA_QA.json to train on, and data.root, all of which tests (the
+paper: MANTA and MPDD; MANTA's own JSON has no ranked answers, and is for the stage `benchmark`).
 Hardware: 8 GPUs of 80 GB, or 64 TPU v5e with --config.mesh.data=4 --config.mesh.fsdp=8 --config.mesh.tensor=2, by the
 plan in docs/plan.md.
 Hours and metrics: not run yet.

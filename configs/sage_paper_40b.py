@@ -1,13 +1,13 @@
 """SAGE as the paper has it, on the model that its text names, InternVL2-40B (InternViT-6B, Yi-34B), with LoRA.
 
-Goal: the paper's recipe at the size of its text. Its experiments name InternVL2 without a size, and its code the 8B model.
+Goal: the paper's recipe at the size of its text. Its experiments name InternVL2 without a size, its code the 8B model.
 Numbers: those of configs/sage_paper.py; sizes are those of the checkpoint's config.json. The decoder's kernels stay in
 bfloat16 with adapters of rank 16, which are the released script's: in full, parameters, gradients and Adam's moments in
 float32 take 640 GB before any activation.
 Hardware: 8 GPUs of 80 GB, or 64 TPU v5e with --config.mesh.data=4 --config.mesh.fsdp=8 --config.mesh.tensor=2, by the
 plan in docs/plan.md.
 Hours and metrics: not run yet.
-Command: python -m sage_jax.main --config configs/sage_paper_40b.py --config.model.weights=FOLDER --config.data.root=FILE
+Command: python -m sage_jax.main --config sage_paper_40b --config.model.weights=FOLDER --config.data.root=FILE
 Sizes alone, without weights: the same with --config.stages=plan
 """
 
