@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, overload
 
@@ -97,8 +97,16 @@ class ItemRecords(Sequence[Record]):
     The answers of a question are the letters of its options, A first: what `Evaluator.rankings` tells apart.
     """
 
-    def __init__(self, items: Sequence[Item], form: AskForm, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        form: AskForm,
+        vocabulary: Vocabulary,
+        facts: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
+        """`facts` are those that a model has written about images, by path."""
         self._items, self._form, self._vocabulary = items, form, vocabulary
+        self._facts = facts or {}
         self.counts = RecordCounts(
             questions=max((len(item.asked) for item in items), default=0),
             answers=max((len(asked.options) for item in items for asked in item.asked), default=0),
@@ -151,11 +159,14 @@ class ItemRecords(Sequence[Record]):
         )
 
     def facts_of(self, index: int) -> tuple[str, ...]:
-        """Facts of an item: the first sentence of each text of its knowledge, or the vocabulary's on its category."""
+        """Facts of an item: the first sentence of each text of its knowledge, or else what a model has written about
+        its image, or the vocabulary's on its category.
+        """
         item = self._items[index]
         if self._form.knowledge_as == "facts" and item.knowledge:
             return tuple(_first_sentence(text) for text in item.knowledge)
-        return self._vocabulary.facts_for(item.category)
+        written = self._facts.get(item.image)
+        return self._vocabulary.facts_for(item.category) if written is None else written
 
 
 def drawn(items: Sequence[Item], num_questions: int, seed: int) -> list[Item]:

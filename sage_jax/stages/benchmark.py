@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -29,10 +29,12 @@ from sage_jax.benchmark.results import (
 )
 from sage_jax.config import BenchmarkConfig, Config, ConfigError
 from sage_jax.data.records import Fault
+from sage_jax.data.written_facts import image_key
 from sage_jax.evaluation.evaluator import Evaluator
 from sage_jax.process.files import replace_file
 from sage_jax.process.signals import Interrupted
 from sage_jax.process.stop_request import StopRequest, Watch
+from sage_jax.stages.facts import written_facts
 from sage_jax.stages.provenance import log_changes
 from sage_jax.stages.run import Run, Stage, StageCost
 
@@ -50,12 +52,14 @@ class _Questions:
       digests: SHA-256 of each image, by path.
       revision: Hash of the set's files and of the images asked about.
       left_out: Items left out for their faults.
+      facts: What a model has written about each image, by path; empty = nothing.
     """
 
     items: list[Item]
     digests: dict[str, str]
     revision: str
     left_out: int
+    facts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 def benchmark(stage: Stage) -> StageCost:
@@ -72,6 +76,8 @@ def benchmark(stage: Stage) -> StageCost:
     log_changes(stage, name)
     try:
         questions = _questions(stage)
+        if stage.config.data.facts == "model":
+            questions = _with_facts(stage, questions)
     except Interrupted as stopped:
         return StageCost(interrupted=str(stopped))
     evaluator = run.evaluator(name, run.weights.answering(name, wanted_by=stage.name), use_up=True)
@@ -129,6 +135,15 @@ def benchmark_folder(run: Run) -> Path:
     """Folder of the results."""
     options = run.config.benchmark
     return run.folder.path / "benchmarks" / (options.folder or options.name)
+
+
+def _with_facts(stage: Stage, questions: _Questions) -> _Questions:
+    """The questions with the facts that the start model writes about each image, once."""
+    first = {item.image: item for item in reversed(questions.items)}
+    records = ItemRecords([*first.values()], AskForm(images_root(stage.config.benchmark), 0), stage.run.vocabulary)
+    found = written_facts(stage, len(records), lambda index: records[index])
+    told = {path: found.get(image_key(records[index].test_image), ()) for index, path in enumerate(first)}
+    return dataclasses.replace(questions, facts=told)
 
 
 def _refuse(faults: Sequence[Fault], config: Config) -> None:
@@ -199,7 +214,7 @@ def _answer(
     made_by = evaluator.digest(shots=shots, register=form.register)
     folder = benchmark_folder(run)
     journal = AnswerJournal(folder / f"journal_{shots}_shot_{name}.jsonl", made_by)
-    records = ItemRecords(items, form, run.vocabulary)
+    records = ItemRecords(items, form, run.vocabulary, questions.facts)
     stamps = [_stamp(item, form, records, index, questions.digests) for index, item in enumerate(items)]
     questioner = Questioner(evaluator, records, shots > 0, options.name == "mmad", run.max_positions)
     log.line(f"{shots}-shot: {sum(len(item.asked) for item in items)} questions of {len(items)} items")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import jax
@@ -161,11 +161,14 @@ class FactTeller:
 
     def told(self, inputs: Sequence[InputImage], rows: int) -> list[InputImage]:
         """The inputs with their facts; those of images that have none are written first, as a batch of so many rows."""
-        records = [image.record for image in inputs if image.record is not None]
+        self.write([image.record for image in inputs if image.record is not None], rows)
+        return [_told(image, self.facts) for image in inputs]
+
+    def write(self, records: Sequence[Record], rows: int) -> None:
+        """Adds the facts of those images that have none, as a batch of so many rows."""
         if any(self._facts.book.of(record.test_image) is None for record in records):
             self._writer = self._writer or _writer(self._run)
             self._writer.write(records, self._facts.book, rows)
-        return [_told(image, self.facts) for image in inputs]
 
 
 class ImagesWithFacts:
@@ -194,18 +197,32 @@ def told_images(stage: Stage, images: Images) -> Images:
       ConfigError: The model that writes them is not trained.
       Interrupted: A signal has come; the facts that are written stay.
     """
-    run, log, config = stage.run, stage.log, stage.config
-    if config.data.facts != "model" or config.inspect.facts == "model":
+    if stage.config.data.facts != "model" or stage.config.inspect.facts == "model":
         return images
-    teller, rows = FactTeller(run), min(config.evaluate.batch_size, len(images))
+    return ImagesWithFacts(images, written_facts(stage, len(images), lambda index: images.read(index).record))
+
+
+def written_facts(stage: Stage, number: int, read: Callable[[int], Record | None]) -> Mapping[str, tuple[str, ...]]:
+    """Facts by the key of their image, `data.facts` being `model`; those of images that have none are written first.
+
+    Args:
+      number: Images.
+      read: The record of an image by its number; None where it cannot be read.
+
+    Raises:
+      ConfigError: The model that writes them is not trained.
+      Interrupted: A signal has come; the facts that are written stay.
+    """
+    run, log = stage.run, stage.log
+    teller, rows = FactTeller(run), min(stage.config.evaluate.batch_size, number)
     with StopRequest(log.line, run.mesh, after="this batch; facts that are written stay") as stop:
         watch = Watch("facts were written; those that are written stay", log.progress, stop)
-        with watch.progress(len(images), unit="image's facts") as advance:
-            for start in range(0, len(images), rows):
-                chunk = range(start, min(start + rows, len(images)))
-                teller.told([images.read(index) for index in chunk], rows)
+        with watch.progress(number, unit="image's facts") as advance:
+            for start in range(0, number, rows):
+                chunk = range(start, min(start + rows, number))
+                teller.write([record for index in chunk if (record := read(index)) is not None], rows)
                 advance(chunk.stop)
-    return ImagesWithFacts(images, teller.facts)
+    return teller.facts
 
 
 def _told(image: InputImage, facts: Mapping[str, tuple[str, ...]]) -> InputImage:

@@ -82,3 +82,14 @@ def test_whole_images_are_drawn_by_the_seed_in_the_order_of_the_set() -> None:
     assert few == sorted(few, key=lambda item: int(item.key)) and drawn(items, 18, 0) == few != drawn(items, 18, 1)
     assert all(len([item for item in few if item.image == image]) == 2 for image in {item.image for item in few})
     assert len(drawn(items, 1, 0)) == 2, "one image at least"
+
+
+def test_facts_that_a_model_wrote_stand_in_for_the_vocabularys(tmp_path: Path) -> None:
+    picture(tmp_path / ITEM.image, 0)
+    form, vocabulary = AskForm(tmp_path, 0, knowledge_as="facts"), load_vocabulary("")
+    plain = dataclasses.replace(ITEM, knowledge=())
+    written = {ITEM.image: ("It is a cap.",)}
+    assert ItemRecords([plain], form, vocabulary, written)[0].facts == ("It is a cap.",)
+    assert ItemRecords([plain], form, vocabulary, {"other.png": ("No.",)})[0].facts == vocabulary.facts_for("cap")
+    known = dataclasses.replace(ITEM, knowledge=KNOWN)
+    assert ItemRecords([known], form, vocabulary, written)[0].facts == ("It is whole.", "A crack is dark")

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from sage_jax.benchmark.answer import Questioner
-from sage_jax.config import BenchmarkConfig, Config, DataConfig, EvaluateConfig, FusionConfig, ModelConfig, TextConfig
+from sage_jax.config import (
+    BenchmarkConfig,
+    Config,
+    DataConfig,
+    EvaluateConfig,
+    FactsConfig,
+    FusionConfig,
+    ModelConfig,
+    TextConfig,
+)
 from sage_jax.errors import ConfigError
 from sage_jax.metrics.mmad import accuracy_of
 from sage_jax.stages.benchmark import _sees_references
@@ -190,3 +199,14 @@ def test_what_cannot_be_asked_is_told_before_any_work(sets: Sets, tmp_path: Path
         run_stages(sets.config(images_root=str(tmp_path / "nowhere")))
     with pytest.raises(ConfigError, match=r"stage 'benchmark' needs stage 'sfe', .*--config.stages=sfe,benchmark"):
         run_stages(sets.config(stage="sfe"))
+
+
+def test_facts_of_the_start_model_are_written_once_an_image(sets: Sets) -> None:
+    config = sets.config(name="manta", root=str(sets.folder / "manta" / "JsonData"), shots=(0,), folder="with_facts")
+    data = dataclasses.replace(config.data, facts="model")
+    config = dataclasses.replace(config, data=data, facts=FactsConfig(max_tokens=8))
+    run_stages(config)
+    rows = read_jsonl(sets.output("with_facts") / "answers_0_shot_base.jsonl")
+    told = read_jsonl(Run(config).facts.book.path)
+    assert rows and {entry["name"] for entry in told} == {row["image"] for row in rows}
+    assert len(told) == len({entry["image"] for entry in told})
