@@ -12,6 +12,7 @@ import rich.progress
 import rich.table
 
 from sage_jax.config import DataConfig
+from sage_jax.data.doubts import Doubts
 from sage_jax.data.question_verdicts import READERS, QuestionVerdicts, TextOnly, text_only_by_kind
 from sage_jax.data.records import Fault, Record
 from sage_jax.data.sources import readers
@@ -56,6 +57,7 @@ class CheckReport:
       splits: Numbers of each split.
       faults: Everything that is wrong, each once, in the order of reading.
       left_out: What the data set holds that is not read, or may be meant otherwise, in sentences.
+      doubts: Labels, masks, references and ranks that contradict each other, in sentences.
       without_image: What readers of the test questions get who know the training questions and see no image, by what
         they go by (READERS) and kind of question.
     """
@@ -66,6 +68,7 @@ class CheckReport:
     faults: tuple[Fault, ...]
     without_image: dict[str, dict[str, TextOnly]] = dataclasses.field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     @property
     def given_away(self) -> list[str]:
@@ -96,7 +99,7 @@ def check(config: DataConfig, seed: int) -> CheckReport:
     questions: collections.Counter[tuple[str, str, str, str]] = collections.Counter()
     splits: dict[str, SplitCounts] = {}
     faults: dict[Fault, None] = {}
-    blind = _Blind()
+    blind, doubts = _Blind(), Doubts()
     columns = (
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(),
@@ -122,6 +125,7 @@ def check(config: DataConfig, seed: int) -> CheckReport:
                     tally.add(item)
                     questions.update(_verdicts(split, item))
                     blind.add(split, item)
+                    doubts.add(split, item)
                 speed = progress.tasks[task].speed
                 progress.update(task, advance=1, rate=f"{speed:.0f}/s" if speed else "")
             splits[split] = tally.counts()
@@ -137,6 +141,7 @@ def check(config: DataConfig, seed: int) -> CheckReport:
         faults=tuple(faults),
         without_image=blind.found(),
         left_out=tuple(readers.left_out(config)),
+        doubts=tuple(doubts.sentences()),
     )
 
 
@@ -163,6 +168,8 @@ def print_report(report: CheckReport, console: rich.console.Console | None = Non
     console.print(f"revision {report.revision}", highlight=False)
     for sentence in report.left_out:
         console.print(f"note: {sentence}", markup=False, highlight=False, soft_wrap=True)
+    for sentence in report.doubts:
+        console.print(f"doubt: {sentence}", markup=False, highlight=False, soft_wrap=True)
     if report.faults:
         console.print(f"{len(report.faults)} fault{'s' if len(report.faults) > 1 else ''}:", style="bold red")
     for fault in report.faults:
