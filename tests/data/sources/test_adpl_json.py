@@ -20,6 +20,7 @@ from sage_jax.data.images import encode_png
 from sage_jax.data.records import Fault, Record
 from sage_jax.data.sources import adpl_json
 from sage_jax.data.sources.adpl_json import FormatError, Item, read_items, read_records
+from sage_jax.data.sources.readers import source_revision
 
 _KINDS = ("standard comparison", "defect identification", "defect diagnosis")
 Split = Literal["train", "test"]
@@ -81,6 +82,16 @@ def test_fields_and_rank_order_arrive_as_written(tmp_path: Path) -> None:
     assert (records[3].facts, records[3].category, records[3].anomalous) == (("One.", "Two."), "special nut", True)
     assert records[3].record_id == "my-id"
     assert records[0].anomalous is None, "a folder called good is no label"
+
+
+def test_facts_may_be_those_of_the_items_alone(tmp_path: Path) -> None:
+    items = [_item(0), _item(1) | {"facts": ["Its own."]}]
+    data = _write(tmp_path, items)
+    assert [bool(record.facts) for record in _read(data)[0]] == [True, True]
+    alone = dataclasses.replace(data, facts="record")
+    assert [record.facts for record in _read(alone)[0]] == [(), ("Its own.",)]
+    revisions = [source_revision(each, 0) for each in (data, alone, dataclasses.replace(data, facts="model"))]
+    assert revisions[0] == revisions[2] != revisions[1]
 
 
 def test_category_falls_back_on_the_first_folder(tmp_path: Path) -> None:
