@@ -48,4 +48,5 @@ def _written(stage: Stage, records: Sequence[Record], folder: Path, split: str) 
                 raise Interrupted(f"stopped after {done} of {len(records)} {split} records")
             advance(done)
 
-        return export_split(records, folder, split, pairs=stage.config.rows.pairs, advance=told)
+        language, pairs = stage.config.data.language, stage.config.rows.pairs
+        return export_split(records, folder, split, pairs=pairs, language=language, advance=told)

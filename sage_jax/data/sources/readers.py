@@ -148,6 +148,8 @@ def source_revision(data: DataConfig, seed: int) -> str:
     versions = {"readers": VERSION} | {module.__name__: module.VERSION for module in modules}
     if data.facts == "record":  # what a model writes stands beside the stored data set
         fields["facts"] = data.facts
+    if data.language == "en":  # as before there were others
+        del fields["language"]
     digest = hashlib.sha256(json.dumps([fields, versions, seed], sort_keys=True).encode())
     digest.update(repr(load_vocabulary(data.vocabulary)).encode())
     with _unusable(data):
