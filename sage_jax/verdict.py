@@ -42,7 +42,7 @@ _WORD: Final = "|".join(sorted((*CHINESE_YES, *CHINESE_NO), key=len, reverse=Tru
 _CHINESE: Final = re.compile(
     rf"""[\W_]*
         (?P<verdict>{_WORD})(?=[\W_]|$)          # no piece of a word or a sentence: 是否, 有没有, 不同, 对比
-        (?!\s*(?:[/／|、]|或者?|还是)\s*(?:{_WORD})) # the choices repeated (是/否)
+        (?!\s*(?:[/／|、]|或者?|还是)\s*(?:{_WORD})(?=[\W_]|$)) # the choices repeated (是/否)
     """,
     re.VERBOSE,
 )
