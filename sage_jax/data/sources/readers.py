@@ -331,7 +331,7 @@ def _checked(record: Record, data: DataConfig, record_ids: set[str]) -> list[Rec
         {"verdicts": False} if data.source == "rows" else {"num_questions": adpl_json.NUM_QUESTIONS}
     )
     faults: list[Record | Fault] = [
-        dataclasses.replace(fault, file=file, line=line) for fault in validate(record, **wanted)
+        dataclasses.replace(fault, file=file, line=line) for fault in validate(record, language=data.language, **wanted)
     ]
     if record.record_id in record_ids:
         faults.append(Fault(file, None, f"record id {record.record_id} occurs twice", "give each record its own id"))
