@@ -3,30 +3,72 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, Literal
 
-_VERDICT: Final = re.compile(
+Language = Literal["en", "zh"]
+"""What questions and answers are written in: English or Chinese."""
+
+CHINESE_YES: Final = (
+    "是",
+    "是的",
+    "对",
+    "对的",
+    "正确",
+    "没错",
+    "真",
+    "有",
+    "有的",
+    "存在",
+    "会",
+    "会的",
+    "能",
+    "能的",
+    "可以",
+)
+CHINESE_NO: Final = (
+    *("否", "不", "不是", "不是的", "不对", "不正确", "错", "错误", "错误的", "假", "没有", "没", "无", "不存在"),
+    *("不会", "不能", "不可以"),
+)
+"""Words that are a verdict where they stand alone at the front of a Chinese answer."""
+
+_ENGLISH: Final = re.compile(
     r"""[\W_]*                                  # markdown, quotes, brackets, blanks
         (?P<verdict>yes|true|no|false)(?![a-z0-9])
         (?!\s*(?:/|\bor\b)\s*(?:yes|true|no|false)) # the choices repeated ("Yes or no?") are no verdict
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+_WORD: Final = "|".join(sorted((*CHINESE_YES, *CHINESE_NO), key=len, reverse=True))
+_CHINESE: Final = re.compile(
+    rf"""[\W_]*
+        (?P<verdict>{_WORD})(?=[\W_]|$)          # no piece of a word or a sentence: 是否, 有没有, 不同, 对比
+        (?!\s*(?:[/／|、]|或者?|还是)\s*(?:{_WORD})(?=[\W_]|$)) # the choices repeated (是/否)
+    """,
+    re.VERBOSE,
+)
 
 
-def parse_verdict(answer: str) -> bool | None:
+def parse_verdict(answer: str, language: Language = "en") -> bool | None:
     """The verdict that an answer begins with: True for yes or true, False for no or false, None where there is none.
 
     "Yes, there is a crack."  True      "**False.** All pins are there."  False
     "No defect is visible."   False     "Nothing is wrong."               None
     "Yes or no? Yes."         None      ""                                None
+
+    Under `zh` an answer may begin with a Chinese word too, which punctuation, a blank or the answer's end must follow:
+
+    "是的，有裂纹。"            True      "没有。"                            False
+    "是否有裂纹不清楚。"        None      "不同之处在左上角。"                None
     """
-    return split_verdict(answer)[0]
+    return split_verdict(answer, language)[0]
 
 
-def split_verdict(answer: str) -> tuple[bool | None, str]:
+def split_verdict(answer: str, language: Language = "en") -> tuple[bool | None, str]:
     """The verdict, and the reason that follows it; without a verdict the whole answer is reason."""
-    match = _VERDICT.match(answer)
-    if match is None:
-        return None, answer
-    return match["verdict"].lower() in ("yes", "true"), answer[match.end() :]
+    match = _ENGLISH.match(answer)
+    if match is not None:
+        return match["verdict"].lower() in ("yes", "true"), answer[match.end() :]
+    match = _CHINESE.match(answer) if language == "zh" else None
+    if match is not None:
+        return match["verdict"] in CHINESE_YES, answer[match.end() :]
+    return None, answer

@@ -30,6 +30,8 @@ class DataConfig:
       root: Folder of the data set, or its JSON file for `adpl`, `meta` and `rows`; unused by `generator`.
       images_root: `adpl`, `meta` and `rows`: folder that the JSON's image paths are relative to; "" = the JSON's own
         folder.
+      language: Texts of `adpl` that are read: the English (`en`) or the Chinese (`zh`) ones. The question of
+        inspection, the assist prompt and the question for facts are in this language as well.
       cache_dir: Where built data sets are kept, keyed by content hash, and compiled programs (`compiled/`).
       vocabulary: TOML file of objects and defects, for facts and preferences; "" = the built-in one.
       facts: Whose sentences the facts of an image are, in training, evaluation and inspection: those of its record, or
@@ -74,6 +76,7 @@ class DataConfig:
     source: Literal["generator", "folder", "deeppcb", "mvtec", "visa", "meta", "adpl", "rows"] = "generator"
     root: str = ""
     images_root: str = ""
+    language: Literal["en", "zh"] = "en"
     cache_dir: str = "~/.cache/sage_jax"
     vocabulary: str = ""
     facts: Literal["vocabulary", "record", "model"] = "vocabulary"
@@ -111,6 +114,10 @@ class DataConfig:
         require(
             self.source == "folder" or not self.shrink_px,
             f"shrink_px = {self.shrink_px}: read with source=folder alone; leave it 0",
+        )
+        require(
+            self.source == "adpl" or self.language == "en",
+            f"language = {self.language!r}: AD-PL alone has texts of another language; set source=adpl, or leave it en",
         )
         drawable = self.source not in ("generator", "adpl", "rows")
         require(
@@ -154,7 +161,8 @@ class TextConfig:
         chooses `num_shapes` from the texts that it will draw, so that padding is least.
       num_shapes: Most shapes that a training stage pads its batches to where it chooses them; for each its step is
         compiled once.
-      assist_prompt: Sentence that tells the decoder what the comparison embeddings are.
+      assist_prompt: Sentence that tells the decoder what the comparison embeddings are; where it is left as it is, in
+        the language of `data.language`.
       assist_position: `question` closes each question with it (the paper), `prefix` the comparison embeddings.
       reference: How the decoder gets the reference image: `fusion`, through the comparison embeddings alone (the
         paper), or `prompt`, as a second image behind the test image too, where a row shows one.

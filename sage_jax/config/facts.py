@@ -21,8 +21,8 @@ class FactsConfig:
 
     Attributes:
       stage: Training stage whose model writes them: `base`, as in the paper, which `model.weights` may stand in for.
-      prompt: How they are asked for; `{number}` is `text.max_facts`. "" = a prompt of ours, which asks what the object
-        is, which anomalies its kind tends to show and what they would do.
+      prompt: How they are asked for; `{number}` is `text.max_facts`. "" = a prompt of ours in the language of
+        `data.language`, which asks what the object is, which anomalies its kind tends to show and what they would do.
       max_tokens: Longest text of an image's facts.
       base_url: Address of an OpenAI-compatible endpoint whose model writes them in place of `stage`, as the authors'
         release does it, such as `http://localhost:8000/v1`: images are sent there. "" = none.

@@ -117,6 +117,12 @@ class Config:
             "inspect.questions: questions asked in turn do not pass the question head of model.fusion.head = 'all'; "
             "set inspect.ask to 'together', or train with 'comparison'",
         )
+        weight = self.evaluate.decoding.map_places
+        require(
+            self.data.language == "en" or not weight,
+            f"evaluate.decoding.map_places = {weight}: it chooses between English words of places; set it to 0 with "
+            f"data.language = {self.data.language!r}",
+        )
         require(bool(self.run_dir), "run_dir is empty: name the folder that the run writes")
         rank = self.base.lora.rank
         require(rank == 0, f"base.lora.rank = {rank}: base models are trained from scratch; set it for a later stage")

@@ -18,7 +18,7 @@ from sage_jax.data.records import Fault, Record
 from sage_jax.data.sources import readers
 from sage_jax.process import signals
 from sage_jax.process.signals import Interrupted
-from sage_jax.verdict import parse_verdict
+from sage_jax.verdict import Language, parse_verdict
 
 VERDICTS: Final = ("yes", "no", "none")
 """What a best answer opens with."""
@@ -99,7 +99,7 @@ def check(config: DataConfig, seed: int) -> CheckReport:
     questions: collections.Counter[tuple[str, str, str, str]] = collections.Counter()
     splits: dict[str, SplitCounts] = {}
     faults: dict[Fault, None] = {}
-    blind, doubts = _Blind(), Doubts()
+    blind, doubts = _Blind(config.language), Doubts(config.language)
     columns = (
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(),
@@ -123,7 +123,7 @@ def check(config: DataConfig, seed: int) -> CheckReport:
                     faults.setdefault(item)
                 else:
                     tally.add(item)
-                    questions.update(_verdicts(split, item))
+                    questions.update(_verdicts(split, item, config.language))
                     blind.add(split, item)
                     doubts.add(split, item)
                 speed = progress.tasks[task].speed
@@ -192,17 +192,18 @@ def _without_image_table(report: CheckReport) -> rich.table.Table:
 class _Blind:
     """Readers without the image: they learn from the training questions and are asked the test questions."""
 
-    def __init__(self) -> None:
+    def __init__(self, language: Language) -> None:
+        self.language: Language = language
         self.known = {reads: QuestionVerdicts() for reads in READERS}
         self.asked: dict[str, list[tuple[str, str, bool]]] = {reads: [] for reads in READERS}
 
     def add(self, split: str, record: Record) -> None:
         for reads, text_of in READERS.items():
             if split == "train":
-                self.known[reads].add(record, reads)
+                self.known[reads].add(record, reads, language=self.language)
                 continue
             for question in record.questions:
-                truth = parse_verdict(question.answers[0].text)
+                truth = parse_verdict(question.answers[0].text, self.language)
                 if truth is not None:
                     self.asked[reads].append((record.pair_type, text_of(record, question), truth))
 
@@ -235,8 +236,8 @@ class _Tally:
         return SplitCounts(**{field.name: self.numbers[field.name] for field in dataclasses.fields(SplitCounts)})
 
 
-def _verdicts(split: str, record: Record) -> list[tuple[str, str, str, str]]:
+def _verdicts(split: str, record: Record, language: Language) -> list[tuple[str, str, str, str]]:
     """Where each question of a record counts."""
-    verdicts = (parse_verdict(question.answers[0].text) for question in record.questions)
+    verdicts = (parse_verdict(question.answers[0].text, language) for question in record.questions)
     names = {True: "yes", False: "no", None: "none"}
     return [(split, record.pair_type, record.category, names[verdict]) for verdict in verdicts]

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from sage_jax.data.images import decode_mask
 from sage_jax.data.records import Record
-from sage_jax.verdict import parse_verdict
+from sage_jax.verdict import Language, parse_verdict
 
 _SENTENCES: Final = {
     "leak": "test images are training images as well, to the byte: metrics on them prove nothing",
@@ -26,7 +26,9 @@ _SENTENCES: Final = {
 class Doubts:
     """Contradictions among the records of a data set, by kind, each with its first example."""
 
-    def __init__(self) -> None:
+    def __init__(self, language: Language = "en") -> None:
+        """`language` is that of the answers."""
+        self._language: Language = language
         self._counts: collections.Counter[str] = collections.Counter()
         self._first: dict[str, str] = {}
         self._told: set[tuple[str, str]] = set()
@@ -77,7 +79,7 @@ class Doubts:
         scores = {answer.score for answer in question.answers}
         if len(question.answers) > 1 and None not in scores and len(scores) == 1:
             self._count("tied", where)
-        verdict = parse_verdict(question.answers[0].text) if question.answers else None
+        verdict = parse_verdict(question.answers[0].text, self._language) if question.answers else None
         if (
             verdict is not None
             and self._verdicts.setdefault((shown, record.pair_type, question.text), verdict) != verdict

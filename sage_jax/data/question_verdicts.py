@@ -5,12 +5,13 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from sage_jax.data.records import Question, Record
 from sage_jax.data.sources.adpl_json import NUM_QUESTIONS
-from sage_jax.verdict import parse_verdict
+from sage_jax.verdict import Language, parse_verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +27,10 @@ class QuestionVerdicts:
 
     counts: dict[str, list[int]] = dataclasses.field(default_factory=dict)
 
-    def add(self, record: Record, reads: str = "question") -> None:
+    def add(self, record: Record, reads: str = "question", *, language: Language = "en") -> None:
         """Counts the questions of a record under what the reader goes by, one of READERS."""
         for question in record.questions:
-            verdict = parse_verdict(question.answers[0].text) if question.answers else None
+            verdict = parse_verdict(question.answers[0].text, language) if question.answers else None
             if verdict is not None:
                 self.counts.setdefault(READERS[reads](record, question), [0, 0])[verdict] += 1
 
@@ -70,13 +71,15 @@ class TextOnly:
 
 
 MOST_ABOVE_CHANCE: Final = 0.03
+_WORDS: Final = re.compile(r"[\u4e00-\u9fff]|[^\s\u4e00-\u9fff]+")
 
 READERS: Final[dict[str, Callable[[Record, Question], str]]] = {
     "question": lambda record, question: question.text,
-    "length": lambda record, question: str(len(question.text.split())),
+    "length": lambda record, question: str(len(_WORDS.findall(question.text))),
     "facts": lambda record, question: " ".join(record.facts),
 }
-"""What readers without the image may go by: the question's text, its number of words, the record's facts."""
+"""What readers without the image may go by: the question's text, its number of words (a Chinese character is one), the
+record's facts."""
 
 
 def text_only_by_kind(known: QuestionVerdicts, asked: Iterable[tuple[str, str, bool]]) -> dict[str, TextOnly]:

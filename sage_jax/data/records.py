@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from sage_jax.errors import plain
-from sage_jax.verdict import parse_verdict
+from sage_jax.verdict import Language, parse_verdict
 
 PAIR_TYPES: Final = ("standard comparison", "defect identification", "defect diagnosis")
 
@@ -36,6 +36,11 @@ class Box:
     right: int
     bottom: int
 
+
+_OPENINGS: Final[dict[Language, str]] = {
+    "en": "begin it with Yes, No, True or False",
+    "zh": "begin it with 是, 否, 有, 没有 or another verdict, and set a comma or a full stop behind it",
+}
 
 NOWHERE: Final = Box(0, 0, 0, 0)
 """Box of a defect of which the image's label alone is known."""
@@ -161,7 +166,12 @@ class Record:
 
 
 def validate(
-    record: Record, *, num_questions: int | None = None, num_answers: int | None = None, verdicts: bool = True
+    record: Record,
+    *,
+    num_questions: int | None = None,
+    num_answers: int | None = None,
+    verdicts: bool = True,
+    language: Language = "en",
 ) -> list[Fault]:
     """Everything wrong with a record's fields; empty when it can be used. Images are not looked at.
 
@@ -169,6 +179,7 @@ def validate(
       num_questions: Questions that the record must have (5 in AD-PL); None = one or more.
       num_answers: Answers that each question must have (4 in AD-PL); None = one or more.
       verdicts: Whether each best answer must open with a verdict, as in AD-PL.
+      language: What the answers are written in.
     """
     faults: list[Fault] = []
 
@@ -187,10 +198,10 @@ def validate(
     for index, question in enumerate(record.questions, start=1):
         _validate_question(f"question {index}", question, num_answers, fault)
         best = question.answers[0].text if question.answers else ""
-        if verdicts and best.strip() and parse_verdict(best) is None:
+        if verdicts and best.strip() and parse_verdict(best, language) is None:
             fault(
                 f"question {index}: the best answer {best[:40]!r} opens with no verdict",
-                "begin it with Yes, No, True or False",
+                _OPENINGS[language],
             )
     for index, question in enumerate(record.descriptions, start=1):
         _validate_question(f"description {index}", question, 1, fault)

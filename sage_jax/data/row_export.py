@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 from sage_jax.data.images import SUFFIXES
 from sage_jax.data.records import Question, Record, validate
-from sage_jax.data.sources.adpl_json import NUM_ANSWERS, NUM_QUESTIONS
+from sage_jax.data.sources.adpl_json import NUM_ANSWERS, NUM_QUESTIONS, TEXT_KEYS
 from sage_jax.data.sources.rankings import pairs_of
 from sage_jax.process.files import replace_file
+from sage_jax.verdict import Language
 
 Pairs = Literal["all", "extreme"]
 
@@ -39,7 +40,13 @@ class Exported:
 
 
 def export_split(
-    records: Sequence[Record], folder: Path, split: str, *, pairs: Pairs, advance: Callable[[int], None] | None = None
+    records: Sequence[Record],
+    folder: Path,
+    split: str,
+    *,
+    pairs: Pairs,
+    language: Language = "en",
+    advance: Callable[[int], None] | None = None,
 ) -> Exported:
     """Writes `<split>.jsonl` (TRL), `adpl_<split>.json` and the images of both, below `images/`.
 
@@ -51,6 +58,7 @@ def export_split(
       folder: Gets the files.
       split: Their name.
       pairs: `all` writes each better answer with each worse, `extreme` the best with the worst.
+      language: What the records are written in: AD-PL has keys for each.
       advance: Takes the number of records done; what it raises ends the export.
     """
     numbers: collections.Counter[str] = collections.Counter()
@@ -65,8 +73,8 @@ def export_split(
                 numbers["rows"] += len(found)
                 numbers["without_pair"] += not found
                 yield from found
-            if _is_item(record):
-                items.append(json.dumps(_item(record, names), ensure_ascii=False))
+            if _is_item(record, language):
+                items.append(json.dumps(_item(record, names, language), ensure_ascii=False))
             if advance is not None:
                 advance(index + 1)
 
@@ -117,19 +125,22 @@ def _text(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}
 
 
-def _is_item(record: Record) -> bool:
-    return not record.further_references and not validate(record, num_questions=NUM_QUESTIONS, num_answers=NUM_ANSWERS)
+def _is_item(record: Record, language: Language) -> bool:
+    wanted = {"num_questions": NUM_QUESTIONS, "num_answers": NUM_ANSWERS}
+    return not record.further_references and not validate(record, **wanted, language=language)
 
 
-def _item(record: Record, names: Sequence[str]) -> dict[str, Any]:
+def _item(record: Record, names: Sequence[str], language: Language) -> dict[str, Any]:
     """A record as an AD-PL item, with the further keys that data.source=adpl reads."""
+
+    keys = TEXT_KEYS[language]
 
     def asked(question: Question) -> dict[str, Any]:
         options = [
-            {"answer_en": each.text} | ({} if each.score is None else {"score": each.score})
+            {keys.answer: each.text} | ({} if each.score is None else {"score": each.score})
             for each in question.answers
         ]
-        return {"question_en": question.text, "answer_options": options}
+        return {keys.question: question.text, "answer_options": options}
 
     reference = {"reference_image": names[0]} if len(names) > 1 else {}
     facts = {"facts": list(record.facts)} if record.facts else {}

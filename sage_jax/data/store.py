@@ -243,7 +243,8 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, run_dir: Path) -> 
     train, test = (StoredRecords(path, split) for split in SPLITS)
     if not len(train) + len(test):
         raise ConfigError(f"data: {data.source} gives no record; check data.root and data.held_out")
-    return PreparedData(path, revision, _tokenizer(path, text, train) if len(train) else None, len(train), len(test))
+    tokenizer = _tokenizer(path, data, text, train) if len(train) else None
+    return PreparedData(path, revision, tokenizer, len(train), len(test))
 
 
 def open_split(prepared: PreparedData, split: Split) -> StoredRecords:
@@ -319,9 +320,8 @@ class _Intake(Iterable[Record]):
 
     def __iter__(self) -> Iterator[Record]:
         images = self._data.num_train if self._split == "train" else self._data.num_test
-        drawn = (
-            self._data.drawn_defects > 0 and self._split == "train"
-        )  # how many good ones they are drawn of, it tells
+        # How many good ones they are drawn of, it tells.
+        drawn = self._data.drawn_defects > 0 and self._split == "train"
         most = None if drawn else images * self._data.records_per_image or None
         task = self._progress.add_task(f"{self._split} records", total=most)
         for found in readers.read_records(self._data, self._split, self._seed):
@@ -333,7 +333,7 @@ class _Intake(Iterable[Record]):
                 continue
             self.num_records += 1
             self.counts = self.counts.including(found)
-            self.verdicts.add(found)
+            self.verdicts.add(found, language=self._data.language)
             yield found
         self._progress.update(task, total=self.num_records + len(self.faults))
 
@@ -368,7 +368,7 @@ def _report_faults(path: Path, data: DataConfig, run_dir: Path) -> None:
     replace_file(run_dir / "skipped_records.jsonl", "".join(f"{line}\n" for line in lines))
 
 
-def _tokenizer(path: Path, text: TextConfig, train: Sequence[Record]) -> PreTrainedTokenizerFast:
+def _tokenizer(path: Path, data: DataConfig, text: TextConfig, train: Sequence[Record]) -> PreTrainedTokenizerFast:
     template = chat_template(text)
     prompts = (text.system, text.assist_prompt)
     key = json.dumps([tokens.VERSION, text.vocab_size, template, prompts])
@@ -376,7 +376,7 @@ def _tokenizer(path: Path, text: TextConfig, train: Sequence[Record]) -> PreTrai
     if folder.is_dir() and damaged(folder):
         shutil.rmtree(folder)
     if not folder.is_dir():
-        trained = tokens.train_tokenizer(_corpus(train, prompts), text.vocab_size)
+        trained = tokens.train_tokenizer(_corpus(train, prompts), text.vocab_size, data.language)
         trained.chat_template = template
         tokens.save_tokenizer(trained, folder)
     return tokens.load_tokenizer(folder)

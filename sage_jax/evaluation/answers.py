@@ -23,7 +23,7 @@ from sage_jax.metrics.verdicts import (
     verdict_accuracy,
     with_verdict,
 )
-from sage_jax.verdict import parse_verdict
+from sage_jax.verdict import Language, parse_verdict
 
 OPEN_KIND: Final = PAIR_TYPES[0]
 """Kind of question whose text asks for no kind of defect and for no consequence: standard comparison."""
@@ -35,10 +35,12 @@ class MarkedAnswer:
 
     Attributes:
       prediction: The answer.
-      mle: Marks by the rubric judge; None where the best answer opens with no verdict, which the rubric goes by.
+      mle: Marks by the rubric judge; None where the best answer opens with no verdict, which the rubric goes by, and in
+        another language than English.
       anomalous: Whether the part is defective; None where unknown.
       truths: Kind and cell of each defect whose kind is known.
-      is_open: Whether the question names no kind of defect: its answer's reason is the model's own.
+      is_open: Whether the question names no kind of defect: its answer's reason is the model's own. False where it is
+        not English, and nothing reads it.
       said: What the answer states.
       reason: Marks of the reason; None unless the question is open and the part has defects of known kinds.
     """
@@ -67,14 +69,20 @@ class MarkedAnswer:
 class Marker:
     """Marks answers about the records of a data set."""
 
-    def __init__(self, vocabulary: Vocabulary, records: Sequence[Record]) -> None:
-        """`records` are all that will be marked: their kinds count beside those that the vocabulary lists."""
+    def __init__(self, vocabulary: Vocabulary, records: Sequence[Record], language: Language = "en") -> None:
+        """`records` are all that will be marked: their kinds count beside those that the vocabulary lists.
+
+        Rubric and reasons read English words: in another `language`, verdicts alone are marked.
+        """
+        self._language: Language = language
         self._vocabulary = vocabulary
         terms = vocabulary.terms_with(defect.type for record in records for defect in record.defects)
         self._names = {"defect_terms": terms, "places": PLACES, "synonyms": vocabulary.synonyms}
 
     def mark(self, record: Record, question: Question, answer: str) -> MarkedAnswer:
         """The marks of one answer."""
+        if self._language != "en":
+            return self._verdict_alone(record, question, answer)
         best = question.answers[0].text
         truths = self._truths(record, best)
         said = read(answer, **self._names)
@@ -82,7 +90,7 @@ class Marker:
         is_open = record.pair_type == OPEN_KIND and not asked.terms
         marked = is_open and bool(record.anomalous) and bool(truths)
         return MarkedAnswer(
-            prediction=_prediction(record, question, answer),
+            prediction=_prediction(record, question, answer, self._language),
             mle=None if parse_verdict(best) is None else judge(answer, best, **self._names),
             anomalous=record.anomalous,
             truths=truths,
@@ -90,6 +98,11 @@ class Marker:
             said=said,
             reason=mark_reason(said, truths) if marked else None,
         )
+
+    def _verdict_alone(self, record: Record, question: Question, answer: str) -> MarkedAnswer:
+        prediction = _prediction(record, question, answer, self._language)
+        said = Reading(prediction.verdict, "", frozenset(), frozenset())
+        return MarkedAnswer(prediction, None, record.anomalous, (), is_open=False, said=said, reason=None)
 
     def _truths(self, record: Record, best: str) -> tuple[Truth, ...]:
         """Kinds and cells of the annotated defects, or else those that the best answer names."""
@@ -107,7 +120,7 @@ class Marker:
         return tuple((term, place) for terms, places in named for term in terms for place in places or {""})
 
 
-def _prediction(record: Record, question: Question, said: str) -> Prediction:
+def _prediction(record: Record, question: Question, said: str, language: Language) -> Prediction:
     best = question.answers[0].text
     label = ", ".join(dict.fromkeys(defect.type for defect in record.defects))
     return Prediction(
@@ -119,7 +132,8 @@ def _prediction(record: Record, question: Question, said: str) -> Prediction:
         question=question.text,
         reference_answer=best,
         answer=said,
-        truth=parse_verdict(best),
+        truth=parse_verdict(best, language),
+        language=language,
     )
 
 

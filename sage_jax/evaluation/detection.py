@@ -19,6 +19,7 @@ from sage_jax.metrics.detection import auroc_gain, detection_metrics
 from sage_jax.metrics.intervals import Metric
 from sage_jax.metrics.pixels import pixel_metrics
 from sage_jax.process.stop_request import Watch
+from sage_jax.verdict import Language
 
 CATEGORY_METRICS: Final = ("auroc", "average_precision", "f1_max", "pixel_auroc", "aupro")
 """What is given for each category of a data set of several."""
@@ -62,7 +63,7 @@ def detection(
         if record.anomalous is not None
     }
     images, labels = list(known), [bool(anomalous) for _, anomalous, _ in known.values()]
-    asked = _Asked(records, [index for index, *_ in known.values()])
+    asked = _Asked(records, [index for index, *_ in known.values()], evaluator.chat.language)
     samples = {"samples": evaluator.config.evaluate.bootstrap_samples, "seed": evaluator.config.seed}
     scores: list[float] = []
     similarities: list[np.ndarray] = []
@@ -141,7 +142,8 @@ class ChosenItems(Sequence[Any]):
 class _Asked(Sequence[Record]):
     """The inspection question on some records of a data set, each read when it is asked for."""
 
-    def __init__(self, records: Sequence[Record], indices: Sequence[int]) -> None:
+    def __init__(self, records: Sequence[Record], indices: Sequence[int], language: Language) -> None:
+        self._language: Language = language
         self._chosen = ChosenRecords(records, indices)
         self.counts = RecordCounts(questions=1, references=self._chosen.counts.references)
 
@@ -157,7 +159,7 @@ class _Asked(Sequence[Record]):
     def __getitem__(self, index: int | slice) -> Record | Sequence[Record]:
         if isinstance(index, slice):
             return [self[each] for each in range(len(self))[index]]
-        return inspection_record(self._chosen[index])
+        return inspection_record(self._chosen[index], self._language)
 
 
 class _Maps(Sequence[np.ndarray]):

@@ -72,6 +72,8 @@ def evaluate_stage(
     """
     records = tested.records
     scored_as = scored_of(evaluator, tested.revision)
+    if evaluator.chat.language != "en":
+        log.line(f"{stage}: MLE by the rubric and what reasons say are left out: they read English words alone")
     for mode in MODES:
         name = f"{stage}, {mode.replace('_', '-')}"
         if _is_scored(tested.folder, stage, mode, scored_as):
@@ -123,7 +125,7 @@ def _is_scored(folder: Path, stage: str, mode: str, wanted: str) -> bool:
 def _answer(stage: str, mode: str, evaluator: Evaluator, tested: TestData, watch: Watch) -> list[MarkedAnswer]:
     """Generated answers to all questions, marked; writes the predictions."""
     records = tested.records
-    marker = Marker(evaluator.vocabulary, records)
+    marker = Marker(evaluator.vocabulary, records, evaluator.chat.language)
     marked: list[MarkedAnswer] = []
     scores: list[float] = []
     with watch.progress(len(records), unit=f"{stage} {mode.replace('_', '-')} record") as advance:

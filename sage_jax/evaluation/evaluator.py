@@ -17,7 +17,7 @@ from sage_jax.axes import Float, Int
 from sage_jax.batch import Answers, Scores, TreeBatch
 from sage_jax.config import Config, ModelConfig
 from sage_jax.data.adpl.facts import Vocabulary
-from sage_jax.data.adpl.preferences import INSPECTION_QUESTION
+from sage_jax.data.adpl.wording import INSPECTION_QUESTIONS
 from sage_jax.data.images import remembered_rgb
 from sage_jax.data.records import Question, Record
 from sage_jax.data.stream.pipeline import make_eval_batches
@@ -26,6 +26,7 @@ from sage_jax.data.trees.encode import AnswersKept, TreeFormat, TreeUse
 from sage_jax.data.trees.tiles import blank_tiles, map_from_tokens
 from sage_jax.generation.continuous_batching import ContinuousBatching
 from sage_jax.generation.responder import Responder
+from sage_jax.verdict import Language
 
 Found = TypeVar("Found")
 
@@ -148,9 +149,9 @@ def draw_seeds(shown: Sequence[Record | None]) -> Int[np.ndarray, " B"]:
     return np.asarray([zlib.crc32(name.encode()) >> 1 for name in names], np.int32)
 
 
-def inspection_record(record: Record) -> Record:
+def inspection_record(record: Record, language: Language = "en") -> Record:
     """The record with the one question that inspection asks: whether there is a defect."""
-    return dataclasses.replace(record, questions=(Question(INSPECTION_QUESTION, ()),))
+    return dataclasses.replace(record, questions=(Question(INSPECTION_QUESTIONS[language], ()),))
 
 
 def anomaly_map(

@@ -16,9 +16,10 @@ import huggingface_hub
 import jinja2
 
 from sage_jax.config import ModelConfig
-from sage_jax.data.adpl.preferences import INSPECTION_QUESTION
+from sage_jax.data.adpl.wording import INSPECTION_QUESTIONS
 from sage_jax.data.trees.chat import FactsAs
 from sage_jax.hf.config_fields import Dtype, Layout
+from sage_jax.verdict import Language
 
 _PLACES: Final = ("root", "images_root", "cache_dir", "vocabulary", "num_workers", "prefetch")
 """Fields of the data that name folders of the machine, or nothing that a reader needs."""
@@ -60,6 +61,7 @@ class CardContent:
       scored_revision: Revision of the data that they were measured on.
       no_scores: Why there are none.
       template_note: What the layout cannot say of the conversation and of the encoder.
+      language: What its questions and answers are written in.
     """
 
     name: str
@@ -79,6 +81,7 @@ class CardContent:
     scored_revision: str
     no_scores: str
     template_note: str
+    language: Language = "en"
 
 
 def read_base(folder: Path, name: str) -> Base:
@@ -112,7 +115,7 @@ def model_card(content: CardContent) -> str:
         title=f"SAGE: {content.name.rsplit('/', 1)[-1]}",
         name=content.name,
         stage=content.stage,
-        question=INSPECTION_QUESTION,
+        question=INSPECTION_QUESTIONS[content.language],
         has_torch_module=content.layout == "internvl",
         facts_as=content.facts_as,
         template_note=content.template_note,
@@ -166,6 +169,8 @@ def _data_lines(content: CardContent) -> list[str]:
         else:
             lines.append("revision and number of records: not recorded by the run")
         fields = {name: value for name, value in content.data.items() if name not in (*_PLACES, "source")}
+        if fields.get("language") == "en":
+            del fields["language"]
         lines.append("; ".join(f"{name} {value}" for name, value in _fields(fields)))
     if content.base:
         before = "before that, what" if content.recipe else "what"

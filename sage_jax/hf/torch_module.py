@@ -60,6 +60,7 @@ def sage_settings(model: ModelConfig, chat: Chat, *, facts_as: FactsAs, max_new_
         "comparison_id": chat.comparison_id,
         "verdict_ids": [list(ids) for ids in chat.verdict_ids],
         "max_new_tokens": max_new_tokens,
+        **({} if chat.language == "en" else {"language": chat.language}),
     }
 
 

@@ -41,7 +41,7 @@ class ImageAnswers:
 
 def asked_record(record: Record, evaluator: Evaluator) -> Record:
     """The record with the questions that its image's tree holds; those in turn are asked when it has been answered."""
-    asked = inspection_record(record)
+    asked = inspection_record(record, evaluator.chat.language)
     further = () if _in_turn(evaluator) else evaluator.config.inspect.questions
     return dataclasses.replace(asked, questions=(*asked.questions, *(Question(each, ()) for each in further)))
 

@@ -187,7 +187,8 @@ def values_by_image(predictions: Path) -> dict[str, dict[str, list[float]]]:
         if row["ground_truth"] is not None:  # a question without a verdict is in none of these
             records.setdefault(row["id"], []).append(right)
             found["verdict_accuracy"].setdefault(image, []).append(float(right))
-            found["mle"].setdefault(image, []).append(row["mle"]["average"])
+            if row["mle"] is not None:  # none in another language than English
+                found["mle"].setdefault(image, []).append(row["mle"]["average"])
         if row["reason"] is not None and row["reason"]["both"] is not None:
             found["reason_both"].setdefault(image, []).append(float(row["reason"]["both"]))
     for record, all_right in records.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sage_jax.metrics.intervals import Metric, bootstrap_mean
 from sage_jax.process.files import replace_file
-from sage_jax.verdict import parse_verdict
+from sage_jax.verdict import Language, parse_verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Prediction:
       reference_answer: The best answer known.
       answer: What the model wrote.
       truth: Verdict of the reference answer; None where it opens with none.
+      language: What the answer is read in.
     """
 
     record_id: str
@@ -38,10 +39,11 @@ class Prediction:
     reference_answer: str
     answer: str
     truth: bool | None
+    language: Language = "en"
 
     @property
     def verdict(self) -> bool | None:
-        return parse_verdict(self.answer)
+        return parse_verdict(self.answer, self.language)
 
     @property
     def right(self) -> bool:

@@ -244,6 +244,7 @@ def _card(exported: Exported, folder: Path) -> None:
         scored_revision=_revision(config),
         no_scores=_no_scores(exported),
         template_note=_template_note(exported),
+        language=exported.evaluator.chat.language,
     )
     (folder / "README.md").write_text(model_card(content), encoding="utf-8")
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sage_jax.config import Config, FusionConfig, ModelConfig, TextConfig, from_config_dict
+from sage_jax.config import Config, DataConfig, FusionConfig, ModelConfig, TextConfig, from_config_dict
 from sage_jax.errors import ConfigError, UserError
 from sage_jax.hf.importing import OWN_FILE
 
@@ -65,9 +65,15 @@ def _of_checkpoint(folder: Path, about: dict[str, Any], scratch: Path) -> Config
         return Config(run_dir=str(scratch), text=text, model=ModelConfig(weights=str(folder)))
     text = TextConfig(system=sage["system"] or "none", **{name: sage[name] for name in _TEXT_OF_EXPORT})
     model = ModelConfig(weights=str(folder), fusion=FusionConfig(**sage["fusion"]), max_tiles=sage["max_tiles"])
-    config = Config(run_dir=str(scratch), text=text, model=model)
+    config = Config(run_dir=str(scratch), text=text, model=model, data=_data_of(sage, folder))
     return dataclasses.replace(
         config,
         base=dataclasses.replace(config.base, facts=sage["facts_as"]),
         evaluate=dataclasses.replace(config.evaluate, max_new_tokens=sage["max_new_tokens"]),
     )
+
+
+def _data_of(sage: dict[str, Any], folder: Path) -> DataConfig:
+    """Data of the model's language: no data set of it is known, and only AD-PL has texts of several languages."""
+    language = sage.get("language", "en")
+    return DataConfig() if language == "en" else DataConfig(source="adpl", root=str(folder), language=language)

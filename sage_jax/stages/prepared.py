@@ -78,14 +78,14 @@ def make_chat(
         barrier("tokenizer saved")
     saved = load_tokenizer(folder.tokenizer)
     if not weights:
-        return Chat(config.text, saved)
+        return Chat(config.text, saved, language=config.data.language)
     stop_ids = read_generation_config(*weights).stop_ids
     conversation = find_conversation(*weights, saved)
     # Of an export of a model that was trained here, verdicts are read as in its training.
     settings = weights[1].values.get("sage") or {}
     if "any_spelling" in settings:
         conversation = dataclasses.replace(conversation, any_spelling=settings["any_spelling"])
-    return Chat(config.text, saved, conversation, stop_ids)
+    return Chat(config.text, saved, conversation, stop_ids, config.data.language)
 
 
 def prepared_counts(prepared: PreparedData) -> dict[str, object]:

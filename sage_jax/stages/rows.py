@@ -44,7 +44,6 @@ def write_rows(stage: Stage) -> StageCost:
 
 def _written(stage: Stage, records: Sequence[Record], folder: Path, split: str) -> Exported:
     """Exports a split, with its progress; stops where a signal asks for it."""
-    pairs = stage.config.rows.pairs
     with stage.log.progress(len(records), unit=f"{split} record") as advance:
 
         def told(done: int) -> None:
@@ -52,8 +51,9 @@ def _written(stage: Stage, records: Sequence[Record], folder: Path, split: str) 
                 raise Interrupted(f"stopped after {done} of {len(records)} {split} records")
             advance(done)
 
+        language, pairs = stage.config.data.language, stage.config.rows.pairs
         try:
-            return export_split(records, folder, split, pairs=pairs, advance=told)
+            return export_split(records, folder, split, pairs=pairs, language=language, advance=told)
         except OSError as error:
             raise ConfigError(
                 f"rows.folder: {folder} cannot be written: {error.strerror or error}; name another folder"

@@ -18,6 +18,7 @@ from sage_jax.data.records import Record
 from sage_jax.data.store import PreparedData, Split
 from sage_jax.data.trees.chat import Chat
 from sage_jax.data.trees.encode import TreeFormat
+from sage_jax.data.trees.languages import in_language
 from sage_jax.evaluation.evaluator import Evaluator
 from sage_jax.generation.responder import Responder
 from sage_jax.generation.unstacked import with_unstacked_layers
@@ -40,7 +41,8 @@ class Run:
     """A run directory and the parts that its stages share, each made when it is first asked for.
 
     Attributes:
-      config: The run, its own folders resolved; with `model.weights`, the model has the checkpoint's sizes.
+      config: The run, its own folders resolved, its assist prompt in the language of its data; with `model.weights`,
+        the model has the checkpoint's sizes.
       checkpoint: The checked checkpoint of `model.weights`, or None.
       start: The model of the run that `start_from` names, or None.
       folder: All files that the run writes.
@@ -59,6 +61,7 @@ class Run:
             config = dataclasses.replace(config, model=self.checkpoint.model)
             _check_positions(config, self.checkpoint.config.max_positions)
             check_decoding(config, self.checkpoint.config)
+        config = dataclasses.replace(config, text=in_language(config.text, config.data.language))
         inspect = dataclasses.replace(config.inspect, output=os.path.expanduser(config.inspect.output))
         self.config = dataclasses.replace(config, run_dir=os.path.expanduser(config.run_dir), inspect=inspect)
         self.folder = RunFolder(Path(self.config.run_dir))
@@ -138,6 +141,7 @@ class Run:
     def tree_format(self) -> TreeFormat:
         """The form of the run's trees."""
         names = (*self.vocabulary.defect_terms, *self.vocabulary.synonyms, *PLACES)
+        names = names if self.config.data.language == "en" else ()  # they are English
         return TreeFormat(self.chat, self.config.model, self.config.text, names)
 
     @property

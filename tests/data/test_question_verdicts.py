@@ -72,3 +72,15 @@ def test_a_reader_without_the_image_stays_at_chance_on_kinds_of_a_users_own(kind
         ]
         found = text_only_by_kind(known, asked)[kind]
         assert found.accuracy <= found.chance + 0.03, (reads, found)
+
+
+def test_chinese_answers_and_the_length_of_chinese_questions_are_read():
+    known = QuestionVerdicts()
+    known.add(asked(("有划痕吗？", "有，在左边。"), ("有划痕吗？", "没有。"), ("有划痕吗？", "Yes.")), language="zh")
+    assert known.counts == {"有划痕吗？": [1, 2]}
+    english = QuestionVerdicts()
+    english.add(asked(("有划痕吗？", "有，在左边。")))
+    assert not english.counts
+    length = READERS["length"]
+    for text, number in (("Is it cut, here?", 4), (" 有 划痕吗？", 5), ("第2处 cut", 4), ("", 0)):
+        assert length(RECORD, Question(text, ())) == str(number), text

@@ -111,3 +111,17 @@ def test_an_export_that_is_cut_short_leaves_no_half_file_and_goes_on(drawn: list
     export_split(drawn, tmp_path, "train", pairs="all")
     assert all(path.stat().st_mtime_ns == at for path, at in written.items()), "images are not written twice"
     assert said(read(tmp_path, "rows")) == said(drawn)
+
+
+def test_chinese_records_are_written_under_the_keys_of_their_language(tmp_path: Path) -> None:
+    (plain,) = make_records(1)
+    answers = tuple(Answer(text) for text in ("是的，有划痕。", "对。", "不，完好。", "否"))
+    record = dataclasses.replace(plain, questions=tuple(Question(f"第{number}处？", answers) for number in range(5)))
+    assert export_split([record], tmp_path, "train", pairs="all").num_items == 0, "no English verdict"
+    assert export_split([record], tmp_path, "train", pairs="all", language="zh").num_items == 1
+    path = tmp_path / "adpl_train.json"
+    (item,) = json.loads(path.read_text(encoding="utf-8"))
+    assert item["question_answer"][0]["question_cn"] == "第0处？"
+    data = DataConfig(source="adpl", root=str(path), num_train=0, num_test=0, test_fraction=1e-9, language="zh")
+    (found,) = read_records(data, "train", 0)
+    assert isinstance(found, Record) and said([found]) == said([record])

@@ -129,3 +129,23 @@ def test_a_prediction_has_the_record_and_what_was_said() -> None:
     assert (found.label, found.truth, found.answer) == ("scratch, dent", True, "Yes.")
     assert mark(record(), "Yes.").prediction.label == "good"
     assert mark(record(TOP), "Yes.").as_json().keys() == {"mle", "reason"}
+
+
+def test_chinese_answers_have_verdicts_and_no_marks_of_what_reads_english() -> None:
+    """Even where a reason has English words that the rubric would find."""
+    one = record(TOP)
+    question = Question("这个零件是否有缺陷？", (Answer("是的，顶部有划痕 (scratch, top)。", 5.0),))
+    marker = Marker(VOCABULARY, [one], "zh")
+    said = ("是的，有 scratch at the top。", "没有。", "看不清。")
+    marked = [marker.mark(one, question, answer) for answer in said]
+    assert [(item.prediction.truth, item.prediction.verdict) for item in marked] == [
+        (True, True), (True, False), (True, None)
+    ]  # fmt: skip
+    assert all(item.mle is None is item.reason and item.contradicts is None for item in marked)
+    assert marked[0].as_json() == {"mle": None, "reason": None}
+    metrics = answer_metrics(marked, samples=20, seed=0)
+    assert metrics["verdict_accuracy"].value == pytest.approx(1 / 3)
+    told = {name for name, metric in metrics.items() if metric.value is not None}
+    assert told == {"verdict_accuracy", "acc_g"}
+    about = about_answers(marked, QuestionVerdicts(), samples=20, seed=0)
+    assert about["unparsable"] == 1 and about["without_verdict"] == 0 and about["best_constant"]["both"] is None

@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 
 from sage_jax.config import Config, ModelConfig, TrainConfig
+from sage_jax.data.adpl.wording import INSPECTION_QUESTIONS
 from sage_jax.data.trees.conversations import CONVERSATIONS
 from sage_jax.hf.model_card import Base, CardContent, licence_files, model_card, read_base
 
@@ -109,3 +110,10 @@ def test_a_base_is_what_its_folder_says(tmp_path: Path) -> None:
     assert [path.name for path in licence_files(tmp_path)] == ["LICENSE.txt", "NOTICE"]
     (tmp_path / "README.md").write_text("no header: at all")
     assert read_base(tmp_path, "").licence == {}
+
+
+def test_the_question_is_in_the_models_language_and_english_goes_without_saying() -> None:
+    english, chinese = card()[0], card(language="zh", data={**CONTENT.data, "source": "adpl", "language": "zh"})[0]
+    assert INSPECTION_QUESTIONS["en"] in english and 'language `"' not in english
+    assert INSPECTION_QUESTIONS["zh"] in chinese and 'language `"zh"`' in chinese
+    assert INSPECTION_QUESTIONS["en"] not in chinese

@@ -38,6 +38,9 @@ def test_values_are_by_image_and_acc_g_by_record(tmp_path: Path) -> None:
     assert found["acc_g"] == {"i1": [0.0, 1.0], "i2": [1.0]}
     assert found["reason_both"] == {"i1": [1.0], "i2": [0.0]}
     assert found["mle"] == {"i1": [5.0, 1.0, 4.0], "i2": [3.0]}
+    chinese = [{**each, "mle": None, "reason": None} for each in rows]
+    without = values_by_image(write_rows(tmp_path / "chinese.jsonl", chinese))
+    assert without == {**found, "mle": {}, "reason_both": {}}
 
 
 def test_gains_are_paired_over_the_seeds_that_have_both(tmp_path: Path) -> None:

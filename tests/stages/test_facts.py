@@ -11,7 +11,7 @@ import pytest
 
 import sage_jax
 from sage_jax.config import Config
-from sage_jax.data.trees.chat import FACTS_QUESTION
+from sage_jax.data.trees.languages import FACTS_QUESTIONS
 from sage_jax.errors import UserError
 from sage_jax.process.signals import Interrupted
 from sage_jax.stages.open_model import config_of
@@ -95,7 +95,7 @@ def test_training_reads_them(config: Config, trained: Path, tmp_path: Path) -> N
 
 
 def test_another_prompt_gives_facts_of_its_own(config: Config, trained: Path) -> None:
-    other = dataclasses.replace(config.facts, prompt=FACTS_QUESTION + " Be brief.")
+    other = dataclasses.replace(config.facts, prompt=FACTS_QUESTIONS["en"] + " Be brief.")
     one, another = (Run(dataclasses.replace(config, facts=facts)).facts for facts in (config.facts, other))
     assert one.digest != another.digest and len(another.book) == 0 and len(one.book) == NUM_IMAGES
 

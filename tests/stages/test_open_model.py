@@ -31,6 +31,9 @@ def test_an_export_keeps_its_settings_and_a_released_checkpoint_has_none(tmp_pat
     assert found.run_dir == str(tmp_path / "scratch") and found.model.weights == str(tmp_path)
     assert (found.model.fusion.num_distinct, found.model.max_tiles, found.text.max_facts) == (5, 2, 3)
     assert (found.base.facts, found.evaluate.max_new_tokens, found.text.system) == ("text", 9, "none")
+    assert found.data == Config().data
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "internvl", "sage": {**sage, "language": "zh"}}))
+    assert config_of(tmp_path).data.language == "zh"
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["InternVLChatModel"]}))
     released = config_of(tmp_path)
     assert released.run_dir == str(Path("runs") / tmp_path.name) and released.model.weights == str(tmp_path)

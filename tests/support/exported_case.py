@@ -12,7 +12,7 @@ from sage_jax.stages.run import Run
 from sage_jax.stages.stages import run_stages
 from tests.support.tiny_export import TRAINED_HERE, load_sage, make_run
 from tests.support.tiny_internvl import save_internvl, torch_internvl
-from tests.support.tiny_tokenizers import qwen_tokenizer
+from tests.support.tiny_tokenizers import CORPUS, qwen_tokenizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,9 +32,12 @@ def exported_case(config: Config, stage: str, **made: Any) -> Case:
     return Case(run, stage, folder, load_sage(folder))
 
 
-def checkpoint_folder(folder: Path) -> Path:
-    """A base as transformers writes it, of random weights, with rows to spare for a new token, a card and a licence."""
-    tokenizer = qwen_tokenizer()
+def checkpoint_folder(folder: Path, *, words: tuple[str, ...] = ()) -> Path:
+    """A base as transformers writes it, of random weights, with rows to spare for a new token, a card and a licence.
+
+    Its tokenizer has learnt from `words` too.
+    """
+    tokenizer = qwen_tokenizer(620, words=(*CORPUS, *words)) if words else qwen_tokenizer()
     vision = {"image_size": 16, "patch_size": 4}
     peer = torch_internvl("qwen2", vocab_size=len(tokenizer) + 8, vision=vision, max_position_embeddings=1024)
     peer.config.image_token_id = tokenizer.get_vocab()["<IMG_CONTEXT>"]

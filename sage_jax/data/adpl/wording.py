@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from sage_jax.data.adpl.facts import DefectWords, Risk, sentence, with_article
+from sage_jax.verdict import Language
 
 # What questions and answers call the object. A category's own name would be a word that a model trained on other
 # categories has never seen, in the very sentence that it has to understand; the facts give the name.
 SUBJECT: Final = "part"
 INSPECTION_QUESTION: Final = f"Is there a defect in this {SUBJECT}?"
+INSPECTION_QUESTIONS: Final[dict[Language, str]] = {"en": INSPECTION_QUESTION, "zh": "这个零件是否有缺陷？"}
 
 # Reading order: row by row from the top, so that cell i is row i // 3, column i % 3.
 PLACES: Final = (

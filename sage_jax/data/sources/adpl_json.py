@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from sage_jax.config import DataConfig, nearest
 from sage_jax.data.adpl.facts import Vocabulary
@@ -20,6 +20,7 @@ from sage_jax.data.sources.named_images import (
     images_root,
     split_of,
 )
+from sage_jax.verdict import Language
 
 VERSION: Final = 1
 NUM_QUESTIONS: Final = 5
@@ -30,6 +31,19 @@ _ITEM_KEYS: Final = (
 )
 _QUESTION_KEYS: Final = ("question_en", "answer_options", "question_cn", "conclusion_en", "conclusion_cn")
 _OPTION_KEYS: Final = ("answer_en", "score", "answer_cn")
+
+
+class TextKeys(NamedTuple):
+    """Keys of the texts of one language."""
+
+    question: str
+    answer: str
+
+
+TEXT_KEYS: Final[dict[Language, TextKeys]] = {
+    "en": TextKeys("question_en", "answer_en"),
+    "zh": TextKeys("question_cn", "answer_cn"),
+}
 
 
 def read_items(path: Path) -> list[Item | Fault]:
@@ -72,8 +86,10 @@ def read_records(
     image's path that names an object of the vocabulary, else its first folder; facts are those of the vocabulary, or
     none with `data.facts` = `record`; whether the part is anomalous stays unknown: no part of a path says so reliably.
 
+    Questions and answers are those of `data.language`; an item without them is a fault, whatever other it has.
+
     Any other key is a fault, so that a misspelt one is not passed over, except those of AD-PL and of MANTA's questions
-    that nothing here reads (Chinese texts, `domain`, `conclusion_en`) and keys that begin with `_`.
+    that nothing here reads (texts of the other language, `domain`, `conclusion_en`) and keys that begin with `_`.
 
     Raises:
       FormatError: The file is no AD-PL JSON, or has none of the held-out categories.
@@ -96,7 +112,7 @@ def read_records(
             items.append((item, name))
     check_held_out(data, categories)
     chosen = drawn([name for _, name in items], data.num_train if split == "train" else data.num_test, seed)
-    build = _Builder(path, images_root(data), vocabulary, fill_in=data.facts != "record")
+    build = _Builder(path, images_root(data), vocabulary, fill_in=data.facts != "record", language=data.language)
     for item, name in items:
         if name in chosen:
             yield from build(item)
@@ -113,9 +129,10 @@ def files(data: DataConfig) -> Iterator[str]:
 class _Builder:
     """Makes records of items; remembers images that were found whole and ids that were taken."""
 
-    def __init__(self, path: Path, root: Path, vocabulary: Vocabulary, *, fill_in: bool) -> None:
+    def __init__(self, path: Path, root: Path, vocabulary: Vocabulary, *, fill_in: bool, language: Language) -> None:
         """`fill_in` gives items without facts those of the vocabulary."""
         self.fill_in = fill_in
+        self.language: Language = language
         self.path = path
         self.root = root
         self.vocabulary = vocabulary
@@ -132,7 +149,7 @@ class _Builder:
         except BadItem as error:
             yield self._fault(item, error.args[0], error.args[1])
             return
-        faults = validate(record, num_questions=NUM_QUESTIONS, num_answers=NUM_ANSWERS)
+        faults = validate(record, num_questions=NUM_QUESTIONS, num_answers=NUM_ANSWERS, language=self.language)
         yield from (self._fault(item, fault.problem, fault.cure) for fault in faults)
         first = self.taken.setdefault(record.record_id, item)
         if first is not item:
@@ -165,7 +182,8 @@ class _Builder:
             pair_type=pair_type,
             facts=self._facts(fields, category),
             questions=tuple(
-                _question(number, value) for number, value in enumerate(list_of(fields, "question_answer"), 1)
+                _question(number, value, TEXT_KEYS[self.language])
+                for number, value in enumerate(list_of(fields, "question_answer"), 1)
             ),
             descriptions=(),
             anomalous=anomalous,
@@ -189,23 +207,23 @@ class _Builder:
         return data
 
 
-def _question(number: int, value: Any) -> Question:
+def _question(number: int, value: Any, keys: TextKeys) -> Question:
     if not isinstance(value, dict):
-        raise BadItem(f"question {number} is a {type(value).__name__}", "make it an object with question_en")
+        raise BadItem(f"question {number} is a {type(value).__name__}", f"make it an object with {keys.question}")
     _check_keys(value, _QUESTION_KEYS, f"question {number}: ")
     answers = []
     for rank, option in enumerate(list_of(value, "answer_options", f"question {number}: "), start=1):
         where = f"question {number}, answer {rank}: "
         if not isinstance(option, dict):
-            raise BadItem(f"{where}is a {type(option).__name__}", "make it an object with answer_en")
+            raise BadItem(f"{where}is a {type(option).__name__}", f"make it an object with {keys.answer}")
         _check_keys(option, _OPTION_KEYS, where)
         score = option.get("score")
         if score is not None and (isinstance(score, bool) or not isinstance(score, (int, float))):
             raise BadItem(f"{where}score is {score!r}", "give a number from 1 to 5, or leave it out")
         if isinstance(score, int) and not 1 <= score <= 5:  # before float(), which huge integers overflow
             raise BadItem(f"{where}score is out of range", "give a score from 1 to 5")
-        answers.append(Answer(text_of(option, "answer_en", where), None if score is None else float(score)))
-    return Question(text_of(value, "question_en", f"question {number}: "), tuple(answers))
+        answers.append(Answer(text_of(option, keys.answer, where), None if score is None else float(score)))
+    return Question(text_of(value, keys.question, f"question {number}: "), tuple(answers))
 
 
 def _check_keys(fields: dict[str, Any], known: tuple[str, ...], where: str = "") -> None:

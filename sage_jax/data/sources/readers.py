@@ -148,6 +148,8 @@ def source_revision(data: DataConfig, seed: int) -> str:
     versions = {"readers": VERSION} | {module.__name__: module.VERSION for module in modules}
     if data.facts == "record":  # what a model writes stands beside the stored data set
         fields["facts"] = data.facts
+    if data.language == "en":  # as before there were others
+        del fields["language"]
     digest = hashlib.sha256(json.dumps([fields, versions, seed], sort_keys=True).encode())
     digest.update(repr(load_vocabulary(data.vocabulary)).encode())
     with _unusable(data):
@@ -329,7 +331,7 @@ def _checked(record: Record, data: DataConfig, record_ids: set[str]) -> list[Rec
         {"verdicts": False} if data.source == "rows" else {"num_questions": adpl_json.NUM_QUESTIONS}
     )
     faults: list[Record | Fault] = [
-        dataclasses.replace(fault, file=file, line=line) for fault in validate(record, **wanted)
+        dataclasses.replace(fault, file=file, line=line) for fault in validate(record, language=data.language, **wanted)
     ]
     if record.record_id in record_ids:
         faults.append(Fault(file, None, f"record id {record.record_id} occurs twice", "give each record its own id"))

@@ -18,19 +18,14 @@ from sage_jax.config import TextConfig
 from sage_jax.data.trees import tokenizer as tokens
 from sage_jax.data.trees.claims import Span, claim_spans, overlapping
 from sage_jax.data.trees.conversations import OWN, Conversation
+from sage_jax.data.trees.languages import FACTS_QUESTIONS, chinese_verdict_ids, sentences
 from sage_jax.errors import UserError
+from sage_jax.verdict import Language
 
 FactsAs = Literal["fusion", "text"]
 
 NO_SYSTEM: Final = "none"
 """`text.system` that leaves a published system message out."""
-
-
-FACTS_QUESTION: Final = (
-    "Write {number} short sentences about this object: what it is, which anomalies this kind of object tends to show, "
-    "and what they would do."
-)
-"""By which the model is asked for the facts of an image (SFE, step 1)."""
 
 
 class ChatError(UserError):
@@ -59,7 +54,9 @@ class Chat:
       stop_ids: Ids at which an answer ends; `end_id` is the first.
       image_id: Placeholder of an image token.
       comparison_id: Placeholder of a comparison embedding.
-      verdict_ids: Ids that open a positive ("Yes", "True") and a negative ("No", "False") answer.
+      language: What questions and answers are written in.
+      verdict_ids: Ids that open a positive ("Yes", "True") and a negative ("No", "False") answer; under `zh`, those of
+        Chinese words alone (languages.py).
       opening_ids: What the tokenizer itself puts before a text.
     """
 
@@ -69,6 +66,7 @@ class Chat:
         tokenizer: PreTrainedTokenizerFast,
         conversation: Conversation = OWN,
         stop_ids: Sequence[int] = (),
+        language: Language = "en",
     ) -> None:
         """Checks that the tokenizer has every token of the template.
 
@@ -77,6 +75,7 @@ class Chat:
           tokenizer: Has the special tokens of the template.
           conversation: How turns are written down.
           stop_ids: Further ids at which an answer ends.
+          language: What questions and answers are written in.
 
         Raises:
           ChatError: A special token is missing, or the tokenizer does not tell the verdict words apart.
@@ -88,7 +87,7 @@ class Chat:
         pad_id = tokenizer.pad_token_id
         if not isinstance(pad_id, int):
             raise ChatError("the tokenizer has no padding token: set its pad_token")
-        self.text, self.conversation = text, conversation
+        self.text, self.conversation, self.language = text, conversation, language
         self.vocab_size: int = max(backend.get_vocab().values()) + 1
         self.pad_id = pad_id
         self.end_id = self._special(backend, tokens.TURN_END)
@@ -102,7 +101,10 @@ class Chat:
         self.opening_ids: list[int] = opened[: opened.index(alone[0])] if alone else []
         self._backend = backend
         self._backend.encode_special_tokens = True
-        yes, no = (self._verdicts(words) for words in (("Yes", "True"), ("No", "False")))
+        if language == "zh":
+            yes, no = self._chinese_verdicts()
+        else:
+            yes, no = (self._verdicts(words) for words in (("Yes", "True"), ("No", "False")))
         if both := set(yes) & set(no):
             raise ChatError(f"the tokenizer opens positive and negative answers with the same tokens, {sorted(both)}")
         self.verdict_ids: tuple[tuple[int, ...], tuple[int, ...]] = (yes, no)
@@ -171,7 +173,7 @@ class Chat:
         """True at the tokens of `answer_ids` that carry the verdict or a name (data/trees/claims.py)."""
         text = answer.strip()
         _, offsets = self._encoded(text, after="assistant\n")
-        return np.append(overlapping(offsets, claim_spans(text, names)), False)
+        return np.append(overlapping(offsets, claim_spans(text, names, self.language)), False)
 
     def fact_ids(self, facts: Sequence[str]) -> tuple[Int[np.ndarray, "F J"], Bool[np.ndarray, "F J"]]:
         """Token ids of the fact sentences, 0 where masked, and the mask of real tokens.
@@ -203,8 +205,8 @@ class Chat:
         return ids
 
     def facts_question(self, prompt: str = "") -> str:
-        """What the model is asked for the facts of an image, by a prompt or our own."""
-        return (prompt or FACTS_QUESTION).format(number=self.text.max_facts)
+        """What the model is asked for the facts of an image, by a prompt or our own in the run's language."""
+        return (prompt or FACTS_QUESTIONS[self.language]).format(number=self.text.max_facts)
 
     def written_facts(self, ids: Sequence[int] | np.ndarray) -> tuple[str, ...]:
         """The fact sentences of an answer to `facts_question`, see `facts_in`."""
@@ -216,14 +218,13 @@ class Chat:
         A last sentence without an end is left out behind others; one of more than `max_fact_tokens` is cut.
         """
         text = re.sub(r"(?m)^\s*(?:[-*•]|\d+[.)])\s+", "", text).replace("**", "")
-        found = [part.strip() for part in re.split(r"(?<=[.!?])\s+|\n+", text) if part.strip()]
-        if len(found) > 1 and found[-1][-1] not in ".!?":
-            found.pop()
         kept = []
-        for sentence in dict.fromkeys(found):
+        for sentence in dict.fromkeys(sentences(text, self.language)):
             encoded = self._encode(sentence)
             while len(encoded) > self.text.max_fact_tokens:  # cut, it may be spelt with more tokens
                 sentence = self._backend.decode(encoded[: self.text.max_fact_tokens]).strip()[: len(sentence) - 1]
+                if self.language == "zh":
+                    sentence = sentence.rstrip("\ufffd")  # a piece of a character
                 encoded = self._encode(sentence)
             kept += [sentence] if sentence else []
         return tuple(kept[: self.text.max_facts])
@@ -286,6 +287,17 @@ class Chat:
                 encoded = [self._encode(space + case, after="assistant\n") for case in cases for space in ("", " ")]
                 found += [spelling[0] for spelling in encoded if len(spelling) == 1]
         return tuple(dict.fromkeys(found))
+
+    def _chinese_verdicts(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        yes, no, lost = chinese_verdict_ids(
+            lambda word: self._encode(word, after="assistant\n"), lambda ids: self._backend.decode(list(ids))
+        )
+        if lost:
+            raise ChatError(
+                f"the tokenizer cannot tell the Chinese verdicts {', '.join(lost)} from other words by their first "
+                "token: start from a model whose tokenizer was trained on Chinese, or set data.language to en"
+            )
+        return yes, no
 
     @staticmethod
     def _special(backend: tokenizers.Tokenizer, name: str) -> int:

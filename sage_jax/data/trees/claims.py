@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from sage_jax.axes import Bool
-from sage_jax.verdict import split_verdict
+from sage_jax.verdict import Language, split_verdict
 
 Span = tuple[int, int]
 
@@ -24,9 +24,9 @@ def name_pattern(names: Iterable[str]) -> re.Pattern[str] | None:
     return re.compile(rf"\b(?:an?\s+)?(?:{'|'.join(forms)})(?:es|s)?\b", re.IGNORECASE)
 
 
-def claim_spans(answer: str, names: re.Pattern[str] | None) -> list[Span]:
+def claim_spans(answer: str, names: re.Pattern[str] | None, language: Language = "en") -> list[Span]:
     """Where the answer's verdict and the names in its reason stand, as ranges of characters."""
-    verdict, reason = split_verdict(answer)
+    verdict, reason = split_verdict(answer, language)
     start = len(answer) - len(reason)
     spans = [(0, start)] if verdict is not None else []
     if names is not None:

@@ -17,6 +17,7 @@ from sage_jax.config import ConfigError
 from sage_jax.errors import UserError
 from sage_jax.process.checksums import damaged, write_checksums
 from sage_jax.process.files import temporary_prefix
+from sage_jax.verdict import CHINESE_NO, CHINESE_YES, Language
 
 PAD: Final = "<pad>"
 TURN_START: Final = "<|im_start|>"
@@ -28,6 +29,10 @@ COMPARISON_TOKEN: Final = "<COMPARISON>"
 TEMPLATE_TOKENS: Final = (TURN_START, TURN_END, IMAGE_START, IMAGE_END, IMAGE_TOKEN, COMPARISON_TOKEN)
 SPECIAL_TOKENS: Final = (PAD, *TEMPLATE_TOKENS)
 VERDICT_WORDS: Final = ("Yes", "No", "True", "False")
+_WORDS: Final[dict[Language, tuple[str, ...]]] = {
+    "en": VERDICT_WORDS,
+    "zh": (*VERDICT_WORDS, *CHINESE_YES, *CHINESE_NO),
+}
 
 VERSION: Final = 1
 """Raised with every change that gives other tokens for the same corpus."""
@@ -49,16 +54,17 @@ def steps_of(tokenizer: tokenizers.Tokenizer) -> TokenizerSteps:
     return cast(TokenizerSteps, tokenizer)
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, language: Language = "en") -> PreTrainedTokenizerFast:
     """Byte-level BPE of a corpus, with the chat's special tokens and one token for each verdict word.
 
     Any text can be encoded and comes back unchanged. The same texts in the same order give the same tokenizer. "Yes",
     "No", "True" and "False" are single tokens wherever they stand as whole words, whatever the corpus holds: an
-    answer's first token is its verdict.
+    answer's first token is its verdict. Under `zh` so are the Chinese ones (sage_jax/verdict.py).
 
     Args:
       texts: The corpus.
       vocab_size: Most tokens, special ones included; a small corpus gives fewer.
+      language: What the corpus is written in.
 
     Returns:
       A tokenizer with `<pad>` as id 0 and `<|im_end|>` as end of turn.
@@ -66,7 +72,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     Raises:
       ConfigError: `vocab_size` is too small for bytes and special tokens.
     """
-    least = _NUM_BYTES + len(SPECIAL_TOKENS) + len(VERDICT_WORDS)
+    words = _WORDS[language]
+    least = _NUM_BYTES + len(SPECIAL_TOKENS) + len(words)
     if vocab_size < least:
         raise ConfigError(
             f"text.vocab_size = {vocab_size}: bytes, special tokens and verdict words alone take {least}; give more"
@@ -75,14 +82,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     steps = steps_of(bpe)
     steps.pre_tokenizer, steps.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(VERDICT_WORDS),
+        vocab_size=vocab_size - len(words),
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
     # As added tokens, not as merges: a merge exists only if the corpus has the word often enough.
-    bpe.add_tokens([tokenizers.AddedToken(word, single_word=True, normalized=False) for word in VERDICT_WORDS])
+    bpe.add_tokens([tokenizers.AddedToken(word, single_word=True, normalized=False) for word in words])
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         pad_token=PAD,

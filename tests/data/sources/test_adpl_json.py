@@ -334,3 +334,57 @@ def test_a_text_of_nothing_but_beginnings_is_not_read_for_ever(tmp_path: Path) -
     started = time.monotonic()
     assert all(isinstance(each, Fault) for each in adpl_json.read_items(path))
     assert time.monotonic() - started < 5.0
+
+
+def _chinese(index: int) -> dict[str, Any]:
+    item = _item(index)
+    for number, question in enumerate(item[_QA]):
+        question["question_cn"] = f"第{number}处是否有缺陷？"
+        for word, option in zip(("是的，", "对。", "不，", "否"), question["answer_options"], strict=True):
+            option["answer_cn"] = f"{word}第{number}处。"
+    return item
+
+
+def test_the_texts_of_the_language_are_read_and_the_others_may_be_missing(tmp_path: Path) -> None:
+    items = [_chinese(index) for index in range(2)]
+    del items[1][_QA][2]["question_en"], items[1][_QA][2]["answer_options"][3]["answer_en"]
+    english = _write(tmp_path, items)
+    records, faults = _read(dataclasses.replace(english, language="zh"))
+    assert not faults and len(records) == 2
+    for record, item in zip(records, items, strict=True):
+        for question, expected in zip(record.questions, item[_QA], strict=True):
+            assert question.text == expected["question_cn"]
+            assert [a.text for a in question.answers] == [o["answer_cn"] for o in expected["answer_options"]]
+    (record,), (fault,) = _read(english)
+    assert record.questions[0].text == "Question 0?"
+    assert "question_en is missing" in fault.problem or "answer_en is missing" in fault.problem
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        ((2, "question_cn"), None, "question 3: question_cn is missing"),
+        ((0, "answer_options", 1, "answer_cn"), None, "question 1, answer 2: answer_cn is missing"),
+        ((1, "answer_options", 0, "answer_cn"), " ", "question 2, answer 1: answer_cn is empty"),
+        (
+            (1, "answer_options", 0, "answer_cn"),
+            "是否有？",
+            "question 2: the best answer '是否有？' opens with no verdict",
+        ),
+    ],
+)
+def test_a_missing_chinese_text_is_a_fault_with_line_and_field(
+    tmp_path: Path, path: tuple[Any, ...], value: str | None, problem: str
+) -> None:
+    items = [_chinese(index) for index in range(3)]
+    data = dataclasses.replace(_write(tmp_path, items), language="zh")
+    if value is None:
+        _without(items[1], _QA, *path)
+    else:
+        _with(value, items[1], _QA, *path)
+    text = json.dumps(items, indent=1, ensure_ascii=False)
+    (tmp_path / "adpl.json").write_text(text, encoding="utf-8")
+    records, (fault,) = _read(data)
+    assert [record.image_id for record in records] == [items[0]["test_image"], items[2]["test_image"]]
+    assert fault.line == [number for number, row in enumerate(text.splitlines(), 1) if row == " {"][1]
+    assert problem in fault.problem and fault.cure
