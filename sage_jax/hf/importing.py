@@ -16,12 +16,12 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from sage_jax.config import ModelConfig
+from sage_jax.hf.arrangements import Shape
 from sage_jax.hf.config import CheckpointConfig, read_checkpoint_config
 from sage_jax.hf.faults import WeightsError, raise_any
 from sage_jax.hf.layouts import (
     STEM,
     Row,
-    Shape,
     Tensor,
     embedding_key,
     is_plain,

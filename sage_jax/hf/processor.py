@@ -120,14 +120,22 @@ def _write_readable(path: Path) -> None:
     """Writes a tokenizer.json as tokenizers 0.15 reads it, and later ones too: merges as text, not as pairs.
 
     transformers 4.37.2, which OpenGVLab's own code asks for, has that version. A piece with a space in it, which the
-    tokenizers read here do not have, could not be told from two: then the file is left as it is.
+    tokenizers read here do not have, could not be told from two: then the file is left as it is. What that version does
+    not know is ignored by it: a tokenizer with `ignore_merges`, as Llama 3's, gives other ids there.
     """
-    about = json.loads(path.read_text(encoding="utf-8"))
+    about = json.loads(path.read_text(encoding="utf-8"), object_hook=_with_prefix_space)
     merges = about["model"].get("merges", [])
     if any(" " in piece for pair in merges for piece in pair):
         return
     about["model"]["merges"] = [" ".join(pair) for pair in merges]
     path.write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def _with_prefix_space(step: dict[str, Any]) -> dict[str, Any]:
+    """A step of a tokenizer with the field that `prepend_scheme` took the place of."""
+    if step.get("type") == "Metaspace":
+        step.setdefault("add_prefix_space", step.get("prepend_scheme", "always") != "never")
+    return step
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
