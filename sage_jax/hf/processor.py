@@ -47,6 +47,9 @@ def plain_chat_template(chat: Chat) -> str:
     `find_conversation` reads the same system message and separator back from it.
     """
     template = "".join(line.strip() for line in _TEMPLATE.splitlines())
+    if not chat.conversation.as_given:
+        for shown in ("part.text }}", "message.content }}"):
+            template = template.replace(shown, shown.replace(" }}", " | trim }}"))
     for name, text in (("BETWEEN", chat.conversation.between), ("SYSTEM", chat.system)):
         template = template.replace(name, json.dumps(text, ensure_ascii=False))
     return template
