@@ -28,6 +28,7 @@ from sage_jax.hf.config_fields import (
     TextModel,
 )
 from sage_jax.hf.faults import WeightsError, listed, raise_any
+from sage_jax.hf.unsupported import other_model, quantised_config, supported_models
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +108,9 @@ def read_checkpoint_config(folder: Path) -> CheckpointConfig:
     given = values.get("model_type") if isinstance(values, dict) else None
     layout: Layout | None = next((name for name in TEXT_MODELS if name == given), None)
     if layout is None:
-        raise WeightsError(f"{path}: model_type {given!r} is not supported; supported are {_supported()}")
+        raise WeightsError(f"{path}: {other_model(given)}")
+    if quantised := quantised_config(values, folder):
+        raise WeightsError(f"{path}: {quantised}")
     return _Reader(folder, layout, values).read()
 
 
@@ -160,7 +163,7 @@ class _Reader:
             if found in (name, ARCHITECTURES[name]):
                 return name
         experts = " (a mixture of experts)" if "moe" in str(found).lower() else ""
-        fault = f"{section}: the decoder {found!r}{experts} is not supported; supported are {_supported()}"
+        fault = f"{section}: the decoder {found!r}{experts} is not supported; supported are {supported_models()}"
         raise listed(self.folder / "config.json", [*self.faults, fault])
 
     def _check_fixed(self, prefix: str, values: dict[str, Any], fixed: dict[str, Any]) -> None:
@@ -264,8 +267,3 @@ class _Reader:
         except ConfigError as error:
             self.faults.append(f"{prefix}{error}")
             return None
-
-
-def _supported() -> str:
-    names = (f"{layout} with {', '.join(models)}" for layout, models in TEXT_MODELS.items())
-    return f"{' and '.join(names)}, dense, with InternViT"

@@ -20,6 +20,7 @@ from sage_jax.hf.config_fields import (
     TextModel,
 )
 from sage_jax.hf.faults import WeightsError
+from sage_jax.hf.original_code import AUTO_MAP
 
 # What a decoder's section says beside its sizes, kept when a model is exported to the other layout.
 _KEPT_TEXT: Final = (
@@ -83,7 +84,8 @@ def config_json(
       vocab_size: Rows of the token embedding.
       image_token_id: Id of `<IMG_CONTEXT>`; needed for the layout `internvl` unless `base` has it.
       base: config.json of the checkpoint that the model was imported from, in any layout: what it says beside sizes
-        (special tokens, longest context, chat template) is kept. It names no code: `auto_map` is left out.
+        (special tokens, longest context, chat template) is kept. Code that it names is not: `auto_map` is that of
+        `original_code` in OpenGVLab's layout, and none in transformers'.
 
     Raises:
       WeightsError: The layout has no such model, or there is no image token.
@@ -116,7 +118,7 @@ def config_json(
             tie_word_embeddings=model.decoder.tie_embeddings,
         )
     else:
-        values.update(architectures=["InternVLChatModel"], force_image_size=model.vit.tile_px)
+        values.update(architectures=["InternVLChatModel"], force_image_size=model.vit.tile_px, auto_map=AUTO_MAP)
     return values
 
 

@@ -19,7 +19,7 @@ from sage_jax.hf.config_fields import Dtype, Layout
 from sage_jax.hf.config_writer import config_json, text_model_of
 from sage_jax.hf.faults import WeightsError
 from sage_jax.hf.importing import OWN_FILE
-from sage_jax.hf.layouts import STEM, Row, Tensor, is_plain, own_rows, plain_rows, tensors
+from sage_jax.hf.layouts import STEM, Row, Tensor, is_plain, own_rows, plain_rows, tensors, with_copied_output
 from sage_jax.hf.safetensors_file import ShardWriter
 from sage_jax.models.sage import copy_text_encoder
 from sage_jax.parameters import Params
@@ -62,7 +62,10 @@ def export_checkpoint(
     about = config_json(
         model, layout=layout, vocab_size=vocab_size, dtype=dtype, image_token_id=image_token_id, base=base
     )
-    rows = plain_rows(layout, text_model_of(model.decoder, layout, base), model)
+    text_model = text_model_of(model.decoder, layout, base)
+    rows = plain_rows(layout, text_model, model)
+    if layout == "internvl_chat" and model.decoder.tie_embeddings:
+        rows = with_copied_output(rows, text_model)
     plain = {path: leaf for path, leaf in params.items() if is_plain(path)}
     own = _own_params(params)
     first = jax.process_index() == 0

@@ -16,12 +16,12 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from sage_jax.config import ModelConfig
+from sage_jax.hf.arrangements import Shape
 from sage_jax.hf.config import CheckpointConfig, read_checkpoint_config
 from sage_jax.hf.faults import WeightsError, raise_any
 from sage_jax.hf.layouts import (
     STEM,
     Row,
-    Shape,
     Tensor,
     embedding_key,
     is_plain,
@@ -33,6 +33,7 @@ from sage_jax.hf.layouts import (
     tensors,
 )
 from sage_jax.hf.safetensors_file import READABLE, StoredTensor, open_file, open_folder
+from sage_jax.hf.unsupported import quantised_tensors
 from sage_jax.parameters import Params
 
 OWN_FILE: Final = "sage_fusion.safetensors"
@@ -106,6 +107,9 @@ def open_checkpoint(folder: Path | str, model: ModelConfig) -> Checkpoint:
     opened = open_folder(folder)
     if not opened.named:  # nothing could be read, so that every tensor would be missing
         raise_any(folder, opened.faults)
+    dtypes = {key: tensor.dtype for key, tensor in opened.tensors.items()}
+    if quantised := quantised_tensors(dtypes, opened.named, folder):
+        raise WeightsError(f"{folder}: {quantised}")
     faults = list(opened.faults)
     stored: dict[str, StoredTensor] = {}
     for key, tensor in opened.tensors.items():

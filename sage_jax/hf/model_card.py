@@ -18,7 +18,8 @@ import jinja2
 from sage_jax.config import ModelConfig
 from sage_jax.data.adpl.wording import INSPECTION_QUESTIONS
 from sage_jax.data.trees.chat import FactsAs
-from sage_jax.hf.config_fields import Dtype, Layout
+from sage_jax.hf.config_fields import Dtype, Layout, TextModel
+from sage_jax.hf.original_code import code_files, copy_command
 from sage_jax.verdict import Language
 
 _PLACES: Final = ("root", "images_root", "cache_dir", "vocabulary", "num_workers", "prefetch")
@@ -49,6 +50,7 @@ class CardContent:
     Attributes:
       name: Repository on the hub, or of the folder.
       stage: Stage whose model it is.
+      text_model: Decoder.
       base: The published weights it started from, or None where it was trained from scratch.
       license: Licence of the exported model as its publisher states it; "" = not stated.
       data_license: Terms of the training data as they are stated; "" = not stated.
@@ -67,6 +69,7 @@ class CardContent:
     name: str
     stage: str
     layout: Layout
+    text_model: TextModel
     dtype: Dtype
     facts_as: FactsAs
     base: Base | None
@@ -117,6 +120,8 @@ def model_card(content: CardContent) -> str:
         stage=content.stage,
         question=INSPECTION_QUESTIONS[content.language],
         has_torch_module=content.layout == "internvl",
+        code_files=code_files(content.text_model),
+        code_command=copy_command(content.text_model, "."),
         facts_as=content.facts_as,
         template_note=content.template_note,
         dtype=content.dtype,

@@ -47,6 +47,9 @@ def plain_chat_template(chat: Chat) -> str:
     `find_conversation` reads the same system message and separator back from it.
     """
     template = "".join(line.strip() for line in _TEMPLATE.splitlines())
+    if not chat.conversation.as_given:
+        for shown in ("part.text }}", "message.content }}"):
+            template = template.replace(shown, shown.replace(" }}", " | trim }}"))
     for name, text in (("BETWEEN", chat.conversation.between), ("SYSTEM", chat.system)):
         template = template.replace(name, json.dumps(text, ensure_ascii=False))
     return template
@@ -62,11 +65,14 @@ def save_text_files(tokenizer: PreTrainedTokenizerFast, chat: Chat, folder: Path
       named: Whether the tokenizer has names for the image tokens, by which transformers' InternVL finds them.
     """
     tokenizer.save_pretrained(str(folder))
+    _write_readable(folder / "tokenizer.json")
     path = folder / "tokenizer_config.json"
     about = json.loads(path.read_text(encoding="utf-8"))
     for name in ("is_local", "local_files_only", "auto_map", "model_specific_special_tokens"):
         about.pop(name, None)
     about["tokenizer_class"] = "PreTrainedTokenizerFast"  # of which versions before 5 know too, unlike its new name
+    if isinstance(about.get("extra_special_tokens"), list):  # the name of a list in all versions; they take an object
+        about["additional_special_tokens"] = about.pop("extra_special_tokens")
     if named:
         # The processor wants a token for videos. Nothing here takes one, and this one stands in no prompt of its.
         video = _VIDEO_TOKEN if _VIDEO_TOKEN in tokenizer.get_vocab() else tokens.COMPARISON_TOKEN
@@ -111,6 +117,28 @@ def save_generation_config(chat: Chat, base: Path | None, folder: Path, *, max_n
         about = json.loads((base / "generation_config.json").read_text(encoding="utf-8"))
     about.update(eos_token_id=list(chat.stop_ids), pad_token_id=chat.pad_id)
     _write(folder / "generation_config.json", about)
+
+
+def _write_readable(path: Path) -> None:
+    """Writes a tokenizer.json as tokenizers 0.15 reads it, and later ones too: merges as text, not as pairs.
+
+    transformers 4.37.2, which OpenGVLab's own code asks for, has that version. A piece with a space in it, which the
+    tokenizers read here do not have, could not be told from two: then the file is left as it is. What that version does
+    not know is ignored by it: a tokenizer with `ignore_merges`, as Llama 3's, gives other ids there.
+    """
+    about = json.loads(path.read_text(encoding="utf-8"), object_hook=_with_prefix_space)
+    merges = about["model"].get("merges", [])
+    if any(" " in piece for pair in merges for piece in pair):
+        return
+    about["model"]["merges"] = [" ".join(pair) for pair in merges]
+    path.write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def _with_prefix_space(step: dict[str, Any]) -> dict[str, Any]:
+    """A step of a tokenizer with the field that `prepend_scheme` took the place of."""
+    if step.get("type") == "Metaspace":
+        step.setdefault("add_prefix_space", step.get("prepend_scheme", "always") != "never")
+    return step
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

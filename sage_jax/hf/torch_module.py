@@ -50,6 +50,7 @@ def sage_settings(model: ModelConfig, chat: Chat, *, facts_as: FactsAs, max_new_
         "system": chat.system,
         "between": chat.conversation.between,
         "any_spelling": chat.conversation.any_spelling,
+        "as_given": chat.conversation.as_given,
         "reference": text.reference,
         "opening_ids": chat.opening_ids,
         "start_id": chat.special_id(tokens.TURN_START),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,11 +18,12 @@ from sage_jax.data.trees.conversations import CONVERSATIONS
 from sage_jax.data.trees.tokenizer import load_tokenizer
 from sage_jax.evaluation.evaluator import Evaluator, scored_of
 from sage_jax.hf.config import CheckpointConfig
-from sage_jax.hf.config_fields import TEXT_SECTION
-from sage_jax.hf.config_writer import check_expressible
+from sage_jax.hf.config_fields import TEXT_SECTION, TextModel
+from sage_jax.hf.config_writer import check_expressible, text_model_of
 from sage_jax.hf.exporting import export_checkpoint
 from sage_jax.hf.importing import OWN_FILE
 from sage_jax.hf.model_card import CardContent, licence_files, model_card, read_base
+from sage_jax.hf.original_code import code_files, copy_command
 from sage_jax.hf.processor import save_generation_config, save_processor, save_text_files
 from sage_jax.hf.torch_module import add_torch_module, sage_settings
 from sage_jax.hf.upload import HubApi, check_upload, upload
@@ -155,6 +157,10 @@ def write_export(
         add_files=write,
     )
     log.line(f"{exported.stage} as {options.layout}, {options.dtype}: {folder}")
+    if options.layout == "internvl_chat":
+        decoder = _text_model(exported)
+        files, command = ", ".join(code_files(decoder)), copy_command(decoder, shlex.quote(str(folder)))
+        log.line(f"OpenGVLab's code for it is theirs and not in the folder ({files}); this brings it: {command}")
     if not options.license:
         log.line("export.license is not set: the card states no licence for the model but its base's, if any")
     if jax.process_index() == 0 and _no_scores(exported):
@@ -180,19 +186,28 @@ def _base_values(exported: Exported) -> dict[str, Any]:
         }
         values = {"model_type": config.export.layout, TEXT_SECTION[config.export.layout]: text}
     if config.export.layout == "internvl_chat":
-        values["max_dynamic_patch"] = config.model.max_tiles
+        values.update(min_dynamic_patch=1, max_dynamic_patch=config.model.max_tiles)
         values.update(dynamic_image_size=config.model.max_tiles > 1, use_thumbnail=config.model.max_tiles > 1)
         values["template"] = _template(exported)
     return values
 
 
+def _text_model(exported: Exported) -> TextModel:
+    config, base = exported.config, exported.base
+    return text_model_of(config.model.decoder, config.export.layout, base[1].values if base else None)
+
+
 def _template(exported: Exported) -> str:
     """OpenGVLab's name of the conversation, or of the nearest that has one."""
     chat = exported.evaluator.chat
-    for name, conversation in CONVERSATIONS.items():
-        if (conversation.system, conversation.between) == (chat.system, chat.conversation.between):
+    named = exported.base[1].values.get("template") if exported.base else None
+    known = named if named in CONVERSATIONS else _NEAREST_TEMPLATE
+    # The base's own first: some conversations differ in name and stop tokens alone.
+    for name in (known, *CONVERSATIONS):
+        found = CONVERSATIONS[name]
+        if (found.system, found.between) == (chat.system, chat.conversation.between):
             return name
-    return (exported.base[1].values.get("template") if exported.base else None) or _NEAREST_TEMPLATE
+    return known
 
 
 def _model_files(exported: Exported, folder: Path) -> None:
@@ -230,6 +245,7 @@ def _card(exported: Exported, folder: Path) -> None:
         name=options.upload_to or export_folder(config).name,
         stage=exported.stage,
         layout=options.layout,
+        text_model=_text_model(exported),
         dtype=options.dtype,
         facts_as=exported.evaluator.facts_as,
         base=read_base(exported.base[0], options.base_model) if exported.base else None,

@@ -81,10 +81,12 @@ def make_chat(
         return Chat(config.text, saved, language=config.data.language)
     stop_ids = read_generation_config(*weights).stop_ids
     conversation = find_conversation(*weights, saved)
-    # Of an export of a model that was trained here, verdicts are read as in its training.
+    # Of an export of a model that was trained here, verdicts are read and questions written as in its training.
     settings = weights[1].values.get("sage") or {}
     if "any_spelling" in settings:
-        conversation = dataclasses.replace(conversation, any_spelling=settings["any_spelling"])
+        any_spelling = settings["any_spelling"]
+        as_given = settings.get("as_given", any_spelling)  # exports of before say it of both
+        conversation = dataclasses.replace(conversation, any_spelling=any_spelling, as_given=as_given)
     return Chat(config.text, saved, conversation, stop_ids, config.data.language)
 
 

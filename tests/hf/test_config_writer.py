@@ -13,6 +13,7 @@ from sage_jax.hf.config import CheckpointConfig, read_checkpoint_config
 from sage_jax.hf.config_fields import Layout
 from sage_jax.hf.config_writer import check_expressible, config_json, text_model_of
 from sage_jax.hf.faults import WeightsError
+from sage_jax.hf.original_code import AUTO_MAP
 from tests.support.tiny_internvl import MODEL, save_internvl, torch_internvl
 
 
@@ -73,10 +74,13 @@ def test_internlm2_stays_internlm2_in_its_own_layout_alone() -> None:
     assert text_model_of(DecoderConfig(qkv_bias=True), "internvl_chat", base) == "qwen2"
 
 
-def test_no_code_of_the_base_is_named() -> None:
+def test_no_code_of_the_base_is_named_but_opengvlabs_own() -> None:
     base = {"model_type": "internvl_chat", "auto_map": {"AutoModel": "x.Y"}, "llm_config": {"auto_map": {}}}
     written = config_json(ModelConfig(), layout="internvl_chat", vocab_size=8, dtype="float32", base=base)
-    assert "auto_map" not in written and "auto_map" not in written["llm_config"] and "auto_map" in base
+    assert written["auto_map"] == AUTO_MAP and base["auto_map"] == {"AutoModel": "x.Y"}
+    assert "auto_map" not in written["llm_config"]
+    options: Any = {"vocab_size": 8, "dtype": "float32", "image_token_id": 3, "base": base}
+    assert "auto_map" not in config_json(ModelConfig(), layout="internvl", **options)
 
 
 def test_transformers_layout_needs_the_image_token() -> None:

@@ -95,9 +95,27 @@ def test_the_original_layout_comes_back_bit_for_bit(tmp_path: Path, text_model: 
     )
     assert stored_bytes(tmp_path / "out") == stored_bytes(source)
     about, before = (json.loads((folder / "config.json").read_text()) for folder in (tmp_path / "out", source))
-    assert "auto_map" not in about  # it would name code that is not in the folder
+    assert about["auto_map"]["AutoModel"] == before["auto_map"]["AutoModel"]
     assert about["template"] == before["template"]
     assert open_checkpoint(tmp_path / "out", MODEL).config.max_positions == 512
+
+
+def test_the_original_layout_has_an_output_layer_where_the_embedding_is_it_too(tmp_path: Path) -> None:
+    """OpenGVLab's InternVLChatConfig unties the two whatever the file says."""
+    peer = torch_internvl("qwen2", tie_word_embeddings=True)
+    checkpoint = open_checkpoint(save_internvl(peer, tmp_path / "source"), MODEL)
+    params = imported(checkpoint)
+    assert "decoder/output/kernel" not in params
+    options: Any = {"dtype": "float32", "image_token_id": 3, "base": checkpoint.config.values}
+    export_checkpoint(params, checkpoint.model, tmp_path / "out", layout="internvl_chat", **options)
+    stored = stored_bytes(tmp_path / "out")
+    embedding = stored["language_model.model.embed_tokens.weight"]
+    assert stored["language_model.lm_head.weight"] == embedding and len(embedding[2]) > 0
+    again = open_checkpoint(tmp_path / "out", MODEL)
+    assert again.config.decoder.tie_embeddings and again.model == checkpoint.model
+    back = imported(again)
+    assert set(back) == set(params)
+    assert all(bool((back[path] == leaf).all()) for path, leaf in params.items())
 
 
 @pytest.mark.parametrize("text_model", ["internlm2", "qwen2"])

@@ -18,12 +18,6 @@ from sage_jax.hf.config_fields import TEXT_MODELS, Layout, TextModel
 from sage_jax.hf.importing import open_checkpoint, stored_shapes
 from sage_jax.hf.layouts import (
     PLAIN,
-    Arrange,
-    AsStored,
-    LeadingOne,
-    PatchKernel,
-    SeparateQkv,
-    StackedQkv,
     own_rows,
     param_shapes,
     plain_rows,
@@ -31,7 +25,7 @@ from sage_jax.hf.layouts import (
     tensors,
 )
 from sage_jax.sharding import make_mesh, param_shardings
-from tests.support.tiny_internvl import MODEL, NUM_HEADS, NUM_KV_HEADS, internlm2_wqkv
+from tests.support.tiny_internvl import MODEL
 
 INTERNVL2_8B = {
     "model_type": "internvl_chat",
@@ -137,45 +131,6 @@ def test_import_and_export_touch_every_key_of_internvl2_8b_once(tmp_path: Path) 
     assert len(exported) == len(published) + 24 * 4 + 32 * 2
     abstract = {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in shapes.items()}
     assert param_shardings(abstract, make_mesh(MeshConfig(1, 4, 2))).keys() == shapes.keys()
-
-
-ARRANGEMENTS: list[tuple[Arrange, tuple[int, ...]]] = [
-    (AsStored(), (6, 4)),
-    (LeadingOne(), (5, 4)),
-    (PatchKernel(2), (6, 12)),
-    (SeparateQkv(4, 2), (4 * 8, 5)),
-    (SeparateQkv(4, 2), (4 * 8,)),
-    (StackedQkv(2), (3 * 8, 5)),
-    (StackedQkv(2), (3 * 8,)),
-]
-
-
-@pytest.mark.parametrize(("arrange", "shape"), ARRANGEMENTS)
-def test_an_arrangement_is_undone_exactly_and_gives_the_shapes_it_says(
-    arrange: Arrange, shape: tuple[int, ...]
-) -> None:
-    whole = np.random.default_rng(0).standard_normal(shape)
-    theirs = arrange.theirs(whole)
-    assert [part.shape for part in theirs] == arrange.shapes(shape)
-    np.testing.assert_array_equal(arrange.ours(theirs), whole)
-    if arrange.rows_only and len(shape) == 2:
-        np.testing.assert_array_equal(arrange.ours([part[:, 1:3] for part in theirs]), whole[:, 1:3])
-
-
-def test_queries_keys_and_values_are_grouped_as_internlm2_publishes_them() -> None:
-    """Each head's output, computed from the fused projection by its definition, is that of the separate ones."""
-    rng = np.random.default_rng(0)
-    query, key, value = (rng.standard_normal((heads * 3, 7)) for heads in (NUM_HEADS, NUM_KV_HEADS, NUM_KV_HEADS))
-    fused = SeparateQkv(NUM_HEADS, NUM_KV_HEADS).ours([query, key, value])
-    np.testing.assert_array_equal(fused, internlm2_wqkv(query, key, value))
-    x = rng.standard_normal(7)
-    outputs = (fused @ x).reshape(NUM_KV_HEADS, NUM_HEADS // NUM_KV_HEADS + 2, 3)  # (h gs d)
-    for h in range(NUM_KV_HEADS):
-        for g in range(NUM_HEADS // NUM_KV_HEADS):
-            head = h * (NUM_HEADS // NUM_KV_HEADS) + g
-            np.testing.assert_allclose(outputs[h, g], query[3 * head : 3 * head + 3] @ x)
-        np.testing.assert_allclose(outputs[h, -2], key[3 * h : 3 * h + 3] @ x)
-        np.testing.assert_allclose(outputs[h, -1], value[3 * h : 3 * h + 3] @ x)
 
 
 @pytest.mark.parametrize(

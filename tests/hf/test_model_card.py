@@ -13,6 +13,7 @@ from sage_jax.config import Config, ModelConfig, TrainConfig
 from sage_jax.data.adpl.wording import INSPECTION_QUESTIONS
 from sage_jax.data.trees.conversations import CONVERSATIONS
 from sage_jax.hf.model_card import Base, CardContent, licence_files, model_card, read_base
+from sage_jax.hf.original_code import code_files
 
 SCORES = {
     "one_shot": {
@@ -24,6 +25,7 @@ CONTENT = CardContent(
     name="user/parts",
     stage="edpo",
     layout="internvl",
+    text_model="internlm2",
     dtype="bfloat16",
     facts_as="fusion",
     base=None,
@@ -94,9 +96,13 @@ def test_licences_are_those_that_were_stated(
         assert sentence in text
 
 
-def test_the_original_layout_promises_no_torch_module() -> None:
+def test_the_original_layout_says_which_code_it_needs_and_promises_no_torch_module() -> None:
     text, data = card(layout="internvl_chat", template_note="Set the system message.")
-    assert "trust_remote_code" not in text and "Set the system message." in text and "library_name" not in data
+    assert "sage.py" not in text and "Set the system message." in text and "library_name" not in data
+    assert all(f"- `{name}`\n" in text for name in code_files("internlm2"))
+    assert '\n    hf download OpenGVLab/InternVL2_5-8B --include "*.py" --local-dir .\n' in text
+    assert "modeling_internlm2.py" not in card(layout="internvl_chat", text_model="qwen2")[0]
+    assert "hf download" not in card()[0]
     assert CONVERSATIONS["internvl2_5"].system not in text
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 from PIL import Image
+from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.internvl.processing_internvl import InternVLProcessor
@@ -16,6 +18,7 @@ from transformers.models.internvl.processing_internvl import InternVLProcessor
 from sage_jax.config import ModelConfig, VitConfig
 from sage_jax.data.trees.chat import Chat
 from sage_jax.data.trees.tiles import tile_image
+from sage_jax.data.trees.tokenizer import steps_of
 from sage_jax.hf.processor import save_generation_config, save_processor, save_text_files
 from sage_jax.models.vit import IMAGENET_DEVIATION, IMAGENET_MEAN
 from tests.support.tiny_export import QUESTIONS, picture, tiny_chats
@@ -60,6 +63,58 @@ def test_transformers_processor_makes_the_plain_models_prompt(kind: str, talking
         num_tiles = len(tile_image(np.asarray(picture(number)), tile_px=16, max_tiles=4).tiles)
         prefix = chat.prefix_ids(num_tiles * MODEL.tokens_per_tile, facts=(), facts_as="text")
         assert found == [*prefix, *chat.question_ids(question, facts_as="text")]
+
+
+KNOWN_TO_0_15 = {
+    **{"Sequence": {"normalizers", "pretokenizers", "decoders", "processors"}, "NFC": set(), "ByteFallback": set()},
+    **{"Prepend": {"prepend"}, "Replace": {"pattern", "content"}, "Strip": {"content", "start", "stop"}},
+    **{"Fuse": set(), "Split": {"pattern", "behavior", "invert"}},
+    "ByteLevel": {"add_prefix_space", "trim_offsets", "use_regex"},
+    "Metaspace": {"replacement", "add_prefix_space", "prepend_scheme"},
+    "TemplateProcessing": {"single", "pair", "special_tokens"},
+    "BPE": {"dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback"}
+    | {"vocab", "merges"},
+}
+"""Steps of tokenizers 0.15.2 that stand in the tokenizers here, and their fields."""
+
+
+def steps(part: Any) -> list[dict[str, Any]]:
+    """Every step of a tokenizer.json, those inside others too."""
+    inside = [step for value in (part.values() if isinstance(part, dict) else part) for step in steps_in(value)]
+    return [part, *inside] if isinstance(part, dict) and isinstance(part.get("type"), str) else inside
+
+
+def steps_in(value: Any) -> list[dict[str, Any]]:
+    return steps(value) if isinstance(value, dict | list) else []
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "metaspace"])
+def test_the_tokenizer_is_written_as_the_one_of_opengvlabs_own_code_reads_it(
+    kind: str, talking: Any, tmp_path: Path
+) -> None:
+    """That is tokenizers 0.15.2, of transformers 4.37.2."""
+    tokenizer, chat = talking["qwen2" if kind == "metaspace" else kind]
+    if kind == "metaspace":  # as published Llama tokenizers have it
+        backend = tokenizers.Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        steps_of(backend).pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>")
+    save_text_files(tokenizer, chat, tmp_path, named=False)
+    written = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    assert all(isinstance(merge, str) and merge.count(" ") == 1 for merge in written["model"]["merges"])
+    assert not written["model"].get("ignore_merges")  # unknown there, so taken for false
+    for step in steps(written):
+        unknown = set(step) - KNOWN_TO_0_15[step["type"]] - {"type", "ignore_merges"}
+        assert unknown <= {"split"}, unknown
+        assert step.get("split", True)
+        if step["type"] == "Metaspace":
+            assert step["add_prefix_space"] is False
+    about = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert about["tokenizer_class"] == "PreTrainedTokenizerFast" and "auto_map" not in about
+    assert isinstance(about.get("extra_special_tokens", {}), dict)  # a list is an error up to transformers 4
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert again.get_vocab() == tokenizer.get_vocab()
+    for text in (*QUESTIONS, " a  cap\n<COMPARISON>", "True. 你是<|im_end|>"):
+        assert again.encode(text) == tokenizer.encode(text)
 
 
 @pytest.mark.parametrize("max_tiles", [1, 4])

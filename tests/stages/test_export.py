@@ -107,9 +107,12 @@ def test_the_original_layout_has_no_torch_module_and_reads_back(trained_here: Ca
     options = ExportConfig(folder=str(folder), layout="internvl_chat", dtype="float32")
     run_stages(dataclasses.replace(run.config, export=options))
     assert not list(folder.glob("*.py"))
+    said = (run.folder.path / "log.txt").read_text()
+    assert f'this brings it: hf download OpenGVLab/InternVL3-1B --include "*.py" --local-dir {folder}' in said
     about = json.loads((folder / "config.json").read_text())
     assert (about["model_type"], about["template"], about["max_dynamic_patch"]) == ("internvl_chat", "internvl2_5", 3)
-    assert "auto_map" not in about and "sage" not in about
+    assert about["auto_map"]["AutoModel"] == "modeling_internvl_chat.InternVLChatModel" and "sage" not in about
+    assert (about["min_dynamic_patch"], about["dynamic_image_size"], about["use_thumbnail"]) == (1, True, True)
     assert "the system message that it was trained with is none" in (folder / "README.md").read_text()
     own = {path.name: path.read_bytes() for path in folder.glob("sage_fusion*")}
     assert own == {path.name: path.read_bytes() for path in trained_here.folder.glob("sage_fusion*")}

@@ -157,7 +157,11 @@ class Chat:
         return _int32(ids + self._encode(f"\n{at_prefix}\n" if at_prefix else "\n"))
 
     def question_ids(self, question: str, *, facts_as: FactsAs = "fusion") -> Int[np.ndarray, " S"]:
-        """Token ids of a question, up to where its answer begins; the assist prompt goes with `fusion` alone."""
+        """Token ids of a question, up to where its answer begins; the assist prompt goes with `fusion` alone.
+
+        Published conversations keep the blanks around it. A new line at its beginning has tokens of its own, since the
+        prefix ends with one: the released code may have a token for both.
+        """
         return _int32(self._asked(question, facts_as, after="\n"))
 
     def follow_up_ids(self, question: str, *, facts_as: FactsAs = "fusion") -> Int[np.ndarray, " S"]:
@@ -247,9 +251,10 @@ class Chat:
         return [start, *[self.image_id] * num_tokens, end]
 
     def _asked(self, question: str, facts_as: FactsAs, after: str) -> list[int]:
-        asked = question.strip()
-        if facts_as == "fusion" and self.text.assist_position == "question":
-            asked = f"{asked} {self.text.assist_prompt.strip()}".strip()
+        asked = question if self.conversation.as_given else question.strip()
+        assist = self.text.assist_prompt.strip()
+        if assist and facts_as == "fusion" and self.text.assist_position == "question":
+            asked = f"{asked} {assist}" if asked else assist
         between = self._encode(self.conversation.between)
         return [*self._encode(asked, after=after), self.end_id, *between, *self._turn("assistant", "")]
 

@@ -23,15 +23,19 @@ class Conversation:
       stop_tokens: Tokens that close an answer beside `<|im_end|>`, where the tokenizer has them.
       any_spelling: Whether an answer may open with another spelling of its verdict than "Yes", "No", "True", "False".
         A tokenizer that was trained here has one token for each of these; one of a language model has several.
+      as_given: Whether blanks around a question are part of it, as in OpenGVLab's `chat` and transformers' templates;
+        else they are taken off. Data sets are read without them, so that no training has any.
     """
 
     system: str = ""
     between: str = "\n"
     stop_tokens: tuple[str, ...] = ()
     any_spelling: bool = True
+    # Not in the repr, of which hashes of results are made: those are of questions without blanks and stay as they are.
+    as_given: bool = dataclasses.field(default=True, repr=False)
 
 
-OWN: Final = Conversation(any_spelling=False)
+OWN: Final = Conversation(any_spelling=False, as_given=False)
 """Of models trained here from scratch."""
 
 TRANSFORMERS: Final = Conversation()

@@ -199,9 +199,11 @@ class SageProcessor:
 
     def _asked(self, example: SageExample) -> list[int]:
         """The question, up to where the answer begins."""
-        settings, question = self.settings, example.question.strip()
-        if self._fuses and settings["assist_position"] == "question":
-            question = f"{question} {settings['assist_prompt'].strip()}".strip()
+        settings = self.settings
+        question = example.question if settings["as_given"] else example.question.strip()
+        assist = settings["assist_prompt"].strip()
+        if assist and self._fuses and settings["assist_position"] == "question":
+            question = f"{question} {assist}" if question else assist
         between = self._encode(settings["between"])
         return [*self._encode(question, after="\n"), settings["end_id"], *between, *self._turn("assistant", "")]
 
