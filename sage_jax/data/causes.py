@@ -13,7 +13,7 @@ from sage_jax.errors import plain
 _NAMED: Final = 2
 _VARIES: Final = re.compile(
     r"""'[^']*'|"[^"]*"             # what is quoted
-    |[^\s:;,()]*[/\\][^\s:;,()]*    # a path
+    |(?:\b[A-Za-z]:)?[^\s:;,()]*[/\\][^\s:;,()]*  # a path
     |[^\s:;,()]+\.[A-Za-z]\w{1,4}\b  # a file name
     |-?\d+(?:\.\d+)?              # a number""",
     re.VERBOSE,

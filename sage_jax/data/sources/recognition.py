@@ -234,7 +234,7 @@ def _of_meta(root: Path) -> Found | None:
     kind = _kind_of_json(path) if path.is_file() else None
     if kind is None or kind.source != "meta":
         return None
-    return Found("meta", ("meta",), f"{kind.name}, {path.name}", str(path), root)
+    return Found("meta", ("meta",), f"{kind.name}, {path.name}", str(path))
 
 
 def _jsons(folder: Path) -> list[Path]:
