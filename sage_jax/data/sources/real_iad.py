@@ -89,20 +89,10 @@ def images_root(data: DataConfig) -> Path:
     if data.images_root:
         return Path(data.images_root).expanduser()
     path = split_files(data)[0]
-    return _images_above(path, path.stat().st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=64)
-def _images_above(path: Path, changed_ns: int) -> Path:
-    del changed_ns  # a file that is replaced is another one
-    try:
-        first = next((row.image for row in rows(path, path.read_text("utf-8-sig")) if isinstance(row, Row)), None)
-    except (OSError, UnicodeDecodeError):
-        first = None  # told where the file is read
-    above = [path.parent, *list(path.resolve().parents)[1:3]]
-    if first is None:
-        return above[0]
-    for place in above:
+    first = _first_image(path, path.stat().st_mtime_ns)
+    if not first:
+        return path.parent
+    for place in (path.parent, *list(path.resolve().parents)[1:3]):
         inside = (each for each in place.glob("realiad_*") if each.is_dir())
         found = [each for each in (place, *sorted(inside)) if (each / first).is_file()]
         if len(found) > 1:
@@ -114,6 +104,17 @@ def _images_above(path: Path, changed_ns: int) -> Path:
         f"{path}: its first image, {first}, lies neither beside it nor in a folder realiad_<size> above it: name the "
         "folder of images in data.images_root"
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _first_image(path: Path, changed_ns: int) -> str:
+    """The image of a file's first good item; "" where it has none, which is told where the file is read."""
+    del changed_ns  # a file that is replaced is another one
+    try:
+        items = rows(path, path.read_text("utf-8-sig"))
+        return next((item.image for item in items if isinstance(item, Row)), "")
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def rows(path: Path, text: str) -> Iterator[Row | Fault]:

@@ -101,10 +101,11 @@ def with_reader(data: DataConfig, *, field: str = "data.source") -> tuple[DataCo
         raise RecognitionError(
             f"{field} = {data.source}: {root} is {found.title}; set {field}={found.names[0]} or auto"
         )
-    if data.source == found.reader and found.root == data.root:
+    path = data.root if found.root == str(root) else found.root
+    if data.source == found.reader and path == data.root:
         return data, ""
     try:
-        read = dataclasses.replace(data, source=found.reader, root=found.root)
+        read = dataclasses.replace(data, source=found.reader, root=path)
     except ConfigError as error:
         raise ConfigError(f"{field} = {data.source}, and {root} is {found.title}: data.{error}") from None
     return read, f"{field} = {data.source}: {root} is {found.title}, read as data.source={found.reader}"
