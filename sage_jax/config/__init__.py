@@ -13,7 +13,7 @@ from sage_jax.config.checks import (
     require_share,
 )
 from sage_jax.config.convert import from_config_dict, to_config_dict
-from sage_jax.config.data import DataConfig, PairType, TextConfig
+from sage_jax.config.data import DataConfig, PairType, Source, TextConfig
 from sage_jax.config.facts import FactsConfig
 from sage_jax.config.fields import field_meanings, field_paths
 from sage_jax.config.judging import JudgeConfig
@@ -57,6 +57,7 @@ __all__ = [
     "PreferenceConfig",
     "RowsConfig",
     "STAGES",
+    "Source",
     "TRAINING_STAGES",
     "TextConfig",
     "TrainConfig",

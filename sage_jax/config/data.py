@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from typing import Literal
+from typing import Final, Literal
 
 from sage_jax.config.checks import (
     require,
@@ -17,19 +17,34 @@ from sage_jax.config.checks import (
 
 PairType = Literal["standard comparison", "defect identification", "defect diagnosis"]
 
+Reader = Literal["generator", "folder", "deeppcb", "mvtec", "visa", "meta", "real_iad", "adpl", "rows"]
+"""What reads a data set."""
+
+SetName = Literal["mvtec_ad", "mvtec_ad2", "loco", "btad", "mpdd", "goodsad", "ksdd", "ksdd2", "dagm", "manta"]
+"""Names of public data sets, beside those that readers bear; the run finds their reader."""
+
+Source = Literal[Reader, SetName, "auto"]
+"""What `data.source` may be; `auto` has the run find the reader."""
+
+OF_IMAGES: Final = ("folder", "mvtec", "visa", "meta", "real_iad")
+"""Readers that give an image several references."""
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Where records come from and how they are stored.
 
     Attributes:
-      source: Reader: `generator` (built in), `folder` (a user's own: good parts alone, or a folder for each kind of
-        defect; public trees too), `deeppcb`, `mvtec` (public trees of folders alone), `visa` (VisA with its
-        `split_csv`), `meta` (a meta.json as AnomalyCLIP and ADer read it), `adpl` (AD-PL JSON) or `rows` (rows of TRL,
-        LLaMA-Factory, ms-swift, LLaVA, InternVL and SAGE's SFE; docs/how-to/rows-of-other-trainers.md).
-      root: Folder of the data set, or its JSON file for `adpl`, `meta` and `rows`; unused by `generator`.
-      images_root: `adpl`, `meta` and `rows`: folder that the JSON's image paths are relative to; "" = the JSON's own
-        folder.
+      source: The data set's name, a reader, or `auto`, which finds out what `root` is and says so in `check` and
+        `prepare`. Names: `mvtec_ad`, `mvtec_ad2`, `loco`, `visa`, `btad`, `mpdd`, `goodsad`, `real_iad`, `ksdd`,
+        `ksdd2`, `dagm`, `manta`, `deeppcb`; another tree under `root` is an error that says which. Readers: `generator`
+        (built in), `folder` (a user's own: good parts alone, or a folder for each kind of defect; public trees too),
+        `mvtec` (public trees of folders alone), `meta` (a meta.json as AnomalyCLIP and ADer read it), `adpl` (AD-PL
+        JSON) or `rows` (rows of TRL, LLaMA-Factory, ms-swift, LLaVA, InternVL and SAGE's SFE;
+        docs/how-to/rows-of-other-trainers.md).
+      root: Folder of the data set, or its JSON file for `adpl`, `meta`, `rows` and `real_iad`; unused by `generator`.
+      images_root: `adpl`, `meta`, `rows` and `real_iad`: folder that the JSON's image paths are relative to; "" = the
+        JSON's own folder, or for `real_iad` the one `realiad_<size>` beside it.
       language: Texts of `adpl` that are read: the English (`en`) or the Chinese (`zh`) ones. The question of
         inspection, the assist prompt and the question for facts are in this language as well.
       cache_dir: Where built data sets are kept, keyed by content hash, and compiled programs (`compiled/`).
@@ -56,7 +71,7 @@ class DataConfig:
         evaluation and inspection, for parts that do not lie to a pixel; `none` compares images as they lie.
       num_references: Good images that an image is compared with, in training and evaluation, where the source has so
         many: more than 1 for surfaces without position, or parts that differ from each other. Read from folders and
-        lists of images (`folder`, `mvtec`, `visa`, `meta`); `rows` name their own.
+        lists of images (`folder`, `mvtec`, `visa`, `meta`, `real_iad`); `rows` name their own.
       defect_rate: Share of defective images drawn by `generator` and `deeppcb`.
       pair_types: Kinds of question that preferences are made for.
       records_per_image: Kinds made of each annotated image, taken in turn from `pair_types`.
@@ -73,7 +88,7 @@ class DataConfig:
         the least recently used image is dropped. 0 = none are kept, but an image is computed once a batch even so.
     """
 
-    source: Literal["generator", "folder", "deeppcb", "mvtec", "visa", "meta", "adpl", "rows"] = "generator"
+    source: Source = "generator"
     root: str = ""
     images_root: str = ""
     language: Literal["en", "zh"] = "en"
@@ -111,6 +126,33 @@ class DataConfig:
         )
         require_not_negative(self, "num_train", "num_test", "image_px", "num_workers", "prefetch", "group_batches")
         require_not_negative(self, "vit_memory_mb", "drawn_defects", "drawn_variation", "shrink_px")
+        require_above_zero(self, "num_references")
+        if self.is_read:
+            self._check_source()
+        require_seed("test_seed", self.test_seed)
+        require_known("pair_types", self.pair_types, typing.get_args(PairType), "kind")
+        kinds = len(self.pair_types)
+        require(
+            1 <= self.records_per_image <= kinds,
+            f"records_per_image = {self.records_per_image}: give 1 to {kinds}, the number of pair_types",
+        )
+        if self.source == "generator":
+            require_above_zero(self, "num_train", "num_test", "image_px")
+        else:
+            name = "data set" if self.source == "auto" else f"{self.source} data set"
+            require(bool(self.root), f"root is empty: name the folder or file of the {name}")
+
+    @property
+    def is_read(self) -> bool:
+        """Whether `source` is a reader, and no name that the run has yet to find one for."""
+        return self.source in typing.get_args(Reader)
+
+    def _check_source(self) -> None:
+        """Checks the fields that not every reader takes.
+
+        Raises:
+          ConfigError: One is given to a reader that does not.
+        """
         require(
             self.source == "folder" or not self.shrink_px,
             f"shrink_px = {self.shrink_px}: read with source=folder alone; leave it 0",
@@ -128,24 +170,11 @@ class DataConfig:
             self.source in ("adpl", "rows") or self.facts != "record",
             f"facts = 'record': {self.source} gives its records no facts of their own; set vocabulary or model",
         )
-        require_above_zero(self, "num_references")
-        several = self.source in ("folder", "mvtec", "visa", "meta")
         given = "name their own" if self.source == "rows" else "gives an image one reference"
         require(
-            several or self.num_references == 1,
+            self.source in OF_IMAGES or self.num_references == 1,
             f"num_references = {self.num_references}: {self.source} {given}; leave it 1",
         )
-        require_seed("test_seed", self.test_seed)
-        require_known("pair_types", self.pair_types, typing.get_args(PairType), "kind")
-        kinds = len(self.pair_types)
-        require(
-            1 <= self.records_per_image <= kinds,
-            f"records_per_image = {self.records_per_image}: give 1 to {kinds}, the number of pair_types",
-        )
-        if self.source == "generator":
-            require_above_zero(self, "num_train", "num_test", "image_px")
-        else:
-            require(bool(self.root), f"root is empty: name the folder or file of the {self.source} data set")
 
 
 @dataclasses.dataclass(frozen=True)

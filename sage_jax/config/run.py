@@ -134,10 +134,11 @@ class Config:
                 "to validate on, such as 0.05, or set eval_every to 0",
             )
         for stage in TRAINING_STAGES:
-            root = self.training(stage).data_root
+            train = self.training(stage)
             require(
-                not root or self.data.source != "generator",
-                f"{stage}.data_root = {root!r}: data.source = 'generator' reads no files; set the source",
+                not train.data_root or (train.data_source or self.data.source) != "generator",
+                f"{stage}.data_root = {train.data_root!r}: data.source = 'generator' reads no files; set the "
+                f"source, or {stage}.data_source",
             )
         for stage in TRAINING_STAGES.values():
             if stage.objective == "preference":
@@ -158,7 +159,8 @@ class Config:
         train = self.training(stage) if stage in TRAINING_STAGES else None
         if train is None or not train.data_root:
             return self.data
-        own = {"root": train.data_root, "images_root": train.data_images_root}
+        source = train.data_source or self.data.source
+        own = {"source": source, "root": train.data_root, "images_root": train.data_images_root}
         return dataclasses.replace(self.data, **own, held_out=(), test_fraction=0.0)
 
     def training(self, stage: str) -> TrainConfig:

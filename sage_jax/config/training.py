@@ -12,6 +12,7 @@ from sage_jax.config.checks import (
     require_not_negative,
     require_share,
 )
+from sage_jax.config.data import Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +88,9 @@ class TrainConfig:
     """One training stage.
 
     Attributes:
-      data_root: Data set of the stage's own, of `data.source` and read like it: all of it trains, none is kept for
-        testing; "" = the training records of `data.root`.
+      data_root: Data set of the stage's own, read like that of `data`: all of it trains, none is kept for testing; "" =
+        the training records of `data.root`.
+      data_source: As `data.source`, for `data_root`; "" = the same as `data.source`.
       data_images_root: As `data.images_root`, for `data_root`.
       steps: Optimizer steps.
       batch_size: Images of a step, over all processes.
@@ -125,6 +127,7 @@ class TrainConfig:
     """
 
     data_root: str = ""
+    data_source: Literal["", Source] = ""
     data_images_root: str = ""
     steps: int = 200
     batch_size: int = 16
@@ -167,6 +170,10 @@ class TrainConfig:
         require(
             bool(self.data_root) or not self.data_images_root,
             f"data_images_root = {self.data_images_root!r} without data_root: name the data set too",
+        )
+        require(
+            bool(self.data_root) or not self.data_source,
+            f"data_source = {self.data_source!r} without data_root: name the data set too",
         )
         require_divides("accumulate", self.accumulate, "batch_size", self.batch_size)
         require(

@@ -12,6 +12,7 @@ import rich.progress
 import rich.table
 
 from sage_jax.config import DataConfig
+from sage_jax.data.causes import by_cause
 from sage_jax.data.doubts import Doubts
 from sage_jax.data.question_verdicts import READERS, QuestionVerdicts, TextOnly, text_only_by_kind
 from sage_jax.data.records import Fault, Record
@@ -146,7 +147,7 @@ def check(config: DataConfig, seed: int) -> CheckReport:
 
 
 def print_report(report: CheckReport, console: rich.console.Console | None = None) -> None:
-    """Prints the tables of counts, then every fault with its place and its cure."""
+    """Prints the tables of counts, then the faults with place and cure, those of one cause in one row with a count."""
     console = console or rich.console.Console()
     table = rich.table.Table("split", "kind", "category", title="Questions by verdict of the best answer")
     verdicts = [name for name in VERDICTS if name != "none" or any(key[3] == name for key in report.questions)]
@@ -170,10 +171,12 @@ def print_report(report: CheckReport, console: rich.console.Console | None = Non
         console.print(f"note: {sentence}", markup=False, highlight=False, soft_wrap=True)
     for sentence in report.doubts:
         console.print(f"doubt: {sentence}", markup=False, highlight=False, soft_wrap=True)
-    if report.faults:
-        console.print(f"{len(report.faults)} fault{'s' if len(report.faults) > 1 else ''}:", style="bold red")
-    for fault in report.faults:
-        console.print(str(fault), markup=False, highlight=False, soft_wrap=True)
+    causes = by_cause(report.faults)
+    if causes:
+        of = f" of {len(causes)} cause{'s' if len(causes) > 1 else ''}" if len(causes) < len(report.faults) else ""
+        console.print(f"{len(report.faults)} fault{'s' if len(report.faults) > 1 else ''}{of}:", style="bold red")
+    for cause in causes:
+        console.print(str(cause), markup=False, highlight=False, soft_wrap=True)
     if not report.faults:
         console.print("no faults", style="bold green")
 

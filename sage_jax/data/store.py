@@ -33,6 +33,7 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerFast
 
 from sage_jax.config import ConfigError, DataConfig, TextConfig
+from sage_jax.data.causes import told
 from sage_jax.data.question_verdicts import QuestionVerdicts
 from sage_jax.data.records import Answer, Box, Defect, Fault, Question, Record, Reference
 from sage_jax.data.sources import readers
@@ -60,14 +61,12 @@ class StoredDataError(UserError):
 
 
 class DataFaultError(UserError):
-    """A data set with a fault, under `on_bad_record = "fail"`; the message is the first fault."""
+    """A data set with faults, under `on_bad_record = "fail"`; the message has a row for each cause."""
 
-    def __init__(self, fault: Fault, num_faults: int) -> None:
-        more = f"; {num_faults - 1} more faults" if num_faults > 1 else ""
-        super().__init__(
-            f"{fault}{more}. The check stage lists every fault; data.on_bad_record=skip leaves bad records out"
-        )
-        self.fault = fault
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        rows = told(faults, most=10)
+        super().__init__(f"{rows}. The check stage lists every fault; data.on_bad_record=skip leaves bad records out")
+        self.fault = faults[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -364,7 +363,7 @@ def _report_faults(path: Path, data: DataConfig, run_dir: Path) -> None:
         (run_dir / "skipped_records.jsonl").unlink(missing_ok=True)  # of an earlier run, on other data
         return
     if data.on_bad_record == "fail":
-        raise DataFaultError(Fault(**json.loads(lines[0])), len(lines))
+        raise DataFaultError([Fault(**json.loads(line)) for line in lines])
     replace_file(run_dir / "skipped_records.jsonl", "".join(f"{line}\n" for line in lines))
 
 

@@ -28,6 +28,7 @@ from sage_jax.benchmark.results import (
     write_official,
 )
 from sage_jax.config import BenchmarkConfig, Config, ConfigError
+from sage_jax.data.causes import by_cause, rows_of
 from sage_jax.data.records import Fault
 from sage_jax.data.written_facts import image_key
 from sage_jax.evaluation.evaluator import Evaluator
@@ -149,11 +150,10 @@ def _with_facts(stage: Stage, questions: _Questions) -> _Questions:
 def _refuse(faults: Sequence[Fault], config: Config) -> None:
     if not faults or config.data.on_bad_record == "skip":
         return
-    shown = "\n  ".join(map(str, faults[:_SHOWN]))
-    more = f"\n  and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+    shown = rows_of(by_cause(faults), _SHOWN)
     noun = "fault" if len(faults) == 1 else "faults"
     raise ConfigError(
-        f"{len(faults)} {noun} in the questions: {shown}{more}\nMend them, or leave those items out with "
+        f"{len(faults)} {noun} in the questions: {shown}\nMend them, or leave those items out with "
         "--config.data.on_bad_record=skip"
     )
 

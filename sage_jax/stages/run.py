@@ -28,6 +28,7 @@ from sage_jax.journal.run_log import RunLog
 from sage_jax.parameters import Params, digest
 from sage_jax.sharding import make_mesh
 from sage_jax.stages.answering import check_decoding, make_decoding
+from sage_jax.stages.data_sources import with_readers
 from sage_jax.stages.folder import RunFolder
 from sage_jax.stages.image_facts import ImageFacts, image_facts
 from sage_jax.stages.prepared import make_chat, prepare_data
@@ -41,8 +42,9 @@ class Run:
     """A run directory and the parts that its stages share, each made when it is first asked for.
 
     Attributes:
-      config: The run, its own folders resolved, its assist prompt in the language of its data; with `model.weights`,
-        the model has the checkpoint's sizes.
+      config: The run, its own folders resolved, its assist prompt in the language of its data, data sets with the
+        readers that their names stand for; with `model.weights`, the model has the checkpoint's sizes.
+      recognised: What the data sets were found to be, in sentences, where the config names no reader.
       checkpoint: The checked checkpoint of `model.weights`, or None.
       start: The model of the run that `start_from` names, or None.
       folder: All files that the run writes.
@@ -50,7 +52,8 @@ class Run:
 
     Raises:
       WeightsError: The checkpoint has faults; all are listed.
-      ConfigError: The config contradicts it.
+      ConfigError: The config contradicts it, or the data set that was found.
+      RecognitionError: A data set is none that is read, or another than the config names.
     """
 
     def __init__(self, config: Config):
@@ -61,6 +64,7 @@ class Run:
             config = dataclasses.replace(config, model=self.checkpoint.model)
             _check_positions(config, self.checkpoint.config.max_positions)
             check_decoding(config, self.checkpoint.config)
+        config, self.recognised = with_readers(config)
         config = dataclasses.replace(config, text=in_language(config.text, config.data.language))
         inspect = dataclasses.replace(config.inspect, output=os.path.expanduser(config.inspect.output))
         self.config = dataclasses.replace(config, run_dir=os.path.expanduser(config.run_dir), inspect=inspect)

@@ -18,6 +18,7 @@ from sage_jax.config import TRAINING_STAGES, Config, ConfigError, DecoderConfig,
 from sage_jax.data import check as data_check
 from sage_jax.data import store
 from sage_jax.data.drawing.sheet import contact_sheet
+from sage_jax.data.records import Fault
 from sage_jax.data.sources.readers import left_out
 from sage_jax.data.trees.tokenizer import load_tokenizer
 from sage_jax.hf.config import read_checkpoint_config
@@ -51,6 +52,7 @@ from sage_jax.stages.training import train
 from sage_jax.training.finished import final_config
 
 PACKAGES: Final = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers", "numpy")
+_FAULTS: Final = "faults.jsonl"
 _SHAPE_A_MODEL: Final = ("seed", "data", "text", "model")
 """Sections of the config that shape the model of every training stage, beside its own."""
 
@@ -186,6 +188,8 @@ def prepare(stage: Stage) -> StageCost:
     """Builds the data set and its tokenizer, or finds them built."""
     prepared = stage.run.prepared
     counts = f"{prepared.num_train} training and {prepared.num_test} test records"
+    for sentence in stage.run.recognised:
+        stage.log.line(sentence)
     stage.log.line(f"{counts}, {stage.run.chat.vocab_size} tokens, revision {prepared.revision[:12]}")
     for sentence in left_out(stage.config.data):
         stage.log.line(f"note: {sentence}")
@@ -207,32 +211,47 @@ def _show_drawn_defects(stage: Stage) -> None:
 
 
 def check(stage: Stage) -> StageCost:
-    """Reads the data set and prints its counts and every fault.
+    """Reads the data set and prints its counts and the faults by cause; `faults.jsonl` lists every one.
 
     Raises:
       ConfigError: There are faults, and `data.on_bad_record` is `fail`; or questions made here tell their answers.
     """
-    config, reports = stage.config, list[data_check.CheckReport]()
+    config, reports, given_away = stage.config, list[data_check.CheckReport](), list[str]()
+    for sentence in stage.run.recognised:
+        stage.log.line(sentence)
     for data in dict.fromkeys((config.data, *(config.data_of(name) for name in TRAINING_STAGES))):
         report = data_check.check(data, config.seed)
         reports.append(report)
+        if data.source not in ("adpl", "rows"):  # a user's own questions are as they are
+            given_away += report.given_away
         if jax.process_index() == 0:
             if data != config.data:
                 stage.log.line(f"data_root = {data.root}")
             data_check.print_report(report)
-    faults = sum(len(report.faults) for report in reports)
+    faults = [fault for report in reports for fault in report.faults]
+    _write_faults(stage, faults)
     if faults and config.data.on_bad_record == "fail":
         raise ConfigError(
-            f"{faults} faults in the data set: mend them, or leave bad records out with "
-            "--config.data.on_bad_record=skip"
+            f"{len(faults)} faults in the data set, all listed in {stage.run.folder.path / _FAULTS}: mend them, or "
+            "leave bad records out with --config.data.on_bad_record=skip"
         )
-    given_away = [each for report in reports for each in report.given_away]
-    if given_away and config.data.source not in ("adpl", "rows"):  # a user's own questions are as they are
+    if given_away:
         raise ConfigError(
             "the questions give the verdict away without the image: " + "; ".join(given_away) + ". Good and "
             "defective images must come in about equal numbers in training and test: set data.num_train and num_test"
         )
     return StageCost()
+
+
+def _write_faults(stage: Stage, faults: list[Fault]) -> None:
+    """Lists every fault in `faults.jsonl`; without any there is no such file."""
+    path = stage.run.folder.path / _FAULTS
+    if jax.process_index() > 0:
+        return
+    if faults:
+        replace_file(path, "".join(f"{json.dumps(dataclasses.asdict(fault))}\n" for fault in faults))
+    else:
+        path.unlink(missing_ok=True)  # of an earlier check
 
 
 def _ablate(stage: Stage) -> StageCost:

@@ -13,6 +13,7 @@ import jax
 
 from sage_jax.config import TRAINING_STAGES, Config, ConfigError
 from sage_jax.data import store
+from sage_jax.data.causes import by_cause, rows_of
 from sage_jax.data.records import Fault
 from sage_jax.data.store import PreparedData, Split
 from sage_jax.data.stream.text_fit import measure_text
@@ -108,10 +109,9 @@ class TextCheck:
                     largest = enclosing((largest, found))
                 advance(number)
         if faults:
-            shown = "\n  ".join(map(str, faults[:_SHOWN]))
-            more = f"\n  and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
             noun = "record" if len(faults) == 1 else "records"
-            raise TreeError(f"the text of {len(faults)} {split} {noun} does not fit: {shown}{more}")
+            shown = rows_of(by_cause(faults), _SHOWN)
+            raise TreeError(f"the text of {len(faults)} {split} {noun} does not fit: {shown}")
         return largest
 
 

@@ -110,7 +110,7 @@ def _records_of(stage: Stage) -> StageRecords:
     parts: tuple[Sequence[int], Sequence[int]] = (range(len(stored)), [])
     if fraction:
         parts = split_by_image(stored, fraction)
-    if TRAINING_STAGES[stage.name].objective == "preference" and stage.config.data.source == "rows":
+    if TRAINING_STAGES[stage.name].objective == "preference" and stage.config.data_of(stage.name).source == "rows":
         parts = _ranked(stage, stored, parts)
     return StageRecords(stored, *parts)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sage_jax.config import ConfigError, DataConfig, TextConfig
+from sage_jax.config import ConfigError, DataConfig, Source, TextConfig
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,9 @@ from sage_jax.config import ConfigError, DataConfig, TextConfig
             "rows name their own; leave it 1",
         ),
         (DataConfig, {"source": "rows", "root": "x", "drawn_defects": 2}, "rows gives no photographs of good parts"),
+        (DataConfig, {"source": "btad"}, "root is empty: name the folder or file of the btad data set"),
+        (DataConfig, {"source": "auto"}, "root is empty: name the folder or file of the data set"),
+        (DataConfig, {"source": "real_iad", "root": "x", "shrink_px": 8}, "read with source=folder alone"),
         (DataConfig, {"num_test": 0}, "num_test = 0: must be above 0"),
         (DataConfig, {"vit_memory_mb": -1}, "vit_memory_mb = -1: must be 0 or more"),
         (DataConfig, {"records_per_image": 4}, "records_per_image = 4: give 1 to 3"),
@@ -39,6 +42,14 @@ def test_impossible_values_name_field_and_cure(cls: Any, fields: dict[str, Any],
     with pytest.raises(ConfigError) as raised:
         cls(**fields)
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("source", ["auto", "mvtec_ad", "manta"])
+def test_what_depends_on_the_reader_is_checked_once_it_is_known(source: Source) -> None:
+    data = DataConfig(source=source, root="x", shrink_px=64, num_references=2, drawn_defects=2, facts="record")
+    assert not data.is_read and DataConfig(source="adpl", root="x").is_read
+    with pytest.raises(ConfigError, match="shrink_px = 64"):
+        dataclasses.replace(data, source="mvtec")
 
 
 @pytest.mark.parametrize("cls", [DataConfig, TextConfig])

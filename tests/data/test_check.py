@@ -79,6 +79,15 @@ def test_a_fault_of_both_splits_is_told_once_with_place_and_cure(tmp_path: Path)
     assert f"{len(report.faults)} faults" in text
 
 
+def test_faults_of_one_cause_are_one_printed_row(tmp_path: Path) -> None:
+    data = _adpl(tmp_path)
+    report = check(data, 0)
+    many = [dataclasses.replace(report.faults[0], line=number) for number in range(1, 31)]
+    text = _printed(dataclasses.replace(report, faults=(*many, Fault("b.png", None, "is empty", "copy it again"))))
+    assert "31 faults of 2 causes:" in text and text.count("30 of one cause: ") == 1
+    assert text.count(report.faults[0].cure) == 1 and text.count("b.png: is empty (copy it again)") == 1
+
+
 def test_what_is_absent_is_counted_as_absent(tmp_path: Path) -> None:
     counts = check(_adpl(tmp_path), 0).splits["test"]
     assert (counts.images, counts.defective, counts.good, counts.unlabelled) == (3, 1, 0, 2)

@@ -137,3 +137,7 @@ def test_a_generator_has_no_files_for_a_stage_of_its_own() -> None:
         dataclasses.replace(config, sfe=dataclasses.replace(config.sfe, data_root="elsewhere.json"))
     with pytest.raises(ConfigError, match="without data_root"):
         dataclasses.replace(config.sfe, data_images_root="images")
+    with pytest.raises(ConfigError, match="data_source = 'rows' without data_root"):
+        dataclasses.replace(config.sfe, data_source="rows")
+    rows = dataclasses.replace(config.sfe, data_root="rows.jsonl", data_source="rows")
+    assert dataclasses.replace(config, sfe=rows).data_of("sfe").source == "rows"

@@ -31,12 +31,15 @@ class Entry:
       label: What the image shows ("good", "broken_large").
       path: The file, relative to the root.
       key: The file below its category's name, the same whether the root is the category or its parent.
-      home: The part of the data set that its authors put it in; `either` where a hash of the key decides.
+      home: The part of the data set that its authors put it in; `either` where a hash decides.
       masks: Paths of its masks, relative to the root; empty for a good image.
       mask_path: Where a mask of it would be looked for, relative to the root.
       mask_needed: Whether a defective image without a mask is a fault; else its label alone is known.
       references: The good images to compare it with, relative to the root; none = any good ones of its category.
       line: Line of the list that it stands in, where the data set is a list.
+      list_file: That list; "" = the data set is none, and faults are told at the images themselves.
+      group: What it shares with images that must not be divided, such as those of one piece; "" = nothing. Its hash
+        decides where a hash does, else that of the key.
     """
 
     folder: str
@@ -50,6 +53,8 @@ class Entry:
     mask_needed: bool = True
     references: tuple[str, ...] = ()
     line: int | None = None
+    list_file: str = ""
+    group: str = ""
 
     @property
     def good(self) -> bool:
@@ -68,7 +73,7 @@ def split_of(entry: Entry, data: DataConfig) -> Literal["train", "test", "neithe
     """
     own = entry.home
     if own == "either":
-        own = "test" if _share(entry.key) < data.test_fraction else "train"
+        own = "test" if _share(entry.group or entry.key) < data.test_fraction else "train"
     if not data.held_out:
         return own
     if entry.category not in {words(name) for name in data.held_out}:
@@ -143,18 +148,16 @@ class EntryReader:
         root: Path,
         good: dict[str, list[Entry]],
         *,
-        list_path: Path | None = None,
         shrink_px: int = 0,
         num_references: int = 1,
     ) -> None:
         """What it reads from.
 
         Args:
-          list_path: The list that the entries' lines are of; None = faults are told at the images themselves.
           shrink_px: The longer side that larger images are shrunk to, with their masks; 0 = none are.
           num_references: Most references of an image.
         """
-        self.root, self.good, self.list_path, self.shrink_px = root, good, list_path, shrink_px
+        self.root, self.good, self.shrink_px = root, good, shrink_px
         self.num_references = num_references
         self._usable: dict[str, Fault | None] = {}
 
@@ -181,7 +184,7 @@ class EntryReader:
                 yield fault
         first = references[0] if references else Reference(b"", "")
         yield AnnotatedImage(
-            image_id=entry.path if self.list_path else entry.key,
+            image_id=entry.path if entry.list_file else entry.key,
             test_image=test_image,
             reference_image=first.image or None,
             category=entry.category,
@@ -228,17 +231,17 @@ class EntryReader:
         return self._usable[entry.path]
 
     def _fault(self, entry: Entry, error: ImageFault) -> Fault:
-        if self.list_path is not None:
-            return Fault(str(self.list_path), entry.line, f"{error.name} {error.problem}", error.cure)
+        if entry.list_file:
+            return Fault(entry.list_file, entry.line, f"{error.name} {error.problem}", error.cure)
         return Fault(shown(self.root / error.name), None, error.problem, error.cure)
 
     def _meaningless(self, entry: Entry, *, empty: bool) -> Fault:
         """What is wrong with a mask that marks nothing, or all there is."""
         wrong = "is empty" if empty else "marks every pixel of the image"
-        if self.list_path is not None:
+        if entry.list_file:
             problem = f"{entry.path} is defective, but its mask {entry.masks[0]} {wrong}"
             cure = "mark the defect, or call the image good" if empty else "mark the defect alone"
-            return Fault(str(self.list_path), entry.line, problem, cure)
+            return Fault(entry.list_file, entry.line, problem, cure)
         cure = "mark the defect, or move the image to the good ones" if empty else "mark the defect alone (0 is good)"
         return Fault(shown(self.root / entry.path), None, f"is in {entry.label!r}, but its mask {wrong}", cure)
 

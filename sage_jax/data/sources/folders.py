@@ -1,15 +1,16 @@
 """Trees of folders whose names say what their images show: MVTec's, and other public layouts (sources/layouts.py).
 
 MVTec AD, MPDD, GoodsAD, VisA's one-class copy (`bad`), MVTec LOCO (`validation`, several masks an image), BTAD (`ok`,
-`ko`), MVTec AD 2 (`test_public`), VisA as published, DAGM 2007; with `data.source=folder` also a user's own
-(sources/own_folders.py). The root is one category or a folder of them.
+`ko`), MVTec AD 2 (`test_public`), VisA as published, DAGM 2007, KolektorSDD and KolektorSDD2, MANTA; with
+`data.source=folder` also a user's own (sources/own_folders.py). The root is one category or a folder of them; MANTA's
+may be a folder of domains, and `ImageData` may lie in it.
 """
 
 from __future__ import annotations
 
 import collections
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
 import numpy as np
@@ -28,8 +29,10 @@ from sage_jax.data.sources.entries import (
     split_of,
     words,
 )
-from sage_jax.data.sources.layouts import Layout, files_below, images_below, layout_of
+from sage_jax.data.sources.layouts import layout_of
+from sage_jax.data.sources.manta_images import MantaFolders
 from sage_jax.data.sources.own_folders import OWN
+from sage_jax.data.sources.tree_files import Layout, files_below, images_below
 from sage_jax.errors import UserError
 
 VERSION: Final = 2
@@ -59,11 +62,11 @@ def read_images(data: DataConfig, split: Literal["train", "test"], seed: int) ->
       FolderLayoutError: The root is no such tree, or has none of the held-out categories.
     """
     root = Path(data.root).expanduser()
-    categories = _categories(data)
-    _check_held_out(data, root, categories)
+    found = categories(data)
+    _check_held_out(data, root, found)
     good: dict[str, list[Entry]] = {}
     chosen: list[Entry] = []
-    for folder, layout in categories.items():
+    for folder, layout in found.items():
         entries = layout.entries(root, folder)
         yield from layout.faults(root / folder, entries)
         good |= references_among(entries, data)
@@ -90,12 +93,13 @@ def left_out(data: DataConfig) -> Iterator[str]:
     """What the tree holds that is not read, in sentences: masks of no image, images without labels, other files."""
     root = Path(data.root).expanduser()
     others: collections.Counter[str] = collections.Counter()
-    categories = _categories(data)
-    if "." not in categories:
-        for here in sorted(path for path in root.iterdir() if path.is_dir() and path.name not in categories):
-            if count := len(images_below(here)):
+    found = categories(data)
+    places = {root / folder for folder in found}
+    for parent in sorted({place.parent for place in places if place != root}):
+        for here in sorted(path for path in parent.iterdir() if path.is_dir() and path not in places):
+            if not any(here in place.parents for place in places) and (count := len(images_below(here))):
                 yield f"{shown(here)}: {count} images are not read: it has no folder {GOOD_NAMES[0]}"
-    for folder, layout in categories.items():
+    for folder, layout in found.items():
         yield from layout.left_out(root, folder, layout.entries(root, folder))
         for path in files_below(root / folder):
             if path.is_symlink() and not path.exists():
@@ -131,7 +135,7 @@ _FEW: Final = 10
 
 def _entries(data: DataConfig) -> list[Entry]:
     root = Path(data.root).expanduser()
-    return [entry for folder, layout in _categories(data).items() for entry in layout.entries(root, folder)]
+    return [entry for folder, layout in categories(data).items() for entry in layout.entries(root, folder)]
 
 
 def _layout_of(here: Path, data: DataConfig) -> Layout | None:
@@ -140,8 +144,8 @@ def _layout_of(here: Path, data: DataConfig) -> Layout | None:
     return layout_of(here) or (OWN if data.source == "folder" and fits(here) else None)
 
 
-def _categories(data: DataConfig) -> dict[str, Layout]:
-    """Layout of each category's folder, "." where the root is one itself.
+def categories(data: DataConfig) -> dict[str, Layout]:
+    """Layout of each category's folder by its path below the root, "." where the root is one itself.
 
     Raises:
       FolderLayoutError: There is none.
@@ -156,6 +160,7 @@ def _categories(data: DataConfig) -> dict[str, Layout]:
         return {".": itself}
     below = sorted(path for path in root.iterdir() if not path.name.startswith("."))
     found = {path.name: layout for path in below if (layout := _layout_of(path, data)) is not None}
+    found = found or _of_domains(root)
     if not found and data.source == "folder":
         raise FolderLayoutError(
             f"{root} holds no images, and no folder named {', '.join(GOOD_NAMES)}: put photographs of good parts"
@@ -168,8 +173,15 @@ def _categories(data: DataConfig) -> dict[str, Layout]:
     return found
 
 
+def _of_domains(root: Path) -> dict[str, Layout]:
+    """MANTA's categories, which lie in folders of their domains."""
+    layout, base = MantaFolders(), root / "ImageData" if (root / "ImageData").is_dir() else root
+    inside = sorted(path for path in base.glob("[!.]*/[!.]*") if path.is_dir())
+    return {path.relative_to(root).as_posix(): layout for path in inside if layout.fits(path)}
+
+
 def _check_held_out(data: DataConfig, root: Path, folders: Iterable[str]) -> None:
-    names = {words(root.resolve().name if folder == "." else folder) for folder in folders}
+    names = {words(root.resolve().name if folder == "." else PurePosixPath(folder).name) for folder in folders}
     for name in data.held_out:
         if words(name) not in names:
             raise FolderLayoutError(

@@ -1,38 +1,29 @@
-"""Folder layouts of public data sets, each listed as entries: MVTec AD and its like, MVTec AD 2, VisA, DAGM 2007."""
+"""Folder layouts of public data sets, each listed as entries: MVTec AD and its like, MVTec AD 2, VisA, DAGM 2007.
+
+Those of Kolektor's sets and of MANTA stand in files of their own.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
-from sage_jax.data.images import SUFFIXES
 from sage_jax.data.records import Fault
-from sage_jax.data.sources.entries import GOOD_NAMES, Entry, shown, words
-
-
-class Layout(Protocol):
-    """How the folder of a category is laid out."""
-
-    @property
-    def name(self) -> str: ...
-
-    def fits(self, here: Path) -> bool:
-        """Whether a folder is a category's. Names count as they are written, on any file system."""
-        ...
-
-    def entries(self, root: Path, folder: str) -> list[Entry]:
-        """The labelled images of a category."""
-        ...
-
-    def faults(self, here: Path, entries: Sequence[Entry]) -> Iterator[Fault]:
-        """What is wrong with a category as a whole."""
-        ...
-
-    def left_out(self, root: Path, folder: str, entries: Sequence[Entry]) -> Iterator[str]:
-        """What a category holds beside its labelled images and their masks, in sentences."""
-        ...
+from sage_jax.data.sources.entries import GOOD_NAMES, Entry, shown
+from sage_jax.data.sources.kolektor import MaskBesideImage
+from sage_jax.data.sources.manta_images import MantaFolders
+from sage_jax.data.sources.tree_files import (
+    ALL_SUFFIXES,
+    Layout,
+    entry_of,
+    folders_of,
+    images_below,
+    named,
+    orphans,
+    relative_to,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +43,7 @@ class LabelFolders:
     train: tuple[str, ...] = ("train", "validation")
 
     def fits(self, here: Path) -> bool:
-        return {"train", self.test} <= _folders_of(here)
+        return {"train", self.test} <= folders_of(here)
 
     def entries(self, root: Path, folder: str) -> list[Entry]:
         here, found = root / folder, []
@@ -108,7 +99,7 @@ class LabelFolders:
 
     def _masks_of(self, here: Path, label: str, stem: str) -> list[Path]:
         folder = here / self.masks / label
-        paths = [folder / f"{stem}{end}{suffix}" for end in ("_mask", "") for suffix in _SUFFIXES]
+        paths = [folder / f"{stem}{end}{suffix}" for end in ("_mask", "") for suffix in ALL_SUFFIXES]
         return [path for path in paths if path.is_file()][:1] or images_below(folder / stem)
 
 
@@ -119,14 +110,14 @@ class VisaFolders:
     name: str = "VisA"
 
     def fits(self, here: Path) -> bool:
-        names = _folders_of(here)
+        names = folders_of(here)
         return "Data" in names and not names & {"train", "test"}
 
     def entries(self, root: Path, folder: str) -> list[Entry]:
         images, found = root / folder / "Data" / "Images", []
         for label in ("Normal", "Anomaly"):
             for path in images_below(images / label):
-                masks = () if label == "Normal" else _named(root / folder / "Data" / "Masks" / label, (path.stem,))
+                masks = () if label == "Normal" else named(root / folder / "Data" / "Masks" / label, (path.stem,))
                 entry = entry_of(root, folder, path, label.lower())
                 found.append(dataclasses.replace(entry, masks=relative_to(root, masks)))
         return found
@@ -148,7 +139,7 @@ class DagmFolders:
     name: str = "DAGM 2007"
 
     def fits(self, here: Path) -> bool:
-        return {"Train", "Test"} <= _folders_of(here)
+        return {"Train", "Test"} <= folders_of(here)
 
     def entries(self, root: Path, folder: str) -> list[Entry]:
         found = []
@@ -157,7 +148,7 @@ class DagmFolders:
             for path in images_below(here):
                 if path.parent != here:
                     continue
-                masks = _named(here / "Label", (f"{path.stem}_label",))
+                masks = named(here / "Label", (f"{path.stem}_label",))
                 entry = entry_of(root, folder, path, "defect" if masks else GOOD_NAMES[0])
                 home = "train" if name == "Train" else "test"
                 found.append(dataclasses.replace(entry, home=home, masks=relative_to(root, masks)))
@@ -176,6 +167,9 @@ class DagmFolders:
 
 
 LAYOUTS: Final[tuple[Layout, ...]] = (
+    MantaFolders(),
+    MaskBesideImage("KolektorSDD2", end="_GT", split=True),
+    MaskBesideImage("KolektorSDD", end="_label", split=False),
     LabelFolders("MVTec AD"),
     LabelFolders(
         "MVTec AD 2",
@@ -186,76 +180,9 @@ LAYOUTS: Final[tuple[Layout, ...]] = (
     VisaFolders(),
     DagmFolders(),
 )
-"""In the order in which they are tried."""
-
-REFERENCE_FOLDERS: Final = ("references", "reference")
-"""Folders of a category with good images of the part that each of its others shows: a file, or a folder of several, of
-the image's name."""
-
-_SUFFIXES: Final = SUFFIXES + tuple(suffix.upper() for suffix in SUFFIXES)
+"""In the order in which they are tried: what looks like MVTec AD at first sight stands before it."""
 
 
 def layout_of(here: Path) -> Layout | None:
     """The layout of a category's folder; None if it is none of the published ones."""
     return next((layout for layout in LAYOUTS if layout.fits(here)), None)
-
-
-def _folders_of(here: Path) -> set[str]:
-    return {path.name for path in here.iterdir() if path.is_dir()} if here.is_dir() else set()
-
-
-def images_below(folder: Path) -> list[Path]:
-    """Every image file under a folder, sorted; hidden files and what lies in hidden folders do not count.
-
-    Programs leave such copies beside the real images (macOS, `.ipynb_checkpoints`).
-    """
-    return [path for path in files_below(folder) if path.suffix.lower() in SUFFIXES]
-
-
-def files_below(folder: Path) -> list[Path]:
-    """Every file or link to one under a folder, sorted, hidden ones left out."""
-    if not folder.is_dir():
-        return []
-    shown_ones = (
-        path for path in folder.rglob("*") if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-    return sorted(path for path in shown_ones if not path.is_dir())
-
-
-def entry_of(root: Path, folder: str, path: Path, label: str) -> Entry:
-    """The entry of an image of a category, with the references of its own; masks and home are the layout's to add."""
-    category = root.resolve().name if folder == "." else folder
-    below = path.relative_to(root / folder)
-    own = relative_to(root, _own_references(root / folder, below))
-    key = f"{category}/{below.as_posix()}"
-    name = path.relative_to(root).as_posix()
-    return Entry(folder, words(category), label, name, key, "either", references=own)
-
-
-def _own_references(here: Path, below: Path) -> list[Path]:
-    """The good images that were put beside one image of a category: of its path or name, in `references/`."""
-    for name in REFERENCE_FOLDERS:
-        folder = here / name
-        if folder.is_dir() and below.parts[0] != name:
-            for home in (folder / below.parent, folder):
-                if found := _named(home, (below.stem,)) or images_below(home / below.stem):
-                    return found
-    return []
-
-
-def _named(folder: Path, stems: tuple[str, ...]) -> list[Path]:
-    paths = (folder / f"{stem}{suffix}" for stem in stems for suffix in _SUFFIXES)
-    return [path for path in paths if path.is_file()][:1]
-
-
-def relative_to(root: Path, paths: Sequence[Path]) -> tuple[str, ...]:
-    """The paths as they stand in an entry."""
-    return tuple(path.relative_to(root).as_posix() for path in paths)
-
-
-def orphans(root: Path, masks: Sequence[Path], entries: Sequence[Entry], images: Path) -> Iterator[str]:
-    """The masks that belong to none of the entries."""
-    used = {mask for entry in entries for mask in entry.masks}
-    for path in masks:
-        if path.relative_to(root).as_posix() not in used:
-            yield f"{shown(path)}: is the mask of no image under {images}"

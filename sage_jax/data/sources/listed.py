@@ -1,4 +1,4 @@
-"""Data sets whose images stand in a list: VisA's `split_csv`, and meta.json as AnomalyCLIP and ADer read it."""
+"""Data sets whose images stand in a list: VisA's `split_csv`, meta.json as AnomalyCLIP and ADer read it, Real-IAD."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 from sage_jax.config import DataConfig
 from sage_jax.data.images import forward_slashes
 from sage_jax.data.records import AnnotatedImage, Fault
+from sage_jax.data.sources import real_iad
 from sage_jax.data.sources.entries import (
     GOOD_NAMES,
     Entry,
@@ -28,6 +29,7 @@ from sage_jax.data.sources.entries import (
 from sage_jax.errors import UserError
 
 VERSION: Final = 2
+SOURCES: Final = ("visa", "meta", "real_iad")
 VISA_LIST: Final = "split_csv/1cls.csv"
 _SPLITS: Final = ("train", "test")
 _IMAGE_KEY: Final = re.compile(r'"img_path"\s*:')
@@ -43,18 +45,21 @@ def read_images(data: DataConfig, split: Literal["train", "test"], seed: int) ->
     VisA: `data.root` holds `split_csv/1cls.csv` with the columns object (or category), split, label, image, mask.
     meta.json: `data.root` is the file, `{"train" | "test": {category: [{"img_path", "mask_path", "specie_name",
     "anomaly": 0 | 1}]}}`, its paths relative to `data.images_root` or its own folder.
+    Real-IAD: `data.root` is a split JSON of a category or a folder of them (sources/real_iad.py).
 
     Raises:
       ListError: The list cannot be read, or has none of the held-out categories.
     """
-    path, root = list_path(data), images_root(data)
+    root = images_root(data)
     listed: dict[str, Entry] = {}
     for item in _read_list(data):
         if isinstance(item, Fault):
             yield item
         elif item.path in listed:
-            problem = f"{item.path} stands in line {listed[item.path].line} already"
-            yield Fault(str(path), item.line, problem, "remove one of the two")
+            first = listed[item.path]
+            place = "" if first.list_file == item.list_file else f" of {first.list_file}"
+            problem = f"{item.path} stands in line {first.line}{place} already"
+            yield Fault(item.list_file, item.line, problem, "remove one of the two")
         else:
             listed[item.path] = item
     entries = list(listed.values())
@@ -62,7 +67,7 @@ def read_images(data: DataConfig, split: Literal["train", "test"], seed: int) ->
     chosen = [entry for entry in entries if split_of(entry, data) == split]
     num = data.num_train if split == "train" else data.num_test
     good = references_among([entry for entry in entries if entry.home == "train"], data)
-    read = EntryReader(root, good, list_path=path, num_references=data.num_references)
+    read = EntryReader(root, good, num_references=data.num_references)
     for entry in draw(chosen, num or len(chosen), np.random.default_rng([VERSION, seed])):
         yield from read(entry)
 
@@ -76,17 +81,33 @@ def kinds(data: DataConfig) -> dict[str, dict[str, int]]:
     return kinds_of([item for item in _read_list(data) if isinstance(item, Entry)])
 
 
-def list_path(data: DataConfig) -> Path:
-    """The list itself."""
+def list_paths(data: DataConfig) -> list[Path]:
+    """The lists themselves: one, or one a category.
+
+    Raises:
+      SplitError: Real-IAD's folder holds none.
+    """
     root = Path(data.root).expanduser()
-    return root / VISA_LIST if data.source == "visa" else root
+    match data.source:
+        case "real_iad":
+            return real_iad.split_files(data)
+        case "visa":
+            return [root / VISA_LIST]
+        case _:
+            return [root]
 
 
 def images_root(data: DataConfig) -> Path:
-    """Folder that the list's paths are relative to."""
+    """Folder that the lists' paths are relative to.
+
+    Raises:
+      SplitError: Real-IAD's images are not found.
+    """
     root = Path(data.root).expanduser()
     if data.source == "visa":
         return root
+    if data.source == "real_iad":
+        return real_iad.images_root(data)
     return Path(data.images_root).expanduser() if data.images_root else root.parent
 
 
@@ -98,14 +119,29 @@ def files(data: DataConfig) -> Iterator[str]:
 
 
 def _read_list(data: DataConfig) -> Iterator[Entry | Fault]:
-    path = list_path(data)
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise ListError(f"{path}: {error.strerror}: set data.root to the {data.source} data set") from None
-    except UnicodeDecodeError as error:
-        raise ListError(f"{path}: is not UTF-8 at byte {error.start}: save it as UTF-8") from None
-    yield from _read_visa(path, text) if data.source == "visa" else _read_meta(path, text)
+    for path in list_paths(data):
+        try:
+            text = path.read_bytes().decode("utf-8-sig")
+        except OSError as error:
+            raise ListError(f"{path}: {error.strerror}: set data.root to the {data.source} data set") from None
+        except UnicodeDecodeError as error:
+            raise ListError(f"{path}: is not UTF-8 at byte {error.start}: save it as UTF-8") from None
+        match data.source:
+            case "real_iad":
+                yield from _read_real_iad(path, text)
+            case "visa":
+                yield from _read_visa(path, text)
+            case _:
+                yield from _read_meta(path, text)
+
+
+def _read_real_iad(path: Path, text: str) -> Iterator[Entry | Fault]:
+    for row in real_iad.rows(path, text):
+        if isinstance(row, Fault):
+            yield row
+            continue
+        named = (row.split, row.category, row.kind, row.image, row.mask, row.defective)
+        yield _listed(path, row.line, *named, trains_on_defects=True)
 
 
 def _read_visa(path: Path, text: str) -> Iterator[Entry | Fault]:
@@ -170,8 +206,18 @@ def _read_meta_item(path: Path, line: int | None, split: str, category: str, ite
 
 
 def _listed(
-    path: Path, line: int | None, split: str, category: str, kind: str, image: str, mask: str, defective: bool
+    path: Path,
+    line: int | None,
+    split: str,
+    category: str,
+    kind: str,
+    image: str,
+    mask: str,
+    defective: bool,
+    *,
+    trains_on_defects: bool = False,
 ) -> Entry | Fault:
+    """The entry of an item; with `trains_on_defects` its training images may be defective (Real-IAD's noisy splits)."""
     for value in (category, kind, image, mask):
         try:
             value.encode()
@@ -180,9 +226,10 @@ def _listed(
     if split not in _SPLITS or not category.strip():
         problem = f"split {split[:40]!r} is none" if split not in _SPLITS else "the category is empty"
         return Fault(str(path), line, problem, "write train or test" if split not in _SPLITS else "name the product")
-    if defective and (split == "train" or not mask):
-        problem = "is for training, where all are good" if split == "train" else "has no mask"
-        cure = "list it under test" if split == "train" else "add its mask, or leave it out"
+    misplaced = split == "train" and not trains_on_defects
+    if defective and (misplaced or not mask):
+        problem = "is for training, where all are good" if misplaced else "has no mask"
+        cure = "list it under test" if misplaced else "add its mask, or leave it out"
         return Fault(str(path), line, f"{image} is defective, but {problem}", cure)
     label = kind if defective else GOOD_NAMES[0]
     if defective and kind.lower() in GOOD_NAMES:
@@ -190,11 +237,12 @@ def _listed(
     image, mask = (forward_slashes(name) for name in (image, mask))
     home = "train" if split == "train" else "either" if defective else "test"
     key = f"{category}/{split}/{image}"
-    return Entry(category, words(category), label, image, key, home, (mask,) if defective else (), line=line)
+    masks = (mask,) if defective else ()
+    return Entry(category, words(category), label, image, key, home, masks, line=line, list_file=str(path))
 
 
 def _check_held_out(data: DataConfig, categories: set[str]) -> None:
     for name in data.held_out:
         if categories and words(name) not in categories:
             found = ", ".join(sorted(categories))
-            raise ListError(f"data.held_out: {list_path(data)} has no category {name!r}; it has {found}")
+            raise ListError(f"data.held_out: {list_paths(data)[0]} has no category {name!r}; it has {found}")

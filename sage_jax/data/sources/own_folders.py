@@ -17,7 +17,7 @@ from typing import Final
 from sage_jax.data.images import SUFFIXES
 from sage_jax.data.records import Fault
 from sage_jax.data.sources.entries import GOOD_NAMES, Entry, shown
-from sage_jax.data.sources.layouts import REFERENCE_FOLDERS, entry_of, images_below, orphans, relative_to
+from sage_jax.data.sources.tree_files import REFERENCE_FOLDERS, entry_of, images_below, orphans, relative_to
 
 MASK_FOLDERS: Final = ("masks", "mask", "ground_truth", "gt")
 _MASK_END: Final = "_mask"

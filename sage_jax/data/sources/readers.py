@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
@@ -108,7 +110,7 @@ def left_out(data: DataConfig) -> Iterator[str]:
         if data.source in ("folder", "mvtec"):
             yield from folders.left_out(data)
             yield from _dark_images(root, folders.files(data))
-        elif data.source in ("visa", "meta"):
+        elif data.source in listed.SOURCES:
             yield from _dark_images(listed.images_root(data), listed.files(data))
         elif data.source == "rows":
             yield from rows.left_out(data)
@@ -163,8 +165,9 @@ def source_revision(data: DataConfig, seed: int) -> str:
             _digest_files(digest, row_files.images_root(data), rows.files(data))
         elif data.source in ("folder", "mvtec"):
             _digest_files(digest, Path(data.root).expanduser(), folders.files(data))
-        elif data.source in ("visa", "meta"):
-            digest.update(hashlib.sha256(listed.list_path(data).read_bytes()).digest())
+        elif data.source in listed.SOURCES:
+            for path in listed.list_paths(data):
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
             _digest_files(digest, listed.images_root(data), listed.files(data))
         elif data.source == "deeppcb":
             _digest_files(digest, Path(data.root).expanduser(), deeppcb_boards.files(Path(data.root).expanduser()))
@@ -178,10 +181,13 @@ class _Digest(Protocol):
 @contextlib.contextmanager
 def _unusable(data: DataConfig) -> Iterator[None]:
     """Turns what a reader raises for a data set as a whole into a ReaderError that names its path and a cure."""
+    cure = f"set data.root to the {data.source} data set" if data.is_read else "set data.root to the data set"
     try:
+        if not data.is_read:  # the run found no reader for the name, since there is nothing to read
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), data.root)
         yield
     except OSError as error:
-        named, cure = error.filename or data.root, f"set data.root to the {data.source} data set"
+        named = error.filename or data.root
         raise ReaderError(f"{named}: {error.strerror or error}; {cure}") from error
     except UserError as error:
         raise ReaderError(str(error)) from error
@@ -251,7 +257,7 @@ def _labelled_kinds(data: DataConfig) -> preferences.Kinds:
             return {deeppcb.CATEGORY: dict.fromkeys(deeppcb_boards.DEFECT_TYPES, 1)}
         case "folder" | "mvtec":
             return folders.kinds(data)
-        case "visa" | "meta":
+        case "visa" | "meta" | "real_iad":
             return listed.kinds(data)
         case _:
             return generated.kinds()
@@ -263,7 +269,7 @@ def _images(data: DataConfig, split: Literal["train", "test"], seed: int) -> Ite
             return deeppcb.read_images(data, split, seed)
         case "folder" | "mvtec":
             return folders.read_images(data, split, seed)
-        case "visa" | "meta":
+        case "visa" | "meta" | "real_iad":
             return listed.read_images(data, split, seed)
         case _:
             return generated.draw(data, split, seed)
@@ -280,7 +286,7 @@ def _located(data: DataConfig, path: str) -> str:
     """A path as a user finds it: below the data set's root, where there is one."""
     if data.source in ("generator", *_JSON_SOURCES):
         return path
-    return str((listed.images_root(data) if data.source == "meta" else Path(data.root)) / path)
+    return str((listed.images_root(data) if data.source in ("meta", "real_iad") else Path(data.root)) / path)
 
 
 class _ImageCheck:

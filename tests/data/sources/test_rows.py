@@ -184,7 +184,7 @@ def test_bad_rows_are_left_out_and_listed_where_the_config_says_so(tmp_path: Pat
     data = dataclasses.replace(
         write(tmp_path, [trl(["a.png"]), trl(["gone.png"]), "{broken"]), cache_dir=str(tmp_path / "cache")
     )
-    with pytest.raises(DataFaultError, match=r"rows.jsonl:3: item 3 cannot be parsed.*; 1 more fault"):
+    with pytest.raises(DataFaultError, match=r"2 faults of 2 causes:\n.*rows.jsonl:3: item 3 cannot be parsed"):
         prepare(data, TextConfig(vocab_size=300), seed=0, run_dir=tmp_path)
     skipping = dataclasses.replace(data, on_bad_record="skip")
     prepared = prepare(skipping, TextConfig(vocab_size=300), seed=0, run_dir=tmp_path)
