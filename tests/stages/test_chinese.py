@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -140,7 +141,7 @@ def test_the_export_scores_with_the_ids_of_the_run(config: Config) -> None:
     assert INSPECTION_QUESTIONS["zh"] in (folder / "README.md").read_text(encoding="utf-8")
     sage = load_sage(folder)
     logits = np.random.default_rng(0).normal(size=(1, 3, run.chat.vocab_size)).astype(np.float32)
-    ours = np.asarray(verdict_score(logits, run.chat.verdict_ids))
+    ours = np.asarray(verdict_score(jnp.asarray(logits), run.chat.verdict_ids))
     np.testing.assert_allclose(sage.verdict_score(torch.from_numpy(logits)).numpy(), ours, atol=1e-6)
     again = Run(config_of(folder, scratch=folder.parent / "again"))
     assert again.chat.verdict_ids == run.chat.verdict_ids and again.chat.language == "zh"

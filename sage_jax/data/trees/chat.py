@@ -87,7 +87,8 @@ class Chat:
         pad_id = tokenizer.pad_token_id
         if not isinstance(pad_id, int):
             raise ChatError("the tokenizer has no padding token: set its pad_token")
-        self.text, self.conversation, self.language = text, conversation, language
+        self.text, self.conversation = text, conversation
+        self.language: Language = language
         self.vocab_size: int = max(backend.get_vocab().values()) + 1
         self.pad_id = pad_id
         self.end_id = self._special(backend, tokens.TURN_END)
