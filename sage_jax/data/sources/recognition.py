@@ -144,11 +144,13 @@ def _of_trees(root: Path) -> Found | None:
         return None
     if OWN in categories.values():
         return Found("folder", ("folder",), f"{OWN.name} beside {_counted(forms)}", str(root))
-    by_form = dict.fromkeys(forms.values())
-    shared = tuple(name for name in _TREES[next(iter(by_form))] if all(name in _TREES[form] for form in by_form))
+    first, several = next(iter(forms.values())), len(set(forms.values())) > 1
+    shared: tuple[Source, ...] = tuple(
+        name for name in _TREES[first] if all(name in _TREES[form] for form in forms.values())
+    )
     if not shared:
         return Found("mvtec", ("mvtec",), f"a folder of several data sets: {_counted(forms)}", str(root))
-    title = _counted(forms) if len(by_form) > 1 else _HAVE_IT_TOO.get(*by_form, *by_form)
+    title = _counted(forms) if several else _HAVE_IT_TOO.get(first, first)
     return Found("mvtec", shared, f"laid out as {title}", str(root))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from sage_jax.config import DataConfig
 from sage_jax.data.records import AnnotatedImage, Fault
 from sage_jax.data.sources import folders
 from sage_jax.data.sources.kolektor import MaskBesideImage
-from tests.support.public_sets import ksdd, ksdd2, mask, picture
+from tests.support.public_sets import Images, ksdd, ksdd2, mask, picture
 
 
 def _read(root: Path) -> tuple[dict[str, str], list[Fault]]:
@@ -39,8 +40,9 @@ def test_images_of_one_piece_are_in_one_split(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("build", [ksdd, ksdd2])
-def test_an_image_without_mask_and_a_broken_mask_cost_themselves(build: object, tmp_path: Path) -> None:
-    assert callable(build)
+def test_an_image_without_mask_and_a_broken_mask_cost_themselves(
+    build: Callable[[Path], Images], tmp_path: Path
+) -> None:
     images = build(tmp_path)
     whole, _ = _read(tmp_path)
     masks = {name: next(tmp_path.glob(f"{name.rpartition('.')[0]}_*")) for name in images}
