@@ -25,7 +25,7 @@ from sage_jax.config.command_line import read_config
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-RUN_OUTPUTS = {"ablation.md"}
+RUN_OUTPUTS = {"ablation.md", "sweep.md"}
 """Markdown that a run writes; docstrings name it, and no document has that name."""
 
 

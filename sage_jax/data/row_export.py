@@ -126,8 +126,8 @@ def _text(text: str) -> dict[str, str]:
 
 
 def _is_item(record: Record, language: Language) -> bool:
-    wanted = {"num_questions": NUM_QUESTIONS, "num_answers": NUM_ANSWERS}
-    return not record.further_references and not validate(record, **wanted, language=language)
+    faults = validate(record, num_questions=NUM_QUESTIONS, num_answers=NUM_ANSWERS, language=language)
+    return not record.further_references and not faults
 
 
 def _item(record: Record, names: Sequence[str], language: Language) -> dict[str, Any]:
