@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 import sage_jax
-from sage_jax import api
 from sage_jax.config import InspectConfig
 from sage_jax.data.images import decode_rgb, encode_png
 from tests.support.photographs import drawn
@@ -137,7 +136,7 @@ def test_of_several_references_each_patch_is_compared_with_its_best(
     same = inspector.inspect(pictures[0], [pictures[2], pictures[0]])
     np.testing.assert_allclose(np.asarray(same.anomaly_map), 0.0, atol=1e-4)
     encoded: list[int] = []
-    monkeypatch.setattr(api, "encode_png", lambda pixels: encoded.append(1) or encode_png(pixels))
+    monkeypatch.setattr(given, "encode_png", lambda pixels: encoded.append(1) or encode_png(pixels))
     (many, *_) = inspector.inspect_many(pictures[:3], pictures[1:4], batch_size=2)
     assert len(encoded) == 3 + 3  # each reference once, whatever the number of images
     assert_same(many, together, atol=1e-5)
