@@ -17,6 +17,7 @@ from PIL import Image
 import sage_jax
 from sage_jax.config import InspectConfig
 from sage_jax.data.images import decode_rgb, encode_png
+from sage_jax.inspection import given
 from tests.support.photographs import drawn
 from tests.support.tiny_internvl import save_internvl, torch_internvl
 from tests.support.tiny_run import CONFIG, ROOT, TinyRun, read_jsonl
