@@ -9,8 +9,18 @@ import pkgutil
 import sage_jax
 from sage_jax.errors import ConfigError, UserError, plain
 
-NO_FAULT_OF_THE_USER = {"sage_jax.sharding.ShardingError", "sage_jax.process.signals.Interrupted"}
-"""A parameter that the table of the code leaves out, and a stop that was asked for."""
+NO_FAULT_OF_THE_USER = {
+    "sage_jax.sharding.ShardingError",
+    "sage_jax.process.signals.Interrupted",
+    "sage_jax.benchmark.question_json.BadItem",
+    "sage_jax.data.sources.items.BadItem",
+    "sage_jax.endpoint.asking.RefusedReply",
+    "sage_jax.endpoint.chat.BadReply",
+    "sage_jax.endpoint.client.NoAnswer",
+    "sage_jax.endpoint.client.Stopped",
+    "sage_jax.endpoint.client.Unanswered",
+}
+"""A parameter that the table of the code leaves out, a stop that was asked for, and what its module turns into faults."""
 
 
 def test_every_public_error_of_the_package_is_one_that_a_user_can_mend() -> None:

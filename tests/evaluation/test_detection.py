@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ class Rigged:
 
     def __init__(self, scores: list[float], similarity: np.ndarray) -> None:
         self.config = dataclasses.replace(Config(), model=MODEL)
+        self.chat = SimpleNamespace(language="en")
         self.asked: list[Record] = []
         self._scores, self._similarity = scores, similarity
 
