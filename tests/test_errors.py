@@ -20,7 +20,7 @@ NO_FAULT_OF_THE_USER = {
     "sage_jax.endpoint.client.Stopped",
     "sage_jax.endpoint.client.Unanswered",
 }
-"""A parameter that the table of the code leaves out, a stop that was asked for, and what its module turns into faults."""
+"""A parameter that the table of the code leaves out, a stop that was asked for, and what becomes faults or lines."""
 
 
 def test_every_public_error_of_the_package_is_one_that_a_user_can_mend() -> None:
