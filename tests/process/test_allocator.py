@@ -61,7 +61,7 @@ import jax, jax.numpy as jnp
 large = jax.jit(lambda x: (jnp.outer(x, x) + 1.0) @ x)  # 64 MB of it for the intermediate
 x = jnp.ones(4096)
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(8):  # until the heap has found its size
+for _ in range(16):  # until the heap has found its size
     jax.block_until_ready(large(x))
 before = faults()
 for _ in range(4):
@@ -80,5 +80,5 @@ def test_what_the_program_computes_takes_what_it_freed_before(tmp_path: Path, tu
         **{"env": environment, "capture_output": True, "text": True, "check": True, "timeout": 300},
     )
     pages = 4 * 64 * 2**20 // os.sysconf("SC_PAGE_SIZE")
-    # The heap may still grow by one of the four: beside other programs it finds its size late.
-    assert (int(done.stdout.split()[-1]) < 0.3 * pages) is kept
+    # Beside other programs the heap finds its size late, and may still grow by two of the four; not kept, all four fault.
+    assert (int(done.stdout.split()[-1]) < 0.7 * pages) is kept
