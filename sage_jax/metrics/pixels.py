@@ -70,11 +70,16 @@ def pixel_metrics(
             samples=samples,
             seed=seed,
         )
-        value = drawn.value if exact is None else exact[position]
-        found[name] = (
-            drawn if value is None or np.isnan(value) else Metric(float(value), drawn.low, drawn.high, drawn.n)
-        )
+        found[name] = drawn if exact is None else _about(drawn, float(exact[position]))
     return found
+
+
+def _about(drawn: Metric, value: float) -> Metric:
+    """The exact value with the interval that was drawn in bins, moved by what the bins moved the value."""
+    if np.isnan(value) or drawn.value is None or drawn.low is None or drawn.high is None:
+        return drawn
+    low, high = (min(max(end + value - drawn.value, 0.0), 1.0) for end in (drawn.low, drawn.high))
+    return Metric(value, low, high, drawn.n)
 
 
 def checked_map(anomaly_map: np.ndarray, index: int) -> Float[np.ndarray, "H W"]:

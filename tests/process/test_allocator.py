@@ -80,5 +80,5 @@ def test_what_the_program_computes_takes_what_it_freed_before(tmp_path: Path, tu
         **{"env": environment, "capture_output": True, "text": True, "check": True, "timeout": 300},
     )
     pages = 4 * 64 * 2**20 // os.sysconf("SC_PAGE_SIZE")
-    # Beside other programs the heap finds its size late, and may still grow by two of the four; not kept, all four fault.
+    # Beside other programs the heap finds its size late, and may still grow by two of the four; else all four fault.
     assert (int(done.stdout.split()[-1]) < 0.7 * pages) is kept
