@@ -12,7 +12,6 @@ from sage_jax.errors import ConfigError, UserError, plain
 NO_FAULT_OF_THE_USER = {
     "sage_jax.sharding.ShardingError",
     "sage_jax.process.signals.Interrupted",
-    "sage_jax.benchmark.question_json.BadItem",
     "sage_jax.data.sources.items.BadItem",
     "sage_jax.endpoint.asking.RefusedReply",
     "sage_jax.endpoint.chat.BadReply",

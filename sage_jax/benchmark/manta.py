@@ -9,19 +9,17 @@ from typing import Any
 
 from sage_jax.benchmark.items import Asked, Item
 from sage_jax.benchmark.question_json import (
-    BadItem,
     LineFinder,
     QuestionSet,
     objects_in,
     parse,
-    path_of,
     read_text,
-    shown,
-    text_of,
 )
 from sage_jax.config import BenchmarkConfig
 from sage_jax.data.records import PAIR_TYPES, Fault
 from sage_jax.data.sources import foreign
+from sage_jax.data.sources.items import BadItem, json_kind, text_of
+from sage_jax.data.sources.named_images import clean_path
 from sage_jax.errors import ConfigError
 
 
@@ -66,14 +64,14 @@ def _listed(path: Path, content: Any) -> Sequence[Any]:
     kind = foreign.object_kind(content) if isinstance(content, dict) else None
     if kind is not None and "MMAD" in kind.name:
         raise ConfigError(f"benchmark.root: {path} holds {kind.name}: set benchmark.name to mmad")
-    raise ConfigError(f"benchmark.root: {path} is {shown(content)}, no list of images with questions")
+    raise ConfigError(f"benchmark.root: {path} is {json_kind(content)}, no list of images with questions")
 
 
 def _item(path: Path, value: Any, taken: collections.Counter[str]) -> Item:
     if not isinstance(value, dict):
-        raise BadItem(f"is {shown(value)}", "make it an object with test_image")
-    image = path_of(text_of(value, "test_image"))
-    reference = path_of(text_of(value, "reference_image")) if value.get("reference_image") is not None else ""
+        raise BadItem(f"is {json_kind(value)}", "make it an object with test_image")
+    image = clean_path(text_of(value, "test_image"))
+    reference = clean_path(text_of(value, "reference_image")) if value.get("reference_image") is not None else ""
     kind = text_of(value, "pair_type")
     if kind not in PAIR_TYPES:
         raise BadItem(f"pair_type {kind!r} is no kind", f"use one of {', '.join(PAIR_TYPES)}")
@@ -97,7 +95,7 @@ def _question(number: int, fields: Mapping[str, Any], kind: str, conclusion: str
     where = f"question {number}: "
     answer = fields.get("answer")
     if not isinstance(answer, bool):
-        problem = "is missing" if "answer" not in fields else f"is {shown(answer)}"
+        problem = "is missing" if "answer" not in fields else f"is {json_kind(answer)}"
         raise BadItem(f"{where}answer {problem}", "write true or false")
     own = text_of(fields, "conclusion_en", where) if fields.get("conclusion_en") is not None else conclusion
     return Asked(text_of(fields, "question_en", where), kind, {}, "Yes" if answer else "No", own)

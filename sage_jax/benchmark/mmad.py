@@ -8,20 +8,17 @@ from typing import Any, Final
 
 from sage_jax.benchmark.items import Asked, Item
 from sage_jax.benchmark.question_json import (
-    BadItem,
     LineFinder,
     QuestionSet,
     objects_in,
     parse,
-    path_of,
-    plain_text,
     read_text,
-    shown,
-    text_of,
 )
 from sage_jax.config import BenchmarkConfig, nearest
 from sage_jax.data.records import Fault
 from sage_jax.data.sources import foreign
+from sage_jax.data.sources.items import BadItem, json_kind, plain_text, text_of
+from sage_jax.data.sources.named_images import clean_path
 from sage_jax.errors import ConfigError
 from sage_jax.metrics.letters import LETTERS
 from sage_jax.metrics.mmad import TYPES
@@ -67,7 +64,7 @@ def _no_mmad(path: Path, content: Any) -> ConfigError:
     if isinstance(content, list):
         kind = foreign.item_kind(content)
         cure = "set benchmark.name to manta" if kind and "MANTA" in kind.name else "name mmad.json"
-        return ConfigError(f"benchmark.root: {path} is {shown(content)}, and mmad.json is keyed by image: {cure}")
+        return ConfigError(f"benchmark.root: {path} is {json_kind(content)}, and mmad.json is keyed by image: {cure}")
     return ConfigError(f"benchmark.root: {path} holds no image with a conversation: name mmad.json")
 
 
@@ -75,8 +72,8 @@ def _item(
     path: Path, key: str, value: Any, config: BenchmarkConfig, knowledge: Mapping[tuple[str, str], tuple[str, ...]]
 ) -> Item:
     if not isinstance(value, dict):
-        raise BadItem(f"is {shown(value)}", "make it an object with conversation")
-    image = path_of(plain_text(key, "its key"))
+        raise BadItem(f"is {json_kind(value)}", "make it an object with conversation")
+    image = clean_path(plain_text(key, "its key"))
     dataset, *below = PurePosixPath(image).parts
     if len(below) < 2:
         raise BadItem("is no <data set>/<object>/... path", "give the path as MMAD has it")
@@ -108,7 +105,7 @@ def _templates(value: Mapping[str, Any], name: str, wanted: int) -> tuple[str, .
             f"{name} lists {len(found)} images, and benchmark.shots asks for {wanted}",
             "list more, or lower benchmark.shots",
         )
-    return tuple(path_of(plain_text(each, name)) for each in found[:wanted])
+    return tuple(clean_path(plain_text(each, name)) for each in found[:wanted])
 
 
 def _question(number: int, fields: Mapping[str, Any]) -> Asked:
@@ -118,7 +115,7 @@ def _question(number: int, fields: Mapping[str, Any]) -> Asked:
         raise BadItem(f"{where}type {kind!r} is none of MMAD's", nearest(kind, TYPES).removeprefix("; "))
     options = fields.get("Options")
     if not isinstance(options, dict) or not options:
-        problem = "is missing" if "Options" not in fields else f"is {shown(options)}"
+        problem = "is missing" if "Options" not in fields else f"is {json_kind(options)}"
         raise BadItem(f"{where}Options {problem}", 'give it an object such as {"A": "Yes.", "B": "No."}')
     wanted = list(LETTERS[: len(options)])
     if sorted(options) != wanted:

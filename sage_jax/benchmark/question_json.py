@@ -6,13 +6,13 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from sage_jax.benchmark.items import Item
-from sage_jax.data.images import forward_slashes
 from sage_jax.data.records import Fault
-from sage_jax.errors import ConfigError, plain
+from sage_jax.data.sources.items import BadItem, json_kind
+from sage_jax.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +30,6 @@ class QuestionSet:
     faults: list[Fault]
     content: dict[str, bytes]
     notes: tuple[str, ...] = ()
-
-
-class BadItem(ValueError):
-    """What is wrong with an item; the second argument is the way out."""
 
 
 def read_text(path: Path, field: str) -> str:
@@ -91,38 +87,6 @@ class LineFinder:
         return None
 
 
-def text_of(fields: Mapping[str, Any], key: str, where: str = "") -> str:
-    """A text that must be there.
-
-    Raises:
-      BadItem: It is missing, no text, or empty.
-    """
-    if key not in fields:
-        raise BadItem(f"{where}{key} is missing", "add it")
-    value = fields[key]
-    if not isinstance(value, str) or not value.strip():
-        raise BadItem(f"{where}{key} is {'empty' if isinstance(value, str) else shown(value)}", "give it a text")
-    return plain_text(value, f"{where}{key}")
-
-
-def plain_text(value: str, where: str) -> str:
-    """The text, if a tokenizer can take it.
-
-    Raises:
-      BadItem: It holds half of a surrogate pair.
-    """
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise BadItem(f"{where} holds half a character: {plain(value)[:40]}", "write the whole character") from None
-    return value.strip()
-
-
-def path_of(value: str) -> str:
-    """A path below the images' root without needless parts; `..` and a leading `/` stay, to be refused."""
-    return str(PurePosixPath(forward_slashes(value.strip())))
-
-
 def objects_in(fields: Mapping[str, Any], key: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a list that must not be empty, with their numbers from 1.
 
@@ -131,17 +95,9 @@ def objects_in(fields: Mapping[str, Any], key: str) -> Iterator[tuple[int, dict[
     """
     found = fields.get(key)
     if not isinstance(found, Sequence) or isinstance(found, str) or not found:
-        problem = "is missing" if key not in fields else f"is {shown(found)}"
+        problem = "is missing" if key not in fields else f"is {json_kind(found)}"
         raise BadItem(f"{key} {problem}", "give a list with a question or more")
     for number, value in enumerate(found, start=1):
         if not isinstance(value, dict):
-            raise BadItem(f"question {number} is {shown(value)}", "make it an object")
+            raise BadItem(f"question {number} is {json_kind(value)}", "make it an object")
         yield number, value
-
-
-def shown(value: object) -> str:
-    """What a value of the wrong kind is, for a message."""
-    if value in ("", [], {}, ()):
-        return "empty"
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")

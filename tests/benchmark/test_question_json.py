@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sage_jax.benchmark.question_json import BadItem, LineFinder, objects_in, parse, path_of, read_text, shown, text_of
+from sage_jax.benchmark.question_json import LineFinder, objects_in, parse, read_text
+from sage_jax.data.sources.items import BadItem
 from sage_jax.errors import ConfigError
 
 
@@ -55,21 +56,6 @@ def test_lines_of_a_string_that_comes_again_are_told_in_order() -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({}, "a is missing"),
-        ({"a": " "}, "a is empty"),
-        ({"a": 3}, "a is a number"),
-        ({"a": "\ud800"}, "a holds half a character"),
-    ],
-)
-def test_a_text_must_be_one(fields: dict[str, object], said: str) -> None:
-    assert text_of({"a": " b "}, "a") == "b"
-    with pytest.raises(BadItem, match=said):
-        text_of(fields, "a")
-
-
-@pytest.mark.parametrize(
-    ("fields", "said"),
-    [
         ({}, "q is missing"),
         ({"q": []}, "q is empty"),
         ({"q": "text"}, "q is a text"),
@@ -80,11 +66,3 @@ def test_a_list_of_questions_must_be_one(fields: dict[str, object], said: str) -
     assert list(objects_in({"q": [{"a": 1}]}, "q")) == [(1, {"a": 1})]
     with pytest.raises(BadItem, match=said):
         list(objects_in(fields, "q"))
-
-
-def test_paths_are_written_in_one_way() -> None:
-    assert path_of(" a//b/./c.png ") == path_of("a\\b\\c.png") == "a/b/c.png"
-    assert path_of("../a.png") == "../a.png"
-    assert [shown(value) for value in ({}, [], 1, True, {"a": 1}, [1])] == [
-        *("empty", "empty", "a number", "true or false", "an object", "a list"),
-    ]

@@ -11,7 +11,7 @@ from sage_jax.data.adpl.facts import Vocabulary
 from sage_jax.data.images import ImageFault, decode_rgb, read_inside
 from sage_jax.data.records import Answer, Fault, Question, Record, validate
 from sage_jax.data.sources import foreign
-from sage_jax.data.sources.items import BadItem, FormatError, Item, holds_list, list_of, parse_items, text_of
+from sage_jax.data.sources.items import BadItem, FormatError, Item, holds_list, json_kind, list_of, parse_items, text_of
 from sage_jax.data.sources.named_images import (
     category_of,
     check_held_out,
@@ -209,13 +209,13 @@ class _Builder:
 
 def _question(number: int, value: Any, keys: TextKeys) -> Question:
     if not isinstance(value, dict):
-        raise BadItem(f"question {number} is a {type(value).__name__}", f"make it an object with {keys.question}")
+        raise BadItem(f"question {number} is {json_kind(value)}", f"make it an object with {keys.question}")
     _check_keys(value, _QUESTION_KEYS, f"question {number}: ")
     answers = []
     for rank, option in enumerate(list_of(value, "answer_options", f"question {number}: "), start=1):
         where = f"question {number}, answer {rank}: "
         if not isinstance(option, dict):
-            raise BadItem(f"{where}is a {type(option).__name__}", f"make it an object with {keys.answer}")
+            raise BadItem(f"{where}is {json_kind(option)}", f"make it an object with {keys.answer}")
         _check_keys(option, _OPTION_KEYS, where)
         score = option.get("score")
         if score is not None and (isinstance(score, bool) or not isinstance(score, (int, float))):

@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,7 +70,7 @@ def parse_items(path: Path, *, marks: Collection[str], wanted: str) -> list[Item
             if isinstance(value, dict):
                 items.append(Item(line, number, value))
             else:
-                items.append(Fault(str(path), line, f"item {number} is a {type(value).__name__}", "make it an object"))
+                items.append(Fault(str(path), line, f"item {number} is {json_kind(value)}", "make it an object"))
         except (ValueError, RecursionError) as error:
             problem = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             if isinstance(error, json.JSONDecodeError):
@@ -98,7 +98,7 @@ def holds_list(path: Path) -> bool:
         return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
 
 
-def text_of(fields: dict[str, Any], key: str, where: str = "") -> str:
+def text_of(fields: Mapping[str, Any], key: str, where: str = "") -> str:
     """A field that must be a text, without blanks around it.
 
     Raises:
@@ -108,12 +108,20 @@ def text_of(fields: dict[str, Any], key: str, where: str = "") -> str:
         raise BadItem(f"{where}{key} is missing", "add it")
     value = fields[key]
     if not isinstance(value, str) or not value.strip():
-        shown = "empty" if isinstance(value, str) else f"a {type(value).__name__}"
-        raise BadItem(f"{where}{key} is {shown}", "give it a text")
+        raise BadItem(f"{where}{key} is {'empty' if isinstance(value, str) else json_kind(value)}", "give it a text")
+    return plain_text(value, f"{where}{key}")
+
+
+def plain_text(value: str, where: str) -> str:
+    """The text, without blanks around it, if files and tokenizers can take it.
+
+    Raises:
+      BadItem: It holds half of a surrogate pair, which JSON can write.
+    """
     try:
         value.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and no file or tokenizer can take
-        raise BadItem(f"{where}{key} holds half a character: {value!a}", "write the whole character") from None
+    except UnicodeEncodeError:
+        raise BadItem(f"{where} holds half a character: {value[:40]!a}", "write the whole character") from None
     return value.strip()
 
 
@@ -126,8 +134,16 @@ def list_of(fields: dict[str, Any], key: str, where: str = "") -> list[Any]:
     if key not in fields:
         raise BadItem(f"{where}{key} is missing", "add it")
     if not isinstance(fields[key], list):
-        raise BadItem(f"{where}{key} is a {type(fields[key]).__name__}", "make it a list")
+        raise BadItem(f"{where}{key} is {json_kind(fields[key])}", "make it a list")
     return fields[key]
+
+
+def json_kind(value: object) -> str:
+    """What a value of the wrong kind is, for a message."""
+    if value in ("", [], {}, ()):
+        return "empty"
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
 
 
 def _read(path: Path, wanted: str) -> str:

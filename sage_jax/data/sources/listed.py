@@ -26,6 +26,7 @@ from sage_jax.data.sources.entries import (
     split_of,
     words,
 )
+from sage_jax.data.sources.items import json_kind
 from sage_jax.errors import UserError
 
 VERSION: Final = 2
@@ -191,14 +192,14 @@ def _read_meta(path: Path, text: str) -> Iterator[Entry | Fault]:
 
 def _read_meta_item(path: Path, line: int | None, split: str, category: str, item: Any, where: str) -> Entry | Fault:
     if not isinstance(item, dict):
-        return Fault(str(path), line, f"{where} is a {type(item).__name__}", "make it an object with img_path")
+        return Fault(str(path), line, f"{where} is {json_kind(item)}", "make it an object with img_path")
     anomaly = item.get("anomaly")
     if isinstance(anomaly, bool) or anomaly not in (0, 1):
         return Fault(str(path), line, f"{where}: anomaly is {anomaly!r}", "write 0 or 1")
     texts = {name: item.get(name, "") for name in ("img_path", "mask_path", "specie_name")}
     for name, value in texts.items():
         if not isinstance(value, str):
-            return Fault(str(path), line, f"{where}: {name} is a {type(value).__name__}", "give it a text")
+            return Fault(str(path), line, f"{where}: {name} is {json_kind(value)}", "give it a text")
     image, mask, kind = (value.strip() for value in texts.values())
     if not image:
         return Fault(str(path), line, f"{where}: img_path is missing or empty", "add it")

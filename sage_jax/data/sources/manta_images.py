@@ -14,7 +14,15 @@ from typing import Final
 from sage_jax.data.images import SUFFIXES
 from sage_jax.data.records import Fault
 from sage_jax.data.sources.entries import Entry, shown
-from sage_jax.data.sources.tree_files import entry_of, folders_of, images_below, named, orphans, relative_to
+from sage_jax.data.sources.tree_files import (
+    entry_of,
+    folders_of,
+    images_below,
+    named,
+    orphans,
+    relative_to,
+    without_masks,
+)
 
 MASK_FOLDERS: Final = ("mask", "masks", "ground_truth")
 """Folders of a split, or of a category, that hold masks."""
@@ -67,13 +75,7 @@ class MantaFolders:
         for home in (here, *(here / split for split in _splits(here))):
             for name in sorted(folders_of(home) & set(MASK_FOLDERS)):
                 yield from orphans(root, images_below(home / name), entries, home)
-        defective = [entry for entry in entries if not entry.good]
-        unmarked = [entry for entry in defective if not entry.masks]
-        if unmarked:
-            yield (
-                f"{here}: {len(unmarked)} of {len(defective)} defective images, such as {unmarked[0].path}, have no"
-                " mask: verdicts and kinds are learnt from them, places are not"
-            )
+        yield from without_masks(here, entries)
 
 
 def _splits(here: Path) -> list[str]:

@@ -17,7 +17,14 @@ from typing import Final
 from sage_jax.data.images import SUFFIXES
 from sage_jax.data.records import Fault
 from sage_jax.data.sources.entries import GOOD_NAMES, Entry, shown
-from sage_jax.data.sources.tree_files import REFERENCE_FOLDERS, entry_of, images_below, orphans, relative_to
+from sage_jax.data.sources.tree_files import (
+    REFERENCE_FOLDERS,
+    entry_of,
+    images_below,
+    orphans,
+    relative_to,
+    without_masks,
+)
 
 MASK_FOLDERS: Final = ("masks", "mask", "ground_truth", "gt")
 _MASK_END: Final = "_mask"
@@ -69,13 +76,7 @@ class OwnFolders:
         here = root / folder
         for name in _folders_named(here, MASK_FOLDERS):
             yield from orphans(root, images_below(here / name), entries, here)
-        defective = [entry for entry in entries if not entry.good]
-        unmarked = [entry for entry in defective if not entry.masks]
-        if unmarked:
-            yield (
-                f"{here}: {len(unmarked)} of {len(defective)} defective images, such as {unmarked[0].path}, have no"
-                " mask: verdicts and kinds are learnt from them, places are not"
-            )
+        yield from without_masks(here, entries)
 
 
 OWN: Final = OwnFolders()

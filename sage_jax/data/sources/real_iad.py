@@ -20,6 +20,7 @@ from typing import Any, Final
 from sage_jax.config import DataConfig
 from sage_jax.data.images import forward_slashes
 from sage_jax.data.records import Fault
+from sage_jax.data.sources.items import json_kind
 from sage_jax.errors import UserError
 
 SPLITS: Final = ("train", "test")
@@ -142,11 +143,11 @@ def rows(path: Path, text: str) -> Iterator[Row | Fault]:
 
 def _row(path: Path, line: int | None, item: Any, split: str, where: str, *, prefix: str, normal: str) -> Row | Fault:
     if not isinstance(item, dict):
-        return Fault(str(path), line, f"{where} is a {type(item).__name__}", "make it an object with image_path")
+        return Fault(str(path), line, f"{where} is {json_kind(item)}", "make it an object with image_path")
     texts = {name: item.get(name) or "" for name in ("category", "anomaly_class", "image_path", "mask_path")}
     for name, value in texts.items():
         if not isinstance(value, str):
-            return Fault(str(path), line, f"{where}: {name} is a {type(value).__name__}", "give it a text")
+            return Fault(str(path), line, f"{where}: {name} is {json_kind(value)}", "give it a text")
         if not value.strip() and name in ("anomaly_class", "image_path"):
             return Fault(str(path), line, f"{where}: {name} is missing or empty", "add it")
     category, kind, image, mask = (value.strip() for value in texts.values())

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
-from sage_jax.data.sources.items import BadItem, text_of
+from sage_jax.data.sources.items import BadItem, json_kind, text_of
 
 Role = Literal["user", "assistant", "system"]
 
@@ -168,7 +168,7 @@ def images_of(fields: Mapping[str, Any]) -> tuple[str, ...]:
         for each in given if isinstance(given, list) else [] if given is None else [given]:
             name = each.get("path") if isinstance(each, dict) else each
             if not isinstance(name, str) or not name.strip():
-                raise BadItem(f"{key} holds a {type(each).__name__}, no path", "save images as files and give paths")
+                raise BadItem(f"{key} holds {json_kind(each)}, no path", "save images as files and give paths")
             found.append(text_of({key: name}, key))
     if not found:
         raise BadItem("has no image", "name one under image or images, or leave the row out")
@@ -201,12 +201,12 @@ def _turns(given: Any) -> list[_Message]:
     if isinstance(given, str):
         return [_message("user", given, "the question")]
     if not isinstance(given, list) or not given:
-        raise BadItem(f"its turns are {'empty' if given == [] else f'a {type(given).__name__}'}", "make them a list")
+        raise BadItem(f"its turns are {json_kind(given)}", "make them a list")
     found = []
     for number, turn in enumerate(given, start=1):
         where = f"turn {number}"
         if not isinstance(turn, dict):
-            raise BadItem(f"{where} is a {type(turn).__name__}", "make it an object with role and content")
+            raise BadItem(f"{where} is {json_kind(turn)}", "make it an object with role and content")
         named = turn.get("from", turn.get("role"))
         if not isinstance(named, str) or named not in _ROLES:
             raise BadItem(f"{where} is of {named!r}", f"use one of {', '.join(_ROLES)}")

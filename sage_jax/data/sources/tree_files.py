@@ -102,3 +102,14 @@ def orphans(root: Path, masks: Sequence[Path], entries: Sequence[Entry], images:
     for path in masks:
         if path.relative_to(root).as_posix() not in used:
             yield f"{shown(path)}: is the mask of no image under {images}"
+
+
+def without_masks(here: Path, entries: Sequence[Entry]) -> Iterator[str]:
+    """How many defective images of a category have no mask, in a sentence."""
+    defective = [entry for entry in entries if not entry.good]
+    unmarked = [entry for entry in defective if not entry.masks]
+    if unmarked:
+        yield (
+            f"{here}: {len(unmarked)} of {len(defective)} defective images, such as {unmarked[0].path}, have no"
+            " mask: verdicts and kinds are learnt from them, places are not"
+        )

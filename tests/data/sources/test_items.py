@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from sage_jax.data.records import Fault
-from sage_jax.data.sources.items import BadItem, FormatError, Item, holds_list, list_of, parse_items, text_of
+from sage_jax.data.sources.items import (
+    BadItem,
+    FormatError,
+    Item,
+    holds_list,
+    json_kind,
+    list_of,
+    parse_items,
+    text_of,
+)
 
 
 def parsed(path: Path, text: str) -> list[Item | Fault]:
@@ -57,7 +66,7 @@ def test_fields_are_texts_and_lists_or_named_faults() -> None:
     for fields, problem in (
         ({}, "turn 1: a is missing"),
         ({"a": " "}, "turn 1: a is empty"),
-        ({"a": 3}, "turn 1: a is a int"),
+        ({"a": 3}, "turn 1: a is a number"),
         ({"a": "\ud800"}, "turn 1: a holds half a character"),
     ):
         with pytest.raises(BadItem, match=problem):
@@ -65,3 +74,24 @@ def test_fields_are_texts_and_lists_or_named_faults() -> None:
     for fields in ({}, {"a": "x"}):
         with pytest.raises(BadItem, match="a is"):
             list_of(fields, "a")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, "a is missing"),
+        ({"a": " "}, "a is empty"),
+        ({"a": 3}, "a is a number"),
+        ({"a": "\ud800"}, "a holds half a character"),
+    ],
+)
+def test_a_text_must_be_one(fields: dict[str, object], said: str) -> None:
+    assert text_of({"a": " b "}, "a") == "b"
+    with pytest.raises(BadItem, match=said):
+        text_of(fields, "a")
+
+
+def test_a_value_of_the_wrong_kind_is_called_by_its_json_name() -> None:
+    assert [json_kind(value) for value in ({}, [], 1, True, {"a": 1}, [1])] == [
+        *("empty", "empty", "a number", "true or false", "an object", "a list"),
+    ]

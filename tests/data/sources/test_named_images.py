@@ -58,3 +58,8 @@ def test_a_draw_follows_its_seed_and_counts_images_once() -> None:
     names = [f"{number % 20}.png" for number in range(60)]
     assert drawn(names, 0, 1) == drawn(names, 20, 1) == set(names)
     assert len(drawn(names, 7, 1)) == 7 and drawn(names, 7, 1) == drawn(sorted(names), 7, 1) != drawn(names, 7, 2)
+
+
+def test_paths_are_written_in_one_way() -> None:
+    assert clean_path(" a//b/./c.png ") == clean_path("a\\b\\c.png") == "a/b/c.png"
+    assert clean_path("../a.png") == "../a.png"

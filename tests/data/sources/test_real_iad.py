@@ -42,7 +42,7 @@ def _changed(path: Path, split: str, number: int, **fields: Any) -> None:
         ({"image_path": ""}, "item 2 of test: image_path is missing or empty"),
         ({"image_path": "NG/none.jpg"}, "pcb/NG/none.jpg does not exist"),
         ({"image_path": "../../x.jpg"}, "pcb/../../x.jpg"),
-        ({"anomaly_class": 3}, "item 2 of test: anomaly_class is a int"),
+        ({"anomaly_class": 3}, "item 2 of test: anomaly_class is a number"),
         ({"anomaly_class": None}, "item 2 of test: anomaly_class is missing or empty"),
         ({"mask_path": None}, "is defective, but has no mask"),
         ({"mask_path": "NG/none.png"}, "pcb/NG/none.png does not exist"),
@@ -62,7 +62,7 @@ def test_an_item_that_is_no_object_is_told_and_lines_of_the_others_stay(tmp_path
         {"meta": {"prefix": "a/"}, "train": [3, {"anomaly_class": "OK", "image_path": "x.jpg"}]}, indent=1
     )
     fault, row = rows(tmp_path / "nut.json", text)
-    assert isinstance(fault, Fault) and fault.problem == "item 1 of train is a int"
+    assert isinstance(fault, Fault) and fault.problem == "item 1 of train is a number"
     assert row == Row(9, "train", "nut", "OK", "a/x.jpg", "", False), "without a category, the file's name is it"
 
 

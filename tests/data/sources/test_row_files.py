@@ -77,7 +77,7 @@ def test_another_length_is_a_fault_of_the_set_and_costs_no_row(tmp_path: Path) -
     [
         ({"annotation": "none.jsonl"}, "annotation none.jsonl does not exist"),
         ({"annotation": "../rows.jsonl"}, "annotation ../rows.jsonl lies outside"),
-        ({"annotation": 3}, "annotation is a int"),
+        ({"annotation": 3}, "annotation is a number"),
         ({"repeat_time": 0}, "repeat_time is 0"),
         ({"repeat_time": 2.5}, "repeat_time is 2.5"),
         ({"repeat_time": True}, "repeat_time is True"),
