@@ -59,7 +59,7 @@ def test_images_come_under_either_key_one_or_several() -> None:
     for fields, said in (
         ({}, "no image"),
         ({"images": []}, "no image"),
-        ({"images": [{"bytes": "x"}]}, "holds a dict"),
+        ({"images": [{"bytes": "x"}]}, "holds an object"),
     ):
         with pytest.raises(BadItem, match=said):
             images_of(fields)
