@@ -232,7 +232,7 @@ def check(stage: Stage) -> StageCost:
     _write_faults(stage, faults)
     if faults and config.data.on_bad_record == "fail":
         raise ConfigError(
-            f"{len(faults)} faults in the data set, all listed in {stage.run.folder.path / _FAULTS}: mend them, or "
+            f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in the data set, all listed in {stage.run.folder.path / _FAULTS}: mend them, or "
             "leave bad records out with --config.data.on_bad_record=skip"
         )
     if given_away:
