@@ -231,9 +231,10 @@ def check(stage: Stage) -> StageCost:
     faults = [fault for report in reports for fault in report.faults]
     _write_faults(stage, faults)
     if faults and config.data.on_bad_record == "fail":
+        number = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
         raise ConfigError(
-            f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in the data set, all listed in {stage.run.folder.path / _FAULTS}: mend them, or "
-            "leave bad records out with --config.data.on_bad_record=skip"
+            f"{number} in the data set, all listed in {stage.run.folder.path / _FAULTS}: mend them, or leave bad "
+            "records out with --config.data.on_bad_record=skip"
         )
     if given_away:
         raise ConfigError(
