@@ -69,6 +69,7 @@ class Inspector:
             with_reference: familiarity_of(evaluator.config, evaluator, stage, with_reference=with_reference)
             for with_reference in (False, True)
         }
+        self._bits = evaluator.config.data.bits
         self._references = cached_references(evaluator, one_for_all=True)
 
     def __repr__(self) -> str:
@@ -101,7 +102,7 @@ class Inspector:
         Raises:
           UserError: The image or a reference cannot be read; the message names it.
         """
-        given = self._input(image, read_references(references), category)
+        given = self._input(image, read_references(references, self._bits), category)
         if given.record is None:
             raise UserError(given.error)
         return next(self._answered([given], questions, rows=1))
@@ -132,7 +133,7 @@ class Inspector:
         """
         if batch_size < 1:
             raise UserError(f"batch_size = {batch_size}: give 1 or more")
-        return self._many(images, read_references(references), questions, category, batch_size)
+        return self._many(images, read_references(references, self._bits), questions, category, batch_size)
 
     def _many(
         self,
@@ -181,7 +182,9 @@ class Inspector:
         category = category or (category_of(Path(image), vocabulary) if is_path else "part")
         register = self.config.data.register == "rigid"
         try:
-            return make_input(name, content_of(image, name), references, category, vocabulary, register=register)
+            return make_input(
+                name, content_of(image, name, self._bits), references, category, vocabulary, register=register
+            )
         except ValueError as error:  # a UserError is one
             return InputImage(name, category, None, str(error))
 

@@ -31,6 +31,6 @@ reference, T or 0.
   Z  blocks of attention
 """
 
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8, UInt16
 
-__all__ = ["Array", "Bool", "Float", "Int", "UInt8"]
+__all__ = ["Array", "Bool", "Float", "Int", "UInt8", "UInt16"]

@@ -59,6 +59,9 @@ class DataConfig:
         scored on the same images and questions.
       image_px: Side of a generated image or a DeepPCB crop; 0 = whole images.
       shrink_px: Longer side that larger photographs of `folder` are shrunk to when they are stored; 0 = as they are.
+      bits: Bits that the grey values of 16-bit files really have: 8, 10, 12, 14 or 16. 0 = found out by
+        the data set's largest value, and told; inspection then takes the same. A file that states its own depth (PNG's
+        sBIT, TIFF's MaxSampleValue) is read by that.
       held_out: Categories kept for testing. Empty: the source's own split, or `test_fraction` by hash.
       test_fraction: Share of images kept for testing where the source has no split and nothing is held out; 0 = none,
         1 = all.
@@ -101,6 +104,7 @@ class DataConfig:
     test_seed: int = 0
     image_px: int = 64
     shrink_px: int = 0
+    bits: int = 0
     held_out: tuple[str, ...] = ()
     test_fraction: float = 0.2
     validation_fraction: float = 0.0
@@ -127,6 +131,7 @@ class DataConfig:
         require_not_negative(self, "num_train", "num_test", "image_px", "num_workers", "prefetch", "group_batches")
         require_not_negative(self, "vit_memory_mb", "drawn_defects", "drawn_variation", "shrink_px")
         require_above_zero(self, "num_references")
+        require(self.bits in (0, 8, 10, 12, 14, 16), f"bits = {self.bits}: give 8, 10, 12, 14 or 16; 0 = found out")
         if self.is_read:
             self._check_source()
         require_seed("test_seed", self.test_seed)

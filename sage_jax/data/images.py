@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import importlib.util
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import BinaryIO, Final, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from sage_jax.axes import Bool, UInt8
+from sage_jax.axes import Bool, Int, UInt8
 from sage_jax.errors import UserError
 from sage_jax.process.recently_used import RecentlyUsed
 
-SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+_HEIF: Final = importlib.util.find_spec("pillow_heif") is not None
+"""Whether the extra `heic` is installed, which reads what phones write."""
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", *((".heic", ".heif") if _HEIF else ()))
 # Only these decoders are tried: others start external programs (EPS) or render (WMF), which a data set never needs.
-_FORMATS: Final = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
-_WIDE_MODES: Final = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_FORMATS: Final = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM", *(("HEIF",) if _HEIF else ()))
+WIDE_MODES: Final = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+"""Pillow's modes of grey values of more than 8 bits."""
 _MAX_PIXELS: Final = 178_956_970
 _REMEMBERED_BYTES: Final = 2**28
 """Of pixels that `remembered_rgb` keeps."""
@@ -65,9 +70,9 @@ def rgb_of(image: Image.Image, *, name: str) -> UInt8[np.ndarray, "H W 3"]:
     Raises:
       ImageFault: Its pixels are floating-point numbers.
     """
+    if image.mode in WIDE_MODES:
+        return np.repeat(_eight_bit(upright_values(image, name=name))[:, :, None], 3, axis=2)
     image = ImageOps.exif_transpose(image)
-    if image.mode in _WIDE_MODES:
-        return np.repeat(_eight_bit(np.asarray(image), name)[:, :, None], 3, axis=2)
     if image.mode == "F":
         raise ImageFault(name, "has floating-point pixels, whose range is unknown", "save it with 8 or 16 bits")
     if image.has_transparency_data:
@@ -104,18 +109,25 @@ def _remembered() -> RecentlyUsed:
     return RecentlyUsed(_REMEMBERED_BYTES)
 
 
-def wide_maximum(path: Path) -> int | None:
-    """The largest value of an image of more than 8 bits; None of any other, and of one that cannot be decoded.
+def upright_grey(data: bytes, *, name: str) -> Int[np.ndarray, "H W"]:
+    """Grey values of a wide image (`WIDE_MODES`) as they stand in its file, upright.
 
-    Of other images the header alone is read.
+    Raises:
+      ImageFault: As `decode_rgb`, or its values are outside 0..65535.
     """
-    try:
-        with Image.open(path, formats=_FORMATS) as image:
-            if image.mode not in _WIDE_MODES:
-                return None
-            return int(np.asarray(image).max(initial=0))
-    except Exception:  # as in `_decode`, whose faults are told where the image is read
-        return None
+    return _decode(data, name, _MAX_PIXELS, lambda image: upright_values(image, name=name))
+
+
+def upright_values(image: Image.Image, *, name: str) -> Int[np.ndarray, "H W"]:
+    """Grey values of an opened wide image, upright.
+
+    Raises:
+      ImageFault: They are outside 0..65535.
+    """
+    values = np.asarray(ImageOps.exif_transpose(image))
+    if values.size and not 0 <= int(values.min()) <= int(values.max()) <= 65535:
+        raise ImageFault(name, "has pixels outside 0..65535", "save it with 8 or 16 bits")
+    return values
 
 
 def decode_mask(data: bytes, *, name: str = "mask", max_pixels: int = _MAX_PIXELS) -> Bool[np.ndarray, "H W"]:
@@ -173,6 +185,23 @@ def shrink(pixels: np.ndarray, longer_px: int) -> np.ndarray:
     return np.asarray(resized).astype(pixels.dtype)
 
 
+def open_image(file: BinaryIO) -> Image.Image:
+    """An image by its header, in one of the formats that are read.
+
+    Raises:
+      Exception: Whatever its decoder throws.
+    """
+    _register_heif()
+    return Image.open(file, formats=_FORMATS)
+
+
+@functools.cache
+def _register_heif() -> None:
+    """Makes Pillow read HEIF, where the extra is installed; once a process, when the first image is opened."""
+    if _HEIF:
+        importlib.import_module("pillow_heif").register_heif_opener()
+
+
 def forward_slashes(path: str) -> str:
     """A path of a list that may have been written on Windows, with `/` between its folders."""
     return path if "/" in path else path.replace("\\", "/")
@@ -223,7 +252,7 @@ def _decode(data: bytes, name: str, max_pixels: int, convert: Callable[[Image.Im
     if not data:
         raise ImageFault(name, "is an empty file", "copy it again")
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with open_image(io.BytesIO(data)) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise _bomb(name, f"{width} x {height} px", max_pixels)
@@ -246,8 +275,6 @@ def _bomb(name: str, size: str, max_pixels: int) -> ImageFault:
     return ImageFault(name, f"has {size}, more than {max_pixels:,} px in all", "shrink it, or leave it out")
 
 
-def _eight_bit(values: np.ndarray, name: str) -> UInt8[np.ndarray, "H W"]:
+def _eight_bit(values: np.ndarray) -> UInt8[np.ndarray, "H W"]:
     """Grey values of a 16-bit image, scaled to 0..255 (65535 becomes 255)."""
-    if values.size and not 0 <= int(values.min()) <= int(values.max()) <= 65535:
-        raise ImageFault(name, "has pixels outside 0..65535", "save it with 8 or 16 bits")
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)

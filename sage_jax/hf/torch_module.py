@@ -25,7 +25,9 @@ CODE_FILES: Final = ("modeling_sage.py", "fusion_sage.py", "processing_sage.py")
 AUTO_MAP: Final = {"AutoModel": "modeling_sage.SageModel"}
 
 
-def sage_settings(model: ModelConfig, chat: Chat, *, facts_as: FactsAs, max_new_tokens: int) -> dict[str, Any]:
+def sage_settings(
+    model: ModelConfig, chat: Chat, *, facts_as: FactsAs, max_new_tokens: int, bits: int = 16
+) -> dict[str, Any]:
     """What config.json says under `sage`: what transformers' InternVL has no field for.
 
     Args:
@@ -33,6 +35,7 @@ def sage_settings(model: ModelConfig, chat: Chat, *, facts_as: FactsAs, max_new_
       chat: Template and tokenizer.
       facts_as: How the stage was given its facts.
       max_new_tokens: Longest answer.
+      bits: Depth of wide images (`data.bits`).
     """
     text, decoder = chat.text, dataclasses.asdict(model.decoder)
     return {
@@ -61,6 +64,7 @@ def sage_settings(model: ModelConfig, chat: Chat, *, facts_as: FactsAs, max_new_
         "comparison_id": chat.comparison_id,
         "verdict_ids": [list(ids) for ids in chat.verdict_ids],
         "max_new_tokens": max_new_tokens,
+        **({} if bits in (0, 16) else {"bits": bits}),
         **({} if chat.language == "en" else {"language": chat.language}),
     }
 

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from sage_jax.config import ConfigError, DataConfig, InspectConfig
 from sage_jax.data.adpl.facts import Vocabulary
+from sage_jax.data.depth import at_depth
 from sage_jax.data.images import SUFFIXES, remembered_rgb
 from sage_jax.data.records import PAIR_TYPES, Record, Reference
 from sage_jax.data.registration import registered
@@ -102,10 +103,11 @@ class UserImages:
     """
 
     def __init__(self, config: InspectConfig, vocabulary: Vocabulary, data: DataConfig | None = None) -> None:
-        """`data` is what the model was trained on: whether parts are registered, and with how many references."""
+        """`data` is what the model was trained on: depth, whether parts are registered, and number of references."""
         self._register = data is not None and data.register == "rigid"
         number = config.num_references or (1 if data is None else data.num_references)
-        self._references = References(config.references, number)
+        self._bits = 0 if data is None else data.bits
+        self._references = References(config.references, number, self._bits)
         self._paths = find_images(config.images)
         self._category, self._vocabulary = config.category, vocabulary
 
@@ -139,7 +141,7 @@ class UserImages:
         name = os.fsencode(path).decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
         category = self._category or category_of(path, self._vocabulary)
         try:
-            test_image = path.read_bytes()
+            test_image = at_depth(path.read_bytes(), self._bits, name=name)
             remembered_rgb(test_image, name=name)
             references = self._references.of(path)
         except (OSError, ValueError) as error:  # ImageFault is one, and so is a path with a NUL byte
@@ -211,11 +213,11 @@ class References:
       ConfigError: There is no such file, or no image in the folder.
     """
 
-    def __init__(self, references: str, number: int = 1):
-        """`number` is the most references of an image."""
+    def __init__(self, references: str, number: int = 1, bits: int = 0):
+        """`number` is the most references of an image, `bits` the depth of wide ones that state none (`at_depth`)."""
         self._own: dict[str, list[Path]] = {}
         self._first: list[Path] = []
-        self._number, self._alone = number, True
+        self._number, self._bits, self._alone = number, bits, True
         self._read = functools.lru_cache(maxsize=_KEPT_REFERENCES + number)(_read_reference)
         if not references:
             return
@@ -246,15 +248,15 @@ class References:
         Raises:
           OSError, ImageFault: One cannot be read.
         """
-        return [Reference(self._read(path, _file_stamp(path)), str(path)) for path in self.paths_of(image)]
+        return [Reference(self._read(path, _file_stamp(path), self._bits), str(path)) for path in self.paths_of(image)]
 
     def _own_of(self, image: Path) -> list[Path] | None:
         return self._own.get(image.name) or self._own.get(f"{image.stem}/")
 
 
-def _read_reference(path: Path, stamp: str) -> bytes:
+def _read_reference(path: Path, stamp: str, bits: int) -> bytes:
     """A reference's content; the stamp is there to tell a changed file from the one that was read before."""
-    content = path.read_bytes()
+    content = at_depth(path.read_bytes(), bits, name=f"reference {path}")
     remembered_rgb(content, name=f"reference {path}")
     return content
 

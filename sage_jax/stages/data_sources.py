@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 from sage_jax.config import TRAINING_STAGES, Config, ConfigError
+from sage_jax.data.sources.readers import with_bits
 from sage_jax.data.sources.recognition import with_reader
 
 
 def with_readers(config: Config) -> tuple[Config, tuple[str, ...]]:
-    """The config with a reader as the source of each data set, and what was recognised, in sentences.
+    """The config with a reader as the source of each data set and the depth of its images, and what was found.
 
     A training stage with `data_root` may have another kind of data set than the run: then its `data_source` is set.
 
@@ -31,4 +32,6 @@ def with_readers(config: Config) -> tuple[Config, tuple[str, ...]]:
         sentences.append(told)
         source = "" if own.source == data.source else own.source
         stages[name] = dataclasses.replace(train, data_root=own.root, data_source=source)
+    data, told = with_bits(data)
+    sentences.append(told)
     return dataclasses.replace(config, data=data, **stages), tuple(dict.fromkeys(each for each in sentences if each))

@@ -75,5 +75,7 @@ def _of_checkpoint(folder: Path, about: dict[str, Any], scratch: Path) -> Config
 
 def _data_of(sage: dict[str, Any], folder: Path) -> DataConfig:
     """Data of the model's language: no data set of it is known, and only AD-PL has texts of several languages."""
-    language = sage.get("language", "en")
-    return DataConfig() if language == "en" else DataConfig(source="adpl", root=str(folder), language=language)
+    language, bits = sage.get("language", "en"), sage.get("bits", 0)
+    if language == "en":
+        return DataConfig(bits=bits)
+    return DataConfig(source="adpl", root=str(folder), language=language, bits=bits)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from sage_jax.data import images
-from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, encode_png, read_inside
+from sage_jax.data.images import SUFFIXES, ImageFault, decode_mask, decode_rgb, encode_png, read_inside
 
 _RGB = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)
 
@@ -205,3 +205,15 @@ def test_a_remembered_file_is_decoded_once_and_cannot_be_changed(monkeypatch: py
     for name in ("broken", "broken again"):  # a fault is found anew, under the name of the file at hand
         with pytest.raises(ImageFault, match=f"{name}:"):
             images.remembered_rgb(data[:50], name=name)
+
+
+def test_photographs_of_phones_are_read_where_the_extra_is(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif", reason="the extra heic is not installed")
+    pixels = np.full((48, 64, 3), (200, 60, 20), np.uint8)
+    path = tmp_path / "part.HEIC"
+    heif.from_pillow(Image.fromarray(pixels)).save(path, quality=95)
+    seen = decode_rgb(path.read_bytes(), name="part.HEIC")
+    assert seen.shape == pixels.shape and np.abs(seen.astype(int) - pixels).max() < 12
+    assert ".heic" in SUFFIXES and ".heif" in SUFFIXES
+    with pytest.raises(ImageFault, match=r"part\.HEIC: is (truncated|damaged|no image)"):
+        decode_rgb(path.read_bytes()[:200], name="part.HEIC")

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from sage_jax.config import DataConfig, nearest
 from sage_jax.data.adpl.facts import Vocabulary
+from sage_jax.data.depth import at_depth
 from sage_jax.data.images import ImageFault, decode_rgb, read_inside
 from sage_jax.data.records import Answer, Fault, Question, Record, validate
 from sage_jax.data.sources import foreign
@@ -112,7 +113,7 @@ def read_records(
             items.append((item, name))
     check_held_out(data, categories)
     chosen = drawn([name for _, name in items], data.num_train if split == "train" else data.num_test, seed)
-    build = _Builder(path, images_root(data), vocabulary, fill_in=data.facts != "record", language=data.language)
+    build = _Builder(path, data, vocabulary)
     for item, name in items:
         if name in chosen:
             yield from build(item)
@@ -129,12 +130,11 @@ def files(data: DataConfig) -> Iterator[str]:
 class _Builder:
     """Makes records of items; remembers images that were found whole and ids that were taken."""
 
-    def __init__(self, path: Path, root: Path, vocabulary: Vocabulary, *, fill_in: bool, language: Language) -> None:
-        """`fill_in` gives items without facts those of the vocabulary."""
-        self.fill_in = fill_in
-        self.language: Language = language
+    def __init__(self, path: Path, data: DataConfig, vocabulary: Vocabulary) -> None:
+        self.fill_in = data.facts != "record"  # items without facts get those of the vocabulary
+        self.language: Language = data.language
         self.path = path
-        self.root = root
+        self.root, self.bits = images_root(data), data.bits
         self.vocabulary = vocabulary
         self.whole_images: set[str] = set()
         self.taken: dict[str, Item] = {}
@@ -200,7 +200,7 @@ class _Builder:
         return self.vocabulary.facts_for(category) if self.fill_in else ()
 
     def _image(self, name: str) -> bytes:
-        data = read_inside(self.root, name)
+        data = at_depth(read_inside(self.root, name), self.bits, name=name)
         if name not in self.whole_images:
             decode_rgb(data, name=name)
             self.whole_images.add(name)

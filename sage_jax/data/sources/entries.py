@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from sage_jax.axes import Bool
 from sage_jax.config import DataConfig
+from sage_jax.data.depth import at_depth
 from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, encode_png, read_inside, shrink
 from sage_jax.data.records import NOWHERE, AnnotatedImage, Box, Defect, Fault, Reference
 
@@ -150,15 +151,17 @@ class EntryReader:
         *,
         shrink_px: int = 0,
         num_references: int = 1,
+        bits: int = 0,
     ) -> None:
         """What it reads from.
 
         Args:
           shrink_px: The longer side that larger images are shrunk to, with their masks; 0 = none are.
           num_references: Most references of an image.
+          bits: Depth of wide images that state none (`at_depth`).
         """
         self.root, self.good, self.shrink_px = root, good, shrink_px
-        self.num_references = num_references
+        self.num_references, self.bits = num_references, bits
         self._usable: dict[str, Fault | None] = {}
 
     def __call__(self, entry: Entry) -> Iterator[AnnotatedImage | Fault]:
@@ -201,7 +204,7 @@ class EntryReader:
         Raises:
           ImageFault: It cannot be read.
         """
-        content = read_inside(self.root, name)
+        content = at_depth(read_inside(self.root, name), self.bits, name=name)
         if self.shrink_px == 0:
             return content
         pixels = decode_rgb(content, name=name)

@@ -73,7 +73,7 @@ def read_images(data: DataConfig, split: Literal["train", "test"], seed: int) ->
         if good.get(folder):
             chosen += [entry for entry in entries if split_of(entry, data) == split]
     num = data.num_train if split == "train" else data.num_test
-    read = EntryReader(root, good, shrink_px=data.shrink_px, num_references=data.num_references)
+    read = EntryReader(root, good, shrink_px=data.shrink_px, num_references=data.num_references, bits=data.bits)
     for entry in draw(chosen, num or len(chosen), np.random.default_rng([VERSION, seed])):
         yield from read(entry)
 
@@ -104,11 +104,12 @@ def left_out(data: DataConfig) -> Iterator[str]:
         for path in files_below(root / folder):
             if path.is_symlink() and not path.exists():
                 yield f"{shown(path)}: is a link to nothing"
-            elif path.suffix.lower() in _UNREAD:
+            elif path.suffix.lower() in _UNREAD and path.suffix.lower() not in SUFFIXES:
                 others[path.suffix.lower()] += 1
     yield from _untold(data)
     for suffix, count in sorted(others.items()):
-        yield f"{root}: {count} files *{suffix} are not read; images are read as {', '.join(SUFFIXES)}"
+        extra = "; pip install 'sage-jax[heic]' reads them" if suffix in (".heic", ".heif") else ""
+        yield f"{root}: {count} files *{suffix} are not read; images are read as {', '.join(SUFFIXES)}{extra}"
 
 
 _UNREAD: Final = (".heic", ".heif", ".avif", ".gif", ".jp2", ".raw", ".dng", ".npy", ".dcm", "")

@@ -68,7 +68,7 @@ def read_images(data: DataConfig, split: Literal["train", "test"], seed: int) ->
     chosen = [entry for entry in entries if split_of(entry, data) == split]
     num = data.num_train if split == "train" else data.num_test
     good = references_among([entry for entry in entries if entry.home == "train"], data)
-    read = EntryReader(root, good, num_references=data.num_references)
+    read = EntryReader(root, good, num_references=data.num_references, bits=data.bits)
     for entry in draw(chosen, num or len(chosen), np.random.default_rng([VERSION, seed])):
         yield from read(entry)
 

@@ -8,15 +8,16 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from sage_jax.config import DataConfig
 from sage_jax.data.adpl import preferences
 from sage_jax.data.adpl.facts import load_vocabulary
+from sage_jax.data.depth import find_depth
 from sage_jax.data.drawing import draw
-from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, read_inside, resolve_inside, wide_maximum
+from sage_jax.data.images import ImageFault, decode_mask, decode_rgb, read_inside
 from sage_jax.data.records import AnnotatedImage, Fault, Record, Reference, validate
 from sage_jax.data.registration import registered
 from sage_jax.data.sources import adpl_json, deeppcb, deeppcb_boards, folders, generated, listed, row_files, rows
@@ -100,38 +101,31 @@ def undrawn_faults(data: DataConfig, split: Literal["train", "test"], seed: int)
 
 
 def left_out(data: DataConfig) -> Iterator[str]:
-    """What a data set holds that is not read, or is read as something else than it may be meant as, in sentences.
+    """What a data set holds that is not read, in sentences.
 
     Raises:
       ReaderError: As `read_records`.
     """
-    root = Path(data.root).expanduser()
     with _unusable(data):
         if data.source in ("folder", "mvtec"):
             yield from folders.left_out(data)
-            yield from _dark_images(root, folders.files(data))
-        elif data.source in listed.SOURCES:
-            yield from _dark_images(listed.images_root(data), listed.files(data))
         elif data.source == "rows":
             yield from rows.left_out(data)
 
 
-def _dark_images(root: Path, names: Iterator[str]) -> Iterator[str]:
-    """Images of 10, 12 or 14 bits in 16-bit files, which are scaled by 65535 as all are and come out nearly black."""
-    largest, count, first = 0, 0, ""
-    for name in names:
-        try:
-            found = wide_maximum(resolve_inside(root, name))
-        except ImageFault:
-            continue
-        if found is not None:
-            largest, count, first = max(largest, found), count + 1, first or name
-    if count and largest < 2**14:
-        bits = max(largest.bit_length(), 1)
-        yield (
-            f"{root}: {count} images of 16 bits, such as {first}, hold no value above {largest}: they seem to have"
-            f" {bits} bits and are read as dark as {largest / 65535:.3f} of white; save them scaled to 8 or 16 bits"
-        )
+def with_bits(data: DataConfig) -> tuple[DataConfig, str]:
+    """The data config with the depth of its wide images, where it says 0, and what was found, as a sentence.
+
+    A data set that cannot be read stays as it is; whoever reads it tells why.
+    """
+    if data.bits:
+        return data, ""
+    try:
+        root, names = image_files(data)
+        found = find_depth(root, names)
+    except (OSError, UserError):
+        return data, ""
+    return dataclasses.replace(data, bits=found.bits), found.sentence(root)
 
 
 def source_revision(data: DataConfig, seed: int) -> str:
@@ -152,26 +146,49 @@ def source_revision(data: DataConfig, seed: int) -> str:
         fields["facts"] = data.facts
     if data.language == "en":  # as before there were others
         del fields["language"]
+    if data.bits in (0, 16):
+        del fields["bits"]
     digest = hashlib.sha256(json.dumps([fields, versions, seed], sort_keys=True).encode())
     digest.update(repr(load_vocabulary(data.vocabulary)).encode())
     with _unusable(data):
-        if data.source == "adpl":
-            digest.update(hashlib.sha256(Path(data.root).expanduser().read_bytes()).digest())
-            _digest_files(digest, images_root(data), adpl_json.files(data))
-        elif data.source == "rows":
+        if data.source == "rows":
             digest.update(f"rows {rows.VERSION}".encode())
-            for path in row_files.json_paths(data):
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
-            _digest_files(digest, row_files.images_root(data), rows.files(data))
-        elif data.source in ("folder", "mvtec"):
-            _digest_files(digest, Path(data.root).expanduser(), folders.files(data))
-        elif data.source in listed.SOURCES:
-            for path in listed.list_paths(data):
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
-            _digest_files(digest, listed.images_root(data), listed.files(data))
-        elif data.source == "deeppcb":
-            _digest_files(digest, Path(data.root).expanduser(), deeppcb_boards.files(Path(data.root).expanduser()))
+        for path in _lists(data):
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        root, names = image_files(data)
+        _digest_files(digest, root, names)
     return digest.hexdigest()
+
+
+def _lists(data: DataConfig) -> Iterable[Path]:
+    """The files that name a data set's images, or hold its texts."""
+    match data.source:
+        case "adpl":
+            return (Path(data.root).expanduser(),)
+        case "rows":
+            return row_files.json_paths(data)
+        case "visa" | "meta" | "real_iad":
+            return listed.list_paths(data)
+        case _:
+            return ()
+
+
+def image_files(data: DataConfig) -> tuple[Path, Iterable[str]]:
+    """The folder of a data set's images, and the paths below it of every image, mask, reference and annotation."""
+    root = Path(data.root).expanduser()
+    match data.source:
+        case "adpl":
+            return images_root(data), adpl_json.files(data)
+        case "rows":
+            return row_files.images_root(data), rows.files(data)
+        case "folder" | "mvtec":
+            return root, folders.files(data)
+        case "visa" | "meta" | "real_iad":
+            return listed.images_root(data), listed.files(data)
+        case "deeppcb":
+            return root, deeppcb_boards.files(root)
+        case _:
+            return root, ()
 
 
 class _Digest(Protocol):
@@ -345,7 +362,7 @@ def _checked(record: Record, data: DataConfig, record_ids: set[str]) -> list[Rec
     return faults or [record]
 
 
-def _digest_files(digest: _Digest, root: Path, names: Iterator[str]) -> None:
+def _digest_files(digest: _Digest, root: Path, names: Iterable[str]) -> None:
     """Adds the name and content of every file, in the order of names; a missing one by its name."""
     for name in sorted(set(names)):
         try:

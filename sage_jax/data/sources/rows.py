@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from sage_jax.config import DataConfig
 from sage_jax.data.adpl.facts import Vocabulary
+from sage_jax.data.depth import at_depth
 from sage_jax.data.images import ImageFault, decode_rgb, read_inside
 from sage_jax.data.records import PAIR_TYPES, Fault, Question, Record, Reference
 from sage_jax.data.sources import foreign
@@ -185,7 +186,7 @@ class _Builder:
     """
 
     def __init__(self, data: DataConfig, vocabulary: Vocabulary, images: Sequence[_Images]) -> None:
-        self.root = images_root(data)
+        self.root, self.bits = images_root(data), data.bits
         self.vocabulary = vocabulary
         self.fill_in = data.facts != "record"
         self.whole: set[str] = set()
@@ -240,7 +241,7 @@ class _Builder:
             )
 
     def _image(self, name: str) -> bytes:
-        content = read_inside(self.root, name)
+        content = at_depth(read_inside(self.root, name), self.bits, name=name)
         if name not in self.whole:
             decode_rgb(content, name=name)
             self.whole.add(name)

@@ -38,12 +38,13 @@ class SageExample:
     reference: Image.Image | None = None
 
 
-def rgb(image: Image.Image) -> Image.Image:
-    """The picture upright and in RGB: 16-bit grey scaled, transparency laid on white."""
+def rgb(image: Image.Image, bits: int = 16) -> Image.Image:
+    """The picture upright and in RGB: grey of so many of 16 bits scaled, transparency laid on white."""
     image = ImageOps.exif_transpose(image)
     if image.mode in WIDE_MODES:
-        values = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        highest = 2**bits - 1
+        values = np.minimum(np.asarray(image).astype(np.uint32), highest)
+        image = Image.fromarray(((values * 255 + highest // 2) // highest).astype(np.uint8))
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -127,13 +128,16 @@ class SageProcessor:
             inputs |= self._padded_facts(facts)
         return inputs
 
+    def _rgb(self, image: Image.Image) -> Image.Image:
+        return rgb(image, self.settings.get("bits", 16))
+
     def tiles(self, image: Image.Image) -> tuple[np.ndarray, tuple[int, int]]:
         """Tiles of a picture and their grid."""
-        return cut_tiles(rgb(image), tile_px=self.settings["tile_px"], max_tiles=self.settings["max_tiles"])
+        return cut_tiles(self._rgb(image), tile_px=self.settings["tile_px"], max_tiles=self.settings["max_tiles"])
 
     def anomaly_map(self, image: Image.Image, similarity: np.ndarray) -> np.ndarray:
         """1 - similarity [M] laid back over the picture: larger where it is unlike its reference."""
-        upright = rgb(image)
+        upright = self._rgb(image)
         grid = self.tiles(image)[1]
         side = self.settings["tokens_per_side"]
         return lay_back(1.0 - similarity, grid, tokens_per_side=side, width=upright.width, height=upright.height)

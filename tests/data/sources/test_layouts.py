@@ -119,12 +119,12 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
     mvtec_ad2(tmp_path / "can")
     mask(tmp_path / "can/test_public/ground_truth/bad/999_regular_mask.png")
     mask(tmp_path / "can/test_public/ground_truth/typo/000_regular_mask.png")
-    (tmp_path / "can/train/good/photo.HEIC").write_bytes(b"x")
+    (tmp_path / "can/train/good/photo.JP2").write_bytes(b"x")
     (tmp_path / "can/train/good/gone.png").symlink_to(tmp_path / "nowhere.png")
     told = [each for each in folders.left_out(_data(tmp_path)) if "kept for testing" not in each]
     for words in ("test_private: 4 images", "test_private_mixed: 4 images", "999_regular_mask.png", "typo/000", "gone"):
         assert sum(words in sentence for sentence in told) == 1, words
-    assert any("1 files *.heic" in sentence for sentence in told) and len(told) == 6
+    assert any("1 files *.jp2" in sentence for sentence in told) and len(told) == 6
     mvtec_ad2(tmp_path / "whole" / "can")
     whole = [each for each in folders.left_out(_data(tmp_path / "whole")) if "kept for testing" not in each]
     assert len(whole) == 2
