@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from sage_jax.data.adpl.facts import Vocabulary
@@ -164,6 +164,25 @@ def answer_metrics(marked: Sequence[MarkedAnswer], *, samples: int, seed: int) -
     }
 
 
+def place_agreement(
+    marked: Sequence[MarkedAnswer], cells: Mapping[str, frozenset[str]], *, samples: int, seed: int
+) -> Metric:
+    """How often every place that an answer names is the cell of a region of the map, where both exist.
+
+    Over answers to open questions about defective parts that name a place, of images whose map has a region. It says
+    nothing about whether the place is right, only whether words and map are of one mind.
+
+    Args:
+      cells: Cells of the map's regions, by image id.
+    """
+    told = [
+        (item.said.places <= cells[item.prediction.image_id], item.prediction.image_id)
+        for item in marked
+        if item.is_open and item.anomalous and item.said.places and cells.get(item.prediction.image_id)
+    ]
+    return bootstrap_mean([float(agree) for agree, _ in told], [image for _, image in told], samples=samples, seed=seed)
+
+
 def _mle_parts(mean: Callable[[Callable[[MarkedAnswer], float | bool | None]], Metric]) -> dict[str, Metric]:
     """MLE's parts on defective and on good parts, and the share of answers on defective parts right in all three."""
 
@@ -180,13 +199,26 @@ def _mle_parts(mean: Callable[[Callable[[MarkedAnswer], float | bool | None]], M
     return {**parts, "mle_all_right_defective": all_right}
 
 
+def _best_cell(marked: Sequence[MarkedAnswer], cells: Mapping[str, frozenset[str]]) -> dict[str, float | None]:
+    defective = {item.prediction.image_id for item in marked if item.is_open and item.anomalous}
+    found = [cells[image] for image in sorted(defective) if cells.get(image)]
+    shares = (sum(cell in each for each in found) / len(found) for cell in PLACES if found)
+    return {"agreement": max(shares, default=None)}
+
+
 def about_answers(
-    marked: Sequence[MarkedAnswer], known: QuestionVerdicts, *, samples: int, seed: int
+    marked: Sequence[MarkedAnswer],
+    known: QuestionVerdicts,
+    cells: Mapping[str, frozenset[str]],
+    *,
+    samples: int,
+    seed: int,
 ) -> dict[str, Any]:
     """What stands beside the metrics: accuracy by kind of question, answers without a verdict, and two readers to beat.
 
     `best_constant` has what the best answer gets that is the same for all images; `text_only`, by kind of question,
-    what a reader of the question alone gets, who knows the training questions.
+    what a reader of the question alone gets, who knows the training questions. `agreement` in the first is how often
+    one and the same cell is one of the map's (`cells`, by image id).
     """
     predictions = [item.prediction for item in marked]
     images = {item.prediction.image_id: item.truths for item in marked if item.reason is not None}
@@ -194,7 +226,7 @@ def about_answers(
         "accuracy_by_kind": accuracy_by_kind(predictions, samples=samples, seed=seed),
         "unparsable": count_unparsable(predictions),
         "without_verdict": count_without_verdict(predictions),
-        "best_constant": best_constant(list(images.values())),
+        "best_constant": best_constant(list(images.values())) | _best_cell(marked, cells),
         "text_only": text_only_by_kind(
             known, ((item.pair_type, item.question, bool(item.truth)) for item in with_verdict(predictions))
         ),

@@ -8,15 +8,18 @@ from typing import Any, Final, overload
 
 import numpy as np
 
+from sage_jax.axes import Float
 from sage_jax.config import ModelConfig
+from sage_jax.data.adpl.preferences import cell_of
 from sage_jax.data.images import decode_mask
-from sage_jax.data.records import Record
+from sage_jax.data.records import Box, Record
 from sage_jax.data.trees.encode import ChosenRecords, RecordCounts
 from sage_jax.data.trees.tiles import image_size
 from sage_jax.evaluation.baselines import DifferenceMaps
 from sage_jax.evaluation.evaluator import Evaluator, anomaly_map, inspection_record
 from sage_jax.metrics.detection import auroc_gain, detection_metrics
 from sage_jax.metrics.intervals import Metric
+from sage_jax.metrics.localisation import peak_boxes
 from sage_jax.metrics.pixels import pixel_metrics
 from sage_jax.process.stop_request import Watch
 from sage_jax.verdict import Language
@@ -32,10 +35,13 @@ class Detected:
     Attributes:
       metrics: Over all images together.
       by_category: `CATEGORY_METRICS` of each category, by its name; empty where there is one category alone.
+      cells: With references, by image id, the cells of the 3x3 grid that hold the middle of a region of the map, as
+        inspection draws boxes around them; none where the map reaches its level nowhere.
     """
 
     metrics: dict[str, Metric]
     by_category: dict[str, dict[str, Metric]]
+    cells: dict[str, frozenset[str]]
 
     @property
     def means(self) -> dict[str, float]:
@@ -86,6 +92,7 @@ def detection(
         )
         for category, chosen in members.items()
     }
+    cells: dict[str, frozenset[str]] = {}
     if with_reference:
         with watch.progress(2 * len(asked) * (1 + bool(members)), unit=f"{name} map") as advance:
             maps = _Maps(asked, similarities, evaluator.config.model, advance)
@@ -93,12 +100,13 @@ def detection(
             for category, chosen in members.items():
                 shown, masks = ChosenItems(maps, chosen), ChosenItems(_Masks(asked), chosen)
                 parts[category] |= pixel_metrics(shown, masks, [images[index] for index in chosen], **samples)
+        cells = {image: maps.cells[index] for index, image in enumerate(images) if index in maps.cells}
         metrics |= _baselines(name, asked, watch, scores, labels, images, similarities, samples)
     by_category = {
         category: {each: value for each, value in found.items() if each in CATEGORY_METRICS}
         for category, found in parts.items()
     }
-    return Detected(metrics, by_category)
+    return Detected(metrics, by_category, cells)
 
 
 def _baselines(
@@ -124,6 +132,17 @@ def _baselines(
         metrics[f"{rule}_auroc"] = detection_metrics(others, labels, images, **samples)["auroc"]
         metrics[f"gain_over_{rule}"] = auroc_gain(scores, others, labels, images, **samples)
     return metrics
+
+
+def cells_of_regions(values: Float[np.ndarray, "H W"], level: float = 0.5) -> frozenset[str]:
+    """The cells of the 3x3 grid that hold the middle of a region in which a map reaches the level.
+
+    Args:
+      level: By default that from which inspection draws boxes (`inspect.map_threshold`).
+    """
+    height, width = values.shape
+    boxes = peak_boxes(values, threshold=level, max_boxes=values.size)
+    return frozenset(cell_of(Box(*sides), width, height) for *sides, _ in boxes)
 
 
 class ChosenItems(Sequence[Any]):
@@ -163,7 +182,11 @@ class _Asked(Sequence[Record]):
 
 
 class _Maps(Sequence[np.ndarray]):
-    """Anomaly maps made from the image tokens when asked for: memory holds a number a token, not a pixel."""
+    """Anomaly maps made from the image tokens when asked for: memory holds a number a token, not a pixel.
+
+    Attributes:
+      cells: Of each map that was made, by its number, the cells of its regions' middles.
+    """
 
     def __init__(
         self,
@@ -174,12 +197,15 @@ class _Maps(Sequence[np.ndarray]):
     ) -> None:
         self._records, self._similarities, self._model, self._advance = records, similarities, model, advance
         self._num_made = 0
+        self.cells: dict[int, frozenset[str]] = {}
 
     def __len__(self) -> int:
         return len(self._similarities)
 
     def __getitem__(self, index: Any) -> Any:
         found = anomaly_map(self._records[index], self._similarities[index], self._model)[1]
+        if index not in self.cells:
+            self.cells[index] = cells_of_regions(found)
         self._num_made += 1
         self._advance(self._num_made)
         return found

@@ -15,7 +15,7 @@ from sage_jax.axes import Float
 from sage_jax.data.question_verdicts import QuestionVerdicts
 from sage_jax.data.records import Record
 from sage_jax.data.trees.encode import ChosenRecords
-from sage_jax.evaluation.answers import MarkedAnswer, Marker, about_answers, answer_metrics
+from sage_jax.evaluation.answers import MarkedAnswer, Marker, about_answers, answer_metrics, place_agreement
 from sage_jax.evaluation.detection import detection
 from sage_jax.evaluation.evaluator import Evaluator, scored_of
 from sage_jax.journal.run_log import RunLog
@@ -100,10 +100,12 @@ def _score_mode(stage: str, mode: str, evaluator: Evaluator, tested: TestData, w
     marked = _answer(stage, mode, evaluator, tested, watch)
     metrics = answer_metrics(marked, **samples)
     detected = detection(name, evaluator, tested.records, watch, with_reference=one_shot)
+    if one_shot:
+        metrics["place_agreement"] = place_agreement(marked, detected.cells, **samples)
     metrics |= detected.metrics
     metrics |= _rankings(name, evaluator, tested.records, watch, with_reference=one_shot)
     if jax.process_index() == 0:
-        about = about_answers(marked, tested.known, **samples)
+        about = about_answers(marked, tested.known, detected.cells, **samples)
         about |= {"data": tested.source, "revision": tested.revision, "scored_of": scored_as}
         about |= {"detection_by_category": detected.by_category, "detection_means": detected.means}
         about["predictions"] = file_sum(tested.folder / "predictions" / f"{stage}_{mode}.jsonl")

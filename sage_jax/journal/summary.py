@@ -24,6 +24,7 @@ METRICS: Final = {
     "reason_both": "Right kind and place",
     "named_though_good": "Defect named on good parts",
     "consistency": "Consistency",
+    "place_agreement": "Place in words and map",
     "verdict_accuracy": "Verdict accuracy",
     "acc_g": "Acc-G",
     "auroc": "AUROC",

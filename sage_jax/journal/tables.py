@@ -18,6 +18,7 @@ REASON_METRICS: Final = {
     "reason_both": "Right\nboth",
     "named_though_good": "Named on\ngood",
     "consistency": "Consis-\ntency",
+    "place_agreement": "Words\nand map",
     "verdict_accuracy": "Verdict\naccuracy",
     "acc_g": "\nAcc-G",
 }

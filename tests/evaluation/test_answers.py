@@ -11,7 +11,7 @@ from sage_jax.data.adpl.facts import load_vocabulary
 from sage_jax.data.images import encode_png
 from sage_jax.data.question_verdicts import QuestionVerdicts
 from sage_jax.data.records import NOWHERE, Answer, Box, Defect, Question, Record
-from sage_jax.evaluation.answers import MarkedAnswer, Marker, about_answers, answer_metrics
+from sage_jax.evaluation.answers import MarkedAnswer, Marker, about_answers, answer_metrics, place_agreement
 from tests.support.stream_records import make_record
 
 VOCABULARY = load_vocabulary("")
@@ -85,10 +85,10 @@ def test_an_answer_to_a_question_without_a_verdict_is_counted_and_in_no_metric()
     both, alone = (answer_metrics(each, **drawn) for each in ([untold, told], [told]))
     for name in ("verdict_accuracy", "acc_g", "mle", "consistency", "mle_all_right_defective"):
         assert both[name] == alone[name], name
-    about = about_answers([untold, told], QuestionVerdicts(), **drawn)
+    about = about_answers([untold, told], QuestionVerdicts(), {}, **drawn)
     assert about["without_verdict"] == 1 and about["unparsable"] == 0
     assert about["text_only"]["standard comparison"].n == 1
-    assert about_answers([untold], QuestionVerdicts(), **drawn)["text_only"] == {}
+    assert about_answers([untold], QuestionVerdicts(), {}, **drawn)["text_only"] == {}
 
 
 @pytest.mark.parametrize(
@@ -119,9 +119,29 @@ def test_metrics_are_means_of_the_marks() -> None:
     assert values["mle"] == pytest.approx(np.mean([item.mle.average for item in marked if item.mle]))
     assert values["mle_all_right_defective"] == 0.5
     assert found["reason_kind"].n == 2 and found["named_though_good"].n == 2 and found["consistency"].n == 4
-    about = about_answers(marked, QuestionVerdicts(), samples=20, seed=0)
+    about = about_answers(marked, QuestionVerdicts(), {}, samples=20, seed=0)
     assert about["unparsable"] == 0 and about["best_constant"]["both"] == 1.0  # one and the same defect
     assert about["accuracy_by_kind"].keys() == {"standard comparison"}
+
+
+def test_words_and_map_agree_where_every_place_named_is_a_region_of_the_map() -> None:
+    """Whether the place is right does not count, nor good parts, answers without a place or maps without a region."""
+    said = {
+        0: (record(TOP, number=0), "Yes. There is a scratch at the top.", {"top", "left"}),  # agrees
+        1: (record(TOP, number=1), "Yes. There is a scratch at the top.", {"left"}),  # right, but the map says other
+        2: (record(LEFT, number=2), "Yes. There is a dent at the top and a dent on the left.", {"top"}),
+        3: (record(TOP, number=3), "Yes. There is a scratch.", {"top"}),  # names none
+        4: (record(TOP, number=4), "Yes. There is a scratch at the top.", set[str]()),  # a map without a region
+        5: (record(number=5), "Yes. There is a scratch at the top.", {"top"}),  # good
+        6: (record(LEFT, number=6), "Yes. There is a scratch at the top.", {"top"}),  # wrong, and of one mind
+    }
+    marked = [mark(one, answer) for one, answer, _ in said.values()]
+    cells = {one.image_id: frozenset(regions) for one, _, regions in said.values()}
+    found = place_agreement(marked, cells, samples=20, seed=0)
+    assert (found.value, found.n) == (0.5, 4)
+    constant = about_answers(marked, QuestionVerdicts(), cells, samples=20, seed=0)["best_constant"]
+    assert constant["agreement"] == 4 / 5  # "top" to all: of five defective images with a region
+    assert place_agreement(marked, {}, samples=20, seed=0).value is None
 
 
 def test_a_prediction_has_the_record_and_what_was_said() -> None:
@@ -147,5 +167,5 @@ def test_chinese_answers_have_verdicts_and_no_marks_of_what_reads_english() -> N
     assert metrics["verdict_accuracy"].value == pytest.approx(1 / 3)
     told = {name for name, metric in metrics.items() if metric.value is not None}
     assert told == {"verdict_accuracy", "acc_g"}
-    about = about_answers(marked, QuestionVerdicts(), samples=20, seed=0)
+    about = about_answers(marked, QuestionVerdicts(), {}, samples=20, seed=0)
     assert about["unparsable"] == 1 and about["without_verdict"] == 0 and about["best_constant"]["both"] is None

@@ -15,7 +15,7 @@ from sage_jax.batch import Scores
 from sage_jax.config import Config, MeshConfig
 from sage_jax.data.images import encode_png
 from sage_jax.data.records import Record
-from sage_jax.evaluation.detection import detection
+from sage_jax.evaluation.detection import cells_of_regions, detection
 from sage_jax.journal.run_log import RunLog
 from sage_jax.metrics.detection import detection_metrics
 from sage_jax.process.stop_request import StopRequest, Watch
@@ -90,7 +90,20 @@ def test_metrics_are_those_of_the_scores_and_of_what_needs_no_model(watch: Watch
     assert found["gain_over_map"].value == 0.0
     assert found["pixel_auroc"].value is not None and found["pixel_auroc"].value > 0.9
     assert found["difference_pixel_auroc"].value is not None and found["difference_pixel_auroc"].value > 0.99
-    assert detection("sfe", rigged(), records(), watch, with_reference=False).metrics.keys() == alone.keys()
+    bare = detection("sfe", rigged(), records(), watch, with_reference=False)
+    assert bare.metrics.keys() == alone.keys() and bare.cells == {}
+
+
+def test_regions_of_the_map_lie_in_the_cells_of_their_middles(watch: Watch) -> None:
+    found = detection("sfe", rigged(), records(), watch, with_reference=True).cells
+    marked = {image for image, cells in found.items() if cells}
+    assert found.keys() == {f"i{index}" for index in range(6)} and marked == {"i1", "i3", "i5"}
+    assert all(found[image] == {"upper left"} for image in marked)
+    values = np.zeros((30, 60))
+    assert cells_of_regions(values) == frozenset()
+    values[2:8, 25:35], values[12:18, 50:60], values[25:30, 0:3] = 0.9, 0.5, 0.49
+    assert cells_of_regions(values) == {"top", "right"}
+    assert cells_of_regions(values, level=0.4) == {"top", "right", "lower left"}
 
 
 def test_without_known_states_nothing_is_measured(watch: Watch) -> None:
