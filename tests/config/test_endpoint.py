@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -16,14 +17,15 @@ SHARED = [field.name for field in dataclasses.fields(EndpointConfig)]
 def test_every_section_has_the_same_fields_and_says_what_they_mean(section: type[EndpointConfig]) -> None:
     assert [field.name for field in dataclasses.fields(section)][: len(SHARED)] == SHARED
     assert set(field_meanings(section)) == {field.name for field in dataclasses.fields(section)}
-    for fields, said in (
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"base_url": "localhost:8000/v1"}, "give an address such as http://localhost:8000/v1"),
         ({"api_key_env": "sk-hidden"}, "never the key"),
         ({"temperature": float("nan")}, "temperature = nan"),
         ({"asks": 0}, "asks = 0"),
         ({"retries": -1}, "retries = -1"),
         ({"max_total_tokens": -1}, "max_total_tokens = -1"),
-    ):
+    )
+    for fields, said in wrong:
         with pytest.raises(ConfigError, match=said):
             section(**fields)
 
