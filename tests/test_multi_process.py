@@ -1,4 +1,4 @@
-"""Two processes, each with ViT features of its own, train as one: the same records, loss, parameters and their hash."""
+"""Two processes train as one: the same records, loss, parameters and their hash; and they answer a benchmark as one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,19 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, Mesh
 
-from sage_jax.config import MeshConfig, PreferenceConfig, TrainConfig
+from sage_jax.config import (
+    BenchmarkConfig,
+    Config,
+    DataConfig,
+    EvaluateConfig,
+    FactsConfig,
+    FusionConfig,
+    MeshConfig,
+    ModelConfig,
+    PreferenceConfig,
+    TextConfig,
+    TrainConfig,
+)
 from sage_jax.data.stream.pipeline import StreamOptions, make_train_loader
 from sage_jax.data.trees.encode import TreeFormat, feature_form
 from sage_jax.features.cached import CachedFeatures
@@ -22,12 +34,15 @@ from sage_jax.journal.run_log import RunLog
 from sage_jax.models.sage import Placeholders, Sage
 from sage_jax.parameters import Params, digest, merge, split
 from sage_jax.sharding import MESH_AXES, make_mesh, param_shardings
+from sage_jax.stages.stages import run_stages
 from sage_jax.training.checkpoint import StageCheckpoints
 from sage_jax.training.finished import load_final
 from sage_jax.training.loop import Trainer
 from sage_jax.training.objectives import PreferenceObjective
+from tests.support.exported_case import checkpoint_folder
 from tests.support.inspection_records import MODEL, TEXT, make_chat, make_records
-from tests.support.tiny_run import QUICK_TO_COMPILE
+from tests.support.question_sets import write_manta
+from tests.support.tiny_run import QUICK_TO_COMPILE, read_jsonl
 from tests.support.tiny_sage import random_params
 
 TRAIN = TrainConfig(
@@ -79,7 +94,28 @@ def train(folder: Path, mesh: Mesh, *, keep_features: bool) -> Params:
     return result.params
 
 
-def test_two_processes_end_with_the_parameters_of_one(tmp_path: Path) -> None:
+def benchmark_config(folder: Path, run_dir: str) -> Config:
+    """Questions of MANTA for tiny weights, which write the facts of each image first."""
+    return Config(
+        run_dir=str(folder / run_dir),
+        stages="benchmark",
+        data=DataConfig(cache_dir=str(folder / f"cache of {run_dir}"), facts="model"),
+        facts=FactsConfig(max_tokens=4),
+        text=TextConfig(max_fact_tokens=96, reference="prompt"),
+        model=ModelConfig(
+            weights=str(folder / "InternVL-tiny"),
+            fusion=FusionConfig(num_heads=2, num_distinct=3),
+            max_tiles=1,
+            compute_dtype="float32",
+        ),
+        mesh=MeshConfig(data=-1),
+        evaluate=EvaluateConfig(batch_size=8, max_new_tokens=3, bootstrap_samples=20),
+        benchmark=BenchmarkConfig(name="manta", root=str(folder / "manta" / "JsonData"), shots=(0,)),
+    )
+
+
+def start(count: int, *args: str) -> list[subprocess.Popen[str]]:
+    """This file as so many processes that find each other."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -88,16 +124,49 @@ def test_two_processes_end_with_the_parameters_of_one(tmp_path: Path) -> None:
         "XLA_FLAGS": QUICK_TO_COMPILE,
         "JAX_PLATFORMS": "cpu",
     }
-    children = [
+    return [
         subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path / "two"), str(process), str(port)],
+            [sys.executable, __file__, str(count), str(process), str(port), *args],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for process in range(2)
+        for process in range(count)
     ]
+
+
+def test_two_processes_answer_a_benchmark_as_one(tmp_path: Path) -> None:
+    checkpoint_folder(tmp_path / "InternVL-tiny")
+    write_manta(tmp_path / "manta")
+    for count in (1, 2):
+        children = start(count, "benchmark", str(tmp_path))
+        try:
+            ends = [child.communicate(timeout=3 * SECONDS)[0] for child in children]
+        finally:
+            for child in children:
+                child.kill()
+        assert {child.returncode for child in children} == {0}, "\n".join(ends)
+    one, two = (read_jsonl(tmp_path / name / "benchmarks" / "manta" / "answers_0_shot_base.jsonl") for name in "12")
+    assert len(one) == len(two) == 24
+    for here, there in zip(one, two, strict=True):
+        np.testing.assert_allclose(here.pop("verdict_score"), there.pop("verdict_score"), atol=1e-4)
+        assert here == there
+    facts = [
+        {
+            row["image"]: row["facts"]
+            for path in (tmp_path / f"cache of {name}" / "facts").iterdir()
+            for row in read_jsonl(path)
+        }
+        for name in "12"
+    ]
+    assert facts[0] == facts[1] and len(facts[0]) == 3
+    journal = read_jsonl(tmp_path / "2" / "benchmarks" / "manta" / "journal_0_shot_base.jsonl")
+    assert len(journal) == 6, "one process writes"
+
+
+def test_two_processes_end_with_the_parameters_of_one(tmp_path: Path) -> None:
+    children = start(2, "train", str(tmp_path / "two"))
     try:
         # Meanwhile the same on four devices of this one process.
         mesh = jax.make_mesh((2, 2, 1), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:4])
@@ -116,10 +185,14 @@ def test_two_processes_end_with_the_parameters_of_one(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_num_cpu_devices", 2)
+    count, process, port, task, folder = sys.argv[1:]
+    jax.config.update("jax_num_cpu_devices", 2 if task == "train" else 1)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"127.0.0.1:{sys.argv[3]}", 2, int(sys.argv[2]), initialization_timeout=SECONDS)
-    trained = train(Path(sys.argv[1]), make_mesh(MeshConfig(data=2, fsdp=2)), keep_features=True)
+    jax.distributed.initialize(f"127.0.0.1:{port}", int(count), int(process), initialization_timeout=SECONDS)
+    if task == "benchmark":
+        run_stages(benchmark_config(Path(folder), count))
+        sys.exit()
+    trained = train(Path(folder), make_mesh(MeshConfig(data=2, fsdp=2)), keep_features=True)
     # As evaluation reads them, on a mesh that leaves no process with all of a parameter.
     shardings = param_shardings(trained, make_mesh(MeshConfig(data=1, fsdp=4)))
-    print(digest(load_final(Path(sys.argv[1]) / "edpo", shardings)))
+    print(digest(load_final(Path(folder) / "edpo", shardings)))

@@ -22,7 +22,8 @@ _SHORTER: Final = {
     "check": "--data.drawn-defects 1",
     "train": (
         "--stages prepare,base,sfe,evaluate,inspect --data.shrink-px 64 --data.drawn-defects 2 --evaluate.stages sfe"
-        " --base.steps 3 --sfe.steps 4 --base.warmup-steps 1 --sfe.warmup-steps 1 --base.batch-size 4 --sfe.batch-size 4"
+        " --base.steps 3 --base.warmup-steps 1 --base.batch-size 4"
+        " --sfe.steps 4 --sfe.warmup-steps 1 --sfe.batch-size 4"
         " --model.vit.tile-px 64 --model.vit.num-layers 1 --model.vit.embed-dim 32 --model.vit.num-heads 2"
         " --model.vit.mlp-dim 64 --model.decoder.num-layers 1 --model.decoder.embed-dim 32 --model.decoder.num-heads 2"
         " --model.decoder.num-kv-heads 2 --model.decoder.mlp-dim 64 --model.fusion.num-heads 2 --model.scan-unroll 1"

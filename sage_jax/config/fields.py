@@ -76,16 +76,17 @@ def field_paths(cls: Any = Config) -> Iterator[str]:
 
 
 def field_meanings(config_class: type) -> dict[str, str]:
-    """Meaning of each field, by name, from the `Attributes` of the class docstring.
+    """Meaning of each field, by name, from the `Attributes` of the docstrings of the class and those it extends.
 
     One entry may describe several fields: `num_questions, num_answers: ...`.
     """
-    _, _, attributes = (inspect.getdoc(config_class) or "").partition("Attributes:\n")
     found = {}
-    for entry in re.split(r"\n(?=  \w)", attributes.rstrip()):
-        names, colon, text = entry.partition(":")
-        if colon:
-            found |= {name.strip(): " ".join(text.split()) for name in names.split(",")}
+    for each in reversed(config_class.__mro__[:-1]):
+        _, _, attributes = (inspect.getdoc(each) or "").partition("Attributes:\n")
+        for entry in re.split(r"\n(?=  \w)", attributes.rstrip()):
+            names, colon, text = entry.partition(":")
+            if colon:
+                found |= {name.strip(): " ".join(text.split()) for name in names.split(",")}
     return found
 
 

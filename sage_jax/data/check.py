@@ -59,6 +59,7 @@ class CheckReport:
       faults: Everything that is wrong, each once, in the order of reading.
       left_out: What the data set holds that is not read, or may be meant otherwise, in sentences.
       doubts: Labels, masks, references and ranks that contradict each other, in sentences.
+      images: Hashes of the images of each split.
       without_image: What readers of the test questions get who know the training questions and see no image, by what
         they go by (READERS) and kind of question.
     """
@@ -70,6 +71,11 @@ class CheckReport:
     without_image: dict[str, dict[str, TextOnly]] = dataclasses.field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    images: dict[str, set[str]] = dataclasses.field(default_factory=dict)
+
+    def trains_on_tests_of(self, other: CheckReport) -> int:
+        """Training images of this data set that are test images of another one, to the byte."""
+        return len(self.images.get("train", set()) & other.images.get("test", set()))
 
     @property
     def given_away(self) -> list[str]:
@@ -143,6 +149,7 @@ def check(config: DataConfig, seed: int) -> CheckReport:
         without_image=blind.found(),
         left_out=tuple(readers.left_out(config)),
         doubts=tuple(doubts.sentences()),
+        images=doubts.images,
     )
 
 

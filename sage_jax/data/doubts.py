@@ -24,7 +24,11 @@ _SENTENCES: Final = {
 
 
 class Doubts:
-    """Contradictions among the records of a data set, by kind, each with its first example."""
+    """Contradictions among the records of a data set, by kind, each with its first example.
+
+    Attributes:
+      images: Hashes of the images of each split.
+    """
 
     def __init__(self, language: Language = "en") -> None:
         """`language` is that of the answers."""
@@ -33,7 +37,7 @@ class Doubts:
         self._first: dict[str, str] = {}
         self._told: set[tuple[str, str]] = set()
         self._labels: dict[str, bool] = {}
-        self._split: dict[str, str] = {}
+        self.images: dict[str, set[str]] = {"train": set(), "test": set()}
         self._references: dict[str, str] = {}
         self._verdicts: dict[tuple[str, str, str], bool] = {}
 
@@ -41,9 +45,9 @@ class Doubts:
         """Takes a record; training records come before those of testing."""
         image = _digest(record.test_image)
         references = [_digest(each.image) for each in record.references]
-        if split == "test" and self._split.get(image) == "train":
+        self.images[split].add(image)
+        if split == "test" and image in self.images["train"]:
             self._tell("leak", image, record)
-        self._split.setdefault(image, split)
         if image in references:
             self._tell("itself", image, record)
         if record.anomalous is not None:

@@ -95,7 +95,11 @@ class PreparedData:
           ConfigError: There is no training record.
         """
         if self.trained_tokenizer is None:
-            raise ConfigError("data: there is no training record; check data.root, data.held_out and data.num_train")
+            raise ConfigError(
+                "data: there is no training record; a model that is trained from nothing has its tokenizer from those "
+                "of data.root: check data.root, data.held_out, data.test_fraction and data.num_train, or start from "
+                "model.weights or start_from"
+            )
         return self.trained_tokenizer
 
 

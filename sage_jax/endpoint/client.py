@@ -22,6 +22,9 @@ from sage_jax.errors import UserError, plain
 _PASSING: Final = (408, 425, 429)
 """Statuses below 500 that a later request may not meet."""
 
+_OPTIONAL: Final = ("temperature", "seed", "max_tokens")
+"""Fields of a request that some models take none of."""
+
 _MOST_BYTES: Final = 16 * 2**20
 _MOST_BYTES_OF_AN_ERROR: Final = 2**16
 _LONGEST_BACKOFF: Final = 60.0
@@ -191,6 +194,8 @@ class Endpoint:
             return EndpointError(f"{self.url} answers {said}, a redirect to {where!r}: give that address as base_url")
         hints = {401: "check the key", 403: "check the key", 404: "check base_url, which mostly ends in /v1, and model"}
         hint = hints.get(error.code, "the request would be refused again")
+        if error.code in (400, 422) and any(name in said for name in _OPTIONAL):
+            hint = "temperature=-1, seed=-1 and reply_tokens=0 leave these out"
         return EndpointError(f"{self.url} refuses the request: {said} ({hint})")
 
     def _clean(self, text: str) -> str:

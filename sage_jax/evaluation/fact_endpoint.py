@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from PIL import Image
 
-from sage_jax.config import ConfigError
+from sage_jax.config import ConfigError, FactsConfig
 from sage_jax.data.images import remembered_rgb
 from sage_jax.data.records import Record
 from sage_jax.data.trees.chat import Chat
@@ -28,18 +28,12 @@ class EndpointFactWriter:
     Attributes:
       asker: Asks it; its answers are fact sentences.
       chat: Has the question, and the longest sentences.
-      model: Name of the model at the endpoint.
-      prompt: As `facts.prompt`.
-      reply_tokens: Longest text of an image's facts.
-      concurrency: Requests at a time.
+      options: The endpoint's model, the prompt, and how it is asked.
     """
 
     asker: Asker[tuple[str, ...]]
     chat: Chat
-    model: str
-    prompt: str
-    reply_tokens: int
-    concurrency: int
+    options: FactsConfig
 
     def write(self, records: Sequence[Record], book: FactBook, rows: int) -> None:
         """Adds the facts of those images that have none to the book, each when it is there.
@@ -76,7 +70,7 @@ class EndpointFactWriter:
         requests = _Requests(self, by_key)
         failed: list[str] = []
         done = len(records) - len(by_key)
-        for key, found in self.asker.ask_all(requests, threads=self.concurrency):
+        for key, found in self.asker.ask_all(requests, threads=self.options.concurrency):
             record = by_key[key]
             if isinstance(found, NoAnswer):
                 failed.append(f"{record.test_path}: {found}")
@@ -93,8 +87,8 @@ class EndpointFactWriter:
 
     def request(self, record: Record) -> ChatRequest:
         """What the endpoint is asked about an image."""
-        message = Message("user", self.chat.facts_question(self.prompt), (_sendable(record),))
-        return ChatRequest(self.model, (message,), temperature=0.0, reply_tokens=self.reply_tokens)
+        message = Message("user", self.chat.facts_question(self.options.prompt), (_sendable(record),))
+        return ChatRequest(messages=(message,), **self.options.sent())
 
 
 class _Requests(Mapping[str, ChatRequest]):

@@ -45,10 +45,6 @@ def judgement_request(answer: Answer, repetition: int, options: JudgeConfig) -> 
     texts = {"question": answer.question, "reference_answer": answer.reference_answer, "test_answer": answer.text}
     shown = json.dumps(texts, ensure_ascii=False, indent=1)
     return ChatRequest(
-        model=options.model,
         messages=(Message("system", _TASK), Message("user", shown)),
-        temperature=options.temperature if options.temperature >= 0 else None,
-        seed=options.seed + repetition if options.seed >= 0 else None,
-        reply_tokens=options.reply_tokens,
-        repetition=repetition,
+        **options.sent(repetition),
     )

@@ -18,15 +18,14 @@ from sage_jax.data.trees.chat import Chat
 from sage_jax.data.trees.encode import ChosenRecords
 from sage_jax.data.written_facts import image_key, with_facts
 from sage_jax.endpoint.asking import Asker, RefusedReply
-from sage_jax.endpoint.budget import Budget, BudgetUsedUp, read_key
-from sage_jax.endpoint.client import Endpoint
+from sage_jax.endpoint.budget import BudgetUsedUp
 from sage_jax.endpoint.replies import ReplyStore
 from sage_jax.evaluation.fact_endpoint import EndpointFactWriter
 from sage_jax.evaluation.fact_writer import FactWriter
 from sage_jax.inspection.images import Images, InputImage
-from sage_jax.process import signals
 from sage_jax.process.signals import Interrupted
 from sage_jax.process.stop_request import StopRequest, Watch
+from sage_jax.stages.asked_endpoint import budget_of, open_endpoint
 from sage_jax.stages.provenance import log_changes
 from sage_jax.stages.run import Run, Stage, StageCost
 
@@ -88,17 +87,11 @@ def _writer(run: Run) -> FactWriter | EndpointFactWriter:
                 "facts.base_url: an endpoint is asked by one process: run --config.stages=facts in one; the "
                 "others find its facts in data.cache_dir"
             )
-        endpoint = Endpoint(
-            config.base_url,
-            api_key=read_key(config.api_key_env, field="facts.api_key_env"),
-            timeout_seconds=config.timeout_seconds,
-            retries=config.retries,
-            budget=Budget(config.max_requests, section="facts"),
-            stop_requested=signals.requested,
-        )
+        endpoint = open_endpoint(config, "facts", budget_of(config, "facts"))
         replies = ReplyStore(run.facts.book.path.with_name("replies.jsonl"))
-        asker = Asker(endpoint, replies, functools.partial(_sentences, run.chat), correction=_CORRECTION)
-        return EndpointFactWriter(asker, run.chat, config.model, config.prompt, config.max_tokens, config.concurrency)
+        sentences = functools.partial(_sentences, run.chat)
+        asker = Asker(endpoint, replies, sentences, correction=_CORRECTION, asks=config.asks)
+        return EndpointFactWriter(asker, run.chat, config)
     name = config.stage
     return FactWriter(run.evaluator(name, run.weights.answering(name, wanted_by="facts"), use_up=True))
 

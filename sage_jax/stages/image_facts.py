@@ -51,20 +51,28 @@ def image_facts(config: Config, chat: Chat, trained: TrainedStages) -> ImageFact
       ConfigError: That stage is not finished.
     """
     if config.facts.base_url:
-        return _book(config, [config.facts.model, *_asked(config, chat)])
+        sent = config.facts.sent()
+        return _book(config, [sent, *_asked(config, chat, config.facts.reply_tokens)])
     stage = config.facts.stage
     if stage not in trained:
         raise trained.missing(stage, wanted_by="facts")
     model = {name: value for name, value in dataclasses.asdict(config.model).items() if name not in _HOW_IT_COMPUTES}
     decoding = dataclasses.asdict(config.evaluate.decoding) | {"dtype": config.evaluate.weights_dtype}
-    return _book(config, [trained.weights_hash(stage), *_asked(config, chat), chat.system, decoding, model])
+    return _book(
+        config,
+        [trained.weights_hash(stage), *_asked(config, chat, config.facts.max_tokens), chat.system, decoding, model],
+    )
 
 
-def _asked(config: Config, chat: Chat) -> list[Any]:
-    """What decides an image's facts whoever writes them: how they are asked for, and how they are cut."""
+def _asked(config: Config, chat: Chat, longest: int) -> list[Any]:
+    """What decides an image's facts whoever writes them: how they are asked for, and how they are cut.
+
+    Args:
+      longest: Tokens of the writer's longest text.
+    """
     return [
         chat.facts_question(config.facts.prompt),
-        [config.facts.max_tokens, config.text.max_facts, config.text.max_fact_tokens],
+        [longest, config.text.max_facts, config.text.max_fact_tokens],
         chat.tokenizer_digest(),
     ]
 

@@ -15,8 +15,7 @@ from jax.experimental import multihost_utils
 
 from sage_jax.config import Config, ConfigError
 from sage_jax.endpoint.asking import Asker
-from sage_jax.endpoint.budget import Budget, BudgetUsedUp, read_key
-from sage_jax.endpoint.client import Endpoint
+from sage_jax.endpoint.budget import Budget, BudgetUsedUp
 from sage_jax.endpoint.replies import ReplyStore
 from sage_jax.journal.summary import MODELS, MODES, load_summary, record_metrics
 from sage_jax.judging.answers import Answer, failures_file, judgements_file, predictions_file, read_answers
@@ -31,6 +30,7 @@ from sage_jax.metrics.mle import MleScore
 from sage_jax.process import signals
 from sage_jax.process.checksums import file_sum
 from sage_jax.process.stop_request import StopRequest
+from sage_jax.stages.asked_endpoint import budget_of, key_of, open_endpoint
 from sage_jax.stages.run import Stage, StageCost
 from sage_jax.stages.scoring import results_folder
 
@@ -100,7 +100,7 @@ def check_judge(config: Config, stages: Sequence[str]) -> None:
         )
     if options.base_url and not options.model:
         raise ConfigError("judge.model is empty: give the name of the model at the endpoint")
-    read_key(options.api_key_env, field="judge.api_key_env")
+    key_of(options, "judge")
     if options.sbert_model:
         check_sentence_model(Path(options.sbert_model).expanduser())
     written = [folder / "predictions", *folder.glob("evaluations/*/predictions")]
@@ -119,7 +119,7 @@ def _no_answers(folder: Path, models: Sequence[str] = ()) -> ConfigError:
 def _judge(stage: Stage, folder: Path) -> StageCost:
     run, log, options = stage.run, stage.log, stage.config.judge
     modes = list(_evaluated(stage, folder))
-    budget = Budget(options.max_requests, options.max_total_tokens, section="judge")
+    budget = budget_of(options, "judge")
     anew, resumed, stopped = False, False, ""
     with StopRequest(log.line, run.mesh, after="the requests under way, whose replies are kept"):
         try:
@@ -179,15 +179,7 @@ def _asker(stage: Stage, budget: Budget) -> Asker[MleScore]:
     store = ReplyStore(stage.run.folder.path / REPLIES)
     if store.num_damaged:
         stage.log.line(f"{store.num_damaged} damaged lines of {REPLIES} are passed over, and asked for again")
-    endpoint = Endpoint(
-        options.base_url,
-        api_key=read_key(options.api_key_env, field="judge.api_key_env"),
-        timeout_seconds=options.timeout_seconds,
-        retries=options.retries,
-        budget=budget,
-        stop_requested=signals.requested,
-    )
-    return Asker(endpoint, store, read_marks, correction=CORRECTION, asks=options.asks)
+    return Asker(open_endpoint(options, "judge", budget), store, read_marks, correction=CORRECTION, asks=options.asks)
 
 
 @dataclasses.dataclass(frozen=True)

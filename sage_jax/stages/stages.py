@@ -228,6 +228,11 @@ def check(stage: Stage) -> StageCost:
             if data != config.data:
                 stage.log.line(f"data_root = {data.root}")
             data_check.print_report(report)
+        if data != config.data and (number := report.trains_on_tests_of(reports[0])):
+            stage.log.line(
+                f"doubt: {number} images of {data.root} train and are test images of {config.data.root} as well, to "
+                "the byte: metrics on them prove nothing"
+            )
     faults = [fault for report in reports for fault in report.faults]
     _write_faults(stage, faults)
     if faults and config.data.on_bad_record == "fail":

@@ -151,3 +151,9 @@ def test_questions_that_tell_are_given_away_and_fair_ones_are_not() -> None:
     assert dataclasses.replace(report, without_image=few).given_away == [], "within two standard errors of twenty"
     alone = {**told.splits, "test": dataclasses.replace(told.splits["test"], defective=0)}
     assert dataclasses.replace(told, splits=alone).given_away == [], "good parts alone: nothing to tell apart"
+
+
+def test_training_images_that_another_set_tests_on_are_counted(tmp_path: Path) -> None:
+    tests, trains = (dataclasses.replace(_adpl(tmp_path), held_out=(), test_fraction=share) for share in (1.0, 0.0))
+    assert check(trains, 0).trains_on_tests_of(check(tests, 0)) == len(check(tests, 0).images["test"]) > 0
+    assert check(tests, 0).trains_on_tests_of(check(tests, 0)) == 0

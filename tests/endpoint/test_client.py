@@ -197,3 +197,11 @@ def test_no_connection_is_opened_before_the_first_request(monkeypatch: pytest.Mo
     client("http://somewhere.example/v1", api_key=KEY).halt()
     with pytest.raises(AssertionError, match="no network"):
         client("http://somewhere.example/v1").ask(REQUEST)
+
+
+@pytest.mark.parametrize("name", ["temperature", "seed", "max_tokens"])
+def test_a_field_that_a_model_takes_none_of_is_told_how_to_leave_out(name: str) -> None:
+    with served(lambda body, number: failing(400, f"Unsupported parameter: '{name}'")) as server:
+        with pytest.raises(EndpointError, match=r"\(temperature=-1, seed=-1 and reply_tokens=0 leave these out\)"):
+            Endpoint(server.url).ask(REQUEST)
+        assert len(server.bodies) == 1

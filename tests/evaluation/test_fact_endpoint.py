@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sage_jax.config import ConfigError
+from sage_jax.config import ConfigError, FactsConfig
 from sage_jax.data.images import decode_rgb
 from sage_jax.data.records import Record
 from sage_jax.data.written_facts import FactBook
@@ -37,7 +37,7 @@ def writer(server: EndpointServer, folder: Path) -> EndpointFactWriter:
 
     endpoint = Endpoint(server.url, backoff_seconds=0.01, retries=1)
     asker = Asker(endpoint, ReplyStore(folder / "replies.jsonl"), sentences, correction="Again.", asks=1)
-    return EndpointFactWriter(asker, own, "gpt-4o", "", reply_tokens=50, concurrency=2)
+    return EndpointFactWriter(asker, own, FactsConfig(model="gpt-4o", reply_tokens=50, seed=-1, concurrency=2))
 
 
 def pixels_of(body: dict[str, Any]) -> np.ndarray:
@@ -58,6 +58,7 @@ def test_each_image_is_shown_once_and_its_sentences_are_kept(tmp_path: Path) -> 
     with served(respond) as server:
         writer(server, tmp_path).write(RECORDS, FactBook(path), rows=0)
         assert len(server.bodies) == 4 and server.bodies[0]["max_tokens"] == 50
+        assert server.bodies[0]["temperature"] == 0.0 and "seed" not in server.bodies[0]
         writer(server, tmp_path).write(RECORDS, FactBook(path), rows=0)
         assert len(server.bodies) == 4
     expected = [int(decode_rgb(each.test_image, name="x").sum()) for each in RECORDS]

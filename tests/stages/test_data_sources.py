@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,28 @@ def test_what_a_stages_reader_does_not_take_names_the_stage(config: Config) -> N
 def test_a_run_without_its_data_set_is_made_all_the_same(config: Config, tmp_path: Path) -> None:
     gone = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(tmp_path / "none")))
     assert Run(gone).config.data.source == "auto"
+
+
+def test_no_stage_trains_on_all_of_what_the_run_tests_on(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "btad")
+    same = dataclasses.replace(config, sfe=TrainConfig(data_root=str(tmp_path / "link")), stages="prepare,sfe")
+    with pytest.raises(ConfigError, match=r"sfe.data_root = .*link' is data.root as well: all of it would train"):
+        with_readers(same)
+    with_readers(dataclasses.replace(same, stages="evaluate"))
+    with_readers(dataclasses.replace(same, data=dataclasses.replace(same.data, test_fraction=0.0)))
+
+
+def test_check_tells_test_images_that_another_set_trains_on(config: Config, tmp_path: Path) -> None:
+    shutil.copytree(tmp_path / "btad", tmp_path / "copy")
+    copied = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, test_fraction=1.0),
+        sfe=TrainConfig(data_root=str(tmp_path / "copy")),
+        edpo=Config().edpo,
+    )
+    run_stages(copied)
+    said = (tmp_path / "run/log.txt").read_text(encoding="utf-8")
+    assert f"8 images of {tmp_path / 'copy'} train and are test images of {tmp_path / 'btad'} as well" in said
 
 
 def test_check_says_what_it_recognised_and_lists_each_fault_of_a_row(

@@ -64,6 +64,20 @@ def swift(images: Sequence[str]) -> Row:
     return {"messages": messages, "rejected_response": WORSE, "images": list(images)}
 
 
+def swift_messages(images: Sequence[str]) -> Row:
+    """The rejected answer behind the conversation once more."""
+    row = swift(images)
+    answer = {"role": "assistant", "content": row.pop("rejected_response")}
+    return row | {"rejected_messages": [*row["messages"][:-1], answer]}
+
+
+def trl_completion(images: Sequence[str]) -> Row:
+    """Prompt and completion, as TRL's SFTTrainer takes them."""
+    row = trl(images)
+    del row["rejected"]
+    return row | {"completion": row.pop("chosen")}
+
+
 def swift_chat(images: Sequence[str]) -> Row:
     row = swift(images)
     del row["rejected_response"]
@@ -100,10 +114,12 @@ PREFERENCES: dict[str, Callable[[Sequence[str]], Row]] = {
     "llamafactory": llamafactory,
     "llamafactory_roles": llamafactory_roles,
     "swift": swift,
+    "swift_messages": swift_messages,
     "internvl_preference": internvl_preference,
 }
 CHATS: dict[str, Callable[[Sequence[str]], Row]] = {
     "sharegpt": sharegpt,
+    "trl_completion": trl_completion,
     "swift_chat": swift_chat,
     "llava": llava,
     "internvl_chat": internvl_chat,

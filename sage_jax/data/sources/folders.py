@@ -9,7 +9,7 @@ may be a folder of domains, and `ImageData` may lie in it.
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
@@ -32,6 +32,7 @@ from sage_jax.data.sources.entries import (
 from sage_jax.data.sources.layouts import layout_of
 from sage_jax.data.sources.manta_images import MantaFolders
 from sage_jax.data.sources.own_folders import OWN
+from sage_jax.data.sources.split_names import is_for_testing, is_split
 from sage_jax.data.sources.tree_files import Layout, files_below, images_below
 from sage_jax.errors import UserError
 
@@ -40,6 +41,10 @@ VERSION: Final = 2
 
 class FolderLayoutError(UserError):
     """A folder that is no tree of a known layout, or a category that it does not have."""
+
+
+class SplitFoldersError(FolderLayoutError):
+    """Folders that are named as splits where those of categories are read."""
 
 
 def read_images(data: DataConfig, split: Literal["train", "test"], seed: int) -> Iterator[AnnotatedImage | Fault]:
@@ -161,6 +166,7 @@ def categories(data: DataConfig) -> dict[str, Layout]:
         return {".": itself}
     below = sorted(path for path in root.iterdir() if not path.name.startswith("."))
     found = {path.name: layout for path in below if (layout := _layout_of(path, data)) is not None}
+    _refuse_splits(root, found)
     found = found or _of_domains(root)
     if not found and data.source == "folder":
         raise FolderLayoutError(
@@ -172,6 +178,24 @@ def categories(data: DataConfig) -> dict[str, Layout]:
             f"{root} holds no <category>/train and <category>/test: set data.root to an MVTec-style tree"
         )
     return found
+
+
+def _refuse_splits(root: Path, found: Mapping[str, Layout]) -> None:
+    """Refuses folders of a user's own that are named as splits: as categories, those for testing would train too.
+
+    Raises:
+      SplitFoldersError: There are some.
+    """
+    splits = [name for name, layout in found.items() if layout is OWN and is_split(name)]
+    if splits:
+        wrong = [name for name in splits if is_for_testing(name)]
+        score = f"; score on {' and '.join(wrong)} apart, with stages=evaluate and evaluate.name" if wrong else ""
+        several = f"{', '.join(splits)} are named as splits, and would all train, as categories"
+        one = f"{splits[0]} is named as a split, and would train, as a category"
+        raise SplitFoldersError(
+            f"{root}: {several if len(splits) > 1 else one}: lay them out as train/good, test/good and test/<defect>,"
+            f" or set data.root to the one that is to train{score}"
+        )
 
 
 def _of_domains(root: Path) -> dict[str, Layout]:

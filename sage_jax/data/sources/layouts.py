@@ -16,6 +16,7 @@ from sage_jax.data.sources.kolektor import MaskBesideImage
 from sage_jax.data.sources.manta_images import MantaFolders
 from sage_jax.data.sources.tree_files import (
     ALL_SUFFIXES,
+    REFERENCE_FOLDERS,
     Layout,
     entry_of,
     folders_of,
@@ -77,11 +78,12 @@ class LabelFolders:
                 label = path.relative_to(here / name).parts[0]
                 if path.parent != here / name:
                     if name != self.test and label.lower() not in GOOD_NAMES:
-                        cure = f"move it to {self.test}/{label}, or name the folder good"
+                        cure = f"move it to {self.test}/{label}; name the folder good if its parts are all good ones"
                         problem = f"is in {label!r}, but training images are good ones"
                         yield Fault(shown(path), None, problem, cure)
                 else:
-                    cure = f"move it to {name}/good" + (f" or {name}/<defect>" if name == self.test else "")
+                    other = f"{name}/<defect>" if name == self.test else f"to {self.test}/<defect> if it has a defect"
+                    cure = f"move it to {name}/good or {other}"
                     yield Fault(shown(path), None, "lies in no folder that says what it shows", cure)
 
     def left_out(self, root: Path, folder: str, entries: Sequence[Entry]) -> Iterator[str]:
@@ -89,6 +91,10 @@ class LabelFolders:
         for name in self.unlabelled:
             if count := len(images_below(here / name)):
                 yield f"{here / name}: {count} images without public labels are not used"
+        read = {*self.train, self.test, *self.unlabelled, self.masks.split("/")[0], *REFERENCE_FOLDERS}
+        for name in sorted(folders_of(here) - read):
+            if count := len(images_below(here / name)):
+                yield f"{here / name}: {count} images are not read; read are {', '.join(self.train)} and {self.test}"
         yield from orphans(root, images_below(here / self.masks), entries, here / self.test)
 
     def _labelled(self, here: Path, name: str) -> Iterator[Path]:

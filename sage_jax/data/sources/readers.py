@@ -22,6 +22,8 @@ from sage_jax.data.records import AnnotatedImage, Fault, Record, Reference, vali
 from sage_jax.data.registration import registered
 from sage_jax.data.sources import adpl_json, deeppcb, deeppcb_boards, folders, generated, listed, row_files, rows
 from sage_jax.data.sources.named_images import images_root
+from sage_jax.data.sources.own_folders import OWN
+from sage_jax.data.sources.split_names import is_for_testing
 from sage_jax.errors import UserError
 
 VERSION: Final = 2
@@ -107,6 +109,7 @@ def left_out(data: DataConfig) -> Iterator[str]:
       ReaderError: As `read_records`.
     """
     with _unusable(data):
+        yield from _named_for_testing(Path(data.root).expanduser(), data)
         if data.source in ("folder", "mvtec"):
             yield from folders.left_out(data)
         elif data.source == "rows":
@@ -126,6 +129,18 @@ def with_bits(data: DataConfig) -> tuple[DataConfig, str]:
     except (OSError, UserError):
         return data, ""
     return dataclasses.replace(data, bits=found.bits), found.sentence(root)
+
+
+def _named_for_testing(root: Path, data: DataConfig) -> Iterator[str]:
+    """That images train of what its name says is for testing, where the data set has no split of its own."""
+    if data.source in _JSON_SOURCES and root.is_file():
+        name, cure = root.stem, "set data.root to what is to train, or data.test_fraction=1, which only tests on it"
+    elif data.source == "folder" and OWN in folders.categories(data).values():
+        name, cure = root.resolve().name, "set data.root to what is to train"
+    else:
+        return
+    if is_for_testing(name) and (data.held_out or data.test_fraction < 1.0):
+        yield f"{root}: is for testing by its name, and images of it train: {cure}"
 
 
 def source_revision(data: DataConfig, seed: int) -> str:

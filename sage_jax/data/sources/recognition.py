@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +14,7 @@ from sage_jax.data.sources.deeppcb_boards import LISTS
 from sage_jax.data.sources.entries import GOOD_NAMES
 from sage_jax.data.sources.items import FormatError, Item, parse_items
 from sage_jax.data.sources.own_folders import OWN
+from sage_jax.data.sources.split_names import is_for_testing
 from sage_jax.data.sources.tree_files import Layout, folders_of
 from sage_jax.errors import UserError
 
@@ -53,6 +54,8 @@ _HAVE_IT_TOO: Final = {
     "MVTec AD with defects called bad": "MVTec AD with defects called bad (VisA's one-class copy)",
 }
 _LISTED: Final = 20
+_SHOWN: Final = 4
+_SCORE_ALONE: Final = "--config.stages=evaluate with evaluate.name scores a finished run on it"
 
 
 class RecognitionError(UserError):
@@ -249,16 +252,55 @@ def _unknown(root: Path) -> str:
     kind = foreign.folder_kind(root) if root.is_dir() else _kind_of_json(root)
     if kind is not None:
         return f"{root} holds {kind.name}: {kind.cure}"
-    inside = next(_readable_inside(root), None)
-    if inside is not None:
-        return f"{root} is no data set, but {inside.root} is {inside.title}: set data.root to it"
+    inside = list(_readable_inside(root))
+    inside = [each for each in inside if Path(each.root).is_file()] or inside  # folders beside a JSON are its images
+    if inside:
+        return f"{root} is no data set, but {_to_choose(inside)}"
+    for place in (root, *_below(root)):
+        try:
+            folders.categories(DataConfig(source="folder", root=str(place)))
+        except folders.SplitFoldersError as error:
+            return str(error)
+        except UserError:
+            continue
     return f"{root} is nothing that is read. Looked for:\n  " + "\n  ".join(LOOKED_FOR)
+
+
+def _to_choose(inside: Sequence[Found]) -> str:
+    """Which of several roots to set; those that are for testing by their name are none of them."""
+    testing = [each for each in inside if is_for_testing(_name(each.root))]
+    training = [each for each in inside if each not in testing]
+    if not training:
+        tell = f"set data.root to what is to train; {_SCORE_ALONE}"
+        return f"holds what is for testing by its name alone, {_listed(testing)}: {tell}"
+    if len(training) == 1:
+        said = f"{training[0].root} is {training[0].title}: set data.root to it"
+    else:
+        said = f"holds several: {_listed(training)}: set data.root to the one that is to train"
+    never = " or ".join(each.root for each in testing[:_SHOWN])
+    return f"{said}; not to {never}, for testing by its name" if never else said
+
+
+def _listed(found: Sequence[Found]) -> str:
+    more = len(found) - _SHOWN
+    names = ", ".join(f"{each.root} ({each.title})" for each in found[:_SHOWN])
+    return names + (f" and {more} more" if more > 0 else "")
+
+
+def _name(root: str) -> str:
+    """The name of a folder or file, without suffix."""
+    path = Path(root)
+    return path.stem if path.is_file() else path.name
 
 
 def _readable_inside(root: Path) -> Iterator[Found]:
     """What the files and folders of a root are, the first few of them."""
-    if root.is_dir():
-        below = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-        for path in (*_jsons(root)[:_LISTED], *below[:_LISTED]):
-            if (found := recognise(path)) is not None:
-                yield found
+    for path in (*(_jsons(root)[:_LISTED] if root.is_dir() else ()), *_below(root)):
+        if (found := recognise(path)) is not None:
+            yield found
+
+
+def _below(root: Path) -> list[Path]:
+    """The folders in a folder, the first few of them."""
+    inside = root.iterdir() if root.is_dir() else ()
+    return sorted(path for path in inside if path.is_dir() and not path.name.startswith("."))[:_LISTED]

@@ -19,7 +19,7 @@ _ROLES: Final[dict[str, Role]] = {
     "system": "system",
 }
 _TURN_KEYS: Final = ("conversations", "messages", "prompt")
-_ANSWER_KEYS: Final = ("chosen", "rejected", "rejected_response")
+_ANSWER_KEYS: Final = ("chosen", "rejected", "rejected_response", "rejected_messages", "completion")
 MARKS: Final = (*_TURN_KEYS, *_ANSWER_KEYS)
 """Keys of which every row has one."""
 
@@ -29,7 +29,6 @@ _REFUSED_KEYS: Final = {
     "kto_tag": "marks single answers as good or bad (KTO), without a pair",
     "label": "marks single answers as good or bad (KTO), without a pair",
     "rejected_images": "shows the rejected answer other images",
-    "rejected_messages": "gives the rejected answer a prompt of its own",
     "videos": "shows videos",
     "video": "shows a video",
     "audios": "plays sounds",
@@ -73,6 +72,8 @@ KINDS: Final = (
     RowKind("preference rows of InternVL (question, chosen, rejected)", _has("question", "chosen", "rejected"), True),
     RowKind("preference rows of TRL (chosen, rejected)", _has_pair_of_turns, True),
     RowKind("preference rows of ms-swift (messages, rejected_response)", _has("messages", "rejected_response")),
+    RowKind("preference rows of ms-swift (messages, rejected_messages)", _has("messages", "rejected_messages")),
+    RowKind("chat rows of TRL (prompt, completion), not preference rows", _has("prompt", "completion"), True),
     RowKind("rows of SAGE's released SFE data (conversations, description)", _has("conversations", "description")),
     RowKind("chat rows of LLaVA or InternVL (conversations), not preference rows", _has("conversations")),
     RowKind("chat rows (messages), not preference rows", _has("messages")),
@@ -179,6 +180,11 @@ def _messages(fields: dict[str, Any]) -> tuple[list[_Message], tuple[str, ...]]:
     """The prompt's or conversation's messages; and chosen and rejected answer, none in a row of chat alone."""
     rejected_key = "rejected_response" if "rejected_response" in fields else "rejected"
     turns = next((fields[key] for key in _TURN_KEYS if key in fields), None)
+    if fields.get("rejected_messages"):  # ms-swift: the whole conversation once more
+        return _split_pair(_turns(turns), _turns(fields["rejected_messages"]), "messages and rejected_messages")
+    if "completion" in fields:
+        answer = _Message("assistant", _answer(fields, "completion"), 0)
+        return [*_turns(turns), answer], ()
     if "question" in fields and turns is None:
         turns = text_of(fields, "question")
     if rejected_key not in fields and "chosen" not in fields:
@@ -189,11 +195,22 @@ def _messages(fields: dict[str, Any]) -> tuple[list[_Message], tuple[str, ...]]:
             raise BadItem("messages end without the chosen answer", "end them with a message of the assistant")
         return messages[:-1], (messages[-1].text, _answer(fields, rejected_key))
     if turns is None:  # TRL: the prompt is what both begin with
-        both = [_turns(fields[key]) for key in ("chosen", "rejected")]
-        if both[0][:-1] != both[1][:-1] or not both[0] or both[0][-1].role != "assistant":
-            raise BadItem("chosen and rejected begin with different turns", "give the prompt once, under prompt")
-        return both[0][:-1], tuple(messages[-1].text for messages in both)
+        return _split_pair(_turns(fields["chosen"]), _turns(fields["rejected"]), "chosen and rejected")
     return _turns(turns), (_answer(fields, "chosen"), _answer(fields, rejected_key))
+
+
+def _split_pair(
+    chosen: Sequence[_Message], rejected: Sequence[_Message], names: str
+) -> tuple[list[_Message], tuple[str, ...]]:
+    """What two conversations begin with, and the answers that they end with.
+
+    Raises:
+      BadItem: They begin with different turns, or do not end with an answer.
+    """
+    ends = [messages[-1].role for messages in (chosen, rejected)]
+    if chosen[:-1] != rejected[:-1] or ends != ["assistant", "assistant"]:
+        raise BadItem(f"{names} begin with different turns", "let them differ in the last one alone, the answer")
+    return [*chosen[:-1]], (chosen[-1].text, rejected[-1].text)
 
 
 def _turns(given: Any) -> list[_Message]:

@@ -16,7 +16,7 @@ from PIL import Image
 from sage_jax.config import DataConfig
 from sage_jax.data.images import decode_mask, encode_png
 from sage_jax.data.records import AnnotatedImage, Box, Defect, Fault
-from sage_jax.data.sources.folders import FolderLayoutError, files, read_images
+from sage_jax.data.sources.folders import FolderLayoutError, files, left_out, read_images
 
 Split = Literal["train", "test"]
 _RNG = np.random.default_rng(11)
@@ -168,6 +168,8 @@ def test_bad_places_are_faults_with_file_and_cure(tmp_path: Path) -> None:
     assert "empty" in told["a/test/hole/001.png"].problem
     assert "truncated" in told["a/ground_truth/hole/002_mask.png"].problem
     assert "scratch" in told["a/train/scratch/000.png"].problem
+    cure = "move it to test/scratch; name the folder good if its parts are all good ones"
+    assert told["a/train/scratch/000.png"].cure == cure
     assert len(faults) == 4
 
 
@@ -205,10 +207,19 @@ def test_an_image_outside_the_folders_of_labels_is_a_fault(tmp_path: Path) -> No
     _picture(tmp_path / "a/train/new.png")
     images, faults = _read(_config(tmp_path), "test")
     assert {fault.file: fault.cure for fault in faults} == {
-        str(tmp_path / "a/train/new.png"): "move it to train/good",
+        str(tmp_path / "a/train/new.png"): "move it to train/good or to test/<defect> if it has a defect",
         str(tmp_path / "a/test/loose.png"): "move it to test/good or test/<defect>",
     }
     assert not any("loose" in image.test_path for image in images)
+
+
+def test_a_split_that_the_layout_does_not_have_is_told(tmp_path: Path) -> None:
+    _category(tmp_path / "a", num=2)
+    assert not any("are not read" in each for each in left_out(_config(tmp_path)))
+    _picture(tmp_path / "a/val/good/000.png")
+    _picture(tmp_path / "a/val/hole/000.png")
+    said = f"{tmp_path / 'a/val'}: 2 images are not read; read are train, validation and test"
+    assert said in list(left_out(_config(tmp_path)))
 
 
 def test_a_file_name_that_is_no_text_is_a_fault(tmp_path: Path) -> None:

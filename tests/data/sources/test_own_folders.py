@@ -182,3 +182,22 @@ def test_what_cannot_be_told_apart_is_named(tmp_path: Path) -> None:
     mask(tmp_path / "masks/scratch/9.png")
     assert any("is the mask of no image" in each for each in folders.left_out(data_of(tmp_path)))
     assert not OWN.fits(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("names", [("train", "val"), ("Testing", "Training"), ("nut", "test")])
+def test_splits_are_no_categories(names: tuple[str, str], tmp_path: Path) -> None:
+    for name in names:
+        picture(tmp_path / name / "good/0.png")
+        picture(tmp_path / name / "scratch/0.png")
+    with pytest.raises(readers.ReaderError, match="named as (a split|splits), and would (all )?train") as error:
+        records_of(tmp_path)
+    never = next(name for name in names if name in ("val", "Testing", "test"))
+    assert f"set data.root to the one that is to train; score on {never} apart" in str(error.value)
+    assert folders.categories(data_of(tmp_path / names[0])) == {".": OWN}  # who names one of them gets it
+
+
+def test_training_on_what_is_named_for_testing_is_told(tmp_path: Path) -> None:
+    for name in ("test", "nut"):
+        picture(tmp_path / name / "good/0.png")
+        said = [each for each in readers.left_out(data_of(tmp_path / name)) if "for testing by its name" in each]
+        assert len(said) == (name == "test")

@@ -151,6 +151,45 @@ def test_images_beside_the_json_that_labels_them_are_no_good_parts(tmp_path: Pat
         with_reader(_data(tmp_path / "deep" / "VisA"))
 
 
+def test_what_is_named_for_testing_is_never_proposed_for_training(tmp_path: Path) -> None:
+    for name in ("test", "train", "dev"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(ADPL))
+    with pytest.raises(RecognitionError) as error:
+        with_reader(_data(tmp_path))
+    said = str(error.value)
+    assert f"{tmp_path / 'train.json'} is AD-PL items" in said
+    assert said.endswith(
+        f": set data.root to it; not to {tmp_path / 'dev.json'} or {tmp_path / 'test.json'}, for testing by its name"
+    )
+    (tmp_path / "train.json").unlink()
+    with pytest.raises(RecognitionError, match=r"for testing by its name alone, .*dev.json.*: set data.root to what"):
+        with_reader(_data(tmp_path))
+
+
+def test_of_several_that_may_train_none_is_chosen(tmp_path: Path) -> None:
+    for name in ("MPDD_QA", "MVTec_QA", "VisA_QA", "a", "b", "c"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(ADPL))
+    picture(tmp_path / "images/good/0.png")  # of the JSON files, no choice of its own
+    with pytest.raises(
+        RecognitionError, match=r"holds several: .*MPDD_QA.json .*MVTec_QA.json .* and 2 more: set"
+    ) as error:
+        with_reader(_data(tmp_path))
+    assert "images" not in str(error.value).removeprefix(f"data.source = auto: {tmp_path}")
+
+
+@pytest.mark.parametrize("place", [".", "line"])
+def test_folders_of_splits_are_no_categories(place: str, tmp_path: Path) -> None:
+    for name in ("train/good", "val/good", "val/scratch"):
+        picture(tmp_path / place / name / "0.png")
+    with pytest.raises(RecognitionError) as error:
+        with_reader(_data(tmp_path))
+    said = str(error.value)
+    if place == ".":
+        assert f"{tmp_path / 'train'} is a folder of one's own: set data.root to it; not to {tmp_path / 'val'}" in said
+    else:
+        assert f"{tmp_path / 'line'}: train, val are named as splits" in said and "Looked for" not in said
+
+
 def test_fields_are_checked_for_the_reader_that_was_found(tmp_path: Path) -> None:
     SETS["MVTec AD"].build(tmp_path)
     with pytest.raises(ConfigError, match="data.source = mpdd.*data.shrink_px = 8: read with source=folder alone"):

@@ -82,6 +82,7 @@ def _chat(*turns: tuple[str, Any], images: Any = "a.png") -> dict[str, Any]:
     return {"image": images, "conversations": [{"from": who, "value": text} for who, text in turns]}
 
 
+SAID_BY_ROLE = {"role": "assistant", "content": "No."}
 ASKED, SAID = ("human", "<image>\nIs it?"), ("gpt", "Yes.")
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "few": (_chat(ASKED, SAID, images=["a.png", "b.png"]), "has 1 <image> placeholders for 2 images"),
@@ -110,6 +111,11 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"images": ["a.png"], "chosen": [{"role": "user", "content": "x"}], "rejected": []},
         "its turns|begin with",
     ),
+    "other prompt": (
+        swift(["a.png"]) | {"rejected_messages": [{"role": "user", "content": "<image>Why?"}, SAID_BY_ROLE]},
+        "messages and rejected_messages begin with different turns",
+    ),
+    "completion": ({"image": "a.png", "prompt": "Is it?", "completion": [{}, {}]}, "completion has 2 messages"),
     "kto": (_chat(ASKED, SAID) | {"kto_tag": False}, "kto_tag marks single answers"),
     "swift kto": (swift(["a.png"]) | {"label": True}, "label marks single answers"),
     "video": (_chat(ASKED, SAID) | {"videos": ["a.mp4"]}, "videos shows videos"),
