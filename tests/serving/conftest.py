@@ -38,9 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> InspectionModel:
 
 
 @pytest.fixture(scope="session")
-def start(
-    model: InspectionModel, good: Path
-) -> Callable[..., contextlib.AbstractContextManager[Served]]:
+def start(model: InspectionModel, good: Path) -> Callable[..., contextlib.AbstractContextManager[Served]]:
     """Starts a server with other options, and a key where one is given."""
 
     @contextlib.contextmanager

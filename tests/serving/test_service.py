@@ -1,4 +1,4 @@
-"""The service: whatever images share a batch, each answer is the one that it gets alone; and what stops, stops whole."""
+"""The service: whatever shares a batch, each answer is the one that an image gets alone; what stops, stops whole."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_cancelled_image_is_left_out(model: InspectionModel, good: Path) -> No
 
 
 def test_an_image_that_brings_its_batch_down_costs_itself(model: InspectionModel, good: Path) -> None:
-    """A question that makes the tree longer than the largest bucket (`text.buckets`) is found when the batch is made."""
+    """That a tree is longer than the largest of `text.buckets` is found when the batch is made."""
     service = idle(model, good, max_question_letters=10_000)
     asked = [("Where?",), ("Where is it? " * 60,), ("Why?",)]
     futures: list[Future[Finding]] = [service.submit(Request(png(0), questions=each)) for each in asked]
