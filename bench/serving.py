@@ -4,9 +4,9 @@
     python -m bench.serving --run runs/quickstart --images 256 --clients 16 --soak 10000
 
 Drawn parts, each with the reference that was drawn for it, are inspected one by one by `Inspector.inspect`; then
-`sage-jax serve` is started in a process of its own, and clients with a connection each send them over and over, the next
-as soon as the last is answered. Load and service share the machine. An answer counts as the same where verdict, reason
-and answers are, and the score is within 1e-5. A soak sends so many requests more and prints the service's memory.
+`sage-jax serve` is started in a process of its own, and clients with a connection each send them over and over, the
+next as soon as the last is answered. Load and service share the machine. An answer counts as the same where verdict
+and reason are, and the score is within 1e-5. A soak sends so many requests more and prints the service's memory.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.parse
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -176,14 +178,20 @@ def main() -> None:
     alone = measured("one_by_one", sum(times) / 1e3, np.array(times), others_cores=round(others, 2))
     bodies = [body_of(*each) for each in images]
     fields = [f"--{each.partition('=')[0].replace('_', '-')}={each.partition('=')[2]}" for each in options.serve]
-    with service(options.run, fields) as (address, process):
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as held:
+        good = Path(folder) / "good.png"
+        good.write_bytes(images[0][1])  # so that the service compiles for images with a reference
+        address, process = held.enter_context(service(options.run, ["--references", str(good), *fields]))
         load(address, bodies, 2 * max(options.clients), max(options.clients))  # connections, threads, caches
         for clients in options.clients:
             start = time.perf_counter()
             answers, times = load(address, bodies, options.images, clients)
             seconds = time.perf_counter() - start
             rate = len(times) / seconds
-            about = {"over_one_by_one": round(rate / alone, 2), "differing": differing(answers, expected)}
+            about: dict[str, Any] = {
+                "over_one_by_one": round(rate / alone, 2),
+                "differing": differing(answers, expected),
+            }
             measured("serving", seconds, times, clients=clients, **about)
         step = max(1, options.soak // 10)
         for done in range(0, options.soak, step):

@@ -26,7 +26,7 @@ class ImageAnswers:
       verdict_score: P(yes) / (P(yes) + P(no)) of that answer.
       similarity: Of each image token to the reference; 1 without one.
       follow_ups: The questions of `inspect.questions`, each with its answer.
-      num_tokens: Tokens of all answers, the closing ones included.
+      lengths: Tokens of each answer, the closing ones included.
       features: The ViT's of the image's tokens, where it is asked how familiar the image is.
     """
 
@@ -35,8 +35,13 @@ class ImageAnswers:
     verdict_score: float
     similarity: np.ndarray
     follow_ups: tuple[tuple[str, str], ...]
-    num_tokens: int
+    lengths: tuple[int, ...]
     features: Float[np.ndarray, "M E"] | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all answers."""
+        return sum(self.lengths)
 
 
 def asked_record(record: Record, evaluator: Evaluator, questions: Sequence[str] | None = None) -> Record:
@@ -83,7 +88,7 @@ def answer_images(batch: TreeBatch, records: Sequence[Record], evaluator: Evalua
                 verdict_score=float(answers.verdict_score[row, 0]),
                 similarity=np.asarray(answers.similarity[row]),
                 follow_ups=tuple(zip(asked, further, strict=True)),
-                num_tokens=sum(_num_tokens(ids, evaluator) for ids in token_ids[row, : len(asked) + 1]),
+                lengths=tuple(_num_tokens(ids, evaluator) for ids in token_ids[row, : len(asked) + 1]),
             )
 
 

@@ -107,16 +107,15 @@ def _answer(body: ChatBody, asked: Request, found: Finding, service: Service, st
     text = one.answers[0][1] if asked.questions else one.reason
     longest = service.config.evaluate.max_new_tokens
     wanted = min(body.max_tokens or longest, body.max_completion_tokens or longest, longest)
-    ids = chat.answer_ids(text)  # the closing one is the last
-    cut = len(ids) > wanted
+    cut = found.lengths[-1] > wanted
     return ChatAnswer(
         id=f"chatcmpl-{uuid.uuid4().hex}",
         created=int(time.time()),
         model=body.model,
         choices=[
             Choice(
-                message=AssistantMessage(content=chat.decode(ids[:wanted]) if cut else text),
-                finish_reason="length" if cut else "stop",
+                message=AssistantMessage(content=chat.decode(chat.answer_ids(text)[:wanted]) if cut else text),
+                finish_reason="length" if cut or found.lengths[-1] == longest else "stop",
             )
         ],
         usage=Usage(

@@ -24,7 +24,7 @@ class Finding:
 
     Attributes:
       inspection: Verdict, score, reason, answers, map, boxes.
-      num_tokens: Tokens of all its answers.
+      lengths: Tokens of each answer, that about the defect first.
       prompt_tokens: Tokens that the model read: image, facts, template and all questions.
       queued_ms: Milliseconds that it waited for the model.
       model_ms: Milliseconds of its batch.
@@ -32,11 +32,16 @@ class Finding:
     """
 
     inspection: Inspection
-    num_tokens: int
+    lengths: tuple[int, ...]
     prompt_tokens: int
     queued_ms: float
     model_ms: float
     batch_images: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all answers."""
+        return sum(self.lengths)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

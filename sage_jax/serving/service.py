@@ -279,7 +279,7 @@ class Service:
             job.finding.set_result(
                 Finding(
                     inspection=found,
-                    num_tokens=0 if said is None else said.num_tokens,
+                    lengths=() if said is None else said.lengths,
                     prompt_tokens=batch.num_tokens(answered.number),
                     queued_ms=waited * 1e3,
                     model_ms=answered.seconds * 1e3,
