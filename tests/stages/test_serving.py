@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from sage_jax.stages.run import Run
 from sage_jax.stages.serving import serve
 from tests.support.served import base64_of, png
 from tests.support.tiny_export import TRAINED_HERE, make_run
@@ -100,4 +101,4 @@ def test_faults_are_one_line_and_status_2(run_folder: Path) -> None:
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sage_jax.serving.app", None)
     with pytest.raises(ValueError, match=r"pip install 'sage-jax\[serve\]'"):
-        serve(None)  # pyright: nothing of the run is read before
+        serve(Run(dataclasses.replace(TRAINED_HERE, stages="serve")))
