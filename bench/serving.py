@@ -56,18 +56,18 @@ def body_of(image: bytes, reference: bytes) -> bytes:
     return b"".join([*pieces, f"--{_BOUNDARY}--\r\n".encode()])
 
 
-def one_by_one(run: str, images: Sequence[tuple[bytes, bytes]]) -> tuple[list[dict[str, Any]], list[float]]:
-    """What the Python API finds of each image, and its milliseconds; the first two, which compile, do not count."""
+def one_by_one(run: str, images: Sequence[tuple[bytes, bytes]]) -> tuple[list[dict[str, Any]], list[float], float]:
+    """What the Python API finds of each image, its milliseconds, and processor seconds of all; two come before."""
     inspector = sage_jax.load(run)
     for image, reference in images[:2]:
         inspector.inspect(image, reference)
-    found, times = [], []
+    found, times, begun = [], [], time.process_time()
     for image, reference in images:
         start = time.perf_counter()
         one = inspector.inspect(image, reference)
         times.append((time.perf_counter() - start) * 1e3)
         found.append({"verdict": one.verdict, "reason": one.reason, "score": one.score})
-    return found, times
+    return found, times, time.process_time() - begun
 
 
 @contextlib.contextmanager
@@ -145,6 +145,13 @@ def memory_mb(process: int) -> float:
         return next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) * 1024 / 1e6
 
 
+def cpu_seconds(process: int) -> float:
+    """Processor seconds of a process so far."""
+    with open(f"/proc/{process}/stat", encoding="ascii") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def measured(name: str, seconds: float, times: Any, **about: Any) -> float:
     """Prints a measurement; images a second."""
     rate = len(times) / seconds
@@ -173,9 +180,10 @@ def main() -> None:
     keep_freed_memory()
     images = parts(options.images)
     start, busy = time.perf_counter(), busy_seconds() - time.process_time()
-    expected, times = one_by_one(options.run, images)
+    expected, times, cpu = one_by_one(options.run, images)
     others = (busy_seconds() - time.process_time() - busy) / (time.perf_counter() - start)
-    alone = measured("one_by_one", sum(times) / 1e3, np.array(times), others_cores=round(others, 2))
+    about: dict[str, Any] = {"cpu_ms": round(cpu / len(images) * 1e3, 1), "others_cores": round(others, 2)}
+    alone = measured("one_by_one", sum(times) / 1e3, np.array(times), **about)
     bodies = [body_of(*each) for each in images]
     fields = [f"--{each.partition('=')[0].replace('_', '-')}={each.partition('=')[2]}" for each in options.serve]
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as held:
@@ -184,15 +192,12 @@ def main() -> None:
         address, process = held.enter_context(service(options.run, ["--references", str(good), *fields]))
         load(address, bodies, 2 * max(options.clients), max(options.clients))  # connections, threads, caches
         for clients in options.clients:
-            start = time.perf_counter()
+            start, begun = time.perf_counter(), cpu_seconds(process)
             answers, times = load(address, bodies, options.images, clients)
-            seconds = time.perf_counter() - start
-            rate = len(times) / seconds
-            about: dict[str, Any] = {
-                "over_one_by_one": round(rate / alone, 2),
-                "differing": differing(answers, expected),
-            }
-            measured("serving", seconds, times, clients=clients, **about)
+            seconds, cpu = time.perf_counter() - start, cpu_seconds(process) - begun
+            about = {"clients": clients, "cpu_ms": round(cpu / len(times) * 1e3, 1)}
+            about["over_one_by_one"] = round(len(times) / seconds / alone, 2)
+            measured("serving", seconds, times, differing=differing(answers, expected), **about)
         step = max(1, options.soak // 10)
         for done in range(0, options.soak, step):
             start = time.perf_counter()
