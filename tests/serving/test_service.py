@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from sage_jax.serving.reference_images import ReferenceImages
 from sage_jax.serving.service import Request, Service
 from tests.support.served import Served, png
 
-Start = Callable[..., contextlib.AbstractContextManager[Served]]
+_OPTIONS = ServeConfig(rows=(1,))
 
 
 def requests() -> list[Request]:
@@ -57,15 +55,15 @@ def test_answers_from_mixed_batches_are_those_of_images_alone(model: InspectionM
     assert len({one.inspection.reason for one in found}) > 4, "answers that never differ prove nothing"
 
 
-def idle(model: InspectionModel, good: Path, **options: int) -> Service:
+def idle(model: InspectionModel, good: Path, options: ServeConfig = _OPTIONS) -> Service:
     """A service that takes requests and has no thread to answer them."""
-    service = Service(model, ServeConfig(rows=(1,), **options), ReferenceImages(str(good)))
+    service = Service(model, options, ReferenceImages(str(good)))
     service.state = "ready"
     return service
 
 
 def test_a_full_queue_is_429_and_what_waits_is_answered_before_a_stop(model: InspectionModel, good: Path) -> None:
-    service = idle(model, good, queue_size=3)
+    service = idle(model, good, ServeConfig(rows=(1,), queue_size=3))
     waiting = [service.submit(Request(png(seed), references=())) for seed in range(3)]
     with pytest.raises(RequestFault) as raised:
         service.submit(Request(png(3), references=()))
@@ -95,7 +93,7 @@ def test_a_cancelled_image_is_left_out(model: InspectionModel, good: Path) -> No
 
 def test_an_image_that_brings_its_batch_down_costs_itself(model: InspectionModel, good: Path) -> None:
     """That a tree is longer than the largest of `text.buckets` is found when the batch is made."""
-    service = idle(model, good, max_question_letters=10_000)
+    service = idle(model, good, ServeConfig(rows=(1,), max_question_letters=10_000))
     asked = [("Where?",), ("Where is it? " * 60,), ("Why?",)]
     futures: list[Future[Finding]] = [service.submit(Request(png(0), questions=each)) for each in asked]
     service.work(lambda: True)
