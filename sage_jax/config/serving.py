@@ -35,7 +35,7 @@ class ServeConfig:
     port: int = 8000
     api_key_env: str = ""
     model_name: str = ""
-    rows: tuple[int, ...] = (1, 4, 16)
+    rows: tuple[int, ...] = (1, 4, 8, 16)
     batch_wait_ms: float = 3.0
     queue_size: int = 256
     max_body_mb: float = 32.0

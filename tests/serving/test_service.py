@@ -35,7 +35,7 @@ def assert_same(one: Inspection, other: Inspection) -> None:
     """Texts and verdicts to the letter, numbers to float tolerance."""
     assert (one.verdict, one.reason, one.answers) == (other.verdict, other.reason, other.answers)
     assert (one.image, one.num_references, len(one.boxes)) == (other.image, other.num_references, len(other.boxes))
-    np.testing.assert_allclose(one.score, other.score, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(one.score), np.asarray(other.score), atol=1e-5)
     assert (one.anomaly_map is None) == (other.anomaly_map is None) == (one.num_references == 0)
     if one.anomaly_map is not None and other.anomaly_map is not None:
         np.testing.assert_allclose(one.anomaly_map, other.anomaly_map, atol=1e-5)
