@@ -51,7 +51,8 @@ def require_share(config: object, *names: str) -> None:
 def require_known(field: str, names: Iterable[str], choices: Iterable[str], kind: str) -> None:
     """Checks that every name that a field gives is among the choices."""
     for name in names:
-        require(name in choices, f"{field}: {name!r} is no {kind}{nearest(name, choices)}")
+        if name not in choices:  # the nearest takes a millisecond to find
+            raise ConfigError(f"{field}: {name!r} is no {kind}{nearest(name, choices)}")
 
 
 def require_divides(part: str, size: int, whole: str, total: int) -> None:

@@ -8,12 +8,12 @@ from typing import Final, Literal
 
 import rich.console
 import rich.markup
-import rich.progress
 import rich.table
 
 from sage_jax.config import DataConfig
 from sage_jax.data.causes import by_cause
 from sage_jax.data.doubts import Doubts
+from sage_jax.data.progress import progress_bar
 from sage_jax.data.question_verdicts import READERS, QuestionVerdicts, TextOnly, text_only_by_kind
 from sage_jax.data.records import Fault, Record
 from sage_jax.data.sources import readers
@@ -107,21 +107,13 @@ def check(config: DataConfig, seed: int) -> CheckReport:
     splits: dict[str, SplitCounts] = {}
     faults: dict[Fault, None] = {}
     blind, doubts = _Blind(config.language), Doubts(config.language)
-    columns = (
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TextColumn("{task.fields[rate]}"),
-        rich.progress.TimeElapsedColumn(),
-        rich.progress.TimeRemainingColumn(),
-    )
-    with rich.progress.Progress(*columns, console=rich.console.Console(stderr=True), transient=True) as progress:
+    with progress_bar(transient=True) as progress:
         for split in SPLITS:
             num_images = config.num_train if split == "train" else config.num_test
             total = (
                 num_images * config.records_per_image if config.source not in ("adpl", "rows") and num_images else None
             )
-            task = progress.add_task(f"check {split}", total=total, rate="")
+            task = progress.add_task(f"check {split}", total=total)
             tally = _Tally()
             for item in readers.read_records(config, split, seed):
                 if signals.requested():
@@ -133,10 +125,9 @@ def check(config: DataConfig, seed: int) -> CheckReport:
                     questions.update(_verdicts(split, item, config.language))
                     blind.add(split, item)
                     doubts.add(split, item)
-                speed = progress.tasks[task].speed
-                progress.update(task, advance=1, rate=f"{speed:.0f}/s" if speed else "")
+                progress.advance(task)
             splits[split] = tally.counts()
-            task = progress.add_task(f"check all of {split}", total=None, rate="")
+            task = progress.add_task(f"check all of {split}", total=None)
             for fault in readers.undrawn_faults(config, split, seed):
                 if fault is not None:
                     faults.setdefault(fault)

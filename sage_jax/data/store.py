@@ -18,22 +18,12 @@ from typing import Any, Final, Literal, overload
 
 import numpy as np
 import tensorflow_datasets as tfds
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
+from rich.progress import Progress
 from transformers import PreTrainedTokenizerFast
 
 from sage_jax.config import ConfigError, DataConfig, TextConfig
 from sage_jax.data.causes import told
+from sage_jax.data.progress import progress_bar
 from sage_jax.data.question_verdicts import QuestionVerdicts
 from sage_jax.data.records import Answer, Box, Defect, Fault, Question, Record, Reference
 from sage_jax.data.sources import readers
@@ -271,7 +261,7 @@ def _build(data: DataConfig, seed: int, path: Path) -> None:
     try:
         tfds.disable_progress_bar()
         # TFDS announces a download; there is none.
-        with _progress() as progress, contextlib.redirect_stdout(io.StringIO()):
+        with progress_bar() as progress, contextlib.redirect_stdout(io.StringIO()):
             intakes = {split: _Intake(data, split, seed, progress) for split in SPLITS}
             streams = {name: _unless_empty(intake) for name, intake in intakes.items()}
             splits = {name: stream for name, stream in streams.items() if stream is not None}
@@ -347,18 +337,6 @@ def _unless_empty(records: Iterable[Record]) -> Iterable[Record] | None:
     for first in stream:
         return itertools.chain([first], stream)
     return None
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _RateColumn(), TimeElapsedColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
-
-
-class _RateColumn(ProgressColumn):
-    """Records a second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.3g}/s" if task.speed else "")
 
 
 def _report_faults(path: Path, data: DataConfig, run_dir: Path) -> None:

@@ -217,3 +217,22 @@ def test_photographs_of_phones_are_read_where_the_extra_is(tmp_path: Path) -> No
     assert ".heic" in SUFFIXES and ".heif" in SUFFIXES
     with pytest.raises(ImageFault, match=r"part\.HEIC: is (truncated|damaged|no image)"):
         decode_rgb(path.read_bytes()[:200], name="part.HEIC")
+
+
+def test_the_size_of_an_image_is_checked_by_its_header_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encode_png(np.zeros((30, 40, 3), np.uint8))
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("it was decoded"))
+    images.check_size(content, name="a", max_pixels=1200)
+    with pytest.raises(ImageFault, match="a: has 40 x 30 px, more than 1,199 px in all"):
+        images.check_size(content, name="a", max_pixels=1199)
+    for bad in (b"", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"%!PS-Adobe", content[:20]):
+        with pytest.raises(ImageFault):
+            images.check_size(bad, name="a", max_pixels=1200)
+
+
+def test_forgotten_pixels_are_decoded_again() -> None:
+    content = encode_png(np.full((30, 40, 3), 7, np.uint8))
+    first = images.remembered_rgb(content, name="a")
+    assert images.remembered_rgb(content, name="a") is first
+    images.forget_rgb(content)
+    assert images.remembered_rgb(content, name="a") is not first

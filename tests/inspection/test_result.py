@@ -25,7 +25,9 @@ RECORD = dataclasses.replace(make_record(0, np.random.default_rng(0)), test_imag
 def found(score: float, *, threshold: float = 0.5, **changes: Any) -> Inspection:
     config = dataclasses.replace(CONFIG, inspect=dataclasses.replace(CONFIG.inspect, threshold=threshold))
     record = dataclasses.replace(RECORD, **changes)
-    answers = ImageAnswers(record, "Yes. A dent.", score, np.array([1.0, 1.0, 0.2, 1.0]), (("Where?", "Below."),), 7)
+    answers = ImageAnswers(
+        record, "Yes. A dent.", score, np.array([1.0, 1.0, 0.2, 1.0]), (("Where?", "Below."),), (4, 3)
+    )
     return make_inspection(answers, config)
 
 

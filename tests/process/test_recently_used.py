@@ -46,3 +46,13 @@ def test_threads_get_one_object_for_one_key() -> None:
         found = list(pool.map(lambda index: memory.get(index % 3, lambda: np.zeros(4)), range(300)))
     for index, each in enumerate(found):
         assert each is memory.find(index % 3)
+
+
+def test_a_dropped_value_is_made_again_and_its_room_is_free() -> None:
+    kept = RecentlyUsed(16)
+    first = kept.get("a", lambda: np.zeros(2))
+    kept.drop("a")
+    kept.drop("never there")
+    assert kept.find("a") is None
+    other = kept.get("b", lambda: np.zeros(2))
+    assert kept.find("b") is other and kept.get("a", lambda: np.ones(2)) is not first

@@ -10,11 +10,10 @@ import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
-from PIL import Image
-
 from sage_jax.data.adpl import wording
 from sage_jax.data.adpl.facts import DefectWords, ObjectWords, Risk, Vocabulary, with_article
 from sage_jax.data.adpl.wording import COMPARISON, INSPECTION_QUESTION, PLACES, SUBJECT, Claim, Finding, Topic
+from sage_jax.data.images import open_image
 from sage_jax.data.records import AnnotatedImage, Answer, Box, Question, Record
 
 __all__ = ["INSPECTION_QUESTION", "PLACES", "VERSION", "make_records", "cell_of"]
@@ -165,7 +164,7 @@ def cell_of(box: Box, width: int, height: int) -> str:
 def _findings(image: AnnotatedImage, vocabulary: Vocabulary) -> tuple[Finding, ...]:
     if not image.defects:
         return ()
-    with Image.open(io.BytesIO(image.test_image)) as header:
+    with open_image(io.BytesIO(image.test_image)) as header:
         width, height = header.size
     by_area = sorted(image.defects, key=lambda item: -_area(item.box))
     found = (

@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 
 from sage_jax.axes import Bool, Float, UInt8
 from sage_jax.config import ModelConfig
-from sage_jax.data.images import ImageFault
+from sage_jax.data.images import ImageFault, open_image
 from sage_jax.data.records import Box
 
 _SIDEWAYS: Final = (5, 6, 7, 8)
@@ -81,7 +81,7 @@ def image_size(data: bytes, *, name: str) -> tuple[int, int]:
       ImageFault: The header cannot be read.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(io.BytesIO(data)) as image:
             width, height = image.size
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS
     except Exception as error:  # decoders throw whatever their format makes them
