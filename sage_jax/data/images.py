@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from sage_jax.axes import Bool, UInt8
 from sage_jax.errors import UserError
 from sage_jax.process.recently_used import RecentlyUsed
+from sage_jax.process.shortages import raise_if_lacking
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 # Only these decoders are tried: others start external programs (EPS) or render (WMF), which a data set never needs.
@@ -213,6 +214,7 @@ def read_inside(root: Path, relative: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
+        raise_if_lacking(error, path, permission=False)
         raise ImageFault(
             relative, f"cannot be read: {error.strerror or error}", "check its permissions and the disk"
         ) from None
@@ -237,6 +239,8 @@ def _decode(data: bytes, name: str, max_pixels: int, convert: Callable[[Image.Im
         ) from None
     except Image.DecompressionBombError:
         raise _bomb(name, "far too many pixels", max_pixels) from None
+    except MemoryError as error:
+        raise_if_lacking(error, name)
     except Exception as error:  # damaged data makes decoders raise almost anything, down to struct.error and IndexError
         problem = "is truncated" if "truncated" in str(error).lower() else "is damaged"
         raise ImageFault(name, f"{problem}: {error}", "copy it again from its source, or leave it out") from None
