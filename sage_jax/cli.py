@@ -25,6 +25,8 @@ from sage_jax.config.shipped import shipped_configs, summary_of
 from sage_jax.errors import ConfigError, UserError
 from sage_jax.process.allocator import restart_with_huge_pages
 from sage_jax.process.libraries import quieten_libraries
+from sage_jax.process.shortages import told
+from sage_jax.process.standard_streams import run_with_any_output
 from sage_jax.process.version import own_version
 
 _COMPUTING: Final = ("inspect", "serve", "train", "evaluate", "calibrate", "benchmark", "export")
@@ -332,7 +334,11 @@ def _run(config: Config) -> int:
 
 
 def program() -> int:
-    """The program `sage-jax`: as `main`, with huge pages where a model computes."""
+    """The program `sage-jax`: as `main`, with huge pages where a model computes, and whatever its output is."""
+    return run_with_any_output(_program)
+
+
+def _program() -> int:
     if sys.argv[1:2] and sys.argv[1] in _COMPUTING:
         restart_with_huge_pages()
     return main()
@@ -347,7 +353,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     quieten_libraries()
     try:
-        found = app(arguments, result_action="return_value", exit_on_error=False, print_error=False)
+        with told():
+            found = app(arguments, result_action="return_value", exit_on_error=False, print_error=False)
     except UnknownOptionError as error:
         return _failed(_no_such_option(error))
     except (UserError, CycloptsError) as error:

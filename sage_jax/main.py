@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from sage_jax.errors import ConfigError, UserError
+from sage_jax.errors import UserError
 from sage_jax.process.allocator import compute_on_calling_thread, restart_with_huge_pages
 from sage_jax.process.libraries import quieten_libraries, settle_libraries
 
 # Nothing heavy here: until a signal is handled, it ends the program without a word.
+from sage_jax.process.shortages import told
 from sage_jax.process.signals import Interrupted, StopSignals
+from sage_jax.process.standard_streams import run_with_any_output
 
 if TYPE_CHECKING:
     from sage_jax.config import Config
@@ -56,7 +58,10 @@ def _run(read: Callable[[], Config], command: Sequence[str]) -> int:
     go_on = f"To go on: {shlex.join(command)}"
     with StopSignals() as signals:
         try:
-            return _run_stages(read, signals)
+            with told():
+                return _run_stages(read, signals)
+        except UserError as error:
+            return _failed(error)
         except Interrupted as interrupted:
             print(f"{interrupted}\n{go_on}", file=sys.stderr)
         except KeyboardInterrupt:
@@ -67,34 +72,41 @@ def _run(read: Callable[[], Config], command: Sequence[str]) -> int:
 
 def _run_stages(read: Callable[[], Config], signals: StopSignals) -> int:
     quieten_libraries()
-    try:
-        config = read()
-    except ConfigError as error:
-        return _failed(error)
-    from sage_jax.stages.stages import run_stages  # after the checks: its imports take seconds
+    config = read()
+    # After the checks: these imports take seconds.
+    from sage_jax.process.several import as_lost_process, join_processes
+    from sage_jax.stages.stages import run_stages
 
     settle_libraries()
     if os.environ.get("SAGE_JAX_DISTRIBUTED") == "1":
-        import jax
-
-        try:
-            jax.distributed.initialize()
-        except (RuntimeError, ValueError) as error:
-            return _failed(ConfigError(f"SAGE_JAX_DISTRIBUTED=1, but the processes do not find each other: {error}"))
+        join_processes()
     compute_on_calling_thread()
     signals.renew()
     try:
         run_stages(config)
-    except UserError as error:
-        return _failed(error)
+    except UserError:
+        raise
+    except Exception as error:
+        lost = as_lost_process(error)
+        if lost is None:
+            raise
+        raise lost from error
     return 0
 
 
 def _failed(error: Exception) -> int:
     print(f"error: {error}", file=sys.stderr)
+    if "jax" in sys.modules:
+        from sage_jax.process.several import leave_if_several
+
+        leave_if_several()
     return 2
 
 
-if __name__ == "__main__":
+def _program() -> int:
     restart_with_huge_pages()
-    sys.exit(main(sys.argv[1:]))
+    return main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(run_with_any_output(_program))

@@ -21,7 +21,8 @@ LAYERS = {
     name: layer
     for layer, names in enumerate(
         (
-            ("errors", "axes", "process"),
+            ("errors", "axes"),
+            ("process",),
             ("config", "batch", "parameters", "verdict", "endpoint"),
             ("sharding",),
             ("models", "losses", "metrics", "data"),

@@ -14,6 +14,7 @@ from sage_jax.metrics.letters import official_letter, read_letter
 from sage_jax.metrics.mmad import Choice, ChoiceAccuracy, accuracy_of, official_accuracy, rivals
 from sage_jax.metrics.verdicts import Prediction, accuracy_by_kind, count_unparsable, group_accuracy, verdict_accuracy
 from sage_jax.process.files import replace_file
+from sage_jax.process.shortages import raise_if_lacking
 
 LIKELIHOOD: Final = "likelihood"
 """The option that is likeliest as an answer; the verdict that is likelier."""
@@ -176,7 +177,8 @@ def load_results(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return content if isinstance(content.get("stages"), dict) else {}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError) as error:
+        raise_if_lacking(error, path)
         return {}
 
 

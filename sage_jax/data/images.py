@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from sage_jax.axes import Bool, Int, UInt8
 from sage_jax.errors import UserError
 from sage_jax.process.recently_used import RecentlyUsed
+from sage_jax.process.shortages import raise_if_lacking
 
 _HEIF: Final = importlib.util.find_spec("pillow_heif") is not None
 """Whether the extra `heic` is installed, which reads what phones write."""
@@ -266,6 +267,7 @@ def read_inside(root: Path, relative: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
+        raise_if_lacking(error, path, permission=False)
         raise ImageFault(
             relative, f"cannot be read: {error.strerror or error}", "check its permissions and the disk"
         ) from None
@@ -288,6 +290,8 @@ def _decode(data: bytes, name: str, max_pixels: int, convert: Callable[[Image.Im
         raise _unidentified(name) from None
     except Image.DecompressionBombError:
         raise _bomb(name, "far too many pixels", max_pixels) from None
+    except MemoryError as error:
+        raise_if_lacking(error, name)
     except Exception as error:  # damaged data makes decoders raise almost anything, down to struct.error and IndexError
         problem = "is truncated" if "truncated" in str(error).lower() else "is damaged"
         raise ImageFault(name, f"{problem}: {error}", "copy it again from its source, or leave it out") from None

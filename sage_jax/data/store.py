@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, overload
@@ -33,7 +32,8 @@ from sage_jax.data.trees.encode import RecordCounts
 from sage_jax.errors import UserError
 from sage_jax.process import signals
 from sage_jax.process.checksums import damaged, write_checksums
-from sage_jax.process.files import replace_file, temporary_prefix
+from sage_jax.process.files import replace_file, temporary_folder
+from sage_jax.process.shortages import raise_if_lacking
 from sage_jax.process.signals import Interrupted
 
 Split = Literal["train", "test"]
@@ -171,6 +171,7 @@ class StoredRecords(Sequence[Record]):
                 self._source = builder.as_data_source(self._split)
             return decode_record(self._source[index % len(self)])
         except (OSError, RuntimeError, ValueError, KeyError, TypeError, AssertionError, IndexError) as error:
+            raise_if_lacking(error, _dataset_dir(self._path))
             why = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise StoredDataError(
                 f"{_dataset_dir(self._path)}: record {index} of split {self._split!r} cannot be read, the data set is "
@@ -253,7 +254,7 @@ def train_verdicts(prepared: PreparedData) -> QuestionVerdicts:
 def _build(data: DataConfig, seed: int, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=temporary_prefix(path.name), dir=path.parent))
+        partial = temporary_folder(path)
     except OSError as error:
         raise ConfigError(
             f"data.cache_dir = {data.cache_dir!r} cannot be written: {error.strerror or error}; name another folder"
@@ -281,7 +282,6 @@ def _build(data: DataConfig, seed: int, path: Path) -> None:
         # Records have checksums of their own; all that stands beside them is small.
         small = (file for file in partial.rglob("*") if file.is_file() and ".array_record" not in file.name)
         write_checksums(partial, [str(file.relative_to(partial)) for file in small])
-        partial.chmod(0o755)  # mkdtemp gives 0700
         os.rename(partial, path)
     except OSError:
         # Another process was first; what it built has the same content.
@@ -294,7 +294,7 @@ def _build(data: DataConfig, seed: int, path: Path) -> None:
 def _discard(path: Path, bad: list[str]) -> None:
     """Takes a damaged data set out of the way, so that it is built again."""
     print(f"{path / bad[0]} is damaged: the data set is built again", file=sys.stderr)
-    aside = Path(tempfile.mkdtemp(prefix=temporary_prefix(path.name), dir=path.parent))
+    aside = temporary_folder(path)
     with contextlib.suppress(OSError):  # another process was first
         os.rename(path, aside / path.name)
     shutil.rmtree(aside, ignore_errors=True)

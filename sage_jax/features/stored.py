@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import io
 import json
@@ -12,6 +13,7 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -20,19 +22,21 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from sage_jax.axes import Float
 from sage_jax.config import ConfigError, ModelConfig
 from sage_jax.data.records import Record
-from sage_jax.data.stream.vit_features import StoredFeatures, TileTable, tile_table, tiles_from
+from sage_jax.data.stream.vit_features import SUMS, StoredFeatures, TileTable, tile_sums, tile_table, tiles_from
 from sage_jax.data.trees.encode import TileForm, feature_form
 from sage_jax.generation.responder import Responder
 from sage_jax.journal.run_log import RunLog
 from sage_jax.models.sage import compute_dtype
 from sage_jax.process.files import locked, replace_file
+from sage_jax.process.shortages import raise_if_lacking
 from sage_jax.process.signals import Interrupted
 from sage_jax.process.stop_request import StopRequest
 
 _VERSION: Final = 1
+_CHECKED_AT_ONCE: Final = 64
+"""Tiles that one thread checks in a row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +88,7 @@ def stored_features(
     form, path = feature_form(key.model, np.dtype(compute_dtype(key.model))), kept / "features.bin"
     table = _table(records, kept, key.model, run)
     stored = StoredFeatures(path, table.spans, form)
-    if _agreed(int(_is_whole(path, table, form, run))):
+    if _agreed(int(jax.process_index() == 0 and _is_whole(path, table, form, run))):
         run.line(f"ViT features of {len(table.sources)} images known")
         return stored
     with _alone(kept):
@@ -95,14 +99,28 @@ def stored_features(
 
 
 def _is_whole(path: Path, table: TileTable, form: TileForm, run: RunLog) -> bool:
-    """Whether a file has the features of all tiles; one of another size is deleted."""
+    """Whether a file has the features of all tiles, as they were written; else what is whole of it is gone on from."""
     if not path.exists():
         return False
-    size, expected = path.stat().st_size, table.num_tiles * form.nbytes
-    if size != expected:
-        run.line(f"{path} is damaged ({size:,} bytes, not {expected:,}): ViT features are computed again")
-        path.unlink()
-    return size == expected
+    whole = _whole_tiles(path, path.with_suffix(SUMS), form)
+    if whole == table.num_tiles and path.stat().st_size == whole * form.nbytes:
+        return True
+    run.line(f"{path} is damaged behind tile {whole} of {table.num_tiles}: ViT features are computed again from there")
+    os.replace(path, path.with_suffix(".partial"))
+    return False
+
+
+def _whole_tiles(path: Path, sums: Path, form: TileForm) -> int:
+    """Tiles of a file up to the first that does not have its checksum, or has none."""
+    number = min(path.stat().st_size // form.nbytes, sums.stat().st_size // 4 if sums.exists() else 0)
+    if not number:
+        return 0
+    expected = np.fromfile(sums, np.uint32, number)
+    tiles = np.memmap(path, form.dtype, mode="r", shape=(number, *form.shape))
+    parts = [slice(start, start + _CHECKED_AT_ONCE) for start in range(0, number, _CHECKED_AT_ONCE)]
+    with ThreadPoolExecutor(_threads()) as pool:
+        same = np.concatenate([*pool.map(lambda part: tile_sums(tiles[part]) == expected[part], parts)])
+    return number if same.all() else int(np.argmin(same))
 
 
 def _compute(
@@ -117,7 +135,8 @@ def _compute(
 ) -> None:
     """Appends what is missing to the file under way, and gives the whole file its name."""
     kept, form, partial = stored.path.parent, stored.form, stored.path.with_suffix(".partial")
-    done = _agreed(_whole_batches(partial, rows, form))
+    sums = stored.path.with_suffix(SUMS)
+    done = _agreed(_whole_batches(partial, sums, rows, form))
     needed = (table.num_tiles - done) * form.nbytes
     run.line(f"ViT features of {len(table.sources)} images: {needed:,} bytes to compute, in {kept}")
     _require_room(kept, needed)
@@ -125,12 +144,14 @@ def _compute(
     with (
         StopRequest(run.line, mesh, after="this batch") as stop,
         run.progress(table.num_tiles, done=done, unit="tile") as advance,
-        partial.open("ab") if jax.process_index() == 0 else contextlib.nullcontext() as file,
+        _appended(partial) as file,
+        _appended(sums) as sum_file,
     ):
         for tiles, count in batches:
             features = responder.vit_features(tiles)[:count]
-            if file is not None:
+            if file is not None and sum_file is not None:
                 _append(file, features, kept, needed)
+                _append(sum_file, tile_sums(features), kept, needed)
             done += count
             advance(done)
             if stop.agreed() and done < table.num_tiles:
@@ -162,6 +183,7 @@ def _table(records: Sequence[Record], kept: Path, model: ModelConfig, run: RunLo
             with np.load(path) as found:
                 return TileTable(found["spans"], found["sources"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise_if_lacking(error, path)
             run.line(f"{path} is damaged ({error}): tiles are counted again")
     with run.progress(len(records), unit="record") as advance:
         table = tile_table(records, model=model, advance=advance)
@@ -175,13 +197,23 @@ def _table(records: Sequence[Record], kept: Path, model: ModelConfig, run: RunLo
     return table
 
 
-def _whole_batches(partial: Path, rows: int, form: TileForm) -> int:
+def _whole_batches(partial: Path, sums: Path, rows: int, form: TileForm) -> int:
     """Tiles in the file of a run that was stopped; what is behind its last whole batch is cut off."""
-    if jax.process_index() or not partial.exists():
+    if jax.process_index():
         return 0
-    whole = partial.stat().st_size // (rows * form.nbytes)
-    os.truncate(partial, whole * rows * form.nbytes)
-    return whole * rows
+    if not partial.exists():
+        sums.unlink(missing_ok=True)
+        return 0
+    whole = _whole_tiles(partial, sums, form) // rows * rows
+    os.truncate(partial, whole * form.nbytes)
+    if sums.exists():
+        os.truncate(sums, whole * 4)
+    return whole
+
+
+def _appended(path: Path) -> contextlib.AbstractContextManager[io.BufferedWriter | None]:
+    """A file to append to, for the first process alone."""
+    return path.open("ab") if jax.process_index() == 0 else contextlib.nullcontext()
 
 
 def _batches(images: Iterator[np.ndarray], rows: int) -> Iterator[tuple[np.ndarray, int]]:
@@ -214,11 +246,13 @@ def _no_room(kept: Path, needed: int, free: int) -> ConfigError:
     )
 
 
-def _append(file: io.BufferedWriter, features: Float[np.ndarray, "A M E"], kept: Path, needed: int) -> None:
+def _append(file: io.BufferedWriter, values: np.ndarray, kept: Path, needed: int) -> None:
     try:
-        file.write(np.ascontiguousarray(features).tobytes())
+        file.write(np.ascontiguousarray(values).tobytes())
         file.flush()
     except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
         free = shutil.disk_usage(kept).free
         raise _no_room(kept, needed, free) from error
 

@@ -168,7 +168,7 @@ def import_params(
       keep: What is kept of a parameter, by path, asked for before the next one is read; None = the parameter itself.
 
     Raises:
-      WeightsError: The model has fewer tokens than the checkpoint.
+      WeightsError: The model has fewer tokens than the checkpoint, or a weight is not finite.
     """
     wanted = {path: leaf for path, leaf in shapes.items() if checkpoint.holds(path)}
     num_tokens = wanted["decoder/embedding/embedding"].shape[0]
@@ -182,6 +182,11 @@ def import_params(
         row, sharding = tensor.row, shardings[tensor.row.path]
         parts = [by_key[key] for key in tensor.keys]
         values = _on_devices(tensor, parts, _raw_sharding(tensor, sharding))
+        if not _all_finite(values):
+            raise WeightsError(
+                f"{parts[0].file}: tensor {' and '.join(tensor.keys)} holds values that are not finite (NaN or "
+                "infinity): the checkpoint is damaged, or its training diverged; download it again, or name another one"
+            )
         if row.is_stacked and row.path not in params:
             leaf = wanted[row.path]
             params[row.path] = jnp.zeros(leaf.shape, leaf.dtype, device=sharding)
@@ -254,6 +259,11 @@ def _on_devices(tensor: Tensor, parts: list[StoredTensor], sharding: NamedShardi
         values = np.require(read(index), requirements=("C", "A"))
         arrays += [jax.device_put(values, device).block_until_ready() for device in devices]
     return jax.make_array_from_single_device_arrays(tensor.shape, sharding, arrays)
+
+
+@jax.jit
+def _all_finite(values: jax.Array) -> jax.Array:
+    return jnp.isfinite(values).all()
 
 
 def _slice(tensor: Tensor, parts: list[np.ndarray], index: tuple[slice, ...]) -> np.ndarray:

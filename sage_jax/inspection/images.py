@@ -16,6 +16,7 @@ from sage_jax.data.depth import at_depth
 from sage_jax.data.images import SUFFIXES, remembered_rgb
 from sage_jax.data.records import PAIR_TYPES, Record, Reference
 from sage_jax.data.registration import registered
+from sage_jax.process.shortages import raise_if_lacking
 
 _LIST_SUFFIXES: Final = (".txt", ".lst", ".list")
 _KEPT_REFERENCES: Final = 8
@@ -154,6 +155,7 @@ class UserImages:
             remembered_rgb(test_image, name=name)
             references = self._references.of(path)
         except (OSError, ValueError) as error:  # ImageFault is one, and so is a path with a NUL byte
+            raise_if_lacking(error, name, permission=False)
             reason = f"{name}: cannot be read: {error.strerror or error}" if isinstance(error, OSError) else str(error)
             reason = reason if name in reason else f"{name}: {reason}"
             return InputImage(name, category, None, reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import datetime
+import hashlib
 import heapq
 import importlib.resources
 import json
@@ -178,6 +179,7 @@ def write_report(
         scores=scores,
         pictures=pictures,
         data_uri=_data_uri,
+        digest=lambda script: base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         file_name=lambda image: Path(image).name or image,
         folder=lambda image: "" if str(Path(image).parent) == "." else f"{Path(image).parent}/",
     )

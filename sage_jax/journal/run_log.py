@@ -270,6 +270,9 @@ class StepLog:
         else:
             self._num_in_row = 0
             self._ids_in_row.clear()
+        if metrics["empty"][0]:
+            self._num_skipped += 1
+            self._log.line(f"step {step}: its batch has nothing to learn, such as answers of equal scores: no update")
         self._advance(step, {name: _mean([metrics], name) for name in ("loss",)})
         if step % self._train.log_every == 0 or step == self._train.steps:
             self._write(step)
@@ -299,7 +302,7 @@ class StepLog:
 
     def _write(self, step: int) -> None:
         finite = [metrics for metrics in self._window if not metrics["skipped"][0]]
-        row = {name: _mean(finite, name) for name in self._window[-1] if name != "skipped"}
+        row = {name: _mean(finite, name) for name in self._window[-1] if name not in ("skipped", "empty")}
         now = time.monotonic()
         row |= {
             "skipped": float(len(self._window) - len(finite)),

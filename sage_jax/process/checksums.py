@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sage_jax.process.files import replace_file
+from sage_jax.process.shortages import raise_if_lacking
 
 FILE: Final = "checksums.json"
 """The list of a folder's files and their SHA-256, in the folder itself."""
@@ -29,14 +30,21 @@ def write_checksums(folder: Path, names: Iterable[str] | None = None) -> None:
 
 
 def damaged(folder: Path) -> list[str]:
-    """The files of a folder that are not as they were listed, missing ones too; none of a folder without a list."""
+    """The files of a folder that are not as they were listed, missing ones too; none of a folder without a list.
+
+    Raises:
+      ShortageError: They cannot be read for want of a file handle or of permission.
+    """
     path = folder / FILE
     if not path.exists():
         return []
     try:
         sums = json.loads(path.read_text(encoding="utf-8"))
         listed = [(str(name), str(value)) for name, value in sums.items()]
-    except (OSError, ValueError, AttributeError):
+    except FileNotFoundError:
+        return [FILE]
+    except (OSError, ValueError, AttributeError) as error:
+        raise_if_lacking(error, path)
         return [FILE]
     return [name for name, value in listed if not _is_whole(folder / name, value)]
 
@@ -93,7 +101,8 @@ def file_sum(path: Path) -> str:
 def _is_whole(path: Path, expected: str) -> bool:
     try:
         return file_sum(path) == expected
-    except OSError:
+    except OSError as error:
+        raise_if_lacking(error, path)
         return False
 
 

@@ -6,20 +6,32 @@ import contextlib
 import fcntl
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 _MARK: Final = "sage_jax-partial-"
 _TEMPORARY: Final = re.compile(rf"\..+\.{_MARK}[a-z0-9_]{{8}}")
-"""Names that `tempfile` gives with `temporary_prefix`; no file of anybody else's has one."""
+"""Names of files and folders under way; no file of anybody else's has one."""
 
 
 def temporary_prefix(name: str) -> str:
     """Prefix of the temporary name of what will be a file or folder of a name."""
     return f".{name}.{_MARK}"
+
+
+def temporary_folder(path: Path) -> Path:
+    """A new folder beside `path`, to be renamed to it, with the permissions that the umask leaves."""
+    temporary = _temporary(path)
+    temporary.mkdir()
+    return temporary
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that nothing has. `tempfile` would let nobody else read what it makes."""
+    return path.parent / f"{temporary_prefix(path.name)}{secrets.token_hex(4)}"
 
 
 def replace_file(path: Path, data: str | bytes | Iterable[str]) -> None:
@@ -30,15 +42,19 @@ def replace_file(path: Path, data: str | bytes | Iterable[str]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     parts = (data,) if isinstance(data, str | bytes) else data
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=temporary_prefix(path.name))
+    temporary = _temporary(path)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)  # less the umask
     try:
         with os.fdopen(descriptor, "wb") as file:
             for part in parts:
                 file.write(part.encode() if isinstance(part, str) else part)
-        os.chmod(temporary, 0o644)  # mkstemp gives 0600, which would keep a report from the people it is for
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if (
+            isinstance(error, OSError) and error.errno is not None and error.filename is None
+        ):  # a write does not say where
+            error.filename = str(path)
         raise
 
 
@@ -78,10 +94,9 @@ def new_folder(path: Path) -> Iterator[Path]:
     if path.exists():
         raise FileExistsError(f"{path} is there already")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=temporary_prefix(path.name)))
+    temporary = temporary_folder(path)
     try:
         yield temporary
-        temporary.chmod(0o755)  # mkdtemp gives 0700
         if path.exists():  # a rename would replace an empty folder
             raise FileExistsError(f"{path} is there already")
         temporary.rename(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging as standard_logging
 import os
 import warnings
 
@@ -22,5 +23,11 @@ def settle_libraries() -> None:
     from absl import flags, logging
 
     logging.set_verbosity(logging.WARNING)
+    logging.get_absl_logger().addFilter(_is_not_raised_later)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
+
+
+def _is_not_raised_later(record: standard_logging.LogRecord) -> bool:
+    """Whether a message stands for itself: Orbax logs the exceptions of its threads, and raises them afterwards too."""
+    return not (record.exc_info and "orbax" in record.pathname)

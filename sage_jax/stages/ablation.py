@@ -44,7 +44,7 @@ def _over_seeds(stage: Stage, variant: str, run_stage: Callable[[Run, str], None
     for seed in config.ablate.seeds:
         one = seed_run(run, seed, variant)
         stage.log.line(f"{variant}, seed {seed}" if variant else f"seed {seed}")
-        one.folder.write_json("config.json", dataclasses.asdict(one.config))
+        one.folder.write_config(one.config)
         facts = ["facts"] if config.data.facts == "model" else []
         for name in ("prepare", *_with_facts(config.ablate.stages, facts), "evaluate"):
             stop_if_asked(f"stopped before stage {name} of {variant or 'the ablation'}, seed {seed}")

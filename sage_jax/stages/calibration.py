@@ -19,6 +19,7 @@ from sage_jax.metrics.calibration import Calibration, CalibrationError, Trade
 from sage_jax.metrics.calibration import calibrate as calibrate_scores
 from sage_jax.process.checksums import open_json, sealed_json
 from sage_jax.process.files import replace_file
+from sage_jax.process.shortages import raise_if_lacking
 from sage_jax.process.signals import Interrupted
 from sage_jax.stages.facts import told_images
 from sage_jax.stages.familiarity import learn_familiarity
@@ -138,6 +139,7 @@ def threshold_of(
     except FileNotFoundError:
         return Threshold(NOT_CALIBRATED, "none: nobody chose the threshold; `sage-jax calibrate` does")
     except (OSError, ValueError, KeyError, TypeError) as error:
+        raise_if_lacking(error, FILE)
         raise ConfigError(f"{Path(config.run_dir) / FILE}: {error}: delete it, and calibrate again") from None
     if made_for[:2] != (stage, evaluator.digest()):
         why = f"none: the calibration is of another model (stage {made_for[0]}); calibrate again"

@@ -19,6 +19,7 @@ from sage_jax.inspection.batches import ImageBatch, read_ahead, read_batch, test
 from sage_jax.inspection.images import UserImages
 from sage_jax.metrics.familiarity import Familiarity, Look, learn, look_at
 from sage_jax.process.files import replace_file
+from sage_jax.process.shortages import raise_if_lacking
 from sage_jax.stages.run import Stage
 
 FILE: Final = "familiarity.npz"
@@ -65,6 +66,7 @@ def familiarity_of(config: Config, evaluator: Evaluator, stage: str, *, with_ref
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise_if_lacking(error, path)
         raise ConfigError(f"{path}: {error}: delete it, and calibrate again") from None
     if made_for != {"stage": stage, "model": evaluator.digest(), "with_reference": with_reference}:
         return None

@@ -5,10 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Final
 
 import jax
 
+from sage_jax.config import Config
+from sage_jax.process.checksums import file_sum
 from sage_jax.process.files import replace_file
+
+CONFIG: Final = "config.json"
+CONFIG_SUM: Final = "config.json.sha256"
+"""SHA-256 of config.json; a config without it is read as it stands."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +46,14 @@ class RunFolder:
     def stage(self, name: str) -> Path:
         """Checkpoints and final parameters of a training stage."""
         return self.stages / name
+
+    def write_config(self, config: Config) -> None:
+        """Writes config.json and its checksum, from the first process."""
+        if jax.process_index() == 0:
+            seal = self.path / CONFIG_SUM
+            seal.unlink(missing_ok=True)  # a kill in between leaves a config without a checksum, which is read
+            self.write_json(CONFIG, dataclasses.asdict(config))
+            replace_file(seal, file_sum(self.path / CONFIG) + "\n")
 
     def write_json(self, name: str, content: object) -> None:
         """Writes a file of the folder, from the first process."""

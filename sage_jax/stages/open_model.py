@@ -10,6 +10,8 @@ from typing import Any
 from sage_jax.config import Config, DataConfig, FusionConfig, ModelConfig, TextConfig, from_config_dict
 from sage_jax.errors import ConfigError, UserError
 from sage_jax.hf.importing import OWN_FILE
+from sage_jax.process.checksums import file_sum
+from sage_jax.stages.folder import CONFIG, CONFIG_SUM
 
 _TEXT_OF_EXPORT = ("max_facts", "max_fact_tokens", "assist_prompt", "assist_position", "reference")
 """Fields of `text` that an export keeps under `sage` in its config.json."""
@@ -38,6 +40,12 @@ def config_of(folder: Path | str, *, scratch: Path | None = None) -> Config:
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / 'config.json'}: cannot be read: {error}") from None
+    seal = folder / CONFIG_SUM
+    if seal.exists() and seal.read_text("ascii", "replace").strip() != file_sum(folder / CONFIG):
+        raise UserError(
+            f"{folder / CONFIG}: damaged, or changed by hand: it is not as the run wrote it. Bring it back from a "
+            f"copy; to read it as it stands, delete {seal}"
+        )
     if "model_type" in about or "architectures" in about:
         return _of_checkpoint(folder, about, scratch or Path("runs") / folder.name)
     try:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 from collections.abc import Sequence
 from typing import Final
 
-from sage_jax.config import TRAINING_STAGES, ConfigError, starts_from
+from sage_jax.config import TRAINING_STAGES, Config, ConfigError, config_changes, starts_from
 from sage_jax.inspection.images import References, find_images
 from sage_jax.models.attention.select import attention_of
+from sage_jax.process.several import gather_json
+from sage_jax.process.version import own_version
 from sage_jax.stages.ablation import seed_run, variants
 from sage_jax.stages.benchmark import check_benchmark
 from sage_jax.stages.calibration import check_calibration
@@ -22,6 +26,22 @@ from sage_jax.training.optim import partition
 
 _COMPUTING: Final = ("evaluate", "calibrate", "benchmark", "inspect", "serve", "ablate")
 """Stages that run a model, beside those that train one."""
+
+
+def check_same_config(config: Config) -> None:
+    """Checks that all processes were given the same config, and have the same version of this package.
+
+    Raises:
+      ConfigError: They do not; the message names what differs.
+    """
+    every = [json.dumps(each) for each in gather_json({**dataclasses.asdict(config), "sage_jax": own_version()})]
+    for process, other in enumerate(every):
+        if changes := config_changes(every[0], other):
+            listed = "\n  ".join(map(str, changes))
+            raise ConfigError(
+                f"process {process} of {len(every)} has another config than process 0:\n  {listed}\n"
+                "Start all of them with the same command"
+            )
 
 
 def check_stages(run: Run, stages: Sequence[str]) -> None:

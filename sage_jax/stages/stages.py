@@ -31,6 +31,7 @@ from sage_jax.plan.stage_plan import plan_stages
 from sage_jax.process.allocator import keep_freed_memory
 from sage_jax.process.compile_cache import keep_compiled_programs
 from sage_jax.process.files import locked, remove_leftovers, replace_file
+from sage_jax.process.shortages import told
 from sage_jax.process.signals import Interrupted
 from sage_jax.process.stop_request import stop_if_asked
 from sage_jax.process.version import own_version
@@ -41,7 +42,7 @@ from sage_jax.stages.export import export
 from sage_jax.stages.facts import write_facts
 from sage_jax.stages.inspection import inspect, inspection_folder
 from sage_jax.stages.judging import judge
-from sage_jax.stages.preflight import check_stages
+from sage_jax.stages.preflight import check_same_config, check_stages
 from sage_jax.stages.prepared import barrier
 from sage_jax.stages.rows import write_rows
 from sage_jax.stages.run import Run, Stage, StageCost
@@ -65,7 +66,13 @@ def run_stages(config: Config) -> None:
       Interrupted: A signal stopped a stage, or came before one; the same command goes on where it stopped.
       UserError: A fault that the user can mend.
     """
+    with told():
+        _run(config)
+
+
+def _run(config: Config) -> None:
     keep_compiled_programs(config.data.cache_dir)
+    check_same_config(config)
     run = Run(_without_weights(config) if set(config.stage_names) == {"plan"} else config)
     check_stages(run, config.stage_names)
     keep_freed_memory()
@@ -77,7 +84,7 @@ def run_stages(config: Config) -> None:
             if jax.process_index() == 0:
                 held.enter_context(locked(run.folder.path))
                 remove_leftovers(run.folder.path)
-            run.folder.write_json("config.json", dataclasses.asdict(run.config))
+            run.folder.write_config(run.config)
         except BlockingIOError:
             raise ConfigError(
                 f"run_dir = {config.run_dir!r}: another process works in it; wait for it, or give another run_dir"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sage_jax.config import TRAINING_STAGES, ConfigError, LoraConfig, starts_from
+from sage_jax.process.shortages import raise_if_lacking
 from sage_jax.stages.folder import RunFolder
 from sage_jax.training.finished import final_config, final_weights, is_finished
 
@@ -95,6 +96,7 @@ def _revisions_in(path: Path) -> set[str]:
         content = json.loads(path.read_text(encoding="utf-8"))
         return {str(content["revision"]), str(content.get("tested_on", content["revision"]))}
     except (OSError, ValueError, KeyError, TypeError) as error:
+        raise_if_lacking(error, path)
         raise ConfigError(
             f"{path}: damaged: {error!r}. Delete it: only the data that the stage saw is then unknown"
         ) from None

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, Final
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
@@ -21,6 +20,7 @@ from sage_jax.parameters import Params, digest
 from sage_jax.process.checksums import FILE as CHECKSUMS
 from sage_jax.process.checksums import damaged, sealed_json, write_checksums
 from sage_jax.process.files import replace_file
+from sage_jax.process.several import gather_json
 from sage_jax.training.finished import DONE, FINAL, CheckpointError, readable
 
 _MOST_SEALED: Final = 8 << 30
@@ -110,7 +110,7 @@ class StageCheckpoints:
         """
         self._manager.wait_until_finished()  # what it deletes is gone then, too
         self._seal()
-        loaders = _gather_json(_encoded(loader_state))  # before any return: every process must take part
+        loaders = gather_json(_encoded(loader_state))  # before any return: every process must take part
         if step in self._manager.all_steps():
             return
         about = {
@@ -136,7 +136,7 @@ class StageCheckpoints:
 
         Raises:
           CheckpointError: Its arrays are not those of `abstract_state`, its stage started from other weights, or
-            another number of processes wrote it.
+            another number of processes wrote it whose loaders stood at different places.
         """
         step = self._manager.latest_step()
         if step is None:
@@ -151,10 +151,11 @@ class StageCheckpoints:
                 "before has been trained anew since, or model.weights has other content; "
                 f"delete {self.directory} to train this one anew too"
             )
-        if len(about["loaders"]) != jax.process_count():
+        loaders = about["loaders"]
+        if len(loaders) != jax.process_count() and any(each != loaders[0] for each in loaders):
             raise CheckpointError(
-                f"{self._manager.directory}/{step}: written by {len(about['loaders'])} processes, each with its "
-                f"share of the data; resume with as many, not {jax.process_count()}"
+                f"{self._manager.directory}/{step}: written by {len(loaders)} processes, each at a place of its own in "
+                f"the data; resume with as many, not {jax.process_count()}"
             )
         wanted = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
         with readable(self._folder(step)):
@@ -162,7 +163,7 @@ class StageCheckpoints:
         return Restored(
             step=step,
             state=restored["state"],
-            loader_state=_decoded(about["loaders"][jax.process_index()]),
+            loader_state=_decoded(loaders[jax.process_index() % len(loaders)]),
             config_json=json.dumps(about["config"]),
             seconds=about["seconds"],
         )
@@ -269,18 +270,6 @@ def _encoded(loader_state: Any) -> Any:
 
 def _decoded(loader_state: Any) -> Any:
     return base64.b64decode(loader_state["bytes"]) if "bytes" in loader_state else loader_state["json"]
-
-
-def _gather_json(value: Any) -> list[Any]:
-    """The JSON values of all processes, in their order."""
-    if jax.process_count() == 1:
-        return [value]
-    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.asarray([text.size])).reshape(-1)
-    padded = np.zeros(int(sizes.max()), np.uint8)
-    padded[: text.size] = text
-    rows = multihost_utils.process_allgather(padded)
-    return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
 def _barrier(name: str) -> None:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from sage_jax.errors import UserError
 from sage_jax.parameters import Params, digest
 from sage_jax.process.checksums import open_json
+from sage_jax.process.shortages import raise_if_lacking
 
 FINAL: Final = "final"
 """Folder of the parameters."""
@@ -106,6 +107,7 @@ def _done(stage_dir: Path | str) -> dict[str, Any]:
     try:
         about = open_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        raise_if_lacking(error, path)
         raise damaged_file(path, str(error)) from None
     if not isinstance(about.get("config"), dict):
         raise damaged_file(path, "it has no config")
@@ -138,7 +140,8 @@ def readable(path: Path) -> Iterator[None]:
     except (UserError, MemoryError, jax.errors.JaxRuntimeError):  # the last: no room on the devices
         raise
     except Exception as error:  # Orbax raises errors of many kinds, bare ones too
-        if isinstance(error, PermissionError) or any(sign in str(error) for sign in _NO_DAMAGE):
+        raise_if_lacking(error, path)
+        if any(sign in str(error) for sign in _NO_DAMAGE):
             raise CheckpointError(f"{path}: cannot be read: {str(error).splitlines()[0][:300]}") from error
         raise damaged_file(path, (str(error).strip() or type(error).__name__).splitlines()[0][:300]) from error
 

@@ -26,6 +26,7 @@ from sage_jax.generation.responder import Responder
 from sage_jax.journal.run_log import RunLog
 from sage_jax.process.checksums import open_bytes, sealed_bytes
 from sage_jax.process.files import replace_file
+from sage_jax.process.shortages import raise_if_lacking
 from sage_jax.process.signals import Interrupted
 from sage_jax.process.stop_request import StopRequest
 
@@ -114,6 +115,7 @@ def _read(path: Path, log: RunLog) -> np.ndarray | None:
     try:
         return np.load(io.BytesIO(open_bytes(path.read_bytes())))
     except (OSError, ValueError, EOFError) as error:
+        raise_if_lacking(error, path)
         log.line(f"{path} is damaged ({error}): reference log-probabilities are computed again")
         path.unlink(missing_ok=True)
         return None

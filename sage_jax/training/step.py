@@ -44,7 +44,7 @@ class TrainState:
       step: Steps done, skipped ones included.
       trainable: Parameters that train, by path.
       opt_state: Optimizer state; its own count leaves skipped steps out.
-      num_skipped: Steps skipped for a loss or gradient that was not finite.
+      num_skipped: Steps that changed nothing: their loss or gradient was not finite, or their gradient was zero.
       num_skipped_in_row: Those since the last finite step.
     """
 
@@ -76,10 +76,12 @@ def train_step(
 
     The batch is cut into `accumulate` micro-batches, one after the other in memory; the result is that of the whole
     batch to float error. A loss or gradient norm that is not finite leaves parameters and optimizer as they were:
-    only the step and the counters move.
+    only the step and the counters move. So does a gradient of zero, of a batch with nothing to learn, such as ranked
+    answers of equal scores: weight decay and momentum alone would change the model.
 
     Returns:
-      The next state, and the objective's metrics with `loss`, `grad_norm` (before clipping) and `skipped` (0 or 1).
+      The next state, and the objective's metrics with `loss`, `grad_norm` (before clipping), `skipped` (0 or 1, not
+      finite) and `empty` (0 or 1, zero).
     """
     normalizers = objective.normalizers(batch)
 
@@ -90,17 +92,24 @@ def train_step(
     (loss, metrics), gradients = _summed(functools.partial(gradient_of, state.trainable), batch, accumulate)
     grad_norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable, finite=finite)
+    learns = finite & (grad_norm > 0)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable, finite=learns)
     trainable = optax.apply_updates(state.trainable, updates)
-    skipped = 1 - finite.astype(jnp.int32)
+    skipped, empty = (value.astype(jnp.int32) for value in (~finite, finite & ~learns))
 
     one = jnp.ones((), jnp.float32)
-    metrics = {**metrics, "loss": (loss, one), "grad_norm": (grad_norm, one), "skipped": (skipped, one)}
+    metrics = {
+        **metrics,
+        "loss": (loss, one),
+        "grad_norm": (grad_norm, one),
+        "skipped": (skipped, one),
+        "empty": (empty, one),
+    }
     return TrainState(
         step=state.step + 1,
-        trainable=jax.tree.map(lambda new, old: jnp.where(finite, new, old), trainable, state.trainable),
+        trainable=jax.tree.map(lambda new, old: jnp.where(learns, new, old), trainable, state.trainable),
         opt_state=opt_state,
-        num_skipped=state.num_skipped + skipped,
+        num_skipped=state.num_skipped + skipped + empty,
         num_skipped_in_row=jnp.where(finite, 0, state.num_skipped_in_row + 1),
     ), metrics
 

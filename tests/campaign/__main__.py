@@ -1,8 +1,9 @@
-"""Campaigns that break the program on purpose: `python -m tests.campaign fuzz | damage | kill`.
+"""Campaigns that break the program on purpose: `python -m tests.campaign fuzz | damage | kill | resources`.
 
     python -m tests.campaign fuzz --mutants 10000 --seed 0 --keep failing
     python -m tests.campaign damage --cases 0 --seed 0
     python -m tests.campaign kill --runs 50 --seed 0
+    python -m tests.campaign resources --rounds 3 --seed 0
 
 Exit status 1 if anything was found. docs/reliability.md has what they found.
 """
@@ -30,7 +31,10 @@ def main() -> int:
     damage.add_argument("--cases", type=int, default=0, help="files and damages drawn; 0 = every file, four ways")
     kill = commands.add_parser("kill", help="whole runs, killed at random moments: the same bytes in the end")
     kill.add_argument("--runs", type=int, default=50)
-    for command in (fuzz, damage, kill):
+    resources = commands.add_parser("resources", help="runs that lack something: told, and gone on from")
+    resources.add_argument("--rounds", type=int, default=3)
+    resources.add_argument("--only", default="", help="kinds of lack, with commas between")
+    for command in (fuzz, damage, kill, resources):
         command.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="campaign-") as scratch:
@@ -45,6 +49,10 @@ def main() -> int:
             from tests.campaign.damage import damage_run
 
             report = damage_run(folder, options.cases, options.seed, say=print)
+        elif options.command == "resources":
+            from tests.campaign.resources import resource_runs
+
+            report = resource_runs(folder, options.rounds, options.seed, only=options.only, say=print)
         else:
             from tests.campaign.kill import kill_runs
 

@@ -8,16 +8,16 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from tests.campaign.report import Report
 from tests.support.tiny_run import start_main
 
-_STAGES: Final = ("base", "sfe", "edpo")
-_FIELDS: Final = (
-    f"--config.stages=prepare,{','.join(_STAGES)},evaluate,inspect",
+STAGES: Final = ("base", "sfe", "edpo")
+FIELDS: Final = (
+    f"--config.stages=prepare,{','.join(STAGES)},evaluate,inspect",
     "--config.evaluate.stages=('edpo',)",
     "--config.sfe.checkpoint_every=4",
     "--config.edpo.checkpoint_every=1",
@@ -27,6 +27,8 @@ _FIELDS: Final = (
     "--config.data.vit_features=disk",
 )
 _MOST_KILLS: Final = 4
+_LONGEST: Final = 3600
+"""Seconds that a run may take on a busy machine."""
 
 
 def kill_runs(folder: Path, number: int, seed: int, *, say: Callable[[str], None]) -> Report:
@@ -58,25 +60,29 @@ def kill_runs(folder: Path, number: int, seed: int, *, say: Callable[[str], None
     return report
 
 
-def left(run: Path) -> dict[str, object]:
-    """What a run leaves that must not depend on when it was stopped."""
+def left(run: Path, stages: Sequence[str] = STAGES) -> dict[str, object]:
+    """What a run of training stages leaves that must not depend on when it was stopped."""
     files = [*sorted((run / "predictions").glob("*.jsonl")), run / "inspect" / "inspection.jsonl"]
     found: dict[str, object] = {path.name: path.read_bytes().replace(str(run).encode(), b"RUN") for path in files}
-    for stage in _STAGES:
+    for stage in stages:
         found[stage] = json.loads((run / "stages" / stage / "DONE.json").read_text())["weights"]
-    found["metrics"] = json.loads((run / "summary.json").read_text())["metrics"]["edpo"]["one_shot"]["mle"]
+    found["metrics"] = json.loads((run / "summary.json").read_text())["metrics"][stages[-1]]["one_shot"]["mle"]
     return found
 
 
 def _until_done(folder: Path, moments: list[float], rng: random.Random) -> tuple[int, str]:
     """Starts the run again until it ends by itself; exit status of that, and what it said."""
     for moment in moments:
-        process = start_main(folder, *_FIELDS)
+        process = start_main(folder, *FIELDS)
         try:
             process.communicate(timeout=moment)
         except subprocess.TimeoutExpired:
             process.send_signal(rng.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)))
-            process.communicate(timeout=300)
-    process = start_main(folder, *_FIELDS)
-    _, said = process.communicate(timeout=900)
+            process.communicate(timeout=_LONGEST)
+    process = start_main(folder, *FIELDS)
+    try:
+        _, said = process.communicate(timeout=_LONGEST)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return 1, f"no end after {_LONGEST} s: {process.communicate()[1]}"
     return process.returncode, said

@@ -22,7 +22,7 @@ from sage_jax.config import ConfigError, MeshConfig, TrainConfig
 from sage_jax.data.images import encode_png
 from sage_jax.data.records import Record, Reference
 from sage_jax.data.stream.pipeline import StreamOptions, make_train_loader
-from sage_jax.data.stream.vit_features import StoredFeatures
+from sage_jax.data.stream.vit_features import FeatureError, StoredFeatures, tile_sums
 from sage_jax.data.trees.chat import Chat
 from sage_jax.data.trees.encode import TreeFormat, feature_form
 from sage_jax.features import stored as feature_store
@@ -155,6 +155,54 @@ def test_a_stop_keeps_what_was_computed_and_the_next_call_ends_with_the_same_byt
     assert len(responder.calls) == 2 and not partial.exists()
 
 
+@pytest.mark.parametrize("tile", (0, 5, 9))
+def test_a_flipped_bit_is_found_before_the_next_stage_and_computed_again(
+    tmp_path: Path, records: list[Record], responder: CountingResponder, tile: int
+) -> None:
+    stored = store(tmp_path, records, responder)
+    expected, responder.calls = stored.path.read_bytes(), []
+    flip(stored.path, tile * stored.form.nbytes + 17)
+    assert store(tmp_path, records, responder).path.read_bytes() == expected
+    assert len(responder.calls) == 3 - tile // 4  # the batches before it stay
+    assert "is damaged behind tile" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_damage_of_the_checksums_or_of_a_file_under_way_is_found(
+    tmp_path: Path, records: list[Record], responder: CountingResponder
+) -> None:
+    stored = store(tmp_path, records, responder)
+    expected, sums = stored.path.read_bytes(), stored.path.with_suffix(".crc32")
+    flip(sums, 4 * 8)
+    assert store(tmp_path, records, responder).path.read_bytes() == expected
+    sums.unlink()
+    assert store(tmp_path, records, responder).path.read_bytes() == expected
+    partial = stored.path.with_suffix(".partial")
+    os.replace(stored.path, partial)
+    flip(partial, 3)
+    assert store(tmp_path, records, responder).path.read_bytes() == expected
+    stored.path.write_bytes(expected + b"x")  # longer than it was
+    assert store(tmp_path, records, responder).path.read_bytes() == expected
+
+
+def test_damage_that_comes_later_is_never_read(
+    tmp_path: Path, records: list[Record], responder: CountingResponder
+) -> None:
+    stored = store(tmp_path, records, responder)
+    stored.of(0)
+    flip(stored.path, 5)
+    with pytest.raises(FeatureError, match=r"features\.bin: damaged .* the same command again"):
+        stored.of(0)
+
+
+def flip(path: Path, position: int) -> None:
+    """One bit of a file."""
+    with path.open("r+b") as file:
+        file.seek(position)
+        value = file.read(1)[0] ^ 4
+        file.seek(position)
+        file.write(bytes([value]))
+
+
 def test_a_disk_without_room_is_told_with_the_bytes_before_any_work(
     tmp_path: Path, records: list[Record], responder: CountingResponder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +228,7 @@ def test_features_in_bfloat16_are_read_as_written(tmp_path: Path) -> None:
     form = feature_form(MODEL, np.dtype(jnp.bfloat16))
     tiles = np.random.default_rng(0).standard_normal((3, *form.shape)).astype(form.dtype)
     (tmp_path / "features.bin").write_bytes(tiles.tobytes())
+    (tmp_path / "features.crc32").write_bytes(tile_sums(tiles).tobytes())
     stored = StoredFeatures(tmp_path / "features.bin", np.array([[[0, 1], [1, 2]]]), form)
     test, reference = stored.of(0)
     assert test.dtype == form.dtype and form.nbytes == 4 * 32 * 2
@@ -246,11 +295,12 @@ def test_damaged_features_are_computed_again(
     stored = store(tmp_path, records, responder)
     (table,) = (tmp_path / "kept").rglob("tiles.npz")
     content, tiles = stored.path.read_bytes(), table.read_bytes()
-    for path, damaged in ((stored.path, content[:-5]), (stored.path, b""), (table, tiles[:-40]), (table, b"")):
+    cases = ((stored.path, content[:-5], 1), (stored.path, b"", 3), (table, tiles[:-40], 0), (table, b"", 0))
+    for path, damaged, batches in cases:
         path.write_bytes(damaged)
         before = len(responder.calls)
         again = store(tmp_path, records, responder)
         assert again.path.read_bytes() == content
         np.testing.assert_array_equal(again.spans, stored.spans)
-        assert len(responder.calls) == before + (3 if path == stored.path else 0)
+        assert len(responder.calls) == before + batches
     assert (tmp_path / "run" / "log.txt").read_text().count("is damaged") == 4

@@ -248,3 +248,18 @@ def test_fields_that_contradict_the_checkpoint_are_named_with_theirs(tmp_path: P
         open_checkpoint(tmp_path, wrong)
     right = dataclasses.replace(MODEL, decoder=DecoderConfig(num_layers=2))
     assert open_checkpoint(tmp_path, right).model.decoder.num_layers == 2
+
+
+@pytest.mark.parametrize("value", (np.nan, np.inf))
+@pytest.mark.parametrize("part", ("up_proj", "norm"))
+def test_a_weight_that_is_not_finite_is_named(tmp_path: Path, value: float, part: str) -> None:
+    folder = save_internvl(torch_internvl("qwen2"), tmp_path, sharded=False)
+    (file,) = folder.glob("*.safetensors")
+    stored = load_file(file)
+    name = next(key for key in sorted(stored) if part in key and "language_model" in key)
+    stored[name].reshape(-1)[-1] = value
+    save_file(stored, file, metadata={"format": "pt"})
+    checkpoint = open_checkpoint(folder, MODEL)
+    with pytest.raises(WeightsError) as told:
+        imported(checkpoint)
+    assert f"tensor {name} holds values that are not finite" in str(told.value) and str(file) in str(told.value)

@@ -24,8 +24,9 @@ def step_log(run: RunLog, train: TrainConfig) -> StepLog:
         return StepLog(run, train, lambda update: 0.5**update, lambda rows: [f"part-{row}" for row in rows], advance)
 
 
-def metrics(loss: float, errors: float, count: float, skipped: int = 0) -> dict[str, Any]:
-    pairs = {"loss": (loss, 1.0), "grad_norm": (1.0, 1.0), "error": (errors, count), "skipped": (skipped, 1.0)}
+def metrics(loss: float, errors: float, count: float, skipped: int = 0, empty: int = 0) -> dict[str, Any]:
+    pairs = {"loss": (loss, 1.0), "grad_norm": (1.0, 1.0), "error": (errors, count)}
+    pairs |= {"skipped": (skipped, 1.0), "empty": (empty, 1.0)}
     return {name: (jnp.asarray(total), jnp.asarray(weight)) for name, (total, weight) in pairs.items()}
 
 
@@ -146,3 +147,15 @@ def test_waits_are_shares_of_the_wall_time_and_padding_of_the_slots(tmp_path: Pa
     assert (first["input_wait"], last["input_wait"]) == pytest.approx((3 / 54, 3 / 8))
     # Of the whole stage, from when the first step was read: 12 s, of which 3 s were waited.
     assert log.shares() == pytest.approx({"input_wait": 3 / 12, "padding": 0.25})
+
+
+def test_a_step_with_nothing_to_learn_is_told_and_stops_nothing(tmp_path: Path) -> None:
+    with RunLog(tmp_path, "edpo") as run:
+        log = step_log(run, TrainConfig(steps=12, warmup_steps=1, log_every=12))
+        for step in range(1, 13):
+            log.follow(step, metrics(0.0, 0.0, 0.0, empty=1), StepInput(np.arange(2)))
+        log.catch_up()
+    told = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "no update" in line]
+    assert len(told) == 12 and "step 1: its batch has nothing to learn, such as answers of equal scores" in told[0]
+    (row,) = rows_of(tmp_path)
+    assert row["skipped"] == 0.0 and "empty" not in row

@@ -128,3 +128,17 @@ def test_padding_has_no_gradient_even_where_it_is_infinite() -> None:
     logps, mask = jnp.array([-1.0, -jnp.inf, -2.0]), jnp.array([True, False, True])
     gradient = jax.grad(lambda values: answer_logps(values, mask))(logps)
     np.testing.assert_array_equal(gradient, [1.0, 0.0, 1.0])
+
+
+def test_sums_over_two_thousand_bfloat16_tokens_keep_the_error_of_float32() -> None:
+    """Logits come in bfloat16; their sum over a long answer must not be added up in it."""
+    rng = np.random.default_rng(7)
+    logits = jnp.asarray(rng.normal(0.0, 3.0, (2, 2000, 96)), jnp.bfloat16)
+    targets = rng.integers(0, 96, (2, 2000))
+    exact = np.asarray(logits, np.float64)  # what the bfloat16 values are
+    each = np.take_along_axis(exact, targets[..., None], axis=-1)[..., 0] - np.log(np.exp(exact).sum(axis=-1))
+    found = answer_logps(token_logps(logits, jnp.asarray(targets)), jnp.ones((2, 2000), bool))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, each.sum(axis=-1), rtol=2e-6)
+    narrow = jnp.sum(token_logps(logits, jnp.asarray(targets)).astype(jnp.bfloat16), axis=-1, dtype=jnp.bfloat16)
+    assert np.abs(np.asarray(narrow, np.float64) - each.sum(axis=-1)).min() > 1.0  # what a sum in bfloat16 loses

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,27 @@ def test_a_write_that_is_killed_leaves_what_is_removed(tmp_path: Path, monkeypat
     assert len(list(tmp_path.iterdir())) == 1
     remove_leftovers(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("umask", (0o022, 0o077, 0o002))
+def test_files_and_folders_have_the_permissions_that_the_umask_leaves(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        replace_file(tmp_path / "a.json", "{}")
+        replace_file(tmp_path / "a.json", "[]")
+        with new_folder(tmp_path / "out") as folder:
+            replace_file(folder / "b.json", "{}")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert modes == {"a.json": 0o666 & ~umask, "out": 0o777 & ~umask, "b.json": 0o666 & ~umask}
+
+
+def test_a_failed_write_names_the_file(tmp_path: Path) -> None:
+    def parts() -> Iterator[str]:
+        yield "a"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as told:
+        replace_file(tmp_path / "b.txt", parts())
+    assert told.value.filename == str(tmp_path / "b.txt")

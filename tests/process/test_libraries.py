@@ -27,3 +27,15 @@ def test_what_the_user_has_set_stays() -> None:
         "print(os.environ['TF_CPP_MIN_LOG_LEVEL'], os.environ['TRANSFORMERS_NO_ADVISORY_WARNINGS'])"
     )
     assert python(code, TF_CPP_MIN_LOG_LEVEL="0").stdout.split() == ["0", "1"]
+
+
+def test_what_orbax_logs_and_raises_afterwards_is_not_shown_twice() -> None:
+    code = (
+        "from sage_jax.process.libraries import settle_libraries as s; s(); import sys\n"
+        "from absl import logging\n"
+        "source = 'def log(m):\\n try:\\n  raise OSError(m)\\n except OSError:\\n  logging.error(m, exc_info=True)'\n"
+        "for name in ('/site/orbax/saver.py', '/site/other.py'):\n"
+        "    scope = {'logging': logging}; exec(compile(source, name, 'exec'), scope); scope['log'](name)"
+    )
+    said = python(code).stderr
+    assert "/site/other.py" in said and said.count("Traceback") == 1 and "orbax" not in said

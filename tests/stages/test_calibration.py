@@ -125,6 +125,7 @@ def test_a_forced_verdict_still_opens_the_answer_where_the_map_chooses_places(
     about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     about["evaluate"]["decoding"]["map_places"] = 1.0
     (folder / "config.json").write_text(json.dumps(about), encoding="utf-8")
+    (folder / "config.json.sha256").unlink()
     for threshold, opens in ((0.0, ("Yes", "True")), (1.0, ("No", "False"))):
         inspector = sage_jax.load(folder, threshold=threshold)
         found = inspector.inspect(parts / "defective" / "01.png", references=parts / "good" / "01.png")
@@ -172,6 +173,7 @@ def test_a_threshold_once_set_by_hand_does_not_win_over_a_later_calibration(
     about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     about["inspect"]["threshold"] = 0.9  # as `inspect --threshold 0.9` leaves it
     (folder / "config.json").write_text(json.dumps(about), encoding="utf-8")
+    (folder / "config.json.sha256").unlink()
     assert "set by hand" in sage_jax.load(folder).threshold().promise
     made = sage_jax.calibrate(folder, parts / "good", references=parts / "good" / "00.png", false_alarm_rate=0.1)
     assert sage_jax.load(folder).threshold().value == made["threshold"]

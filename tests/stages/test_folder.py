@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
+from sage_jax.config import Config
 from sage_jax.stages.folder import RunFolder
 
 
@@ -17,3 +20,12 @@ def test_every_file_lies_in_the_folder_and_json_is_written_whole(tmp_path: Path)
     folder.write_json("stages/sfe/data.json", {"train": 4})
     assert json.loads((folder.stage("sfe") / "data.json").read_text()) == {"train": 4}
     assert [path.name for path in folder.stage("sfe").iterdir()] == ["data.json"]  # no temporary file stays
+
+
+def test_a_config_is_written_with_its_checksum(tmp_path: Path) -> None:
+    folder, config = RunFolder(tmp_path), dataclasses.replace(Config(), seed=7)
+    for each in (Config(), config):
+        folder.write_config(each)
+    content = (tmp_path / "config.json").read_bytes()
+    assert json.loads(content)["seed"] == 7
+    assert (tmp_path / "config.json.sha256").read_text().strip() == hashlib.sha256(content).hexdigest()

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sage_jax.config import Config
+from sage_jax.config import Config, InspectConfig
 from sage_jax.errors import UserError
+from sage_jax.stages.folder import RunFolder
 from sage_jax.stages.open_model import config_of
 
 
@@ -57,3 +58,15 @@ def test_a_folder_without_a_model_says_what_trains_one(tmp_path: Path, content: 
         config_of(tmp_path)
     with pytest.raises(UserError, match="there is no such folder. `sage-jax train quickstart` trains a model"):
         config_of(tmp_path / "none")
+
+
+def test_a_config_with_another_checksum_is_told_and_without_one_read(tmp_path: Path) -> None:
+    config = dataclasses.replace(Config(), inspect=InspectConfig(threshold=0.5))
+    RunFolder(tmp_path).write_config(config)
+    assert config_of(tmp_path).inspect.threshold == 0.5
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"threshold": 0.5', '"threshold": 0.7'))
+    with pytest.raises(UserError, match=r"config.json: damaged, or changed by hand.* delete .*config.json.sha256"):
+        config_of(tmp_path)
+    (tmp_path / "config.json.sha256").unlink()
+    assert config_of(tmp_path).inspect.threshold == 0.7

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,21 @@ class TinyRun:
         return json.loads((self.run_dir / "summary.json").read_text(encoding="utf-8"))
 
 
-def start_main(folder: Path, *overrides: str) -> subprocess.Popen[str]:
-    """Starts the program; `run_dir` is `folder`/run unless overridden."""
-    environment = os.environ | {
+def start_main(
+    folder: Path,
+    *overrides: str,
+    environment: Mapping[str, str] | None = None,
+    before: Sequence[str] = (),
+    **options: Any,
+) -> subprocess.Popen[str]:
+    """Starts the program; `run_dir` is `folder`/run unless overridden.
+
+    Args:
+      environment: Variables beside this process's own; an empty one is taken out.
+      before: Command that starts it.
+      options: Of `subprocess.Popen`, such as other places for its output.
+    """
+    variables = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": QUICK_TO_COMPILE,  # what one run compiled, the next one reads
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
@@ -54,11 +67,11 @@ def start_main(folder: Path, *overrides: str) -> subprocess.Popen[str]:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",  # or the folder's path would be part of every key
     }
+    variables = {name: value for name, value in (variables | (environment or {})).items() if value}
     fields = (f"--config.run_dir={folder / 'run'}", f"--config.data.cache_dir={folder / 'cache'}")
-    command = [sys.executable, "-m", "sage_jax.main", "--config", str(CONFIG), *fields, *overrides]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    command = [*before, sys.executable, "-m", "sage_jax.main", "--config", str(CONFIG), *fields, *overrides]
+    given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+    return subprocess.Popen(command, cwd=ROOT, env=variables, **given)
 
 
 def run_main(folder: Path, *overrides: str, expected: int = 0) -> TinyRun:

@@ -20,6 +20,7 @@ import pytest
 
 from sage_jax.config import ConfigError, MeshConfig
 from sage_jax.sharding import make_mesh, param_shardings
+from sage_jax.training import checkpoint
 from sage_jax.training.checkpoint import StageCheckpoints
 from sage_jax.training.finished import (
     CheckpointError,
@@ -216,3 +217,19 @@ def test_a_damaged_checkpoint_is_told_and_not_gone_on_from(tmp_path: Path, how: 
     with StageCheckpoints(tmp_path / "sfe", keep_last=2) as checkpoints:
         restored = checkpoints.restore_latest(abstract(state))
         assert restored is not None and restored.step == 3
+
+
+def test_another_number_of_processes_goes_on_where_all_stood_at_one_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = random_state(4)
+    for folder, places in (("same", (8, 8)), ("apart", (8, 9))):
+        monkeypatch.setattr(checkpoint, "gather_json", lambda value, places=places: [{"json": at} for at in places])
+        with StageCheckpoints(tmp_path / folder, keep_last=1) as checkpoints:
+            save(checkpoints, 4, state, 8)
+    with StageCheckpoints(tmp_path / "same", keep_last=1) as checkpoints:
+        restored = checkpoints.restore_latest(abstract(state))
+    assert restored is not None and restored.loader_state == 8
+    with StageCheckpoints(tmp_path / "apart", keep_last=1) as checkpoints:
+        with pytest.raises(CheckpointError, match="written by 2 processes, each at a place of its own"):
+            checkpoints.restore_latest(abstract(state))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from flax import nnx
 
 from bench.sizes import SIZES, make_tree
@@ -109,3 +110,32 @@ def test_a_donated_first_state_leaves_the_parameters_it_was_made_of():
     step = functools.partial(train_step, graphdef=graphdef, optimizer=optimizer, objective=SquaredError(), accumulate=1)
     jax.jit(step, donate_argnums=0)(init_state(trainable, optimizer=optimizer), frozen, batch)
     assert_same(params, split(ScorePredictor(nnx.Rngs(0)))[1])
+
+
+class NothingToLearn(SquaredError):
+    """A batch without a pair: its loss is 0 whatever the parameters are."""
+
+    def __call__(self, model: Any, batch: TreeBatch, normalizers: Any) -> Any:
+        loss, metrics = super().__call__(model, batch, normalizers)
+        return 0.0 * loss, metrics
+
+
+@pytest.mark.parametrize("accumulate", (1, 2))
+def test_a_gradient_of_zero_moves_only_step_and_counters(accumulate: int) -> None:
+    """Weight decay and momentum alone would move the parameters."""
+    batch = make_batch(np.random.default_rng(3), 0, 16)
+    before, _ = one_step(TRAIN, batch, steps=2)
+    graphdef, params = split(ScorePredictor(nnx.Rngs(0)))
+    _, frozen = partition(params, TRAIN.freeze)
+    step = functools.partial(
+        train_step,
+        graphdef=graphdef,
+        optimizer=make_optimizer(TRAIN),
+        objective=NothingToLearn(),
+        accumulate=accumulate,
+    )
+    after, metrics = jax.jit(step)(before, frozen, batch)
+    assert_same(after.trainable, before.trainable)
+    jax.tree.map(np.testing.assert_array_equal, after.opt_state, before.opt_state)
+    assert (int(after.step), int(after.num_skipped), int(after.num_skipped_in_row)) == (3, 1, 0)
+    assert (float(metrics["skipped"][0]), float(metrics["empty"][0])) == (0.0, 1.0)

@@ -27,6 +27,11 @@ from sage_jax.errors import UserError
 CACHE_BYTES: Final = 512 * 2**20
 """Memory for decoded tiles and token ids, all workers of a process together."""
 
+_STARTS_OF_WORKERS: Final = 3
+"""How often worker processes are started for one batch."""
+_KILLED: Final = "Worker process was terminated"
+"""What Grain says of a worker that a signal ended."""
+
 MEASURED_ROWS: Final = 2048
 """Rows of the stream, in whole groups of batches from its start, that shapes are chosen by."""
 
@@ -63,11 +68,22 @@ class TrainLoader(Iterator[TreeBatch]):
         self._iterator: grain.DatasetIterator | None = None
 
     def __next__(self) -> TreeBatch:
-        if self._iterator is None:
-            self._iterator = iter(self._read_from(self._next_batch))
-        batch = next(self._iterator)
-        self._next_batch += 1
-        return batch
+        for _ in range(_STARTS_OF_WORKERS):
+            if self._iterator is None:
+                self._iterator = iter(self._read_from(self._next_batch))
+            try:
+                batch = next(self._iterator)
+            except RuntimeError as error:
+                if _KILLED not in str(error):
+                    raise
+                self.close()  # a batch depends on its number alone: others read it again
+                continue
+            self._next_batch += 1
+            return batch
+        raise StreamError(
+            f"data.num_workers = {self._num_workers}: worker processes were killed {_STARTS_OF_WORKERS} times while "
+            "they read one batch, perhaps for want of memory: give fewer workers, or 0. The same command goes on"
+        )
 
     def get_state(self) -> dict[str, Any]:
         """Where the stream stands, ready for JSON."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import grain
 import numpy as np
@@ -17,6 +18,14 @@ from sage_jax.data.images import decode_rgb
 from sage_jax.data.records import Record, Reference
 from sage_jax.data.trees.encode import TileForm, count_tokens
 from sage_jax.data.trees.tiles import tile_image, tokens_per_side
+from sage_jax.errors import UserError
+
+SUMS: Final = ".crc32"
+"""Suffix of the file beside the features that has the CRC-32 of each tile, uint32[tiles]."""
+
+
+class FeatureError(UserError):
+    """Stored ViT features that are not as they were written; the next run computes them again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,11 +97,18 @@ def tiles_from(
     return iter(grain.MapDataset.range(first, len(firsts)).map(decode).to_iter_dataset(options))
 
 
+def tile_sums(tiles: Float[np.ndarray, "A M E"]) -> Int[np.ndarray, " A"]:
+    """CRC-32 of each tile's bytes, uint32."""
+    return np.array([zlib.crc32(np.ascontiguousarray(tile).tobytes()) for tile in tiles], np.uint32)
+
+
 class StoredFeatures:
     """ViT features of records' images, read from a mapped file when asked for; safe to hand to worker processes.
 
+    Each tile is read with its checksum.
+
     Args:
-      path: Features of all tiles, one after the other.
+      path: Features of all tiles, one after the other; their checksums are beside it.
       spans: Of the records, as in `TileTable`.
       form: Of a tile.
     """
@@ -100,6 +116,7 @@ class StoredFeatures:
     def __init__(self, path: Path, spans: Int[np.ndarray, "I R 2"], form: TileForm) -> None:
         self.path, self.spans, self.form = path, spans, form
         self._tiles: np.ndarray | None = None
+        self._sums: np.ndarray | None = None
 
     def __reduce__(self) -> tuple[type[StoredFeatures], tuple[Any, ...]]:
         return StoredFeatures, (self.path, self.spans, self.form)  # a worker process maps the file itself
@@ -109,7 +126,21 @@ class StoredFeatures:
         return StoredFeatures(self.path, self.spans[np.asarray(indices, np.int64)], self.form)
 
     def of(self, index: int) -> list[Float[np.ndarray, "T M E"]]:
-        """Features of a record's test image, then of each of its references."""
-        if self._tiles is None:
+        """Features of a record's test image, then of each of its references.
+
+        Raises:
+          FeatureError: They are not as they were written.
+        """
+        if self._tiles is None or self._sums is None:
             self._tiles = np.memmap(self.path, self.form.dtype, mode="r").reshape(-1, *self.form.shape)
-        return [self._tiles[first : first + count] for first, count in self.spans[index] if count]
+            self._sums = np.fromfile(self.path.with_suffix(SUMS), np.uint32)
+        found = []
+        for first, count in self.spans[index]:
+            tiles = self._tiles[first : first + count]
+            if not np.array_equal(tile_sums(tiles), self._sums[first : first + count]):
+                raise FeatureError(
+                    f"{self.path}: damaged since this run began to read it: run the same command again, which "
+                    "computes the damaged ViT features anew"
+                )
+            found += [tiles] if count else []
+        return found

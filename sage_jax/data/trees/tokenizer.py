@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
@@ -16,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from sage_jax.config import ConfigError
 from sage_jax.errors import UserError
 from sage_jax.process.checksums import damaged, write_checksums
-from sage_jax.process.files import temporary_prefix
+from sage_jax.process.files import temporary_folder
 from sage_jax.verdict import CHINESE_NO, CHINESE_YES, Language
 
 PAD: Final = "<pad>"
@@ -102,11 +101,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, language: Language = 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Writes the tokenizer in Hugging Face form; the folder appears whole or not at all, and one there is kept."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=temporary_prefix(folder.name), dir=folder.parent))
+    partial = temporary_folder(folder)
     try:
         tokenizer.save_pretrained(str(partial))
         write_checksums(partial)
-        partial.chmod(0o755)  # mkdtemp gives 0700
         os.rename(partial, folder)
     except OSError:
         # Another process was first: its tokenizer comes from the same corpus.

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
+import os
 import runpy
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +96,52 @@ def test_worker_processes_read_what_threads_read(records: list[Record], chat: Ch
     stream.set_state({**stream.get_state(), "next_batch": 2})
     for expected, found in zip(whole[2:], take(stream, 4), strict=True):
         assert_same(expected, found)
+
+
+def test_a_killed_worker_is_replaced_and_no_batch_lost(records: list[Record], chat: Chat) -> None:
+    flags.FLAGS.mark_as_parsed()
+    whole = take(loader(records, chat), 12)
+    stream, before = loader(records, chat, num_workers=1), {*multiprocessing.active_children()}
+    first = [next(stream), next(stream)]
+    (worker,) = {*multiprocessing.active_children()} - before
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    for expected, found in zip(whole, [*first, *take(stream, 10)], strict=True):
+        assert_same(expected, found)
+    stream.close()
+
+
+def test_workers_that_are_killed_again_and_again_are_told(
+    records: list[Record], chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, started = loader(records, chat), list[int]()
+
+    def killed(batch: int) -> Iterator[TreeBatch]:
+        started.append(batch)
+        raise RuntimeError("Worker process was terminated unexpectedly with exit code -9.")
+        yield
+
+    monkeypatch.setattr(stream, "_read_from", lambda batch: Killed(batch, killed))
+    with pytest.raises(StreamError, match=r"worker processes were killed 3 times .* give fewer workers, or 0"):
+        next(stream)
+    assert started == [0, 0, 0]
+
+
+@dataclasses.dataclass
+class Killed:
+    """A data set whose reading ends as Grain's does when its workers are killed."""
+
+    batch: int
+    read: Callable[[int], Iterator[TreeBatch]]
+
+    def __iter__(self) -> Killed:
+        return self
+
+    def __next__(self) -> TreeBatch:
+        return next(self.read(self.batch))
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def test_every_epoch_reads_each_record_once_in_a_new_order(records: list[Record], chat: Chat) -> None:

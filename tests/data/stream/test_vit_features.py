@@ -11,7 +11,7 @@ import numpy as np
 from sage_jax.config import ModelConfig
 from sage_jax.data.images import decode_rgb
 from sage_jax.data.records import Record, Reference
-from sage_jax.data.stream.vit_features import StoredFeatures, tile_table, tiles_from
+from sage_jax.data.stream.vit_features import StoredFeatures, tile_sums, tile_table, tiles_from
 from sage_jax.data.trees.encode import TileForm
 from sage_jax.data.trees.tiles import tile_image
 from tests.support.stream_records import MODEL, encoded, make_record
@@ -65,6 +65,7 @@ def test_stored_features_are_those_of_the_records_chosen_and_survive_a_worker(tm
     table = tile_table(records(), model=TILED, advance=lambda done: None)
     values = np.random.default_rng(0).random((table.num_tiles, 4, 6)).astype(np.float32)
     (tmp_path / "features").write_bytes(values.tobytes())
+    (tmp_path / "features.crc32").write_bytes(tile_sums(values).tobytes())
     stored = StoredFeatures(tmp_path / "features", table.spans, TileForm((4, 6), np.dtype(np.float32)))
     for each in (stored, pickle.loads(pickle.dumps(stored))):
         first, *references = each.chosen([2]).of(0)

@@ -1,0 +1,340 @@
+"""Runs that lack something: room, permission, handles, memory, an output, a home; and names and clocks that are odd.
+
+A run that lacks something ends with one message and exit status 2. Given it, the same command goes on and ends with the
+bytes of a run that lacked nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import random
+import resource
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from tests.campaign.kill import left
+from tests.campaign.report import Report
+from tests.support.tiny_run import start_main
+
+FIELDS: Final = (
+    "--config.stages=prepare,base,base_dpo,evaluate,inspect",
+    "--config.evaluate.stages=('base_dpo',)",
+    "--config.evaluate.num_records=4",
+    "--config.evaluate.batch_size=2",
+    "--config.base.checkpoint_every=4",
+    "--config.base_dpo.checkpoint_every=1",
+    "--config.data.vit_features=disk",
+    "--config.inspect.max_images=2",
+)
+STAGES: Final = ("base", "base_dpo")
+LONGEST: Final = 1800
+"""Seconds that a run may take."""
+WITHOUT_PRIVILEGE: Final = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search,-fowner")
+"""Starts a program that obeys the modes of files though its user is root."""
+NAMES: Final = (
+    "with  spaces",
+    "\u65e5\u672c\u8a9e \u691c\u67fb",
+    "Pru\u0308fung",  # a combining character
+    "two\nlines",
+    "-dash 'quote' \"double\" $HOME `x` %s {0} [b]",
+    "\u202eright to left",
+)
+"""Names of run folders."""
+_CLOCK: Final = """
+import time
+_time, _ns, _back = time.time, time.time_ns, 20 * 365 * 86400
+time.time = lambda: _time() - _back
+time.time_ns = lambda: _ns() - _back * 10**9
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """How a run ended.
+
+    Attributes:
+      status: Its exit status; negative = a signal.
+      said: What it wrote to its standard error.
+    """
+
+    status: int
+    said: str
+
+    @property
+    def outcome(self) -> str:
+        """`done`, `told` in one message, `died` without any, or what should not be."""
+        messages = sum(line.startswith("error: ") for line in self.said.splitlines())
+        if "Traceback" in self.said:
+            return "traceback"
+        if self.status < 0:
+            return "died"
+        if self.status == 0:
+            return "done" if not messages else "untold"
+        return "told" if self.status == 2 and messages == 1 else "untold"
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A place to run in.
+
+    Attributes:
+      folder: Holds the run, its data and what is compiled.
+      rng: Draws how much is lacking.
+      fields: The run.
+    """
+
+    folder: Path
+    rng: random.Random
+    fields: Sequence[str] = FIELDS
+
+    def run(self, *fields: str, meanwhile: Callable[[int], None] | None = None, **options: Any) -> Ended:
+        """Runs to the end.
+
+        Args:
+          meanwhile: Called once with the number of the process, at a moment drawn from the first 25 seconds of the run.
+        """
+        process = start_main(self.folder, *self.fields, *fields, **options)
+        if meanwhile:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(self.rng.uniform(2.0, 25.0))
+            meanwhile(process.pid)
+        try:
+            said = process.communicate(timeout=LONGEST)[1]
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return Ended(1, f"no end after {LONGEST} s: {process.communicate()[1]}")
+        return Ended(process.returncode, said or "")
+
+
+Lack = Callable[[Work], Ended]
+
+
+def resource_runs(folder: Path, rounds: int, seed: int, *, only: str, say: Callable[[str], None]) -> Report:
+    """Runs of each kind of lack, then the same command without it.
+
+    Args:
+      rounds: Of all kinds; how much is lacking is drawn in each anew.
+      only: Kinds, with commas between; "" = all.
+    """
+    report = Report()
+    whole = folder / "whole"
+    whole.mkdir()
+    if (ended := Work(whole, random.Random(0)).run()).status:
+        report.add("nothing lacks", "untold", ended.said[-300:])
+        return report
+    expected = left(whole / "run", STAGES)
+    kinds = {name: kind for name, kind in LACKS.items() if name in (only.split(",") if only else LACKS)}
+    say(f"resources: {rounds} rounds of {len(kinds)} kinds, seed {seed}")
+    for turn in range(rounds):
+        for name, kind in kinds.items():
+            rng = random.Random(f"{seed} {turn} {name}")
+            first, outcome, about = _case(folder / "work", whole / "compiled", kind, rng, expected)
+            report.add(f"{name}: {first}", outcome, f"round {turn}: {about}")
+            say(f"  round {turn}, {name}: {first}, then {outcome}")
+    return report
+
+
+def _case(
+    folder: Path, compiled: Path, kind: Lack, rng: random.Random, expected: dict[str, object]
+) -> tuple[str, str, str]:
+    """How the run ended that lacked something, how the next one did, and what differs or was said."""
+    with place(folder, compiled) as work:
+        lacking = kind(Work(work, rng))
+        if lacking.outcome in ("traceback", "untold") or (lacking.outcome == "died" and kind is not memory):
+            return lacking.outcome, lacking.outcome, lacking.said[-600:]
+        give_back(work)
+        again = Work(work, rng).run()
+        if again.status:
+            return lacking.outcome, "untold", f"{lacking.said[-300:]} ... {again.said[-600:]}"
+        found = left(work / "run", STAGES)
+    differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    return lacking.outcome, "silent" if differing else "same", str(differing)
+
+
+@contextlib.contextmanager
+def place(folder: Path, compiled: Path | None = None) -> Iterator[Path]:
+    """A new folder with what is compiled already; it is gone afterwards."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    if compiled:
+        shutil.copytree(compiled, folder / "compiled")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, kilobytes: int) -> Iterator[Callable[[int], None]]:
+    """A file system in memory of that size, mounted on a folder; gives what changes its size.
+
+    Raises:
+      OSError: This process may not mount one.
+    """
+    folder.mkdir(exist_ok=True)
+    _mount("-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder))
+    try:
+        yield lambda size: _mount("-o", f"remount,size={size}k", str(folder))
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def _mount(*arguments: str) -> None:
+    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(done.stderr.strip())
+
+
+def limited(kind: int, most: int) -> Callable[[], None]:
+    """What sets a limit in a process before its program begins."""
+    return lambda: resource.setrlimit(kind, (most, most))
+
+
+def disk_full(work: Work) -> Ended:
+    """The file system of run and data is full at some moment."""
+    disk = work.folder / "disk"
+    kilobytes = work.rng.randint(100, 3500)
+    fields = (f"--config.run_dir={disk / 'run'}", f"--config.data.cache_dir={disk / 'cache'}")
+    with small_disk(disk, kilobytes):
+        ended = work.run(*fields)
+        for name in ("run", "cache"):
+            if (disk / name).exists():
+                shutil.copytree(disk / name, work.folder / name, dirs_exist_ok=True)
+    return ended
+
+
+def small_files(work: Work) -> Ended:
+    """No file may be larger than that."""
+    most = int(2 ** work.rng.uniform(8.0, 18.0))
+    return work.run(preexec_fn=limited(resource.RLIMIT_FSIZE, most))
+
+
+def few_handles(work: Work) -> Ended:
+    """No more files may be open at once."""
+    return work.run(preexec_fn=limited(resource.RLIMIT_NOFILE, work.rng.randint(8, 110)))
+
+
+def memory(work: Work) -> Ended:
+    """The address space is limited."""
+    return work.run(preexec_fn=limited(resource.RLIMIT_AS, work.rng.randint(500, 6000) << 20))
+
+
+def no_permission(work: Work) -> Ended:
+    """Run and data may not be written, from the beginning or from some moment on."""
+    if work.rng.random() < 0.25:
+        take_away(work.folder)
+    return work.run(meanwhile=lambda process: take_away(work.folder), before=WITHOUT_PRIVILEGE)
+
+
+def take_away(folder: Path) -> None:
+    """Takes the right to write from all that is in a folder, and from the folder."""
+    for path in (*folder.rglob("*"), folder):
+        with contextlib.suppress(FileNotFoundError):  # a temporary one
+            path.chmod(0o555 if path.is_dir() else 0o444)
+
+
+def give_back(folder: Path) -> None:
+    """Gives it back."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def killed_worker(work: Work) -> Ended:
+    """A process that reads data for the run is killed."""
+
+    def kill(process: int) -> None:
+        while Path(f"/proc/{process}/stat").read_text().split(") ")[1][0] != "Z":
+            with contextlib.suppress(OSError):  # it has ended since
+                for children in Path(f"/proc/{process}/task").glob("*/children"):
+                    for child in children.read_text().split():
+                        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                            os.kill(int(child), signal.SIGKILL)
+                            return
+            time.sleep(0.1)
+
+    return work.run("--config.data.num_workers=1", meanwhile=kill)
+
+
+def no_output(work: Work) -> Ended:
+    """Standard output, input, and now and then standard error, are closed, full, or a pipe that nobody reads."""
+    return [_closed, _full, _unread, _nothing_open][work.rng.randrange(4)](work)
+
+
+def _closed(work: Work) -> Ended:
+    return work.run(preexec_fn=lambda: os.close(1))
+
+
+def _full(work: Work) -> Ended:
+    with open("/dev/full", "w") as full:
+        return work.run(stdout=full)
+
+
+def _unread(work: Work) -> Ended:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        return work.run(stdout=writer)
+    finally:
+        os.close(writer)
+
+
+def _nothing_open(work: Work) -> Ended:
+    return work.run(preexec_fn=lambda: os.closerange(0, 3))
+
+
+def no_home(work: Work) -> Ended:
+    """No HOME, and a user that the system does not know."""
+    return work.run(environment={"HOME": "", "USER": "", "LOGNAME": ""})
+
+
+def c_locale(work: Work) -> Ended:
+    """ASCII is all that the terminal knows."""
+    return work.run(environment={"LC_ALL": "C", "LANG": "", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
+
+
+def clock(work: Work) -> Ended:
+    """Stopped at some moment, its files dated into the future; then the clock is twenty years back."""
+    process = start_main(work.folder, *work.fields)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.communicate(timeout=work.rng.uniform(4.0, 20.0))
+    process.kill()
+    process.communicate()
+    for path in work.folder.rglob("*"):
+        future = time.time() + work.rng.uniform(0, 10**8)
+        os.utime(path, (future, future), follow_symlinks=False)
+    site = work.folder / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(_CLOCK)
+    return work.run(environment={"PYTHONPATH": str(site)})
+
+
+def odd_name(work: Work) -> Ended:
+    """A name of the run folder out of the usual."""
+    odd = work.folder / work.rng.choice(NAMES)
+    fields = (f"--config.run_dir={odd / 'run'}", f"--config.data.cache_dir={odd / 'cache'}")
+    ended = work.run(*fields)
+    for name in ("run", "cache"):
+        if (odd / name).exists():
+            shutil.copytree(odd / name, work.folder / name)
+    return ended
+
+
+LACKS: Final[dict[str, Lack]] = {
+    "disk full": disk_full,
+    "small files": small_files,
+    "few handles": few_handles,
+    "memory": memory,
+    "no permission": no_permission,
+    "killed worker": killed_worker,
+    "no output": no_output,
+    "no home": no_home,
+    "C locale": c_locale,
+    "clock": clock,
+    "odd name": odd_name,
+}

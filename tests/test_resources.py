@@ -1,0 +1,75 @@
+"""Runs that lack something, in short; `python -m tests.campaign resources` has the long campaign."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.campaign.resources import NAMES, Ended, Work, small_disk
+from tests.support.tiny_run import run_main
+
+FIELDS = ("--config.stages=prepare,base", "--config.base.checkpoint_every=3")
+STAGES = Path("run") / "stages" / "base"
+
+
+def weights_of(folder: Path) -> str:
+    """Hash of the base model's parameters."""
+    return json.loads((folder / STAGES / "DONE.json").read_text(encoding="utf-8"))["weights"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that lacked nothing."""
+    return run_main(tmp_path_factory.mktemp("whole"), *FIELDS).folder
+
+
+@pytest.fixture
+def work(tmp_path: Path, whole: Path) -> Work:
+    """A place where what the whole run compiled is compiled already."""
+    shutil.copytree(whole / "compiled", tmp_path / "compiled")
+    return Work(tmp_path, random.Random(0), FIELDS)
+
+
+@pytest.mark.parametrize("kilobytes", (300, 1100))
+def test_a_full_disk_is_told_and_with_room_the_same_command_goes_on(work: Work, whole: Path, kilobytes: int) -> None:
+    disk = work.folder / "disk"
+    fields = (f"--config.run_dir={disk / 'run'}", f"--config.data.cache_dir={disk / 'cache'}")
+    try:
+        with small_disk(disk, kilobytes) as resize:
+            lacking = work.run(*fields)
+            assert lacking.outcome == "told", lacking.said
+            assert "No space left on device: make room on that disk" in lacking.said
+            resize(64_000)
+            again = work.run(*fields)
+            assert again.outcome == "done", again.said
+            assert weights_of(disk) == weights_of(whole)
+    except OSError as error:
+        pytest.skip(f"no file system can be mounted here: {error}")
+
+
+def test_nothing_depends_on_home_locale_network_or_the_folders_name(work: Work, whole: Path) -> None:
+    alone = ("unshare", "--net") if subprocess.run(["unshare", "--net", "true"], check=False).returncode == 0 else ()
+    odd = work.folder / "".join(NAMES)
+    fields = (f"--config.run_dir={odd / 'run'}", f"--config.data.cache_dir={odd / 'cache'}")
+    nothing = {"HOME": "", "LC_ALL": "C", "LANG": "", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ended = work.run(*fields, environment=nothing, before=alone)
+    assert ended.outcome == "done", ended.said
+    assert weights_of(odd) == weights_of(whole)
+
+
+def test_how_a_run_ended_is_read_from_what_it_said() -> None:
+    """Else a campaign would find nothing."""
+    cases = {
+        "told": Ended(2, "sfe: step 1\nerror: /x: No space left on device\n"),
+        "done": Ended(0, "sfe: step 1\n"),
+        "died": Ended(-9, ""),
+        "traceback": Ended(1, "Traceback (most recent call last):\nOSError\nerror: x"),
+        "untold": Ended(2, "error: a\nerror: b"),
+    }
+    assert [ended.outcome for ended in cases.values()] == list(cases)
+    assert Ended(1, "error: a").outcome == Ended(0, "error: a").outcome == "untold"
