@@ -22,7 +22,7 @@ WORKS = (
 
 def run(folder: Path, *, before: Sequence[str] = (), **options: Any) -> tuple[int, str, str, str]:
     """Exit status, standard output and error, and what was written to the file."""
-    given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    given: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     path = folder / "work.txt"
     ended = subprocess.run([*before, sys.executable, "-c", WORKS, str(path)], check=False, **given)
     output, error = ((part or b"").decode() for part in (ended.stdout, ended.stderr))

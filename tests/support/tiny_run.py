@@ -67,7 +67,7 @@ def start_main(
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",  # or the folder's path would be part of every key
     }
-    variables = {name: value for name, value in (variables | (environment or {})).items() if value}
+    variables = {name: value for name, value in (variables | dict(environment or {})).items() if value}
     fields = (f"--config.run_dir={folder / 'run'}", f"--config.data.cache_dir={folder / 'cache'}")
     command = [*before, sys.executable, "-m", "sage_jax.main", "--config", str(CONFIG), *fields, *overrides]
     given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
