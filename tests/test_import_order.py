@@ -25,7 +25,7 @@ LAYERS = {
             ("config", "batch", "parameters", "verdict", "endpoint"),
             ("sharding",),
             ("models", "losses", "metrics", "data"),
-            ("generation", "hf", "journal"),
+            ("generation", "hf", "journal", "corrections"),
             ("features", "training", "evaluation"),
             ("inspection", "judging", "benchmark", "plan"),
             ("stages",),
