@@ -15,20 +15,18 @@ from sage_jax.config import TRAINING_STAGES, Config, ExportConfig, InspectConfig
 from sage_jax.config.command_line import read_config
 from sage_jax.data.records import Reference
 from sage_jax.errors import UserError
-from sage_jax.evaluation.evaluator import Evaluator
-from sage_jax.inspection.batches import answer_batch, cached_references, read_ahead, read_batch, test_features
+from sage_jax.inspection.batches import read_ahead
 from sage_jax.inspection.given import ImageLike, content_of, name_of, read_references
 from sage_jax.inspection.images import InputImage, category_of, make_input
-from sage_jax.inspection.result import Inspection, make_inspection, unreadable
+from sage_jax.inspection.inspection_model import InspectionModel, Threshold
+from sage_jax.inspection.result import Inspection
 from sage_jax.journal.summary import load_summary
 from sage_jax.process.checksums import open_json
 from sage_jax.process.libraries import settle_libraries
-from sage_jax.stages.calibration import FILE, Threshold, threshold_of
+from sage_jax.stages.answering_model import inspection_model
+from sage_jax.stages.calibration import FILE
 from sage_jax.stages.export import export_folder
-from sage_jax.stages.facts import FactTeller
-from sage_jax.stages.familiarity import familiarity_of
 from sage_jax.stages.open_model import config_of
-from sage_jax.stages.provenance import check_finished
 from sage_jax.stages.run import Run
 from sage_jax.stages.scoring import results_folder
 from sage_jax.stages.stages import run_stages
@@ -46,37 +44,16 @@ class Inspector:
       stage: The training stage whose model it is.
     """
 
-    def __init__(
-        self,
-        evaluator: Evaluator,
-        stage: str,
-        scratch: tempfile.TemporaryDirectory[str] | None = None,
-        teller: FactTeller | None = None,
-    ):
-        self.config, self.stage = evaluator.config, stage
-        self._evaluator, self._scratch, self._teller = evaluator, scratch, teller
-        self._thresholds = {
-            with_reference: threshold_of(
-                evaluator.config, evaluator, stage, with_reference=with_reference, as_configured=False
-            )
-            for with_reference in (False, True)
-        }
-        self._responders = {
-            with_reference: evaluator.responder.deciding(threshold.value)
-            for with_reference, threshold in self._thresholds.items()
-        }
-        self._familiarities = {
-            with_reference: familiarity_of(evaluator.config, evaluator, stage, with_reference=with_reference)
-            for with_reference in (False, True)
-        }
-        self._references = cached_references(evaluator, one_for_all=True)
+    def __init__(self, model: InspectionModel, scratch: tempfile.TemporaryDirectory[str] | None = None) -> None:
+        self.config, self.stage = model.evaluator.config, model.stage
+        self._model, self._scratch = model, scratch
 
     def __repr__(self) -> str:
         return f"Inspector({self.config.model.weights or self.config.run_dir!r}, stage={self.stage!r})"
 
     def threshold(self, *, with_reference: bool = True) -> Threshold:
         """The score from which an image is called defective, and what may be promised of it."""
-        return self._thresholds[with_reference]
+        return self._model.thresholds[with_reference]
 
     def inspect(
         self,
@@ -153,30 +130,12 @@ class Inspector:
 
     def _answered(self, inputs: Sequence[InputImage], questions: Sequence[str], *, rows: int) -> Iterator[Inspection]:
         """The findings on inputs, in batches of a fixed number of rows."""
-        config = self.config
         asked = (questions,) if isinstance(questions, str) else tuple(questions)
-        compared = any(each.record is not None and each.record.reference_image is not None for each in inputs)
-        threshold, familiarity = self._thresholds[compared].value, self._familiarities[compared]
-        options = dataclasses.replace(config.inspect, questions=asked, threshold=threshold)
-        config = dataclasses.replace(config, inspect=options)
-        evaluator = dataclasses.replace(self._evaluator, config=config, responder=self._responders[compared])
-        rows = evaluator.responder.rows(rows)
-        for start in range(0, len(inputs), rows):
-            shown = inputs[start : start + rows]
-            shown = shown if self._teller is None else self._teller.told(shown, rows)
-            batch = read_batch(shown, evaluator, rows)
-            tests = None if familiarity is None else test_features(evaluator, rows)
-            answers = answer_batch(batch, evaluator, self._references, tests)
-            for image, said in zip(batch.inputs, answers, strict=True):
-                yield (
-                    unreadable(image.path, image.category, image.error)
-                    if said is None
-                    else make_inspection(said, config, familiarity)
-                )
+        return self._model.findings(inputs, asked, rows=rows)
 
     def _input(self, image: ImageLike, references: Sequence[Reference], category: str) -> InputImage:
         """An image and its references as the model gets them, or the error of the image."""
-        name, vocabulary = name_of(image, "image"), self._evaluator.vocabulary
+        name, vocabulary = name_of(image, "image"), self._model.evaluator.vocabulary
         is_path = isinstance(image, str | os.PathLike)
         category = category or (category_of(Path(image), vocabulary) if is_path else "part")
         register = self.config.data.register == "rigid"
@@ -212,15 +171,9 @@ def load(
         inspect = inspect if threshold is None else dataclasses.replace(inspect, threshold=threshold)
         data = data if vocabulary is None else dataclasses.replace(data, vocabulary=vocabulary)
         run = Run(dataclasses.replace(config, inspect=inspect, data=data))
-        name = stage or run.trained.last()
-        if name is None or name not in run.trained:
-            raise run.trained.missing(name or "sfe", wanted_by="inspect")
-        check_finished(run, name, wanted_by="inspect")
-        params = run.weights.answering(name, wanted_by="inspect")
-        evaluator = run.evaluator(name, params, use_up=True)
-        teller = FactTeller(run) if run.config.data.facts == "model" and inspect.facts == "data" else None
+        model = inspection_model(run, stage, wanted_by="inspect")
         made.pop_all()
-    return Inspector(evaluator, name, scratch, teller)
+    return Inspector(model, scratch)
 
 
 def train(config: Config | Path | str, **fields: Any) -> Path:

@@ -1,4 +1,4 @@
-"""The command `sage-jax`: inspect, train, evaluate, judge, calibrate, benchmark, export, plan, check, configs.
+"""The command `sage-jax`: inspect, serve, train, evaluate, judge, calibrate, benchmark, export, plan, check, configs.
 
 Built with cyclopts, which makes options of nested dataclasses with their docstrings, as the config's are; typer would
 need every field typed again as a parameter of a function. A command makes a config and runs its stages as
@@ -27,7 +27,7 @@ from sage_jax.process.allocator import restart_with_huge_pages
 from sage_jax.process.libraries import quieten_libraries
 from sage_jax.process.version import own_version
 
-_COMPUTING: Final = ("inspect", "train", "evaluate", "calibrate", "benchmark", "export")
+_COMPUTING: Final = ("inspect", "serve", "train", "evaluate", "calibrate", "benchmark", "export")
 
 app: Final = App(
     name="sage-jax",
@@ -139,6 +139,38 @@ def inspect(
         config_of(model), fields, inspect={name: value for name, value in given.items() if value is not None}
     )
     return _run(dataclasses.replace(config, stages="inspect"))
+
+
+@_command("data", "mesh", "evaluate", "inspect", "serve")
+def serve(
+    *,
+    model: str,
+    references: str | None = None,
+    host: str | None = None,
+    port: int | None = None,
+    threshold: float | None = None,
+    stage: str | None = None,
+    fields: Any = None,
+) -> int:
+    """Serve a model over HTTP: /v1/inspect and an OpenAI-compatible /v1/chat/completions, until it is stopped.
+
+    Args:
+      model: A run folder, an exported folder, or a folder of a released InternVL checkpoint.
+      references: A good image, or a folder of good images that requests name.
+      host: Address to listen on; none = 127.0.0.1, which is reached from this machine alone.
+      port: Its port; none = 8000.
+      threshold: Anomaly score from which the verdict is "defective"; none = the calibrated one.
+      stage: Training stage whose model answers; none = the last trained one.
+    """
+    from sage_jax.stages.open_model import config_of
+
+    about_images = {"references": references, "threshold": threshold, "stage": stage}
+    about_address = {"host": host, "port": port}
+    inspect, address = (
+        {name: value for name, value in given.items() if value is not None} for given in (about_images, about_address)
+    )
+    config = _with(config_of(model), fields, inspect=inspect, serve=address)
+    return _run(dataclasses.replace(config, stages="serve"))
 
 
 @_command()

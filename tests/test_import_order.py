@@ -28,6 +28,7 @@ LAYERS = {
             ("generation", "hf", "journal", "corrections"),
             ("features", "training", "evaluation"),
             ("inspection", "judging", "benchmark", "plan"),
+            ("serving",),
             ("stages",),
             ("api",),
             ("main",),

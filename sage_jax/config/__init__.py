@@ -19,6 +19,7 @@ from sage_jax.config.fields import field_meanings, field_paths
 from sage_jax.config.judging import JudgeConfig
 from sage_jax.config.model import DecoderConfig, FusionConfig, MeshConfig, ModelConfig, VitConfig
 from sage_jax.config.run import Config
+from sage_jax.config.serving import ServeConfig
 from sage_jax.config.stages import STAGES, TRAINING_STAGES, TrainingStage, starts_from
 from sage_jax.config.tasks import (
     AblateConfig,
@@ -57,6 +58,7 @@ __all__ = [
     "PreferenceConfig",
     "RowsConfig",
     "STAGES",
+    "ServeConfig",
     "Source",
     "TRAINING_STAGES",
     "TextConfig",

@@ -10,6 +10,7 @@ from sage_jax.config.data import DataConfig, TextConfig
 from sage_jax.config.facts import FactsConfig
 from sage_jax.config.judging import JudgeConfig
 from sage_jax.config.model import MeshConfig, ModelConfig
+from sage_jax.config.serving import ServeConfig
 from sage_jax.config.stages import STAGES, TRAINING_STAGES
 from sage_jax.config.tasks import (
     AblateConfig,
@@ -59,6 +60,7 @@ class Config:
       evaluate: Evaluation of trained stages.
       judge: Judgement of the answers by language models.
       inspect: Inspection of a user's images.
+      serve: The HTTP service.
       calibrate: Choice of the threshold.
       benchmark: Public question sets.
       export: Export of a trained stage.
@@ -93,6 +95,7 @@ class Config:
     evaluate: EvaluateConfig = EvaluateConfig()
     judge: JudgeConfig = JudgeConfig()
     inspect: InspectConfig = InspectConfig()
+    serve: ServeConfig = ServeConfig()
     calibrate: CalibrateConfig = CalibrateConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
     export: ExportConfig = ExportConfig()
@@ -103,6 +106,10 @@ class Config:
     def __post_init__(self) -> None:
         require(bool(self.stage_names), f"stages is empty: name some of {', '.join(STAGES)}")
         require_known("stages", self.stage_names, STAGES, "stage")
+        require(
+            "serve" not in self.stage_names or self.stage_names == ("serve",),
+            f"stages = {self.stages!r}: a service runs until it is stopped: give stages = 'serve' alone",
+        )
         require_seed("seed", self.seed)
         require(
             not (self.start_from and self.model.weights and self.start_from != self.model.weights),

@@ -45,6 +45,7 @@ STAGES: Final = (
     "calibrate",
     "benchmark",
     "inspect",
+    "serve",
     "export",
     "ablate",
 )

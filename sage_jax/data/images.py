@@ -99,6 +99,30 @@ def remembered_rgb(data: bytes, *, name: str, keep: bool = True) -> UInt8[np.nda
     return decode() if found is None else found
 
 
+def forget_rgb(data: bytes) -> None:
+    """Gives up the remembered pixels of a file that will not be asked for again."""
+    _remembered().drop(data)
+
+
+def check_size(data: bytes, *, name: str, max_pixels: int) -> None:
+    """Checks that an encoded image has at most so many pixels, from its header alone.
+
+    Raises:
+      ImageFault: It has more, or no header of an image that is read here.
+    """
+    if not data:
+        raise ImageFault(name, "is an empty file", "copy it again")
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            width, height = image.size
+    except Image.DecompressionBombError:
+        raise _bomb(name, "far too many pixels", max_pixels) from None
+    except Exception:  # as in `_decode`: damaged headers make decoders raise almost anything
+        raise _unidentified(name) from None
+    if width * height > max_pixels:
+        raise _bomb(name, f"{width} x {height} px", max_pixels)
+
+
 @functools.cache
 def _remembered() -> RecentlyUsed:
     return RecentlyUsed(_REMEMBERED_BYTES)
@@ -232,14 +256,16 @@ def _decode(data: bytes, name: str, max_pixels: int, convert: Callable[[Image.Im
     except ImageFault:
         raise
     except Image.UnidentifiedImageError:
-        raise ImageFault(
-            name, "is no image, or only the beginning of one", f"give one of {', '.join(_FORMATS)}"
-        ) from None
+        raise _unidentified(name) from None
     except Image.DecompressionBombError:
         raise _bomb(name, "far too many pixels", max_pixels) from None
     except Exception as error:  # damaged data makes decoders raise almost anything, down to struct.error and IndexError
         problem = "is truncated" if "truncated" in str(error).lower() else "is damaged"
         raise ImageFault(name, f"{problem}: {error}", "copy it again from its source, or leave it out") from None
+
+
+def _unidentified(name: str) -> ImageFault:
+    return ImageFault(name, "is no image, or only the beginning of one", f"give one of {', '.join(_FORMATS)}")
 
 
 def _bomb(name: str, size: str, max_pixels: int) -> ImageFault:

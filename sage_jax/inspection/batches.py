@@ -45,7 +45,7 @@ def read_batch(inputs: Sequence[InputImage], evaluator: Evaluator, rows: int) ->
     trees = []
     for one_shot in (True, False):
         chosen = [
-            (position, asked_record(image.record, evaluator))
+            (position, asked_record(image.record, evaluator, image.questions))
             for position, image in enumerate(inputs)
             if image.record and (image.record.reference_image is not None) is one_shot
         ]

@@ -22,12 +22,21 @@ _KEPT_REFERENCES: Final = 8
 
 @dataclasses.dataclass(frozen=True)
 class InputImage:
-    """An image to inspect, or why it cannot be."""
+    """An image to inspect, or why it cannot be.
+
+    Attributes:
+      path: Its path, or another name.
+      category: Kind of part.
+      record: The image with its references; None where it cannot be read.
+      error: Why it cannot be; "" where it can.
+      questions: Asked about it in place of `inspect.questions`, with `inspect.ask` = `together`; None = those.
+    """
 
     path: str
     category: str
     record: Record | None
     error: str = ""
+    questions: tuple[str, ...] | None = None
 
 
 class Images(Protocol):

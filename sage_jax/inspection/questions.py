@@ -39,10 +39,15 @@ class ImageAnswers:
     features: Float[np.ndarray, "M E"] | None = None
 
 
-def asked_record(record: Record, evaluator: Evaluator) -> Record:
-    """The record with the questions that its image's tree holds; those in turn are asked when it has been answered."""
+def asked_record(record: Record, evaluator: Evaluator, questions: Sequence[str] | None = None) -> Record:
+    """The record with the questions that its image's tree holds; those in turn are asked when it has been answered.
+
+    Args:
+      questions: Of this image alone, where questions are not asked in turn; None = `inspect.questions`.
+    """
     asked = inspection_record(record, evaluator.chat.language)
-    further = () if _in_turn(evaluator) else evaluator.config.inspect.questions
+    options = evaluator.config.inspect
+    further = () if options.ask == "in_turn" else (options.questions if questions is None else questions)
     return dataclasses.replace(asked, questions=(*asked.questions, *(Question(each, ()) for each in further)))
 
 
@@ -62,21 +67,23 @@ def answer_images(batch: TreeBatch, records: Sequence[Record], evaluator: Evalua
         batch, prefix, records = _with_own_facts(batch, records, evaluator)
     shown = shown_records(batch, records)
     seeds = draw_seeds(shown)
-    if _in_turn(evaluator):
+    in_turn = _in_turn(evaluator)
+    if in_turn:
         answers, token_ids = _conversation(batch, seeds, prefix, evaluator)
     else:
         answers = responder.answer(batch, seeds) if prefix is None else responder.answer_from(prefix, batch, seeds)[0]
         token_ids = np.asarray(answers.token_ids)
     for row, record in enumerate(shown):
         if record is not None:
-            reason, *further = (evaluator.chat.decode(ids) for ids in token_ids[row])
+            asked = evaluator.config.inspect.questions if in_turn else [each.text for each in record.questions[1:]]
+            reason, *further = (evaluator.chat.decode(ids) for ids in token_ids[row, : len(asked) + 1])
             yield ImageAnswers(
                 record,
                 reason,
                 verdict_score=float(answers.verdict_score[row, 0]),
                 similarity=np.asarray(answers.similarity[row]),
-                follow_ups=tuple(zip(evaluator.config.inspect.questions, further, strict=True)),
-                num_tokens=sum(_num_tokens(ids, evaluator) for ids in token_ids[row]),
+                follow_ups=tuple(zip(asked, further, strict=True)),
+                num_tokens=sum(_num_tokens(ids, evaluator) for ids in token_ids[row, : len(asked) + 1]),
             )
 
 

@@ -35,6 +35,12 @@ class RecentlyUsed:
                 self._items.move_to_end(key)
             return self._items.get(key)
 
+    def drop(self, key: Any) -> None:
+        """Forgets the value of a key, where it is kept."""
+        with self._lock:
+            if key in self._items:
+                self._size -= self._items.pop(key).nbytes
+
     def get(self, key: Any, make: Callable[[], Item]) -> Item:
         """The value of a key, made where it is not kept."""
         with self._lock:

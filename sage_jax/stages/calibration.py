@@ -13,6 +13,7 @@ from sage_jax.config import Config, ConfigError, InspectConfig
 from sage_jax.evaluation.evaluator import Evaluator
 from sage_jax.inspection import inspect as inspection
 from sage_jax.inspection.images import References, UserImages, find_images
+from sage_jax.inspection.inspection_model import Threshold
 from sage_jax.journal.calibration_plot import plot_calibration
 from sage_jax.metrics.calibration import Calibration, CalibrationError, Trade
 from sage_jax.metrics.calibration import calibrate as calibrate_scores
@@ -27,14 +28,6 @@ from sage_jax.stages.run import Stage, StageCost
 FILE: Final = "calibration.json"
 NOT_CALIBRATED: Final = 0.5
 """Threshold of a model without a calibration."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Threshold:
-    """Score from which an image is called defective, and what may be said of it in a sentence."""
-
-    value: float
-    promise: str
 
 
 def calibrate(stage: Stage) -> StageCost:
@@ -156,7 +149,7 @@ def threshold_of(
     if with_reference and as_configured and number != config.num_references:
         why = f"none: the calibration is of images with up to {number} references, not {config.num_references}"
         return Threshold(NOT_CALIBRATED, why)
-    return Threshold(found.threshold, promise_of(found))
+    return Threshold(found.threshold, promise_of(found), found, number if with_reference else 0)
 
 
 def _calibration(content: dict[str, Any]) -> Calibration:

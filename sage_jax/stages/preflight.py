@@ -20,7 +20,7 @@ from sage_jax.stages.structure import shapes_without_tokenizer
 from sage_jax.training.loop import check_batch_size
 from sage_jax.training.optim import partition
 
-_COMPUTING: Final = ("evaluate", "calibrate", "benchmark", "inspect", "ablate")
+_COMPUTING: Final = ("evaluate", "calibrate", "benchmark", "inspect", "serve", "ablate")
 """Stages that run a model, beside those that train one."""
 
 
@@ -68,6 +68,7 @@ def _check_finished(run: Run, stages: Sequence[str]) -> None:
         used = {
             "evaluate": run.config.evaluate.stages,
             "inspect": (run.config.inspect.stage,),
+            "serve": (run.config.inspect.stage,),
             "calibrate": (run.config.inspect.stage,),
             "benchmark": (run.config.benchmark.stage,),
             "export": (run.config.export.stage,),
@@ -101,11 +102,11 @@ def _check_starts(run: Run, stages: Sequence[str]) -> None:
                 f"'facts' before it, after {run.config.facts.stage!r}"
             )
         before.add(stage)
-        if stage in ("evaluate", "calibrate", "benchmark", "inspect", "export") and not trained:
+        if stage in ("evaluate", "calibrate", "benchmark", "inspect", "serve", "export") and not trained:
             raise run.trained.missing("base", wanted_by=stage)
         if stage == "evaluate" and not trained & {*run.config.evaluate.stages}:
             raise run.trained.missing(run.config.evaluate.stages[-1], wanted_by=stage)
-        if stage in ("calibrate", "inspect") and run.config.inspect.stage not in ("", *trained):
+        if stage in ("calibrate", "inspect", "serve") and run.config.inspect.stage not in ("", *trained):
             raise run.trained.missing(run.config.inspect.stage, wanted_by=stage)
         if stage == "benchmark" and run.config.benchmark.stage not in ("", *trained):
             raise run.trained.missing(run.config.benchmark.stage, wanted_by=stage)

@@ -46,6 +46,7 @@ from sage_jax.stages.prepared import barrier
 from sage_jax.stages.rows import write_rows
 from sage_jax.stages.run import Run, Stage, StageCost
 from sage_jax.stages.scoring import evaluate, results_folder
+from sage_jax.stages.serving import serve
 from sage_jax.stages.start import words_in_pieces
 from sage_jax.stages.text_check import check_text
 from sage_jax.stages.training import train
@@ -68,6 +69,9 @@ def run_stages(config: Config) -> None:
     run = Run(_without_weights(config) if set(config.stage_names) == {"plan"} else config)
     check_stages(run, config.stage_names)
     keep_freed_memory()
+    if run.config.stage_names == ("serve",):  # it writes nothing, and may share the folder
+        serve(run)
+        return
     with contextlib.ExitStack() as held:
         try:
             if jax.process_index() == 0:

@@ -1,0 +1,124 @@
+"""`POST /v1/inspect` and `GET /v1/references`: an image to its finding, and the names of the references."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from concurrent.futures import Future
+from typing import Any, Final
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from sage_jax.serving.faults import RequestFault
+from sage_jax.serving.incoming import inspect_form, media_type, parsed, service_request
+from sage_jax.serving.jobs import Finding
+from sage_jax.serving.service import Request, Service
+from sage_jax.serving.wire import FaultBody, InspectAnswer, InspectBody, MapKind, inspect_answer
+
+FAULTS: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"model": FaultBody, "description": description}
+    for status, description in {
+        400: "No JSON, or no multipart body",
+        401: "No key, or a wrong one",
+        408: "The body took too long to arrive",
+        413: "The body is too large",
+        415: "Another content type",
+        422: "An image cannot be read or has too many pixels, or a field is wrong",
+        429: "The queue is full; Retry-After says when to come again",
+        503: "The service is starting or stopping",
+        504: "No answer in time",
+    }.items()
+}
+"""Errors for the OpenAPI page."""
+
+
+class ReferenceNames(BaseModel):
+    """Names that `references` of a request may hold."""
+
+    references: list[str] = Field(description="Paths below the folder of references, and of the folders in it.")
+
+
+def inspect_router(service: Service) -> APIRouter:
+    """The routes."""
+    router = APIRouter(tags=["inspect"])
+    body = {
+        "required": True,
+        "content": {
+            "application/json": {"schema": InspectBody.model_json_schema()},
+            "multipart/form-data": {"schema": InspectBody.model_json_schema()},
+        },
+    }
+
+    @router.post("/v1/inspect", response_model=InspectAnswer, responses=FAULTS, openapi_extra={"requestBody": body})
+    async def inspect(request: HttpRequest) -> Response:
+        """Verdict, score, reason, answers, boxes and map of an image."""
+        service.check_accepting()
+        asked, map_kind = await _asked(request, service)
+        found = await finding(request, service, asked)
+        answer = await run_in_threadpool(_answered, found, service, map_kind, request.scope["sage_start"])
+        return Response(answer, media_type="application/json")
+
+    @router.get("/v1/references")
+    async def references() -> ReferenceNames:
+        """The names of the references that the service has."""
+        return ReferenceNames(references=service.references.names)
+
+    return router
+
+
+async def _asked(request: HttpRequest, service: Service) -> tuple[Request, MapKind]:
+    kind = media_type(request)
+    if kind == "multipart/form-data":
+        body, image, references = await inspect_form(request)
+        return await run_in_threadpool(service_request, body, service, image, references), body.map
+    if kind != "application/json":
+        raise RequestFault(415, f"content type {kind[:60]!r}: send application/json or multipart/form-data")
+    content = await request.body()
+
+    def read() -> tuple[Request, MapKind]:
+        body = parsed(content, InspectBody)
+        return service_request(body, service), body.map
+
+    return await run_in_threadpool(read)
+
+
+def _answered(found: Finding, service: Service, map_kind: MapKind, start: float) -> str:
+    return inspect_answer(found, service, map_kind, start).model_dump_json()
+
+
+async def finding(request: HttpRequest, service: Service, asked: Request) -> Finding:
+    """The finding on an image; a client that goes away takes its image out of the queue.
+
+    Raises:
+      RequestFault: As `Service.submit`; 499, the client has gone; 504, it takes too long.
+    """
+    future = await run_in_threadpool(service.submit, asked)
+    gone = asyncio.ensure_future(_gone(request))
+    answer = asyncio.ensure_future(_result(future))
+    seconds = service.options.answer_seconds
+    try:
+        done, _ = await asyncio.wait({gone, answer}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if answer in done:
+            return answer.result()
+        if gone in done:
+            raise RequestFault(499, "the client has gone")
+        raise RequestFault(504, f"no answer within {seconds:g} s (serve.answer_seconds)", retry_after=5)
+    finally:
+        future.cancel()
+        for task in (gone, answer):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
+
+
+async def _result(future: Future[Finding]) -> Finding:
+    return await asyncio.wrap_future(future)
+
+
+async def _gone(request: HttpRequest) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
