@@ -1,4 +1,4 @@
-"""The command `sage-jax`: inspect, serve, train, evaluate, judge, calibrate, benchmark, export, plan, check, configs.
+"""The command `sage-jax`: inspect, serve, watch, train, evaluate, judge, calibrate, benchmark, export, plan and check.
 
 Built with cyclopts, which makes options of nested dataclasses with their docstrings, as the config's are; typer would
 need every field typed again as a parameter of a function. A command makes a config and runs its stages as
@@ -27,7 +27,7 @@ from sage_jax.process.allocator import restart_with_huge_pages
 from sage_jax.process.libraries import quieten_libraries
 from sage_jax.process.version import own_version
 
-_COMPUTING: Final = ("inspect", "serve", "train", "evaluate", "calibrate", "benchmark", "export")
+_COMPUTING: Final = ("inspect", "serve", "watch", "train", "evaluate", "calibrate", "benchmark", "export")
 
 app: Final = App(
     name="sage-jax",
@@ -81,6 +81,11 @@ def _merged(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
+def _named(**given: Any) -> dict[str, Any]:
+    """The fields that were given, by name."""
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def _with(config: Config, options: Any, **fields: Any) -> Config:
     """The config with the given options, and sections or fields beside them.
 
@@ -127,21 +132,12 @@ def inspect(
     """
     from sage_jax.stages.open_model import config_of
 
-    given = {
-        "images": images,
-        "references": references,
-        "output": output,
-        "category": category,
-        "threshold": threshold,
-        "stage": stage,
-    }
-    config = _with(
-        config_of(model), fields, inspect={name: value for name, value in given.items() if value is not None}
-    )
+    given = _named(output=output, category=category, threshold=threshold, stage=stage)
+    config = _with(config_of(model), fields, inspect={"images": images, **_named(references=references), **given})
     return _run(dataclasses.replace(config, stages="inspect"))
 
 
-@_command("data", "mesh", "evaluate", "inspect", "serve")
+@_command("data", "mesh", "evaluate", "inspect", "serve", "watch", "review")
 def serve(
     *,
     model: str,
@@ -164,13 +160,43 @@ def serve(
     """
     from sage_jax.stages.open_model import config_of
 
-    about_images = {"references": references, "threshold": threshold, "stage": stage}
-    about_address = {"host": host, "port": port}
-    inspect, address = (
-        {name: value for name, value in given.items() if value is not None} for given in (about_images, about_address)
-    )
-    config = _with(config_of(model), fields, inspect=inspect, serve=address)
+    inspect = _named(references=references, threshold=threshold, stage=stage)
+    config = _with(config_of(model), fields, inspect=inspect, serve=_named(host=host, port=port))
     return _run(dataclasses.replace(config, stages="serve"))
+
+
+@_command("data", "mesh", "evaluate", "inspect", "serve", "watch")
+def watch(
+    folder: str,
+    /,
+    *,
+    model: str,
+    references: str | None = None,
+    output: str | None = None,
+    webhook: str | None = None,
+    category: str | None = None,
+    threshold: float | None = None,
+    stage: str | None = None,
+    fields: Any = None,
+) -> int:
+    """Watch a folder: inspect new images as they come, until it is stopped; results as JSON lines, and to a webhook.
+
+    Args:
+      folder: The folder; its subfolders are watched too.
+      model: A run folder, an exported folder, or a folder of a released InternVL checkpoint.
+      references: A good image, or a folder of good images matched by file name; none = each image is judged alone.
+      output: Folder of the results; none = `watch` of the run folder.
+      webhook: Address that each result is posted to.
+      category: Kind of part, for question and facts.
+      threshold: Anomaly score from which the verdict is "defective"; none = the calibrated one.
+      stage: Training stage whose model answers; none = the last trained one.
+    """
+    from sage_jax.stages.open_model import config_of
+
+    inspect = _named(references=references, category=category, threshold=threshold, stage=stage)
+    watched = _named(folder=folder, output=output, webhook=webhook)
+    config = _with(config_of(model), fields, inspect=inspect, watch=watched)
+    return _run(dataclasses.replace(config, stages="watch"))
 
 
 @_command()

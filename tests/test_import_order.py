@@ -29,6 +29,7 @@ LAYERS = {
             ("features", "training", "evaluation"),
             ("inspection", "judging", "benchmark", "plan"),
             ("serving",),
+            ("review", "watching"),
             ("stages",),
             ("api",),
             ("main",),

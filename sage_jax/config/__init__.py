@@ -32,6 +32,7 @@ from sage_jax.config.tasks import (
     RowsConfig,
 )
 from sage_jax.config.training import LoraConfig, PreferenceConfig, TrainConfig
+from sage_jax.config.watching import ReviewConfig, WatchConfig
 from sage_jax.errors import ConfigError
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "PairType",
     "PlanConfig",
     "PreferenceConfig",
+    "ReviewConfig",
     "RowsConfig",
     "STAGES",
     "ServeConfig",
@@ -65,6 +67,7 @@ __all__ = [
     "TrainConfig",
     "TrainingStage",
     "VitConfig",
+    "WatchConfig",
     "config_changes",
     "field_meanings",
     "field_paths",

@@ -22,6 +22,7 @@ from sage_jax.config.tasks import (
     RowsConfig,
 )
 from sage_jax.config.training import PreferenceConfig, TrainConfig
+from sage_jax.config.watching import ReviewConfig, WatchConfig
 
 
 def _require_preferences(stage: str, train: TrainConfig) -> None:
@@ -61,6 +62,8 @@ class Config:
       judge: Judgement of the answers by language models.
       inspect: Inspection of a user's images.
       serve: The HTTP service.
+      watch: Inspection of a folder's new images as they come.
+      review: The page where people correct inspections.
       calibrate: Choice of the threshold.
       benchmark: Public question sets.
       export: Export of a trained stage.
@@ -96,6 +99,8 @@ class Config:
     judge: JudgeConfig = JudgeConfig()
     inspect: InspectConfig = InspectConfig()
     serve: ServeConfig = ServeConfig()
+    watch: WatchConfig = WatchConfig()
+    review: ReviewConfig = ReviewConfig()
     calibrate: CalibrateConfig = CalibrateConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
     export: ExportConfig = ExportConfig()
@@ -106,9 +111,14 @@ class Config:
     def __post_init__(self) -> None:
         require(bool(self.stage_names), f"stages is empty: name some of {', '.join(STAGES)}")
         require_known("stages", self.stage_names, STAGES, "stage")
+        for stage in ("serve", "watch"):
+            require(
+                stage not in self.stage_names or self.stage_names == (stage,),
+                f"stages = {self.stages!r}: {stage!r} runs until it is stopped: give stages = {stage!r} alone",
+            )
         require(
-            "serve" not in self.stage_names or self.stage_names == ("serve",),
-            f"stages = {self.stages!r}: a service runs until it is stopped: give stages = 'serve' alone",
+            "watch" not in self.stage_names or bool(self.watch.folder),
+            "watch.folder is empty: name the folder to watch",
         )
         require_seed("seed", self.seed)
         require(

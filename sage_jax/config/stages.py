@@ -46,6 +46,7 @@ STAGES: Final = (
     "benchmark",
     "inspect",
     "serve",
+    "watch",
     "export",
     "ablate",
 )

@@ -20,7 +20,7 @@ from sage_jax.stages.structure import shapes_without_tokenizer
 from sage_jax.training.loop import check_batch_size
 from sage_jax.training.optim import partition
 
-_COMPUTING: Final = ("evaluate", "calibrate", "benchmark", "inspect", "serve", "ablate")
+_COMPUTING: Final = ("evaluate", "calibrate", "benchmark", "inspect", "serve", "watch", "ablate")
 """Stages that run a model, beside those that train one."""
 
 
@@ -69,6 +69,7 @@ def _check_finished(run: Run, stages: Sequence[str]) -> None:
             "evaluate": run.config.evaluate.stages,
             "inspect": (run.config.inspect.stage,),
             "serve": (run.config.inspect.stage,),
+            "watch": (run.config.inspect.stage,),
             "calibrate": (run.config.inspect.stage,),
             "benchmark": (run.config.benchmark.stage,),
             "export": (run.config.export.stage,),

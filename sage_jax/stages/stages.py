@@ -50,6 +50,7 @@ from sage_jax.stages.serving import serve
 from sage_jax.stages.start import words_in_pieces
 from sage_jax.stages.text_check import check_text
 from sage_jax.stages.training import train
+from sage_jax.stages.watching import watch
 from sage_jax.training.finished import final_config
 
 PACKAGES: Final = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers", "numpy")
@@ -69,8 +70,9 @@ def run_stages(config: Config) -> None:
     run = Run(_without_weights(config) if set(config.stage_names) == {"plan"} else config)
     check_stages(run, config.stage_names)
     keep_freed_memory()
-    if run.config.stage_names == ("serve",):  # it writes nothing, and may share the folder
-        serve(run)
+    until_stopped = {"serve": serve, "watch": watch}.get(run.config.stages)
+    if until_stopped is not None:  # they leave the run as it is, and may share the folder
+        until_stopped(run)
         return
     with contextlib.ExitStack() as held:
         try:
