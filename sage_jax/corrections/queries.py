@@ -54,6 +54,25 @@ def latest_said(store: CorrectionStore, *, limit: int = 50, offset: int = 0) -> 
         return list(connection.execute(query, (limit, offset)))
 
 
+def pending_by_score(store: CorrectionStore, *, limit: int = 50, offset: int = 0, category: str = "") -> list[int]:
+    """Inspections without a standing correction, the highest score first.
+
+    Args:
+      limit: Most to return.
+      offset: How many to pass over.
+      category: Only this kind of part; "" = all.
+
+    Raises:
+      CorrectionFault: The store cannot be read.
+    """
+    query = (
+        "SELECT id FROM inspections WHERE (category = ? OR ? = '') AND id NOT IN (SELECT inspection FROM standing) "
+        "ORDER BY score DESC, id DESC LIMIT ? OFFSET ?"
+    )
+    with _reading(store) as connection:
+        return [number for (number,) in connection.execute(query, (category, category, limit, offset))]
+
+
 def categories(store: CorrectionStore) -> list[str]:
     """Kinds of parts of which there are inspections, in alphabetic order.
 
