@@ -57,7 +57,19 @@ def test_help_and_version_come_without_jax() -> None:
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     seconds = time.perf_counter() - start
     assert ended.stdout.splitlines()[-1] == "LOADED []"
-    commands = ("inspect", "train", "evaluate", "judge", "calibrate", "benchmark", "export", "plan", "check", "configs")
+    commands = (
+        "inspect",
+        "serve",
+        "train",
+        "evaluate",
+        "judge",
+        "calibrate",
+        "benchmark",
+        "export",
+        "plan",
+        "check",
+        "configs",
+    )
     for command in (*commands, "--install-completion"):
         assert re.search(rf"^.{{0,3}}{command}\b", ended.stdout, re.MULTILINE), command
     assert seconds < 5, "far below the second that it takes alone, on a machine with other work"

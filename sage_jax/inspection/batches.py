@@ -39,6 +39,11 @@ class ImageBatch:
     inputs: Sequence[InputImage]
     trees: Sequence[tuple[Sequence[int], Sequence[Record], TreeBatch]]
 
+    def num_tokens(self, position: int) -> int:
+        """Tokens of an image's tree, its questions included; 0 for an unreadable one."""
+        rows = [batch.token_mask[here.index(position)] for here, _, batch in self.trees if position in here]
+        return sum(int(np.sum(row)) for row in rows)
+
 
 def read_batch(inputs: Sequence[InputImage], evaluator: Evaluator, rows: int) -> ImageBatch:
     """The trees of some images; `rows` fixes the size of their batches, so that few images compile nothing anew."""

@@ -5,8 +5,8 @@ A page or a watcher of its own brings an `APIRouter` made with the same `Service
     app = create_app(service, routers=[review_router(service, folder)])
 
 Each router sees `service.inspect` and `service.submit` (for any thread; in an async route await `finding` of
-`inspect_routes`), `service.state` and `service.references`. What it raises as `RequestFault` comes out in the one form of
-errors. Key, largest body and longest time hold for all routes.
+`inspect_routes`), `service.state` and `service.references`. What it raises as `RequestFault` comes out in the one form
+of errors. Key, largest body and longest time hold for all routes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.routing import Route
 
 from sage_jax.process.version import own_version
+from sage_jax.serving.chat_routes import chat_router
 from sage_jax.serving.faults import RequestFault
 from sage_jax.serving.guard import Guard, fault_response
 from sage_jax.serving.inspect_routes import inspect_router
@@ -46,13 +46,13 @@ def create_app(service: Service, *, routers: Sequence[APIRouter] = (), api_key: 
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    for router in (inspect_router(service), status_router(service), *routers):
+    for router in (inspect_router(service), chat_router(service), status_router(service), *routers):
         app.include_router(router)
     app.add_exception_handler(RequestFault, _on_fault)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_error)
-    known = frozenset(route.path for route in app.routes if isinstance(route, Route))
+    known = frozenset(app.openapi()["paths"])
     app.add_middleware(Guard, options=service.options, api_key=api_key, measures=service.measures, known=known)
     return app
 

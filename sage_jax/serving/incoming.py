@@ -127,14 +127,18 @@ def service_request(
     """
     content = decoded(body.image, "image") if image is None else image
     brought = [*references, *(decoded(one, "reference_images") for one in body.reference_images)]
-    name = re.sub(r"[\\/\x00-\x1f]", "_", body.name) or "image"
     return Request(
         image=content,
-        name=name,
+        name=safe_name(body.name),
         category=body.category,
         references=gathered(body.references, brought, service),
         questions=None if body.questions is None else tuple(body.questions),
     )
+
+
+def safe_name(name: str) -> str:
+    """A file name without folders and control characters; it is compared with names, and opens nothing."""
+    return re.sub(r"[\\/\x00-\x1f\x7f]", "_", name) or "image"
 
 
 def gathered(names: Sequence[str] | None, brought: Sequence[bytes], service: Service) -> tuple[Reference, ...] | None:

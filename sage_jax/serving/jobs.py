@@ -25,6 +25,7 @@ class Finding:
     Attributes:
       inspection: Verdict, score, reason, answers, map, boxes.
       num_tokens: Tokens of all its answers.
+      prompt_tokens: Tokens that the model read: image, facts, template and all questions.
       queued_ms: Milliseconds that it waited for the model.
       model_ms: Milliseconds of its batch.
       batch_images: Images of its batch.
@@ -32,6 +33,7 @@ class Finding:
 
     inspection: Inspection
     num_tokens: int
+    prompt_tokens: int
     queued_ms: float
     model_ms: float
     batch_images: int

@@ -38,6 +38,7 @@ STOPPING: Final = "the service is stopping: send the request to another one"
 _WARMING: Final = "the model is being loaded and compiled: ask /ready"
 _POST_THREADS: Final = 2
 _SMALLEST_PX: Final = 64
+_ONE_QUESTION: Final = ("Where is it?",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,22 @@ class Request:
     category: str = ""
     references: tuple[Reference, ...] | None = None
     questions: tuple[str, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Answered:
+    """An image of an answered batch.
+
+    Attributes:
+      number: Its place in the batch.
+      start, seconds: When the model began, in monotonic seconds, and how long it took.
+    """
+
+    read: ReadBatch
+    number: int
+    said: ImageAnswers | None
+    start: float
+    seconds: float
 
 
 class Service:
@@ -152,10 +169,10 @@ class Service:
             thread.join()
 
     def warm_up(self, say: Callable[[str], None] = lambda line: None) -> None:
-        """Compiles for each size of batch, with references and without, and then takes requests.
+        """Compiles what requests will most often need, and then takes them.
 
-        The questions are `inspect.questions`; the smallest and the largest batch are compiled for one question, too, as
-        `/v1/chat/completions` asks it.
+        That is each size of batch for the first references and `inspect.questions`; and the largest for images without
+        a reference, and for one question, as `/v1/chat/completions` asks it.
 
         Args:
           say: Takes a line for each.
@@ -163,17 +180,16 @@ class Service:
         given = self.config.inspect.questions
         shown = self.references.first(self.config.num_references)
         image = shown[0].image if shown else encode_png(np.full((_SMALLEST_PX, _SMALLEST_PX, 3), 128, np.uint8))
-        for references in [shown, ()] if shown else [()]:
-            for questions in dict.fromkeys((given, ("Where is it?",))):
-                sizes = self._rows if questions == given else sorted({self._rows[0], self._rows[-1]})
-                for rows in sizes:
-                    start = time.monotonic()
-                    made = self._read(Request(image, references=tuple(references), questions=questions))
-                    jobs = [Job(made, self._kind(made))]
-                    self._answer(jobs, rows=rows)
-                    jobs[0].finding.result()
-                    about = f"{rows} rows, {len(references)} references, {len(questions)} questions"
-                    say(f"compiled for {about} in {time.monotonic() - start:.1f} s")
+        kinds = [(references, asked) for references in dict.fromkeys((shown, ())) for asked in (given, _ONE_QUESTION)]
+        for number, (references, asked) in enumerate(dict.fromkeys(kinds)):
+            for rows in self._rows if number == 0 else self._rows[-1:]:
+                start = time.monotonic()
+                made = self._read(Request(image, references=references, questions=asked))
+                job = Job(made, self._kind(made))
+                self._answer([job], rows=rows)
+                job.finding.result()
+                about = f"{rows} rows, {len(references)} references, {len(asked)} further questions"
+                say(f"compiled for {about} in {time.monotonic() - start:.1f} s")
         self.state = "ready"
 
     def _read(self, request: Request) -> InputImage:
@@ -244,29 +260,32 @@ class Service:
             return
         self._compiled.add((kind, size))
         seconds = time.monotonic() - start
-        self._seconds_an_image = 0.9 * self._seconds_an_image + 0.1 * seconds / len(jobs)
-        self.measures.batch(len(jobs), size, seconds)
-        for job, image, said in zip(jobs, read.batch.inputs, answers, strict=True):
-            self._finishing.submit(self._finish, job, read, image, said, start, seconds, len(jobs))
+        if self.state != "warming":
+            self._seconds_an_image = 0.9 * self._seconds_an_image + 0.1 * seconds / len(jobs)
+            self.measures.batch(len(jobs), size, seconds)
+        for number, (job, said) in enumerate(zip(jobs, answers, strict=True)):
+            self._finishing.submit(self._finish, job, _Answered(read, number, said, start, seconds))
 
-    def _finish(
-        self,
-        job: Job,
-        read: ReadBatch,
-        image: InputImage,
-        said: ImageAnswers | None,
-        start: float,
-        seconds: float,
-        number: int,
-    ) -> None:
+    def _finish(self, job: Job, answered: _Answered) -> None:
         """Makes the finding of an answer, outside the thread of the model."""
+        batch, said = answered.read.batch, answered.said
         try:
-            found = self.model.finding(read, image, said)
+            found = self.model.finding(answered.read, batch.inputs[answered.number], said)
             if said is not None:
                 forget_rgb(said.record.test_image)
-            self.measures.finding(found.verdict, start - job.arrived)
-            tokens = 0 if said is None else said.num_tokens
-            job.finding.set_result(Finding(found, tokens, (start - job.arrived) * 1e3, seconds * 1e3, number))
+            waited = answered.start - job.arrived
+            if self.state != "warming":
+                self.measures.finding(found.verdict, waited)
+            job.finding.set_result(
+                Finding(
+                    inspection=found,
+                    num_tokens=0 if said is None else said.num_tokens,
+                    prompt_tokens=batch.num_tokens(answered.number),
+                    queued_ms=waited * 1e3,
+                    model_ms=answered.seconds * 1e3,
+                    batch_images=len(batch.inputs),
+                )
+            )
         except Exception as error:
             job.finding.set_exception(_as_fault(error))
 

@@ -153,7 +153,7 @@ def test_a_calibration_with_another_number_of_references_is_not_used(
     for number, used in ((0, True), (1, True), (4, False)):
         config = inspector.config
         config = dataclasses.replace(config, inspect=dataclasses.replace(config.inspect, num_references=number))
-        found = threshold_of(config, inspector._evaluator, inspector.stage, with_reference=True)
+        found = threshold_of(config, inspector._model.evaluator, inspector.stage, with_reference=True)
         assert (found.value == calibration["threshold"]) == used
         assert used or "with up to 1 references, not 4" in found.promise
 
