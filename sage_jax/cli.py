@@ -26,8 +26,9 @@ from sage_jax.errors import ConfigError, UserError
 from sage_jax.process.allocator import restart_with_huge_pages
 from sage_jax.process.libraries import quieten_libraries
 from sage_jax.process.version import own_version
+from sage_jax.version_commands import corrections, use, versions
 
-_COMPUTING: Final = ("inspect", "train", "evaluate", "calibrate", "benchmark", "export")
+_COMPUTING: Final = ("inspect", "train", "evaluate", "calibrate", "benchmark", "export", "learn")
 
 app: Final = App(
     name="sage-jax",
@@ -36,6 +37,8 @@ app: Final = App(
     default_parameter=Parameter(negative_iterable=()),
 )
 app.register_install_completion_command()
+for command in (corrections, versions, use):
+    app.command(command)
 
 
 def _options(config_class: Any, prefix: str = "", only: Sequence[str] = ()) -> Any:
@@ -205,6 +208,20 @@ def calibrate(
     inspect = {"threshold": InspectConfig().threshold}
     config = _with(config_of(model), fields, calibrate={**given, **named}, inspect=inspect)
     return _run(dataclasses.replace(config, stages="calibrate"))
+
+
+@_command("seed", "data", "mesh", "learn", "evaluate")
+def learn(*, model: str, accept: bool = False, fields: Any = None) -> int:
+    """Let a run learn from its corrections: a version is trained, measured before and after, and offered.
+
+    Args:
+      model: A run folder whose inspections were corrected.
+      accept: Use the version at once where it is offered.
+    """
+    from sage_jax.stages.open_model import config_of
+
+    config = _with(config_of(model), fields, **({"learn": {"accept": True}} if accept else {}))
+    return _run(dataclasses.replace(config, stages="learn"))
 
 
 @_command("run_dir", "data", "text", "mesh", "evaluate", "benchmark")

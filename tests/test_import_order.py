@@ -30,7 +30,7 @@ LAYERS = {
             ("inspection", "judging", "benchmark", "plan"),
             ("stages",),
             ("api",),
-            ("main",),
+            ("main", "version_commands"),
             ("cli",),
             ("__main__",),
         )
