@@ -32,7 +32,7 @@ LAYERS = {
             ("review", "watching"),
             ("stages",),
             ("api",),
-            ("main",),
+            ("main", "command_options", "version_commands"),
             ("cli",),
             ("__main__",),
         )

@@ -9,6 +9,7 @@ from sage_jax.config.checks import require, require_known, require_seed
 from sage_jax.config.data import DataConfig, TextConfig
 from sage_jax.config.facts import FactsConfig
 from sage_jax.config.judging import JudgeConfig
+from sage_jax.config.learning import LearnConfig
 from sage_jax.config.model import MeshConfig, ModelConfig
 from sage_jax.config.serving import ServeConfig
 from sage_jax.config.stages import STAGES, TRAINING_STAGES
@@ -57,6 +58,7 @@ class Config:
       model: Sizes and attention.
       mesh: Devices.
       base, plain, sfe, base_dpo, dpo, edpo: Training stages; `base_dpo` is DPO alone, from the base model.
+      learn: Training on corrections.
       facts: Facts that a model writes about each image.
       evaluate: Evaluation of trained stages.
       judge: Judgement of the answers by language models.
@@ -94,6 +96,7 @@ class Config:
         preference=PreferenceConfig(eta=0.0, lambda_hard=0.0),
     )
     edpo: TrainConfig = TrainConfig(answers="ranked", freeze=("vit/", "fusion/", "fact_encoder/"))
+    learn: LearnConfig = LearnConfig()
     facts: FactsConfig = FactsConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     judge: JudgeConfig = JudgeConfig()

@@ -1,4 +1,4 @@
-"""Pictures of inspections as browsers show them, whatever the file was: parts, references, and maps to lay over them."""
+"""Pictures of inspections as browsers show them, whatever the file was: parts, references, maps to lay over."""
 
 from __future__ import annotations
 

@@ -136,9 +136,7 @@ def _add_session(router: APIRouter, sessions: Sessions) -> None:
             raise RequestFault(401, "that is not the key")
         answer = _json({"signed_in": True})
         secure = request.url.scheme == "https"
-        answer.set_cookie(
-            COOKIE, cookie, sessions.seconds, path=PATH, httponly=True, samesite="strict", secure=secure
-        )
+        answer.set_cookie(COOKIE, cookie, sessions.seconds, path=PATH, httponly=True, samesite="strict", secure=secure)
         return answer
 
     @router.delete("/session")

@@ -48,7 +48,7 @@ class Sessions:
         return good and end.isdigit() and int(end) > time.time()
 
     def admits(self, scope: Scope) -> bool:
-        """Whether a request without the key in its head is let through: the page's own, with a cookie or open to all."""
+        """Whether a request without the key in its head is let through: the page's own, with a cookie, or open."""
         path = scope["path"]
         if path in OPEN or path.startswith(STATIC):
             return True

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Final
 
-from sage_jax.config import TRAINING_STAGES, ConfigError, starts_from
+from sage_jax.config import LEARN, TRAINING_STAGES, ConfigError, starts_from
 from sage_jax.inspection.images import References, find_images
 from sage_jax.models.attention.select import attention_of
 from sage_jax.stages.ablation import seed_run, variants
@@ -14,6 +14,7 @@ from sage_jax.stages.benchmark import check_benchmark
 from sage_jax.stages.calibration import check_calibration
 from sage_jax.stages.export import check_export
 from sage_jax.stages.judging import check_judge
+from sage_jax.stages.learning import check_learning
 from sage_jax.stages.provenance import check_finished, check_start
 from sage_jax.stages.run import Run
 from sage_jax.stages.structure import shapes_without_tokenizer
@@ -50,6 +51,8 @@ def check_stages(run: Run, stages: Sequence[str]) -> None:
         check_export(run.config)
     if "calibrate" in stages:
         check_calibration(run.config)
+    if LEARN in stages and run.trained.last() and not {*stages} & {*TRAINING_STAGES} - {LEARN}:
+        check_learning(run)
     if "judge" in stages:
         check_judge(run.config, stages)
     if "benchmark" in stages:
@@ -91,7 +94,7 @@ def _check_starts(run: Run, stages: Sequence[str]) -> None:
     """Checks that each stage finds the model that it starts from, or that it scores."""
     trained, before = {*run.trained}, set[str]()
     for stage in stages:
-        start = starts_from(stage) if stage in TRAINING_STAGES else None
+        start = starts_from(stage) if stage in TRAINING_STAGES and stage != LEARN else None
         if start is not None and start not in trained and stage not in trained:
             raise run.trained.missing(start, wanted_by=stage)
         writes = (stage == "facts" or _needs_facts(run, stage)) and not run.config.facts.base_url

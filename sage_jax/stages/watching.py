@@ -19,6 +19,7 @@ from sage_jax.process.files import locked
 from sage_jax.process.signals import StopSignals
 from sage_jax.stages.answering_model import inspection_model
 from sage_jax.stages.run import Run
+from sage_jax.stages.versions import root_of
 
 if TYPE_CHECKING:
     from sage_jax.serving.reference_images import ReferenceImages
@@ -106,7 +107,7 @@ def watching(run: Run, service: Service, references: ReferenceImages) -> Iterato
             options,
             journal=journal,
             output=ResultFile(output / RESULTS, journal),
-            store=store_of(run.folder.path) if options.keep_for_review else None,
+            store=store_of(root_of(run.folder.path)) if options.keep_for_review else None,
             webhook=webhook,
             most=2 * max(service.options.rows),
             say=_say,
@@ -128,7 +129,7 @@ def watching(run: Run, service: Service, references: ReferenceImages) -> Iterato
 def watch_output(run: Run) -> Path:
     """Folder of the results."""
     given = run.config.watch.output
-    return Path(given).expanduser() if given else run.folder.path / "watch"
+    return Path(given).expanduser() if given else root_of(run.folder.path) / "watch"
 
 
 class _Work(threading.Thread):
