@@ -12,7 +12,7 @@ from starlette.types import Scope
 
 COOKIE: Final = "sage_review"
 PATH: Final = "/review"
-OPEN: Final = (PATH, f"{PATH}/session")
+OPEN: Final = (PATH, f"{PATH}/", f"{PATH}/session")
 """Paths that ask for no key: the page without its content, and where one signs in."""
 STATIC: Final = f"{PATH}/static/"
 
