@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sage_jax.corrections.entries import CorrectionFault
 from sage_jax.endpoint.budget import read_key
@@ -18,9 +17,6 @@ from sage_jax.stages.run import Run
 from sage_jax.stages.watching import check_watch, watching
 
 if TYPE_CHECKING:
-    from fastapi import APIRouter
-    from starlette.types import Scope
-
     from sage_jax.serving.service import Service
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -49,8 +45,8 @@ def serve(run: Run) -> None:
     references = ReferenceImages(run.config.inspect.references)
     listening = listening_socket(options)
     service = Service(inspection_model(run, run.config.inspect.stage, wanted_by="serve"), options, references)
-    routers, admits = _review(run, service, api_key)
-    app = create_app(service, routers=routers, api_key=api_key, admits=admits)
+    review = _review(run, service, api_key)
+    app = create_app(service, api_key=api_key, **review)
     with StopSignals() as stop, contextlib.ExitStack() as opened:
         stop.announce(_say, "the images that wait")
         opened.enter_context(serving(app, listening, options))
@@ -61,26 +57,26 @@ def serve(run: Run) -> None:
         threshold = service.model.thresholds[bool(references.names)]
         _say(f"threshold {threshold.value:g}; promise: {threshold.promise}")
         _say(f"ready: {address_of(listening)}/docs; {service.model.stage} of {run.config.run_dir}")
-        if routers:
+        if review:
             _say(f"review: {address_of(listening)}/review")
         service.work(lambda: signals.requested() or ended())
         _say("stopped: all that waited is answered")
 
 
-def _review(run: Run, service: Service, api_key: str) -> tuple[list[APIRouter], Callable[[Scope], bool]]:
-    """The page for review, and whom it lets in; none where it is not wanted, or the run folder cannot be written."""
+def _review(run: Run, service: Service, api_key: str) -> dict[str, Any]:
+    """Routes of the page for review, and whom it lets in; none where it is off, or the run folder cannot be written."""
     from sage_jax.review.routes import review_router
 
     if not run.config.review.page:
-        return [], lambda scope: False
+        return {}
     try:
         review = review_of(run, service, api_key)
     except CorrectionFault as fault:
         _say(f"no page for review: {fault}")
-        return [], lambda scope: False
+        return {}
     if run.config.review.keep_requests:
         keep_requests(run, service, review.store)
-    return [review_router(review)], review.sessions.admits
+    return {"routers": [review_router(review)], "admits": review.sessions.admits}
 
 
 def _say(line: str) -> None:
