@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final, Literal
 
 from sage_jax.corrections.entries import Correction, HistoryEntry, InspectionEntry
+from sage_jax.corrections.maps import kept_map
 from sage_jax.corrections.queries import LabelledScore, categories, last_model, latest_said, pending_by_score, scores
 from sage_jax.corrections.store import CorrectionStore
 from sage_jax.inspection.report import InspectionRow
@@ -77,7 +78,7 @@ class Content:
         return {
             **self.short(entry),
             "references": list(entry.references),
-            "has_map": self._pictures.map(entry.image, entry.references, entry.model) is not None,
+            "has_map": kept_map(self._store, entry.image, entry.references, entry.model) is not None,
             "width": width,
             "height": height,
             "reason": entry.reason,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sage_jax.corrections.entries import finding_of
 from sage_jax.corrections.maps import keep
 from sage_jax.corrections.store import CorrectionStore, store_of
+from sage_jax.stages.learnt import MEASURES
 from sage_jax.stages.run import Run
 from sage_jax.stages.versions import Version, VersionError, root_of, versions_of
 
@@ -64,7 +65,8 @@ def _version_json(version: Version, root: Path, answering: Path) -> dict[str, An
         return about
     report = version.report
     trained, held_out = len(report["learnt"]["trained"]), len(report["learnt"]["held_out"])
-    about |= {name: report[name] for name in ("time", "from_version", "offered", "why", "measures")}
+    about |= {name: report[name] for name in ("time", "from_version", "offered", "why")}
+    about["measures"] = {MEASURES.get(name, name): found for name, found in report["measures"].items()}
     return about | {"learnt": f"learnt from {trained} corrected images, measured on {held_out} held out"}
 
 

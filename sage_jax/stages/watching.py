@@ -117,13 +117,15 @@ def watching(run: Run, service: Service, references: ReferenceImages) -> Iterato
             webhook.start()
         work.start()
         try:
-            yield lambda: not work.is_alive()
+            yield lambda: not work.is_alive() or (webhook is not None and webhook.error is not None)
         finally:
             work.leave()
             left = 0 if webhook is None else webhook.stop()
             more = f"; {left} wait for the webhook, and are posted after the next start" if left else ""
             _say(f"stopped: {watcher.num_results} results in {output / RESULTS}{more}")
         work.check()
+        if webhook is not None and webhook.error is not None:
+            raise webhook.error
 
 
 def watch_output(run: Run) -> Path:

@@ -43,6 +43,9 @@ class Webhook:
       api_key: Sent as bearer token; "" = none.
       timeout_seconds: Longest time for a reply.
       first_wait: Seconds of the first wait.
+
+    Attributes:
+      error: What ended it before its time: the journal cannot be read or written.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ def make_version(root: Path, number: int) -> Path:
         "time": 1.8e9,
         "offered": True,
         "why": "nothing fell",
-        "measures": {"verdict": {"before": metric, "after": metric, "gain": metric, "fell": False}},
+        "measures": {"test_verdicts": {"before": metric, "after": metric, "gain": metric, "fell": False}},
         "learnt": {"trained": [1, 2, 3], "held_out": [4]},
     }
     (folder / REPORT).write_text(json.dumps(sealed_json(report)), encoding="utf-8")
@@ -37,6 +37,7 @@ def test_versions_say_which_answers_here_and_which_waits_for_a_restart(tmp_path:
     ]
     assert found["note"] == ""
     assert "3 corrected images, measured on 1" in found["versions"][1]["learnt"]
+    assert list(found["versions"][1]["measures"]) == ["Verdicts, old test set"]
     use_version(tmp_path, 1)
     waiting = versions_json(tmp_path)
     assert [each["answering"] for each in waiting["versions"]] == [True, False] and "Version 1" in waiting["note"]

@@ -93,3 +93,13 @@ def test_a_slow_receiver_holds_nobody_up_and_a_stop_does_not_wait_for_the_back_o
         until(lambda: len(server.bodies) == 1)
         assert hook.stop() == 19
         assert time.monotonic() - start < 20.0
+
+
+def test_a_journal_that_breaks_ends_the_webhook_with_its_fault(tmp_path: Path) -> None:
+    journal = WatchJournal(tmp_path)
+    hook = webhook(journal, "http://127.0.0.1:9/")
+    journal.path.unlink()
+    journal.path.write_bytes(b"no database" * 1000)
+    hook.start()
+    until(lambda: hook.error is not None)
+    assert journal.path.name in str(hook.error)

@@ -27,7 +27,11 @@ export function askName() {
   });
 }
 
-export const person = async () => own || askName();
+export async function person() {
+  const name = own || await askName();
+  if (!name) say("Nothing was saved: a name is needed.");
+  return name;
+}
 
 export const keysOn = () => byId("keys-on").checked;
 
@@ -38,9 +42,9 @@ export function say(text, undoable = null) {
   last = undoable ?? last;
   byId("said").textContent = text;
   byId("toast-undo").hidden = undoable === null;
-  byId("toast").hidden = false;
+  byId("toast").classList.remove("off");
   clearTimeout(timer);
-  timer = setTimeout(() => { byId("toast").hidden = true; }, LONG);
+  timer = setTimeout(() => { byId("toast").classList.add("off"); }, LONG);
 }
 
 export function showFault(error) {

@@ -2,8 +2,6 @@
 import {ask} from "./api.js";
 import {byId, element, when} from "./elements.js";
 
-const NAMES = {verdict: "Verdict right", verdicts: "Verdict right", kind: "Kind right", place: "Place right", questions: "Questions right"};
-
 export async function load() {
   const found = await ask("/api/versions"), versions = [...found.versions].reverse();
   const note = byId("versions-note");
@@ -31,9 +29,8 @@ function card(version) {
 }
 
 function row(name, {before, after, gain}) {
-  const label = NAMES[name] ?? name.replaceAll("_", " ");
   const kind = gain.high !== null && gain.high < 0 ? "fell" : gain.low !== null && gain.low > 0 ? "rose" : "";
-  return element("tr", {}, element("th", {scope: "row", text: label}), cell(before), cell(after), cell(gain, kind, true));
+  return element("tr", {}, element("th", {scope: "row", text: name}), cell(before), cell(after), cell(gain, kind, true));
 }
 
 function cell({value, low, high}, kind = "", signed = false) {
