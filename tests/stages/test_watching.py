@@ -183,3 +183,22 @@ def test_what_cannot_be_is_said_before_the_model_is_loaded(
     with program(tmp_path, *arguments, "--model", str(run_dir)) as found:
         assert found._process.wait(timeout=200) == 2
         assert message in found.said and json.dumps("Traceback") not in found.said and "compiled for" not in found.said
+
+
+def test_a_folder_that_export_wrote_is_served_too(run_dir: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "a.png").write_bytes(png(31))
+    (tmp_path / "good.png").write_bytes(png(100))
+    exported = sage_jax.export(run_dir, tmp_path / "line3", dtype="float32")
+    arguments = ("--references", "good.png", "--port", "0", "--watch.folder", "images", "--watch.output", "out")
+    with program(tmp_path, "serve", "--model", str(exported), *arguments, *OPTIONS) as service:
+        service.ready().until(lambda: len(rows_of(tmp_path / "out")) == 1)
+        (address,) = re.findall(r"review: (http\S+)/review", service.said)
+        queue = httpx2.get(f"{address}/review/api/queue", timeout=200).json()
+        assert [each["name"] for each in queue["inspections"]] == ["a.png"]
+        assert "no run here" in httpx2.get(f"{address}/review/api/versions", timeout=200).json()["note"]
+        assert service.stop() == 0
+    (row,) = rows_of(tmp_path / "out")
+    found = sage_jax.load(run_dir).inspect(images / "a.png", references=tmp_path / "good.png")
+    np.testing.assert_allclose(np.asarray(row["score"]), np.asarray(found.score), atol=1e-4)
