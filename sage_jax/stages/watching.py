@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sage_jax.config import Config, ConfigError
+from sage_jax.config import Config, ConfigError, WatchConfig
 from sage_jax.corrections.store import store_of
 from sage_jax.endpoint.budget import read_key
 from sage_jax.errors import UserError
@@ -24,7 +24,9 @@ from sage_jax.stages.versions import root_of
 if TYPE_CHECKING:
     from sage_jax.serving.reference_images import ReferenceImages
     from sage_jax.serving.service import Service
+    from sage_jax.watching.journal import WatchJournal
     from sage_jax.watching.watcher import Model, Watcher
+    from sage_jax.watching.webhook import Webhook
 
 RESULTS = "inspection.jsonl"
 
@@ -77,7 +79,6 @@ def watching(run: Run, service: Service, references: ReferenceImages) -> Iterato
     from sage_jax.watching.journal import WatchJournal
     from sage_jax.watching.result_file import ResultFile
     from sage_jax.watching.watcher import Watcher
-    from sage_jax.watching.webhook import Webhook
 
     options, output = run.config.watch, watch_output(run)
     hook_key = read_key(options.webhook_key_env, field="watch.webhook_key_env")
@@ -91,16 +92,7 @@ def watching(run: Run, service: Service, references: ReferenceImages) -> Iterato
         except OSError as error:
             raise ConfigError(f"watch.output: {output} cannot be written: {error.strerror or error}") from None
         journal = WatchJournal(output)
-        webhook = None
-        if options.webhook:
-            webhook = Webhook(
-                options.webhook,
-                journal,
-                name=output.resolve().name,
-                say=_say,
-                api_key=hook_key,
-                timeout_seconds=options.webhook_seconds,
-            )
+        webhook = _webhook(options, hook_key, journal, output)
         watcher = Watcher(
             service,
             _model(run, service, references),
@@ -132,6 +124,22 @@ def watch_output(run: Run) -> Path:
     """Folder of the results."""
     given = run.config.watch.output
     return Path(given).expanduser() if given else root_of(run.folder.path) / "watch"
+
+
+def _webhook(options: WatchConfig, api_key: str, journal: WatchJournal, output: Path) -> Webhook | None:
+    """What posts the results; None without an address."""
+    from sage_jax.watching.webhook import Webhook
+
+    if not options.webhook:
+        return None
+    return Webhook(
+        options.webhook,
+        journal,
+        name=output.resolve().name,
+        say=_say,
+        api_key=api_key,
+        timeout_seconds=options.webhook_seconds,
+    )
 
 
 class _Work(threading.Thread):
