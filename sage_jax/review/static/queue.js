@@ -41,7 +41,7 @@ function list() {
     const label = `${each.name}, ${each.verdict}, score ${each.score.toFixed(3)}`;
     const button = element("button", {type: "button", "aria-label": label, title: each.name},
       element("img", {src: imageUrl(each.image, 160), alt: "", loading: "lazy"}),
-      element("span", {}, element("b", {text: each.name}), element("small", {class: each.verdict, text: `${each.verdict} ${each.score.toFixed(3)}`})));
+      element("span", {}, element("b", {text: each.name.split("/").pop()}), element("small", {class: each.verdict, text: `${each.verdict} ${each.score.toFixed(3)}`})));
     button.dataset.id = each.id;
     button.addEventListener("click", () => guarded(() => open(each.id, true)));
     return element("li", {}, button);
