@@ -30,6 +30,7 @@ from sage_jax.stages.open_model import config_of
 from sage_jax.stages.run import Run
 from sage_jax.stages.scoring import results_folder
 from sage_jax.stages.stages import run_stages
+from sage_jax.stages.versions import root_of
 
 Section = TypeVar("Section", Config, ExportConfig)
 
@@ -295,7 +296,7 @@ def _config_of_run(folder: Path | str) -> Config:
       UserError: The folder has another kind of model, or none.
     """
     config = config_of(folder)
-    if Path(config.run_dir) != Path(folder).expanduser():
+    if root_of(config.run_dir) != root_of(folder):
         raise UserError(f"{folder}: a checkpoint, not a run: give the folder of a run, which has its data and stages")
     return config
 

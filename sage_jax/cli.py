@@ -1,4 +1,4 @@
-"""The command `sage-jax`: inspect, serve, train, evaluate, judge, calibrate, benchmark, export, plan, check, configs.
+"""The command `sage-jax`: inspect, serve, watch, train, evaluate, judge, calibrate, benchmark, export, plan and check.
 
 Built with cyclopts, which makes options of nested dataclasses with their docstrings, as the config's are; typer would
 need every field typed again as a parameter of a function. A command makes a config and runs its stages as
@@ -11,14 +11,14 @@ import dataclasses
 import re
 import shutil
 import sys
-import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from cyclopts import App, CycloptsError, Group, Parameter, UnknownOptionError
+from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
 
-from sage_jax.config import TRAINING_STAGES, CalibrateConfig, Config, InspectConfig, field_meanings, from_config_dict
+from sage_jax.command_options import named, options_of, with_options
+from sage_jax.config import TRAINING_STAGES, CalibrateConfig, Config, InspectConfig
 from sage_jax.config.command_line import load_config
 from sage_jax.config.fields import check_known
 from sage_jax.config.shipped import shipped_configs, summary_of
@@ -28,8 +28,9 @@ from sage_jax.process.libraries import quieten_libraries
 from sage_jax.process.shortages import told
 from sage_jax.process.standard_streams import run_with_any_output
 from sage_jax.process.version import own_version
+from sage_jax.version_commands import corrections, use, versions
 
-_COMPUTING: Final = ("inspect", "serve", "train", "evaluate", "calibrate", "benchmark", "export")
+_COMPUTING: Final = ("inspect", "serve", "watch", "train", "evaluate", "calibrate", "benchmark", "export", "learn")
 
 app: Final = App(
     name="sage-jax",
@@ -38,65 +39,15 @@ app: Final = App(
     default_parameter=Parameter(negative_iterable=()),
 )
 app.register_install_completion_command()
-
-
-def _options(config_class: Any, prefix: str = "", only: Sequence[str] = ()) -> Any:
-    """A dataclass with the fields of a config, each None where it is not given, for cyclopts to fill.
-
-    Args:
-      prefix: Path of the section, which its options are grouped under.
-      only: Fields to take; empty = all.
-    """
-    hints, meanings = typing.get_type_hints(config_class), field_meanings(config_class)
-    made: list[tuple[str, Any, Any]] = []
-    for field in dataclasses.fields(config_class):
-        if only and field.name not in only:
-            continue
-        hint, path = hints[field.name], f"{prefix}{field.name}"
-        if dataclasses.is_dataclass(hint):
-            made.append((field.name, _options(hint, f"{path}.") | None, None))
-        else:
-            group = Group(prefix.rstrip(".") or "Run", sort_key=0 if not prefix else 1)
-            about = Parameter(help=meanings.get(field.name, ""), group=group)
-            made.append((field.name, Annotated[hint | None, about], None))
-    options = dataclasses.make_dataclass(f"{config_class.__name__}Options", made)
-    options.__module__ = __name__  # else `types`, whose classes cyclopts takes for scalars
-    return options
-
-
-def _given(options: Any) -> dict[str, Any]:
-    """The fields that were given, sections as dictionaries."""
-    found: dict[str, Any] = {}
-    for field in dataclasses.fields(options) if options is not None else ():
-        value = getattr(options, field.name)
-        if dataclasses.is_dataclass(value):
-            found[field.name] = _given(value)
-        elif value is not None:
-            found[field.name] = value
-    return found
-
-
-def _merged(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(config)
-    for name, value in given.items():
-        merged[name] = _merged(config[name], value) if isinstance(value, Mapping) else value
-    return merged
-
-
-def _with(config: Config, options: Any, **fields: Any) -> Config:
-    """The config with the given options, and sections or fields beside them.
-
-    Raises:
-      ConfigError: A field is impossible.
-    """
-    return from_config_dict(_merged(_merged(dataclasses.asdict(config), _given(options)), fields))
+for command in (corrections, versions, use):
+    app.command(command)
 
 
 def _command(*sections: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Makes a command of a function; its parameter `fields` takes the fields of these sections; none = all."""
 
     def register(function: Callable[..., int]) -> Callable[..., int]:
-        options = Parameter(name="*")(_options(Config, only=sections))
+        options = Parameter(name="*")(options_of(Config, only=sections))
         function.__annotations__["fields"] = options | None
         return app.command(function)
 
@@ -129,21 +80,12 @@ def inspect(
     """
     from sage_jax.stages.open_model import config_of
 
-    given = {
-        "images": images,
-        "references": references,
-        "output": output,
-        "category": category,
-        "threshold": threshold,
-        "stage": stage,
-    }
-    config = _with(
-        config_of(model), fields, inspect={name: value for name, value in given.items() if value is not None}
-    )
+    given = named(output=output, category=category, threshold=threshold, stage=stage)
+    config = with_options(config_of(model), fields, inspect={"images": images, **named(references=references), **given})
     return _run(dataclasses.replace(config, stages="inspect"))
 
 
-@_command("data", "mesh", "evaluate", "inspect", "serve")
+@_command("data", "mesh", "evaluate", "inspect", "serve", "watch", "review")
 def serve(
     *,
     model: str,
@@ -166,13 +108,43 @@ def serve(
     """
     from sage_jax.stages.open_model import config_of
 
-    about_images = {"references": references, "threshold": threshold, "stage": stage}
-    about_address = {"host": host, "port": port}
-    inspect, address = (
-        {name: value for name, value in given.items() if value is not None} for given in (about_images, about_address)
-    )
-    config = _with(config_of(model), fields, inspect=inspect, serve=address)
+    inspect = named(references=references, threshold=threshold, stage=stage)
+    config = with_options(config_of(model), fields, inspect=inspect, serve=named(host=host, port=port))
     return _run(dataclasses.replace(config, stages="serve"))
+
+
+@_command("data", "mesh", "evaluate", "inspect", "serve", "watch")
+def watch(
+    folder: str,
+    /,
+    *,
+    model: str,
+    references: str | None = None,
+    output: str | None = None,
+    webhook: str | None = None,
+    category: str | None = None,
+    threshold: float | None = None,
+    stage: str | None = None,
+    fields: Any = None,
+) -> int:
+    """Watch a folder: inspect new images as they come, until it is stopped; results as JSON lines, and to a webhook.
+
+    Args:
+      folder: The folder; its subfolders are watched too.
+      model: A run folder, an exported folder, or a folder of a released InternVL checkpoint.
+      references: A good image, or a folder of good images matched by file name; none = each image is judged alone.
+      output: Folder of the results; none = `watch` of the run folder.
+      webhook: Address that each result is posted to.
+      category: Kind of part, for question and facts.
+      threshold: Anomaly score from which the verdict is "defective"; none = the calibrated one.
+      stage: Training stage whose model answers; none = the last trained one.
+    """
+    from sage_jax.stages.open_model import config_of
+
+    inspect = named(references=references, category=category, threshold=threshold, stage=stage)
+    watched = named(folder=folder, output=output, webhook=webhook)
+    config = with_options(config_of(model), fields, inspect=inspect, watch=watched)
+    return _run(dataclasses.replace(config, stages="watch"))
 
 
 @_command()
@@ -182,7 +154,7 @@ def train(config: str, /, *, fields: Any = None) -> int:
     Args:
       config: A config file, or the name of a shipped one (`sage-jax configs`). Options replace its fields.
     """
-    return _run(_with(load_config(config), fields))
+    return _run(with_options(load_config(config), fields))
 
 
 @_command("seed", "data", "mesh", "evaluate")
@@ -237,8 +209,22 @@ def calibrate(
     named = {name: getattr(CalibrateConfig(), name) if rate is None else rate for name, rate in rates.items()}
     # What `inspect` once set by hand stays in the run's config, and would win over what is found now.
     inspect = {"threshold": InspectConfig().threshold}
-    config = _with(config_of(model), fields, calibrate={**given, **named}, inspect=inspect)
+    config = with_options(config_of(model), fields, calibrate={**given, **named}, inspect=inspect)
     return _run(dataclasses.replace(config, stages="calibrate"))
+
+
+@_command("seed", "data", "mesh", "learn", "evaluate")
+def learn(*, model: str, accept: bool = False, fields: Any = None) -> int:
+    """Let a run learn from its corrections: a version is trained, measured before and after, and offered.
+
+    Args:
+      model: A run folder whose inspections were corrected.
+      accept: Use the version at once where it is offered.
+    """
+    from sage_jax.stages.open_model import config_of
+
+    config = with_options(config_of(model), fields, **({"learn": {"accept": True}} if accept else {}))
+    return _run(dataclasses.replace(config, stages="learn"))
 
 
 @_command("run_dir", "data", "text", "mesh", "evaluate", "benchmark")
@@ -264,7 +250,7 @@ def benchmark(
     from sage_jax.stages.open_model import config_of
 
     given = {"name": name, "root": questions, "images_root": images or "", "stage": stage or ""}
-    config = _with(config_of(model), fields, benchmark=given)
+    config = with_options(config_of(model), fields, benchmark=given)
     return _run(dataclasses.replace(config, stages="benchmark"))
 
 
@@ -285,7 +271,7 @@ def plan(config: str, /, *, fields: Any = None) -> int:
     Args:
       config: A config file, or the name of a shipped one.
     """
-    return _run(dataclasses.replace(_with(load_config(config), fields), stages="plan"))
+    return _run(dataclasses.replace(with_options(load_config(config), fields), stages="plan"))
 
 
 @_command("run_dir", "seed", "data")
@@ -295,7 +281,7 @@ def check(config: str, /, *, fields: Any = None) -> int:
     Args:
       config: A config file, or the name of a shipped one.
     """
-    return _run(dataclasses.replace(_with(load_config(config), fields), stages="check"))
+    return _run(dataclasses.replace(with_options(load_config(config), fields), stages="check"))
 
 
 @app.command
@@ -324,7 +310,7 @@ def configs(name: str = "", /, *, to: Path | None = None) -> int:
 def _stage(name: str, run: str, options: Any) -> int:
     from sage_jax.stages.open_model import config_of
 
-    return _run(dataclasses.replace(_with(config_of(run), options), stages=name))
+    return _run(dataclasses.replace(with_options(config_of(run), options), stages=name))
 
 
 def _run(config: Config) -> int:

@@ -17,10 +17,11 @@ from sage_jax.config.data import DataConfig, PairType, Source, TextConfig
 from sage_jax.config.facts import FactsConfig
 from sage_jax.config.fields import field_meanings, field_paths
 from sage_jax.config.judging import JudgeConfig
+from sage_jax.config.learning import LearnConfig
 from sage_jax.config.model import DecoderConfig, FusionConfig, MeshConfig, ModelConfig, VitConfig
 from sage_jax.config.run import Config
 from sage_jax.config.serving import ServeConfig
-from sage_jax.config.stages import STAGES, TRAINING_STAGES, TrainingStage, starts_from
+from sage_jax.config.stages import LEARN, STAGES, TRAINING_STAGES, TrainingStage, starts_from
 from sage_jax.config.tasks import (
     AblateConfig,
     CalibrateConfig,
@@ -32,6 +33,7 @@ from sage_jax.config.tasks import (
     RowsConfig,
 )
 from sage_jax.config.training import LoraConfig, PreferenceConfig, TrainConfig
+from sage_jax.config.watching import ReviewConfig, WatchConfig
 from sage_jax.errors import ConfigError
 
 __all__ = [
@@ -50,12 +52,15 @@ __all__ = [
     "FusionConfig",
     "InspectConfig",
     "JudgeConfig",
+    "LEARN",
+    "LearnConfig",
     "LoraConfig",
     "MeshConfig",
     "ModelConfig",
     "PairType",
     "PlanConfig",
     "PreferenceConfig",
+    "ReviewConfig",
     "RowsConfig",
     "STAGES",
     "ServeConfig",
@@ -65,6 +70,7 @@ __all__ = [
     "TrainConfig",
     "TrainingStage",
     "VitConfig",
+    "WatchConfig",
     "config_changes",
     "field_meanings",
     "field_paths",

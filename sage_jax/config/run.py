@@ -9,6 +9,7 @@ from sage_jax.config.checks import require, require_known, require_seed
 from sage_jax.config.data import DataConfig, TextConfig
 from sage_jax.config.facts import FactsConfig
 from sage_jax.config.judging import JudgeConfig
+from sage_jax.config.learning import LearnConfig
 from sage_jax.config.model import MeshConfig, ModelConfig
 from sage_jax.config.serving import ServeConfig
 from sage_jax.config.stages import STAGES, TRAINING_STAGES
@@ -22,6 +23,7 @@ from sage_jax.config.tasks import (
     RowsConfig,
 )
 from sage_jax.config.training import PreferenceConfig, TrainConfig
+from sage_jax.config.watching import ReviewConfig, WatchConfig
 
 
 def _require_preferences(stage: str, train: TrainConfig) -> None:
@@ -56,11 +58,14 @@ class Config:
       model: Sizes and attention.
       mesh: Devices.
       base, plain, sfe, base_dpo, dpo, edpo: Training stages; `base_dpo` is DPO alone, from the base model.
+      learn: Training on corrections.
       facts: Facts that a model writes about each image.
       evaluate: Evaluation of trained stages.
       judge: Judgement of the answers by language models.
       inspect: Inspection of a user's images.
       serve: The HTTP service.
+      watch: Inspection of a folder's new images as they come.
+      review: The page where people correct inspections.
       calibrate: Choice of the threshold.
       benchmark: Public question sets.
       export: Export of a trained stage.
@@ -91,11 +96,14 @@ class Config:
         preference=PreferenceConfig(eta=0.0, lambda_hard=0.0),
     )
     edpo: TrainConfig = TrainConfig(answers="ranked", freeze=("vit/", "fusion/", "fact_encoder/"))
+    learn: LearnConfig = LearnConfig()
     facts: FactsConfig = FactsConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     judge: JudgeConfig = JudgeConfig()
     inspect: InspectConfig = InspectConfig()
     serve: ServeConfig = ServeConfig()
+    watch: WatchConfig = WatchConfig()
+    review: ReviewConfig = ReviewConfig()
     calibrate: CalibrateConfig = CalibrateConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
     export: ExportConfig = ExportConfig()
@@ -106,9 +114,14 @@ class Config:
     def __post_init__(self) -> None:
         require(bool(self.stage_names), f"stages is empty: name some of {', '.join(STAGES)}")
         require_known("stages", self.stage_names, STAGES, "stage")
+        for stage in ("serve", "watch"):
+            require(
+                stage not in self.stage_names or self.stage_names == (stage,),
+                f"stages = {self.stages!r}: {stage!r} runs until it is stopped: give stages = {stage!r} alone",
+            )
         require(
-            "serve" not in self.stage_names or self.stage_names == ("serve",),
-            f"stages = {self.stages!r}: a service runs until it is stopped: give stages = 'serve' alone",
+            "watch" not in self.stage_names or bool(self.watch.folder),
+            "watch.folder is empty: name the folder to watch",
         )
         require_seed("seed", self.seed)
         require(

@@ -30,6 +30,7 @@ TRAINING_STAGES: Final[dict[str, TrainingStage]] = {
         TrainingStage("base_dpo", "base", "preference"),
         TrainingStage("dpo", "sfe", "preference"),
         TrainingStage("edpo", "sfe", "preference"),
+        TrainingStage("learn", "base", "preference"),  # in the folder of a version, where the present model is the base
     )
 }
 
@@ -46,9 +47,14 @@ STAGES: Final = (
     "benchmark",
     "inspect",
     "serve",
+    "watch",
     "export",
     "ablate",
 )
+
+
+LEARN: Final = "learn"
+"""The stage that makes a version of a finished run: it trains in a folder of its own, on corrections."""
 
 
 def starts_from(stage: str) -> str | None:

@@ -40,8 +40,8 @@ Split = Literal["train", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "test")
 
 _FAULTS_FILE = "faults.jsonl"
-_COUNTS_FILE = "counts.json"
-_VERDICTS_FILE = "verdicts.json"
+COUNTS_FILE = "counts.json"
+VERDICTS_FILE = "verdicts.json"
 _IMAGES = ("test_image", "reference_image", "mask")
 _MORE_IMAGES = "further_references"
 
@@ -143,7 +143,7 @@ class StoredRecords(Sequence[Record]):
     def __init__(self, path: Path, split: Split) -> None:
         self._path = path
         self._split: Split = split
-        stored = json.loads((path / _COUNTS_FILE).read_text())[split]
+        stored = json.loads((path / COUNTS_FILE).read_text())[split]
         self._length = int(stored.pop("records"))
         self.counts = RecordCounts(**{"references": 1, **stored})  # data sets of old do not say
         self._source: Any = None
@@ -248,7 +248,7 @@ def open_split(prepared: PreparedData, split: Split) -> StoredRecords:
 
 def train_verdicts(prepared: PreparedData) -> QuestionVerdicts:
     """How often each question of the training records was answered yes and no."""
-    return QuestionVerdicts(json.loads((prepared.path / _VERDICTS_FILE).read_text()))
+    return QuestionVerdicts(json.loads((prepared.path / VERDICTS_FILE).read_text()))
 
 
 def _build(data: DataConfig, seed: int, path: Path) -> None:
@@ -274,8 +274,8 @@ def _build(data: DataConfig, seed: int, path: Path) -> None:
             name: {"records": intake.num_records, **dataclasses.asdict(intake.counts)}
             for name, intake in intakes.items()
         }
-        (partial / _COUNTS_FILE).write_text(json.dumps(counts))
-        (partial / _VERDICTS_FILE).write_text(json.dumps(intakes["train"].verdicts.counts, ensure_ascii=False))
+        (partial / COUNTS_FILE).write_text(json.dumps(counts))
+        (partial / VERDICTS_FILE).write_text(json.dumps(intakes["train"].verdicts.counts, ensure_ascii=False))
         found = dict.fromkeys(fault for intake in intakes.values() for fault in intake.faults)
         faults = [json.dumps(dataclasses.asdict(fault)) for fault in found]
         (partial / _FAULTS_FILE).write_text("".join(f"{line}\n" for line in faults))

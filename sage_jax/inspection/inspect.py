@@ -327,10 +327,10 @@ class _RowWriter:
         """An image's row; writes its overlay where it has a reference."""
         if answers is None:
             found = unreadable(image.path, image.category, image.error)
-            return _row_of(found, truth=None)
+            return row_of(found, truth=None)
         found = make_inspection(answers, self._evaluator.config, self._familiarity)
         anomalous = answers.record.anomalous
-        row = _row_of(found, truth=None if anomalous is None else ("defective" if anomalous else "good"))
+        row = row_of(found, truth=None if anomalous is None else ("defective" if anomalous else "good"))
         if found.anomaly_map is None:
             return row
         path = self._output / "overlays" / f"{_short_stem(found.image)}_{key}.png"
@@ -342,7 +342,8 @@ def _short_stem(path: str) -> str:
     return Path(path).stem.encode()[:80].decode(errors="ignore")
 
 
-def _row_of(found: Inspection, *, truth: Literal["defective", "good"] | None) -> InspectionRow:
+def row_of(found: Inspection, *, truth: Literal["defective", "good"] | None) -> InspectionRow:
+    """The row of a finding, without its overlay."""
     return InspectionRow(
         image=found.image,
         category=found.category,

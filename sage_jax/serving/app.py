@@ -11,13 +11,14 @@ of errors. Key, largest body and longest time hold for all routes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
+from starlette.types import Scope
 
 from sage_jax.process.version import own_version
 from sage_jax.serving.chat_routes import chat_router
@@ -30,13 +31,20 @@ from sage_jax.serving.status_routes import status_router
 _ABOUT = "SAGE inspects images of parts beside good ones. Errors have the form of FaultBody."
 
 
-def create_app(service: Service, *, routers: Sequence[APIRouter] = (), api_key: str = "") -> FastAPI:
+def create_app(
+    service: Service,
+    *,
+    routers: Sequence[APIRouter] = (),
+    api_key: str = "",
+    admits: Callable[[Scope], bool] = lambda scope: False,
+) -> FastAPI:
     """The program.
 
     Args:
       service: Its model and its queue.
       routers: Further routes, such as a page for review.
       api_key: Asked of every request but /health and /ready; "" = none.
+      admits: Whether a request without it is let through nonetheless, such as one of a page where one signed in.
     """
     app = FastAPI(
         title="sage_jax",
@@ -53,7 +61,9 @@ def create_app(service: Service, *, routers: Sequence[APIRouter] = (), api_key: 
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_error)
     known = frozenset(app.openapi()["paths"])
-    app.add_middleware(Guard, options=service.options, api_key=api_key, measures=service.measures, known=known)
+    app.add_middleware(
+        Guard, options=service.options, api_key=api_key, measures=service.measures, known=known, admits=admits
+    )
     return app
 
 

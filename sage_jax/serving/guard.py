@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
+from collections.abc import Callable
 from typing import Final
 
 from starlette.responses import JSONResponse
@@ -35,13 +36,21 @@ class Guard:
     Args:
       api_key: "" = none is asked for.
       known: Paths to count by name; others count together.
+      admits: Whether a request without the key is let through nonetheless.
     """
 
     def __init__(
-        self, app: ASGIApp, *, options: ServeConfig, api_key: str, measures: Measures, known: frozenset[str]
+        self,
+        app: ASGIApp,
+        *,
+        options: ServeConfig,
+        api_key: str,
+        measures: Measures,
+        known: frozenset[str],
+        admits: Callable[[Scope], bool] = lambda scope: False,
     ) -> None:
         self._app, self._options, self._measures, self._known = app, options, measures, known
-        self._api_key = api_key.encode()
+        self._api_key, self._admits = api_key.encode(), admits
         self._most_bytes = int(options.max_body_mb * 1e6)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,7 +83,7 @@ class Guard:
         if self._api_key and scope["path"] not in OPEN:
             given = headers.get(b"authorization", b"")
             bearer = given[len(b"bearer ") :] if given[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")
-            if not hmac.compare_digest(bearer.strip(), self._api_key):
+            if not hmac.compare_digest(bearer.strip(), self._api_key) and not self._admits(scope):
                 return RequestFault(401, "no key, or a wrong one: send the header Authorization: Bearer KEY")
         length = headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > self._most_bytes:

@@ -103,7 +103,10 @@ async def finding(request: HttpRequest, service: Service, asked: Request) -> Fin
     try:
         done, _ = await asyncio.wait({gone, answer}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if answer in done:
-            return answer.result()
+            found = answer.result()
+            if service.keep is not None:
+                await run_in_threadpool(service.keep, asked, found)
+            return found
         if gone in done:
             raise RequestFault(499, "the client has gone")
         raise RequestFault(504, f"no answer within {seconds:g} s (serve.answer_seconds)", retry_after=5)

@@ -89,6 +89,7 @@ class Service:
       measures: Counts and times, for `/metrics`.
       revision: Hash of all that decides an answer.
       state: `warming`, then `ready`, then `stopping`.
+      keep: Keeps what came over HTTP, before it is answered; None = nothing is kept.
     """
 
     def __init__(self, model: InspectionModel, options: ServeConfig, references: ReferenceImages) -> None:
@@ -100,6 +101,7 @@ class Service:
         self.measures = Measures(lambda: len(self._queue))
         self._compiled: set[tuple[Hashable, int]] = set()
         self._seconds_an_image = 0.1
+        self.keep: Callable[[Request, Finding], None] | None = None
         self._finishing = ThreadPoolExecutor(_POST_THREADS, thread_name_prefix="findings")
 
     @property

@@ -14,6 +14,7 @@ from sage_jax.stages.facts import told_images
 from sage_jax.stages.familiarity import familiarity_of
 from sage_jax.stages.provenance import log_changes
 from sage_jax.stages.run import Run, Stage, StageCost
+from sage_jax.stages.versions import root_of
 
 
 def inspect(stage: Stage) -> StageCost:
@@ -66,8 +67,8 @@ def inspect(stage: Stage) -> StageCost:
 
 
 def inspection_folder(run: Run) -> Path:
-    """Folder of the results."""
-    return Path(run.config.inspect.output) if run.config.inspect.output else run.folder.path / "inspect"
+    """Folder of the results: by default that of the run, whichever version of it answers."""
+    return Path(run.config.inspect.output) if run.config.inspect.output else root_of(run.folder.path) / "inspect"
 
 
 def _images(stage: Stage) -> Images:

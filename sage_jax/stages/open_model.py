@@ -12,6 +12,7 @@ from sage_jax.errors import ConfigError, UserError
 from sage_jax.hf.importing import OWN_FILE
 from sage_jax.process.checksums import file_sum
 from sage_jax.stages.folder import CONFIG, CONFIG_SUM
+from sage_jax.stages.versions import active_folder
 
 _TEXT_OF_EXPORT = ("max_facts", "max_fact_tokens", "assist_prompt", "assist_position", "reference")
 """Fields of `text` that an export keeps under `sage` in its config.json."""
@@ -21,16 +22,18 @@ def config_of(folder: Path | str, *, scratch: Path | None = None) -> Config:
     """The config under which the model of a folder answers.
 
     Args:
-      folder: A run folder (with the config.json of its last command), a folder that stage `export` wrote, or a folder
-        of a released InternVL checkpoint, whose fusion is fresh: without SAGE's training it compares nothing.
+      folder: A run folder (with the config.json of its last command), whose active version is taken, a folder that
+        stage `export` wrote, or a folder of a released InternVL checkpoint, whose fusion is fresh: without SAGE's
+        training it compares nothing.
       scratch: Run folder for a model that has none of its own; it gets the tokenizer. None = `runs/` and its name.
 
     Raises:
       UserError: The folder is none of these.
     """
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder. {_HOW_TO_TRAIN}")
+    given = Path(folder).expanduser()
+    if not given.is_dir():
+        raise UserError(f"{given}: there is no such folder. {_HOW_TO_TRAIN}")
+    folder = active_folder(given)
     try:
         about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Final
 
-from sage_jax.config import TRAINING_STAGES, Config, ConfigError, config_changes, starts_from
+from sage_jax.config import LEARN, TRAINING_STAGES, Config, ConfigError, config_changes, starts_from
 from sage_jax.inspection.images import References, find_images
 from sage_jax.models.attention.select import attention_of
 from sage_jax.process.several import gather_json
@@ -18,13 +18,14 @@ from sage_jax.stages.benchmark import check_benchmark
 from sage_jax.stages.calibration import check_calibration
 from sage_jax.stages.export import check_export
 from sage_jax.stages.judging import check_judge
+from sage_jax.stages.learning import check_learning
 from sage_jax.stages.provenance import check_finished, check_start
 from sage_jax.stages.run import Run
 from sage_jax.stages.structure import shapes_without_tokenizer
 from sage_jax.training.loop import check_batch_size
 from sage_jax.training.optim import partition
 
-_COMPUTING: Final = ("evaluate", "calibrate", "benchmark", "inspect", "serve", "ablate")
+_COMPUTING: Final = ("evaluate", "calibrate", "benchmark", "inspect", "serve", "watch", "ablate")
 """Stages that run a model, beside those that train one."""
 
 
@@ -70,6 +71,8 @@ def check_stages(run: Run, stages: Sequence[str]) -> None:
         check_export(run.config)
     if "calibrate" in stages:
         check_calibration(run.config)
+    if LEARN in stages and run.trained.last() and not {*stages} & {*TRAINING_STAGES} - {LEARN}:
+        check_learning(run)
     if "judge" in stages:
         check_judge(run.config, stages)
     if "benchmark" in stages:
@@ -89,6 +92,7 @@ def _check_finished(run: Run, stages: Sequence[str]) -> None:
             "evaluate": run.config.evaluate.stages,
             "inspect": (run.config.inspect.stage,),
             "serve": (run.config.inspect.stage,),
+            "watch": (run.config.inspect.stage,),
             "calibrate": (run.config.inspect.stage,),
             "benchmark": (run.config.benchmark.stage,),
             "export": (run.config.export.stage,),
@@ -110,7 +114,7 @@ def _check_starts(run: Run, stages: Sequence[str]) -> None:
     """Checks that each stage finds the model that it starts from, or that it scores."""
     trained, before = {*run.trained}, set[str]()
     for stage in stages:
-        start = starts_from(stage) if stage in TRAINING_STAGES else None
+        start = starts_from(stage) if stage in TRAINING_STAGES and stage != LEARN else None
         if start is not None and start not in trained and stage not in trained:
             raise run.trained.missing(start, wanted_by=stage)
         writes = (stage == "facts" or _needs_facts(run, stage)) and not run.config.facts.base_url

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -32,7 +32,7 @@ from sage_jax.stages.data_sources import with_readers
 from sage_jax.stages.folder import RunFolder
 from sage_jax.stages.image_facts import ImageFacts, image_facts
 from sage_jax.stages.prepared import make_chat, prepare_data
-from sage_jax.stages.start import begun_from
+from sage_jax.stages.start import Start, begun_from
 from sage_jax.stages.structure import Structure
 from sage_jax.stages.trained import TrainedStages
 from sage_jax.stages.weights import Weights
@@ -56,9 +56,19 @@ class Run:
       RecognitionError: A data set is none that is read, or another than the config names.
     """
 
-    def __init__(self, config: Config):
+    def __init__(
+        self, config: Config, start: Start | None = None, own_data: Mapping[str, PreparedData] | None = None
+    ) -> None:
+        """Makes a run of a config.
+
+        Args:
+          start: The model that stands in for stage `base`; None = that of `start_from`, if it names one.
+          own_data: Stored data sets that stages read in place of what the config says.
+        """
         self.checkpoint: Checkpoint | None = None
-        config, self.start = begun_from(config) if config.start_from else (config, None)
+        self.start = start
+        if start is None and config.start_from:
+            config, self.start = begun_from(config)
         if config.model.weights:
             self.checkpoint = open_checkpoint(config.model.weights, config.model)
             config = dataclasses.replace(config, model=self.checkpoint.model)
@@ -69,8 +79,8 @@ class Run:
         inspect = dataclasses.replace(config.inspect, output=os.path.expanduser(config.inspect.output))
         self.config = dataclasses.replace(config, run_dir=os.path.expanduser(config.run_dir), inspect=inspect)
         self.folder = RunFolder(Path(self.config.run_dir))
-        self.trained = TrainedStages(self.folder, self.checkpoint or self.start)
-        self._own_data: dict[str, PreparedData] = {}
+        self.trained = TrainedStages(self.folder, self.start or self.checkpoint)
+        self._own_data = dict(own_data or {})
 
     @functools.cached_property
     def mesh(self) -> Mesh:
@@ -84,11 +94,15 @@ class Run:
 
     def prepared_for(self, stage: str) -> PreparedData:
         """The stored data set that a stage reads: the run's, or for a stage with `data_root` its own."""
-        if self.config.data_of(stage) == self.config.data:
-            return self.prepared
         if stage not in self._own_data:
+            if not self.has_own_data(stage):
+                return self.prepared
             self._own_data[stage] = prepare_data(self.config, self.folder, stage)
         return self._own_data[stage]
+
+    def has_own_data(self, stage: str) -> bool:
+        """Whether a stage reads another data set than the run."""
+        return stage in self._own_data or self.config.data_of(stage) != self.config.data
 
     @functools.cached_property
     def facts(self) -> ImageFacts:

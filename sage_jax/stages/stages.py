@@ -14,7 +14,7 @@ from typing import Final
 import jax
 
 from sage_jax.benchmark.tables import print_benchmark
-from sage_jax.config import TRAINING_STAGES, Config, ConfigError, DecoderConfig, DecodingConfig, config_changes
+from sage_jax.config import LEARN, TRAINING_STAGES, Config, ConfigError, DecoderConfig, DecodingConfig, config_changes
 from sage_jax.data import check as data_check
 from sage_jax.data import store
 from sage_jax.data.drawing.sheet import contact_sheet
@@ -42,6 +42,7 @@ from sage_jax.stages.export import export
 from sage_jax.stages.facts import write_facts
 from sage_jax.stages.inspection import inspect, inspection_folder
 from sage_jax.stages.judging import judge
+from sage_jax.stages.learning import learn
 from sage_jax.stages.preflight import check_same_config, check_stages
 from sage_jax.stages.prepared import barrier
 from sage_jax.stages.rows import write_rows
@@ -51,6 +52,7 @@ from sage_jax.stages.serving import serve
 from sage_jax.stages.start import words_in_pieces
 from sage_jax.stages.text_check import check_text
 from sage_jax.stages.training import train
+from sage_jax.stages.watching import watch
 from sage_jax.training.finished import final_config
 
 PACKAGES: Final = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers", "numpy")
@@ -76,8 +78,9 @@ def _run(config: Config) -> None:
     run = Run(_without_weights(config) if set(config.stage_names) == {"plan"} else config)
     check_stages(run, config.stage_names)
     keep_freed_memory()
-    if run.config.stage_names == ("serve",):  # it writes nothing, and may share the folder
-        serve(run)
+    until_stopped = {"serve": serve, "watch": watch}.get(run.config.stages)
+    if until_stopped is not None:  # they leave the run as it is, and may share the folder
+        until_stopped(run)
         return
     with contextlib.ExitStack() as held:
         try:
@@ -129,7 +132,7 @@ def _run_stages(run: Run) -> None:
         print_benchmark(benchmark_folder(run) / "summary.json")
     if run.config.stage_names == ("inspect",):
         print_inspection(inspection_folder(run), load_summary(run.folder.summary)["stages"].get("inspect", {}))
-    elif run.config.stage_names not in (("calibrate",), ("benchmark",)):  # which tell all there is
+    elif run.config.stage_names not in (("calibrate",), ("benchmark",), (LEARN,)):  # which tell all there is
         if {"evaluate", "judge"} & {*run.config.stage_names} and (folder := results_folder(run)) != run.folder.path:
             print_summary(folder / run.folder.summary.name)
         else:
@@ -149,7 +152,7 @@ def run_stage(run: Run, name: str) -> None:
             if run.start and own and (words := words_in_pieces(load_tokenizer(run.start.tokenizer), own)):
                 log.line(f"words of this data set that its tokenizer writes in several pieces: {words}")
             return
-        if name in TRAINING_STAGES and name in run.trained:
+        if name in TRAINING_STAGES and name in run.trained and name != LEARN:  # which makes one version after another
             _log_finished(run, name, log)
             return
         cost = _measured(Stage(run, name, log))
@@ -280,6 +283,7 @@ _STAGES: Final[dict[str, Callable[[Stage], StageCost]]] = {
     "prepare": prepare,
     "rows": write_rows,
     **dict.fromkeys(TRAINING_STAGES, train),
+    LEARN: learn,
     "check": check,
     "facts": write_facts,
     "evaluate": evaluate,

@@ -12,6 +12,7 @@ from sage_jax.config import Config, ConfigError
 from sage_jax.stages.folder import RunFolder
 from sage_jax.stages.open_model import config_of
 from sage_jax.stages.trained import TrainedStages
+from sage_jax.stages.versions import root_of
 from sage_jax.training.finished import final_weights
 
 _OWN_MODEL: Final = ("weights", "compute_dtype", "attention", "remat", "scan_unroll")
@@ -63,7 +64,7 @@ def begun_from(config: Config) -> tuple[Config, Start | None]:
     if not folder.exists() and own.last():
         return config, None
     other = config_of(folder)
-    if other.model.weights and Path(other.run_dir).expanduser() != folder:
+    if other.model.weights and root_of(other.run_dir) != root_of(folder):
         return _adopted(config, other, "base", weights=str(folder)), None
     if other.model.weights:
         raise ConfigError(
@@ -72,7 +73,7 @@ def begun_from(config: Config) -> tuple[Config, Start | None]:
         )
     if folder.resolve() == own.folder.path.resolve():
         raise ConfigError(f"start_from = {config.start_from!r} is run_dir itself: give this run another run_dir")
-    trained = TrainedStages(RunFolder(folder), None)
+    trained = TrainedStages(RunFolder(Path(other.run_dir)), None)  # of the active version
     last = trained.last()
     if last is None:
         raise ConfigError(f"start_from = {config.start_from!r}: no training stage has finished there; finish that run")

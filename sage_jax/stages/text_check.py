@@ -168,7 +168,7 @@ def _text_check(stage: Stage) -> TextCheck:
     run = stage.run
     facts = run.facts if run.reads_written_facts(stage.name) and run.config.facts.stage in run.trained else None
     known = facts is not None and facts.book.is_complete(run.prepared_for(stage.name).revision)
-    own = {name: run.prepared_for(name) for name in TRAINING_STAGES if run.config.training(name).data_root}
+    own = {name: run.prepared_for(name) for name in TRAINING_STAGES if run.has_own_data(name)}
     return TextCheck(run.config, run.prepared, run.chat, stage.log, run.max_positions, facts if known else None, own)
 
 

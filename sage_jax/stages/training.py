@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from sage_jax.batch import TreeBatch
-from sage_jax.config import TRAINING_STAGES, ConfigError, starts_from
+from sage_jax.config import LEARN, TRAINING_STAGES, ConfigError, starts_from
 from sage_jax.data.records import Record
 from sage_jax.data.stream.pipeline import StreamOptions, TrainLoader, make_train_loader, visited_records
 from sage_jax.data.stream.vit_features import StoredFeatures
@@ -108,7 +108,7 @@ def _records_of(stage: Stage) -> StageRecords:
     if not len(stored):
         raise ConfigError("there are no training records: check data.root and data.held_out, or raise data.num_train")
     parts: tuple[Sequence[int], Sequence[int]] = (range(len(stored)), [])
-    if fraction:
+    if fraction and stage.name != LEARN:  # which measures on corrections of its own
         parts = split_by_image(stored, fraction)
     if TRAINING_STAGES[stage.name].objective == "preference" and stage.config.data_of(stage.name).source == "rows":
         parts = _ranked(stage, stored, parts)
@@ -305,7 +305,8 @@ def write_adapters(stage: Stage, params: Params) -> None:
 
     adapted = {path.split("/", 1)[0] for path in params if path.endswith(TRAINED)}
     trained = {path.split("/", 1)[0] for path in params if is_trained(path)} & {"vit", "adapter"}
-    base = config.model.weights if starts_from(chain[-1]) == "base" else ""
+    given = starts_from(chain[-1]) == "base" and run.start is None
+    base = config.model.weights if given else ""
     folder = run.folder.stage(stage.name)
     save_adapters(params, folder / "lora.safetensors")
     whole = sorted(trained - adapted)
