@@ -16,8 +16,8 @@ from sage_jax.evaluation.before_after import Values, compare, right_questions, r
 from sage_jax.verdict import parse_verdict
 
 
-def values(right: Sequence[float]) -> Values:
-    return {str(index): [each] for index, each in enumerate(right)}
+def values(right: np.ndarray) -> Values:
+    return {str(index): [float(each)] for index, each in enumerate(right)}
 
 
 def test_a_change_that_is_noise_does_not_fall_and_a_large_one_does() -> None:
