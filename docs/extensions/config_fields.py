@@ -36,10 +36,12 @@ def reference() -> Iterator[str]:
     yield from _stage_differences()
 
 
-def _section(path: str, config_class: Any) -> Iterator[str]:
+def _section(path: str, config_class: Any, shared: Any = None) -> Iterator[str]:
+    """The fields of a section; those that it shares with another class stand there."""
     hints = typing.get_type_hints(config_class)
     meanings = field_meanings(config_class)
-    fields = dataclasses.fields(config_class)
+    known = {field.name for field in dataclasses.fields(shared)} if shared else set[str]()
+    fields = [field for field in dataclasses.fields(config_class) if field.name not in known]
     summary = (inspect.getdoc(config_class) or "").split("\n\nAttributes:")[0]
     yield from ("", f"## `{path}`" if path else "## Run", "", summary, "")
     for field in fields:
@@ -53,6 +55,8 @@ def _section(path: str, config_class: Any) -> Iterator[str]:
             yield from _section(_below(path, name), inner)
         elif name == stages[0]:
             yield from _section(STAGE, inner)
+        elif inner is not TrainConfig:
+            yield from _section(_below(path, name), inner, TrainConfig)
 
 
 def _stage_differences() -> Iterator[str]:
@@ -64,7 +68,7 @@ def _stage_differences() -> Iterator[str]:
 
 
 def _differences(path: str, config: Any, other: Any) -> Iterator[tuple[str, object]]:
-    for field in dataclasses.fields(config):
+    for field in dataclasses.fields(other):  # a stage may have more fields, which stand in its own list
         here, there = getattr(config, field.name), getattr(other, field.name)
         if dataclasses.is_dataclass(here):
             yield from _differences(_below(path, field.name), here, there)

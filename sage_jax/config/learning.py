@@ -24,9 +24,9 @@ class LearnConfig(TrainConfig):
       accept: Whether inspection uses a version at once that is offered; else `sage-jax use` takes it.
     """
 
-    steps: int = 120
+    steps: int = 80
     batch_size: int = 12
-    peak_learning_rate: float = 1e-4
+    peak_learning_rate: float = 3e-4
     warmup_steps: int = 10
     freeze: tuple[str, ...] = ("vit/", "fact_encoder/")
     reference_drop_rate: float = 0.0

@@ -169,20 +169,23 @@ def judgement(measures: Mapping[str, Compared], calibration: Mapping[str, Any]) 
 
 
 def print_versions(versions: Sequence[Version]) -> None:
-    """The table of a run's versions."""
-    table = Table("version", "answers", "from", "made", "corrections", "test set", "", box=None, pad_edge=False)
+    """The table of a run's versions, and why each is offered or not."""
+    table = Table("version", "answers", "from", "made", "corrections", "test set", box=None, pad_edge=False)
+    console = Console(highlight=False)
     for each in versions:
         report = each.report
         changes = [
             f"{report['measures'][name]['gain']['value']:+.1%}" if name in report.get("measures", {}) else ""
             for name in ("corrections_held_out", "test_verdicts")
         ]
-        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(report["time"])) if report else ""
-        why = report.get("why", "as it was trained")
+        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(report["time"])) if report else "as it was trained"
         table.add_row(
-            str(each.number), "yes" if each.active else "", str(report.get("from_version", "")), made, *changes, why
+            str(each.number), "yes" if each.active else "", str(report.get("from_version", "")), made, *changes
         )
-    Console(highlight=False).print(table)
+    console.print(table)
+    for each in versions:
+        if each.report:
+            console.print(f"version {each.number}: {each.report['why']}", soft_wrap=True)
 
 
 def print_learnt(report: Mapping[str, Any]) -> None:

@@ -1,0 +1,55 @@
+"""The measurement of what a run learns: its shifted images, its operator, and its sums."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bench.learn_from_corrections import distinct, shifted, summed, turned
+from sage_jax.config import DataConfig
+from sage_jax.data.images import decode_mask, remembered_rgb
+from sage_jax.data.records import Box, Record
+from sage_jax.data.sources.readers import read_records
+
+
+@pytest.fixture(scope="module")
+def records() -> list[Record]:
+    data = DataConfig(num_train=8, num_test=1, image_px=48)
+    return [each for each in read_records(data, "train", 2) if isinstance(each, Record)]
+
+
+@pytest.mark.parametrize("quarters", range(5))
+def test_boxes_turn_with_their_image(quarters: int) -> None:
+    pixels, box = np.zeros((6, 10), np.uint8), Box(1, 2, 4, 3)
+    pixels[box.top : box.bottom, box.left : box.right] = 1
+    found = turned(box, 10, 6, quarters)
+    expected = np.rot90(pixels, quarters)
+    shown = np.zeros_like(expected)
+    shown[found.top : found.bottom, found.left : found.right] = 1
+    assert np.array_equal(shown, expected)
+
+
+def test_the_look_changes_and_what_is_known_stays(records: list[Record]) -> None:
+    for record in records:
+        other = shifted(record, 1.5, 20.0, 1)
+        before, after = (remembered_rgb(each.test_image, name="", keep=False) for each in (record, other))
+        assert np.array_equal(after, np.clip(np.rot90(before) * 1.5 + 20.0, 0, 255).astype(np.uint8))
+        assert (other.anomalous, len(other.defects)) == (record.anomalous, len(record.defects))
+        if record.mask is not None and record.defects:
+            mask = np.rot90(decode_mask(record.mask))
+            assert all(mask[d.box.top : d.box.bottom, d.box.left : d.box.right].any() for d in other.defects)
+
+
+def test_each_image_counts_once(records: list[Record]) -> None:
+    assert [each.image_id for each in distinct([*records, *records])] == list(
+        dict.fromkeys(r.image_id for r in records)
+    )
+
+
+def test_sums_are_in_points_over_the_seeds() -> None:
+    one = {"shifted before": 0.5, "shifted after": 0.75, "test_verdicts": [0.9, 0.89], "minutes": 4.0}
+    two = {"shifted before": 0.5, "shifted after": 0.65, "test_verdicts": [0.9, 0.91], "minutes": 6.0}
+    found = summed([one, two])
+    assert found["shifted, points"] == pytest.approx([20.0, 15.0, 25.0])
+    assert found["old test, points"] == pytest.approx([0.0, -1.0, 1.0])
+    assert found["minutes"] == [5.0, 4.0, 6.0]
