@@ -90,8 +90,9 @@ def train_step(
     (loss, metrics), gradients = _summed(functools.partial(gradient_of, state.trainable), batch, accumulate)
     grad_norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable, finite=finite)
-    trainable = optax.apply_updates(state.trainable, updates)
+    with jax.named_scope("optimizer"):  # a name for profiles
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable, finite=finite)
+        trainable = optax.apply_updates(state.trainable, updates)
     skipped = 1 - finite.astype(jnp.int32)
 
     one = jnp.ones((), jnp.float32)

@@ -74,6 +74,7 @@ def gpu_of(capability: str) -> Backend:
     return "gpu" if number is not None and float(capability) >= _FIRST_CAPABILITY else "older gpu"
 
 
+@jax.named_scope("attention")
 def attend_visible(
     queries: Float[Array, "B S Y X"],
     keys: Float[Array, "B S R X"],
@@ -103,6 +104,7 @@ def attend_visible(
     return attend(queries, keys, values, visibility)
 
 
+@jax.named_scope("attention")
 def attend_all(
     queries: Float[Array, "B S Y X"],
     keys: Float[Array, "B S Y X"],
