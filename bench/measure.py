@@ -132,7 +132,7 @@ def size_of(options: argparse.Namespace) -> Size:
 
 
 def say(what: str, options: argparse.Namespace, size: Size, **figures: Any) -> None:
-    """Prints a measurement as one line of JSON."""
+    """Prints a measurement as one line of JSON; figures come before what is said of every one."""
     about = {
         "what": what,
         "size": options.size,
