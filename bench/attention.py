@@ -5,7 +5,7 @@
 Five questions of one image with four answers each, heads random in the dtype that the size computes in here. Each way
 that runs on the device gets a line, with its distance from masked attention in float32, and its floor: operations
 between visible pairs at the device's peak, 4 a pair, head and channel forward, 14 with the backward pass, which
-computes the scores again. `causal`, on a GPU, is cuDNN's attention over a plain sequence of that length, for comparison:
+computes the scores again. `causal`, on a GPU, is cuDNN's attention over a plain sequence of that length, beside it:
 it has a third more pairs.
 """
 

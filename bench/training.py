@@ -101,7 +101,7 @@ def measure_steps(
             return metrics["loss"][0]
 
         seconds, first = timed(once, warmup=options.warmup, repeats=options.repeats)
-        found: dict[str, Any] = {"peak_memory_gb": peak_memory_gb()}  # before the trace takes some
+        found: dict[str, Any] = {"peak_memory_gb": peak_memory_gb(), "step_memory_gb": step.peak_bytes[0] / 1e9}
         attention = step_attention_flops(size, batches[0], train_vision=options.train_vision)
         found |= profiled(options, lambda number: once(number % len(placed)), attention)
     counted = batches[options.warmup :]
