@@ -17,7 +17,7 @@ class DeviceKind:
       memory_gb: Memory of a device, GB (10^9 bytes) as the data sheet says.
       peak_tflops: Dense bfloat16 matrix products with float32 accumulation, 10^12 floating-point operations a second.
       memory_tb_s: Bandwidth of that memory, 10^12 bytes a second.
-      link_gb_s: What a device sends to others of its node, or of its TPU slice, all links together, 10^9 bytes a second.
+      link_gb_s: What a device sends to others of its node or TPU slice, all links together, 10^9 bytes a second.
     """
 
     title: str

@@ -62,8 +62,9 @@ def memory_traffic(config: Config, stage: str) -> int:
     """Bytes that a step reads and writes in a device's memory, at least.
 
     Of each micro-batch: the decoder's kernels in the dtype of activations, read by the forward and the backward pass,
-    and once more where layers are computed again; what the forward pass keeps, written and read. Of the step: gradients,
-    written and read for each micro-batch and read by the update, and parameters and moments, read and written.
+    and once more where layers are computed again; what the forward pass keeps, written and read. Of the step:
+    gradients, written and read for each micro-batch and read by the update, and parameters and moments, read and
+    written.
     """
     train, local = config.training(stage), local_sizes(config, stage)
     state = state_bytes(config, stage, planned_mesh(config))

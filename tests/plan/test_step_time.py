@@ -44,11 +44,8 @@ def test_the_memorys_traffic_holds_each_part_once_for_each_use() -> None:
     step = abstract_step(config, "sfe")
     trained = sum(leaf.size for leaf in step.state.trainable.values())
     layers = config.model.decoder.num_layers
-    kernels = sum(
-        leaf.size
-        for path, leaf in step.state.trainable.items()
-        if path.startswith("decoder/blocks/") and "kernel" in path
-    )
+    of_layers = {path: leaf for path, leaf in step.state.trainable.items() if path.startswith("decoder/blocks/")}
+    kernels = sum(leaf.size for path, leaf in of_layers.items() if path.endswith("kernel"))
     rows, length = config.sfe.batch_size, step.tree.shape.length
     kept = 4 * rows * length * config.model.decoder.embed_dim * layers
     state = 4 * trained * (2 + 1 + 2 + 4)  # gradients written, read, read; parameters; two moments, read and written
