@@ -98,7 +98,7 @@ def _work_table(config: Config, plans: dict[str, StagePlan]) -> Table:
 
 def _time_table(config: Config, plans: dict[str, StagePlan]) -> Table:
     kind = DEVICE_KINDS[config.plan.device]
-    table = _table(f"Least seconds of a step, at the peaks of {kind.title}'s data sheet")
+    table = _table(f"Least seconds of a step on {kind.title}")
     for heading in ("Products", "Memory", "Links", "of that hidden", "Together"):
         table.add_column(heading, justify="right")
     for stage, plan in plans.items():
