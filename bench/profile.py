@@ -79,9 +79,10 @@ def read_folder(folder: Path) -> Profile:
     except (OSError, ValueError, TypeError):
         raise TraceError(f"{folder}: no {_ABOUT} in it; give a folder that --profile wrote") from None
     texts = [path.read_text(encoding="utf-8") for path in sorted((folder / _PROGRAMS).glob("*.hlo.txt"))]
+    events = read_events(folder)
     return profile_of(
-        read_events(folder),
-        read_work(texts),
+        events,
+        read_work(texts, events),
         steps=about.steps,
         peak_flops=about.peak_flops,
         bandwidth=about.bandwidth,

@@ -163,16 +163,28 @@ def _event(one: Mapping[str, Any]) -> Event:
     return Event(one["name"], args.get("hlo_module", ""), instruction, one["ts"] * 1e-6, one.get("dur", 0.0) * 1e-6)
 
 
-def read_work(texts: Iterable[str]) -> dict[tuple[str, str], Work]:
-    """What the instructions of compiled programs have to do, by program and instruction."""
-    found = {}
+def read_work(texts: Iterable[str], events: Iterable[Event]) -> dict[tuple[str, str], Work]:
+    """What the instructions of compiled programs have to do, by program and instruction.
+
+    Of several programs of one name, the one counts that has the most of the instructions that ran.
+    """
+    ran: dict[str, set[str]] = defaultdict(set)
+    for event in events:
+        ran[event.module].add(event.instruction)
+    found: dict[str, tuple[int, dict[str, Work]]] = {}
     for text in texts:
-        module = re.match(r"HloModule ([^\s,]+)", text)
+        named = re.match(r"HloModule ([^\s,]+)", text)
+        module = named[1] if named else ""
         computations, _ = computations_of(text)
-        for instructions in computations.values():
-            for name, one in instructions.items():
-                found[module[1] if module else "", name] = _work(one, instructions, computations)
-    return found
+        work = {
+            name: _work(one, instructions, computations)
+            for instructions in computations.values()
+            for name, one in instructions.items()
+        }
+        known = len(ran[module] & work.keys())
+        if module not in found or known > found[module][0]:
+            found[module] = known, work
+    return {(module, name): one for module, (_, work) in found.items() for name, one in work.items()}
 
 
 def _work(one: Mapping[str, str], around: Instructions, computations: Mapping[str, Instructions]) -> Work:

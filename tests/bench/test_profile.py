@@ -24,7 +24,7 @@ PEAK, BANDWIDTH = 1e12, 1e11
 def test_kernels_of_a_gpus_streams_are_told_apart_by_kind() -> None:
     """Microseconds of a step on the two streams; not on the lines that group them, nor of the other device."""
     events = read_events(TRACES / "gpu.trace.json")
-    work = read_work([(TRACES / "gpu.hlo.txt").read_text()])
+    work = read_work([(TRACES / "gpu.hlo.txt").read_text()], events)
     profile = profile_of(events, work, steps=2, peak_flops=PEAK, bandwidth=BANDWIDTH)
     found = {kind: (row.events, round(row.seconds * 1e6, 3)) for kind, row in profile.rows.items()}
     assert found == {
@@ -41,7 +41,7 @@ def test_kernels_of_a_gpus_streams_are_told_apart_by_kind() -> None:
 
 def test_floors_are_those_of_operations_or_of_bytes() -> None:
     events = read_events(TRACES / "gpu.trace.json")
-    work = read_work([(TRACES / "gpu.hlo.txt").read_text()])
+    work = read_work([(TRACES / "gpu.hlo.txt").read_text()], events)
     asked = {"steps": 2, "peak_flops": PEAK, "bandwidth": BANDWIDTH}
     rows = profile_of(events, work, **asked).rows
     wide, narrow = 2.0 * 512 * 1024 * 2048, 2.0 * 512 * 1024 * 256
@@ -56,6 +56,15 @@ def test_floors_are_those_of_operations_or_of_bytes() -> None:
     # Library calls bound by memory: where the machine computes without end, bytes are what is left.
     endless = profile_of(events, work, **{**asked, "peak_flops": 1e30}).rows["products"]
     assert endless.floor > rows["copies"].floor
+
+
+def test_of_programs_of_one_name_the_one_that_ran_counts() -> None:
+    """Such as answers of one token and of many."""
+    events, text = read_events(TRACES / "gpu.trace.json"), (TRACES / "gpu.hlo.txt").read_text()
+    other = text.replace("custom-call.1 ", "custom-call.9 ").replace("bf16[512,2048]", "bf16[4,2048]")
+    expected = read_work([text], events)
+    assert read_work([other, text], events) == read_work([text, other], events) == expected
+    assert read_work([other], events) != expected
 
 
 def test_kinds_are_told_by_kernels_names_where_no_program_is_kept() -> None:
