@@ -10,8 +10,8 @@ import dataclasses
 import jax
 import numpy as np
 
-from bench.measure import parser, peak_flops, peak_memory_gb, say, size_of, timed
-from bench.model_flops import model_flops
+from bench.measure import parser, peak_flops, peak_memory_gb, profiled, say, size_of, timed
+from bench.model_flops import attention_flops, model_flops
 from bench.sizes import Size, make_model, make_tree
 from sage_jax.batch import TreeBatch
 from sage_jax.config import MeshConfig
@@ -52,6 +52,10 @@ def main() -> None:
             seconds, first = timed(
                 lambda _, placed=placed: forward(params, placed), warmup=options.warmup, repeats=options.repeats
             )
+            memory = peak_memory_gb()
+            found_kinds = profiled(
+                options, lambda _, placed=placed: forward(params, placed), sum(attention_flops(size, batch))
+            )
             tokens = int(np.sum(batch.token_mask))
             flops = model_flops(size, batch, answer_tokens=tokens).forward()
             say(
@@ -64,7 +68,8 @@ def main() -> None:
                 tokens_per_s=round(tokens / seconds["seconds"], 1),
                 model_gflops=round(flops / 1e9, 1),
                 mfu=round(flops / seconds["seconds"] / peak_flops(options), 3),
-                peak_memory_gb=peak_memory_gb(),
+                peak_memory_gb=memory,
+                **found_kinds,
             )
 
 

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from bench.measure import Watch, parser, peak_memory_gb, say, size_of
+from bench.measure import Watch, parser, peak_memory_gb, profiled, say, size_of
 from bench.sizes import COMPARISON, FIRST_FREE, IMAGE, Size, make_model, make_tree
 from sage_jax.batch import TreeBatch
 from sage_jax.config import MeshConfig
@@ -155,7 +155,9 @@ def measure_fixed(options: argparse.Namespace, size: Size, short: Responder, lon
         each = float(np.median(differences)) / (size.new_tokens - 1)
         figures["seconds_per_decode_step"] = round(each, 5)
         figures["decode_tokens_per_s"] = round(answers / each, 1)
-    say("generate", options, size, **about, **figures, peak_memory_gb=peak_memory_gb())
+    memory = peak_memory_gb()
+    found = profiled(options, lambda _: whole())
+    say("generate", options, size, **about, **figures, peak_memory_gb=memory, **found)
 
 
 def answering_model(size: Size, weights: str, mesh: jax.sharding.Mesh) -> tuple[nnx.GraphDef[Any], Params]:

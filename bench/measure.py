@@ -9,19 +9,26 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bench.profile import STEPS, About, figures, record
 from bench.sizes import SIZES, Size, with_options
+from bench.trace import table
 from sage_jax.models.attention.select import attention_of
 from sage_jax.models.sage import compute_dtype
 from sage_jax.process.allocator import compute_on_calling_thread, keep_freed_memory
 
 PEAK_TFLOPS: Final = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0}
 """Dense bfloat16 products of GPUs by a word of their name, from the vendor's data sheets, 10^12 operations a second."""
+
+
+PEAK_TB_S: Final = {"H200": 4.8, "H100": 3.35, "A100": 2.0, "L40S": 0.864, "L4": 0.3}
+"""Memory bandwidth of the same GPUs, 10^12 bytes a second (A100: of the one with 80 GB)."""
 
 
 class Watch:
@@ -80,6 +87,22 @@ def timed(step: Callable[[int], Any], *, warmup: int, repeats: int) -> tuple[dic
     return watch.summary(), round(first, 2)
 
 
+def profiled(options: argparse.Namespace, step: Callable[[int], Any], attention_flops: float = 0.0) -> dict[str, Any]:
+    """Traces two steps where `--profile` asks for it, prints their table, and gives figures for the measurement's line.
+
+    Args:
+      step: Runs a step that has run before.
+      attention_flops: Operations of its attention between visible pairs.
+    """
+    if options.profile is None:
+        return {}
+    kind = jax.devices()[0].device_kind
+    peak = peak_flops(options) / jax.device_count()
+    profile = record(step, options.profile, About(STEPS, peak, peak_bandwidth(), attention_flops, kind))
+    print(table(profile), flush=True)
+    return figures(profile)
+
+
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """The options that all benchmarks share."""
     found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -93,6 +116,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     )
     found.add_argument("--attention", default="", help="model.attention; its default where left out")
     found.add_argument("--peak-tflops", type=float, default=0.0, help="of the device, for MFU; 0 = known or measured")
+    found.add_argument("--profile", type=Path, help="folder for a trace of two more steps, read into a table by kinds")
     return found
 
 
@@ -108,7 +132,7 @@ def size_of(options: argparse.Namespace) -> Size:
 
 
 def say(what: str, options: argparse.Namespace, size: Size, **figures: Any) -> None:
-    """Prints a measurement as one line of JSON."""
+    """Prints a measurement as one line of JSON; figures come before what is said of every one."""
     about = {
         "what": what,
         "size": options.size,
@@ -144,6 +168,22 @@ def peak_flops(options: argparse.Namespace) -> float:
         jax.block_until_ready(product(matrix, matrix))
         seconds.append(time.perf_counter() - start)
     return 2.0 * side**3 / statistics.median(seconds)
+
+
+def peak_bandwidth() -> float:
+    """Bytes a second of the first device's memory: of the data sheet, or measured on 256 MB, read and written."""
+    kind = jax.devices()[0].device_kind
+    for name, rate in PEAK_TB_S.items():
+        if name in kind:
+            return rate * 1e12
+    array, add = jnp.zeros(2**26, jnp.float32), jax.jit(lambda x: x + 1, donate_argnums=0)
+    array = jax.block_until_ready(add(array))
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        array = jax.block_until_ready(add(array))
+        seconds.append(time.perf_counter() - start)
+    return 2.0 * array.nbytes / statistics.median(seconds)
 
 
 def peak_memory_gb() -> float:

@@ -51,18 +51,33 @@ def model_flops(size: Size, batch: TreeBatch, *, answer_tokens: float | None = N
     matrices = vit.num_layers * (4 * vit.embed_dim**2 + 2 * vit.embed_dim * vit.mlp_dim)
     tiles = float(np.sum(batch.tile_mask) + np.sum(batch.reference_tile_mask))
     embed = 2.0 * 3 * vit.patch_px**2 * vit.embed_dim * (patches - 1)
-    vision = tiles * (2.0 * matrices * patches + 4.0 * patches**2 * vit.embed_dim * vit.num_layers + embed)
+    of_vision, of_decoder = attention_flops(size, batch)
+    vision = tiles * (2.0 * matrices * patches + embed) + of_vision
     folded = vit.embed_dim * model.downsample**2
     adapter = tiles * model.tokens_per_tile * 2.0 * (folded + decoder.embed_dim) * decoder.embed_dim
     head = decoder.width_of_head
     columns = (2 * decoder.num_heads + 2 * decoder.num_kv_heads) * head
     weights = decoder.num_layers * decoder.embed_dim * (columns + 3 * decoder.mlp_dim)
     tokens = float(np.sum(batch.token_mask))
-    pairs = float(visible_pairs(batch))
-    attention = 4.0 * pairs * decoder.num_heads * head * decoder.num_layers
     scored = float(np.sum(batch.target_mask)) if answer_tokens is None else answer_tokens
     output = 2.0 * decoder.embed_dim * size.vocab_size * scored
-    return Flops(vision, adapter, 2.0 * weights * tokens + attention, output)
+    return Flops(vision, adapter, 2.0 * weights * tokens + of_decoder, output)
+
+
+def attention_flops(size: Size, batch: TreeBatch) -> tuple[float, float]:
+    """Operations of attention in a forward pass, those of `model_flops` too: of the ViT, and of the decoder."""
+    vit, decoder = size.model.vit, size.model.decoder
+    patches = (vit.tile_px // vit.patch_px) ** 2 + 1
+    tiles = float(np.sum(batch.tile_mask) + np.sum(batch.reference_tile_mask))
+    heads = decoder.num_heads * decoder.width_of_head
+    vision = tiles * 4.0 * patches**2 * vit.embed_dim * vit.num_layers
+    return vision, 4.0 * float(visible_pairs(batch)) * heads * decoder.num_layers
+
+
+def step_attention_flops(size: Size, batch: TreeBatch, *, train_vision: bool) -> float:
+    """Operations of attention in a training step; its weights, which kernels compute again, count once."""
+    vision, decoder = attention_flops(size, batch)
+    return vision * (3.0 if train_vision else 1.0) + 3.0 * decoder
 
 
 def visible_pairs(batch: TreeBatch) -> int:

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bench.measure import parser, peak_flops, peak_memory_gb, say, timed
-from bench.model_flops import model_flops
+from bench.measure import parser, peak_flops, peak_memory_gb, profiled, say, timed
+from bench.model_flops import model_flops, step_attention_flops
 from bench.sizes import Size, make_model, make_tree
 from sage_jax.batch import TreeBatch
 from sage_jax.config import LoraConfig, MeshConfig, TrainConfig
@@ -80,13 +80,8 @@ def measure_steps(
     complete: Callable[[nnx.GraphDef[Sage], Params, TreeBatch], TreeBatch] | None = None,
     **about: Any,
 ) -> None:
-    """Times the steps and prints the measurement.
-
-    Args:
-      complete: What each step does to its batch beforehand with the parameters at the start, one forward pass.
-    """
-    mesh = make_mesh(MeshConfig())
-    with jax.set_mesh(mesh):
+    """Times and prints the steps; `complete` is a forward pass before each, with the parameters at the start."""
+    with jax.set_mesh(mesh := make_mesh(MeshConfig())):
         graphdef, params = make_model(size)
         if train.lora.rank:
             graphdef, params = with_adapters(graphdef, params, train.lora)
@@ -106,6 +101,9 @@ def measure_steps(
             return metrics["loss"][0]
 
         seconds, first = timed(once, warmup=options.warmup, repeats=options.repeats)
+        found: dict[str, Any] = {"peak_memory_gb": peak_memory_gb(), "step_memory_gb": step.peak_bytes[0] / 1e9}
+        attention = step_attention_flops(size, batches[0], train_vision=options.train_vision)
+        found |= profiled(options, lambda number: once(number % len(placed)), attention)
     counted = batches[options.warmup :]
     flops = [model_flops(size, batch) for batch in counted]
     needed = sum(one.step(train_vision=options.train_vision, lora=bool(options.lora)) for one in flops) / len(flops)
@@ -128,5 +126,5 @@ def measure_steps(
         padding=round(1 - tokens / batches[0].token_ids.size, 3),
         model_gflops=round(needed / 1e9, 1),
         mfu=round(needed / seconds["seconds"] / peak_flops(options), 3),
-        peak_memory_gb=peak_memory_gb(),
+        **found,
     )

@@ -157,9 +157,10 @@ class ModelConfig:
       remat: What the backward pass computes again: `none`; `dots` keeps matrix products; `full` keeps layer inputs.
       scan_unroll: Layers unrolled in one step of the layer scan; with `remat`, of at most half of them.
       attention: Of the decoder over a tree, in training, scoring and prefill. `tree` computes what a token sees alone,
-        as products of blocks that any device computes; `pallas` is a block-sparse kernel for GPUs, `splash` one for
-        TPUs; both bring a kernel for the ViT too. `masked` computes every pair of tokens and hides the others (the
-        plain form, for comparison). `auto` is `pallas` on GPUs from H100 on, `splash` on TPU, else `tree`.
+        as products of blocks that any device computes; `pallas` is a block-sparse kernel for GPUs, `cudnn` two calls of
+        cuDNN's on GPUs (bfloat16 alone), `splash` a kernel for TPUs; all three bring one for the ViT too. `masked`
+        computes every pair of tokens and hides the others (the plain form, for comparison). `auto` is `pallas` on GPUs
+        from H100 on, `splash` on TPU, else `tree`.
     """
 
     vit: VitConfig = VitConfig()
@@ -171,7 +172,7 @@ class ModelConfig:
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     remat: Literal["none", "dots", "full"] = "none"
     scan_unroll: int = 1
-    attention: Literal["auto", "tree", "masked", "pallas", "splash"] = "auto"
+    attention: Literal["auto", "tree", "masked", "pallas", "cudnn", "splash"] = "auto"
 
     def __post_init__(self) -> None:
         require_above_zero(self, "max_tiles", "scan_unroll")

@@ -13,7 +13,6 @@ from sage_jax.generation.options import Decoding
 from sage_jax.generation.place_tokens import by_evidence, place_evidence, without_named
 from sage_jax.generation.sampling import choose, draw_keys
 from sage_jax.generation.verdict_tokens import opened_by_score, verdict_score
-from sage_jax.models.attention.tree import prefix_layout
 from sage_jax.models.decoder import KvCache
 from sage_jax.models.sage import Sage, tree_mask
 
@@ -193,7 +192,7 @@ def encode_prefix(model: Sage, batch: TreeBatch, size: int) -> ImagePrefix:
     no_question = jnp.zeros(real.shape, bool)
     embedded = model.embed_tokens(ids, model.embed_facts(images, batch.fact_ids, batch.fact_mask, no_question))
     cache = model.decoder.empty_cache(len(ids), size)
-    _, cache = model.decoder(embedded, batch.position_ids[:, :size], prefix_layout(real), cache)
+    _, cache = model.decoder(embedded, batch.position_ids[:, :size], model.prefix_visibility(real), cache)
     assert cache is not None
     return ImagePrefix(images, cache, real)
 

@@ -14,7 +14,7 @@ from sage_jax.config import ModelConfig
 from sage_jax.models.adapter import Adapter, pixel_shuffle
 from sage_jax.models.attention.blocks import tree_blocks
 from sage_jax.models.attention.select import Visibility, attention_of
-from sage_jax.models.attention.tree import TreeSlots, tree_layout
+from sage_jax.models.attention.tree import TreeBranches, TreeSlots, prefix_layout, tree_layout
 from sage_jax.models.decoder import Decoder
 from sage_jax.models.fact_fusion import Comparison, FactEncoder, FactFusion, compare, without_reference
 from sage_jax.models.vit import Vit
@@ -249,4 +249,14 @@ class Sage(nnx.Module):
         if self.attention == "masked" or not batch.prefix_slots:
             return tree_mask(*tree)
         layout = tree_layout(batch)
+        if self.attention == "cudnn":
+            return TreeBranches(layout)
         return TreeSlots(layout) if self.attention == "splash" else layout
+
+    def prefix_visibility(self, real: Bool[Array, "B U"]) -> Visibility:
+        """What each token of a prefix sees that stands without questions; `real` is True at its tokens."""
+        if self.attention == "pallas":
+            no_owner = jnp.full(real.shape, -1, jnp.int32)
+            return tree_blocks(real, no_owner, no_owner)
+        layout = prefix_layout(real)
+        return TreeBranches(layout) if self.attention == "cudnn" else layout

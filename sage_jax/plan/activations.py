@@ -22,7 +22,7 @@ PART_COPIES: Final = 2
 softmax are alive side by side, as measured on CPU."""
 
 
-KERNELS: Final = ("pallas", "splash")
+KERNELS: Final = ("pallas", "cudnn", "splash")
 """Attention that keeps no scores: each block's are made, used and made again in the backward pass."""
 
 
@@ -109,13 +109,14 @@ def layer_bytes(local: LocalSizes) -> int:
     attention = (2 * c + 8) * _scores(local, part_copies=PART_COPIES) + 2 * c * _block_values(local) + 8 * _sums(local)
     mlp = (4 + c) * _scores(local) + 6 * c * tokens * hidden
     copies = (c if local.gathered or c < 4 else 0) + (c if local.trains_decoder else 0)
+    attention += 2 * c * _branch_mask(local)  # and its gradient, which cuDNN gives unasked
     return max(attention, mlp) + 6 * c * tokens * width + copies * layer_parameters(local)
 
 
 def kernel_bytes(local: LocalSizes) -> int:
     """What a kernel of attention keeps of one layer beside its queries, keys and values as they are projected."""
     decoder = local.model.decoder
-    if local.model.attention == "splash":  # and those once more, in slots
+    if local.model.attention in ("splash", "cudnn"):  # and those once more, in slots
         return local.dtype_bytes * _block_values(local) + 4 * _sums(local)
     heads = local.split(decoder.num_heads, over=decoder.num_kv_heads)
     outputs = local.rows * local.tree.shape.length * heads * decoder.width_of_head
@@ -131,22 +132,35 @@ def _sums(local: LocalSizes) -> int:
 def _slots(local: LocalSizes) -> int:
     """Tokens of a tree as its attention computes them: in slots with room for the longest, or packed."""
     shape, tree = local.tree.shape, local.tree
-    if local.model.attention not in ("tree", "splash"):
+    if local.model.attention not in ("tree", "cudnn", "splash"):
         return shape.length
     return shape.prefix_slots + tree.num_questions * (shape.question_slots + tree.num_answers * local.answer_tokens)
 
 
 def _block_values(local: LocalSizes) -> int:
     """Queries, keys and values as attention computes them, and its outputs; with `tree` also the copies of a question's
-    keys and values for each of its answers. Masked attention makes no copies.
+    keys and values for each of its answers, with `cudnn` those of the prefix's for each question. Masked attention
+    makes no copies.
     """
     decoder, shape, tree = local.model.decoder, local.tree.shape, local.tree
     if local.model.attention == "masked":
         return 0
     heads, pairs = local.split(decoder.num_heads, over=decoder.num_kv_heads), local.split(decoder.num_kv_heads)
     slots = _slots(local)
-    copied = tree.num_questions * tree.num_answers * shape.question_slots if local.model.attention == "tree" else 0
+    copied = {
+        "tree": tree.num_questions * tree.num_answers * shape.question_slots,
+        "cudnn": tree.num_questions * shape.prefix_slots,
+    }.get(local.model.attention, 0)
     return local.rows * decoder.width_of_head * (2 * slots * (heads + pairs) + 2 * copied * pairs)
+
+
+def _branch_mask(local: LocalSizes) -> int:
+    """Elements of the mask that hides pairs inside a question's branch; 0 but for `cudnn`."""
+    if local.model.attention != "cudnn":
+        return 0
+    shape, tree = local.tree.shape, local.tree
+    branch = shape.question_slots + tree.num_answers * local.answer_tokens
+    return local.rows * tree.num_questions * branch * (shape.prefix_slots + branch)
 
 
 def layer_parameters(local: LocalSizes) -> int:
@@ -175,7 +189,7 @@ def vision_bytes(local: LocalSizes) -> int:
     patches = (vit.tile_px // vit.patch_px) ** 2 + 1
     scores = tiles * local.split(vit.num_heads) * patches**2
     if local.model.attention == "splash" or (
-        local.model.attention == "pallas"
+        local.model.attention in ("pallas", "cudnn")
         and takes_cudnn(jnp.dtype(local.model.compute_dtype), vit.embed_dim // vit.num_heads)
     ):
         scores = 0

@@ -13,8 +13,8 @@ COLLECTIVES: Final = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all"
 
 _COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<type>.*?) (?P<kind>[a-z][a-z\-]*)\((?P<rest>.*)$")
-_OPERAND = re.compile(r"%([\w.\-]+)")
-_CALLED = re.compile(r"(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
+OPERAND = re.compile(r"%([\w.\-]+)")
+CALLED = re.compile(r"(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _LOOP = re.compile(r"condition=%?(?P<condition>[\w.\-]+), body=%?(?P<body>[\w.\-]+)")
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)[a-z0-9]*)\[([\d,]*)\]")
@@ -61,13 +61,13 @@ def collectives(text: str, num_devices: int) -> list[Collective]:
       text: The program after partitioning and before a backend's own passes.
       num_devices: Devices of the program, the group of collectives that name none.
     """
-    computations, entry = _computations(text)
+    computations, entry = computations_of(text)
     runs = _runs(computations, entry)
     found = []
     for name, instructions in computations.items():
         users: dict[str, list[str]] = defaultdict(list)
         for one in instructions.values():
-            for operand in _OPERAND.findall(one["rest"].split("metadata=")[0]):
+            for operand in OPERAND.findall(one["rest"].split("metadata=")[0]):
                 users[operand].append(one["kind"])
         for label, one in instructions.items():
             group = _group(one["rest"], num_devices)
@@ -96,12 +96,13 @@ def array_bytes(shapes: str) -> int:
     return total
 
 
-_Instructions = dict[str, dict[str, str]]
+Instructions = dict[str, dict[str, str]]
+"""Instructions of a computation by name: `name`, `type`, `kind` and the `rest` of the line behind the bracket."""
 
 
-def _computations(text: str) -> tuple[dict[str, _Instructions], str]:
+def computations_of(text: str) -> tuple[dict[str, Instructions], str]:
     """Instructions of each computation by name, and the computation that the program starts with."""
-    found: dict[str, _Instructions] = {}
+    found: dict[str, Instructions] = {}
     entry, current = "", None
     for line in text.splitlines():
         header = _COMPUTATION.match(line)
@@ -115,7 +116,7 @@ def _computations(text: str) -> tuple[dict[str, _Instructions], str]:
     return found, entry
 
 
-def _runs(computations: Mapping[str, _Instructions], entry: str) -> dict[str, int]:
+def _runs(computations: Mapping[str, Instructions], entry: str) -> dict[str, int]:
     """How often each computation runs; a loop of unknown length counts once, each branch of a choice too."""
     runs = dict.fromkeys(computations, 0)
 
@@ -128,24 +129,24 @@ def _runs(computations: Mapping[str, _Instructions], entry: str) -> dict[str, in
     return runs
 
 
-def _calls(computations: Mapping[str, _Instructions], name: str) -> Iterator[tuple[str, int]]:
+def _calls(computations: Mapping[str, Instructions], name: str) -> Iterator[tuple[str, int]]:
     for one in computations[name].values():
         rest = one["rest"]
         loop = _LOOP.search(rest) if one["kind"] == "while" else None
         if loop:
             yield loop["body"], _rounds(computations[loop["condition"]])
-        for called in _CALLED.findall(rest):
+        for called in CALLED.findall(rest):
             yield called, 1
         for branches in _BRANCHES.findall(rest):
             for called in branches.split(","):
                 yield called.strip().lstrip("%"), 1
 
 
-def _rounds(condition: _Instructions) -> int:
+def _rounds(condition: Instructions) -> int:
     """Rounds of a counted loop from 0, as `jax.lax.scan` makes them: the constant that its counter stays below."""
     for one in condition.values():
         if one["kind"] == "compare" and "direction=LT" in one["rest"]:
-            limit = condition.get(_OPERAND.findall(one["rest"])[1])
+            limit = condition.get(OPERAND.findall(one["rest"])[1])
             if limit and limit["kind"] == "constant":
                 return int(limit["rest"].split(")")[0])
     return 1

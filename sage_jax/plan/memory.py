@@ -90,12 +90,33 @@ def predict_memory(config: Config, stage: str) -> MemoryPlan:
     Raises:
       ConfigError: Mesh, batch or buckets do not fit together, or a pattern of the stage matches nothing.
     """
+    train, mesh, local = config.training(stage), planned_mesh(config), local_sizes(config, stage)
+    state, tree, form = state_bytes(config, stage, mesh), local.tree, stored_form(config, stage)
+    phases = temporary_bytes(local)
+    largest = max(phases, key=lambda name: phases[name])
+    held = {"vision": 0, "loss": 0, "backward": 1, "update": 1}[largest]
+    held += train.accumulate > 1 and largest != "update"
+    capacity = Capacity(tree.num_questions, tree.num_answers, config.data.num_references)
+    sizes = {"model": local.model, "text": config.text, "pad_id": 0}
+    row = empty_batch(1, capacity, tree.shape, **sizes, tile_form=form)
+    batch = BATCHES_ON_DEVICE * sum(leaf.nbytes for leaf in jax.tree.leaves(row))
+    if form and config.data.vit_features == "memory":  # of two more batches, on their way to the host
+        batch += FEATURES_ON_DEVICE * (row.tiles.nbytes + row.reference_tiles.nbytes)
+    return MemoryPlan(state, local.rows * train.accumulate * batch, phases, held * state.gradients)
+
+
+def local_sizes(config: Config, stage: str) -> LocalSizes:
+    """What each of `plan.num_devices` devices computes of a stage's micro-batch.
+
+    Raises:
+      ConfigError: Mesh, batch or buckets do not fit together, or a pattern of the stage matches nothing.
+    """
     train, mesh, tree = config.training(stage), planned_mesh(config), tree_size(config, stage)
     rows = local_rows(config, stage, mesh)
     state = state_bytes(config, stage, mesh)
     model = dataclasses.replace(accelerator_model(config.model), attention=planned_attention(config))
     trainable, form = state_shapes(config, stage)[0].trainable, stored_form(config, stage)
-    local = LocalSizes(
+    return LocalSizes(
         model=model,
         tree=tree,
         rows=rows,
@@ -109,17 +130,6 @@ def predict_memory(config: Config, stage: str) -> MemoryPlan:
         trains_decoder="decoder/embedding/embedding" in trainable,
         vision_tiles=vision_tiles(config, rows, form),
     )
-    phases = temporary_bytes(local)
-    largest = max(phases, key=lambda name: phases[name])
-    held = {"vision": 0, "loss": 0, "backward": 1, "update": 1}[largest]
-    held += train.accumulate > 1 and largest != "update"
-    capacity = Capacity(tree.num_questions, tree.num_answers, config.data.num_references)
-    sizes = {"model": model, "text": config.text, "pad_id": 0}
-    row = empty_batch(1, capacity, tree.shape, **sizes, tile_form=form)
-    batch = BATCHES_ON_DEVICE * sum(leaf.nbytes for leaf in jax.tree.leaves(row))
-    if form and config.data.vit_features == "memory":  # of two more batches, on their way to the host
-        batch += FEATURES_ON_DEVICE * (row.tiles.nbytes + row.reference_tiles.nbytes)
-    return MemoryPlan(state, rows * train.accumulate * batch, phases, held * state.gradients)
 
 
 def vision_tiles(config: Config, rows: int, form: TileForm | None) -> int:

@@ -11,6 +11,7 @@ from rich.table import Table
 from sage_jax.config import Config
 from sage_jax.plan.device_kinds import DEVICE_KINDS
 from sage_jax.plan.stage_plan import StagePlan
+from sage_jax.plan.step_time import StepTime, step_time
 from sage_jax.sharding import mesh_sizes
 
 UTILISATION: Final = 0.4
@@ -20,7 +21,7 @@ UTILISATION: Final = 0.4
 def print_plans(config: Config, plans: dict[str, StagePlan], console: Console | None = None) -> None:
     """Prints the plan as tables of at most 110 columns, and what to change below them."""
     console = console or Console(width=max(110, Console().width))
-    console.print(_memory_table(config, plans), _work_table(config, plans))
+    console.print(_memory_table(config, plans), _work_table(config, plans), _time_table(config, plans))
     for stage, plan in plans.items():
         for line in (*_stored(stage, plan), *_kept(stage, plan), *_advice(stage, plan)):
             console.print(line, highlight=False, soft_wrap=True)
@@ -32,6 +33,8 @@ def plans_json(config: Config, plans: dict[str, StagePlan]) -> dict[str, Any]:
     stages = {}
     for stage, plan in plans.items():
         found: dict[str, Any] = dataclasses.asdict(plan) | {"fits": plan.fits}
+        time = stage_time(config, stage, plan)
+        found["time"] = None if time is None else dataclasses.asdict(time) | {"least": time.least}
         if plan.memory:
             found["memory"].update({name: getattr(plan.memory, name) for name in ("parameters", "activations", "peak")})
         if plan.stored:
@@ -42,6 +45,14 @@ def plans_json(config: Config, plans: dict[str, StagePlan]) -> dict[str, Any]:
     data, fsdp, tensor = mesh_sizes(config.mesh, config.plan.num_devices)
     mesh = {"data": data, "fsdp": fsdp, "tensor": tensor}
     return {"device": dataclasses.asdict(kind), "plan": dataclasses.asdict(config.plan), "mesh": mesh, "stages": stages}
+
+
+def stage_time(config: Config, stage: str, plan: StagePlan) -> StepTime | None:
+    """The least time of a stage's step; None where batch and mesh do not fit together."""
+    if plan.memory is None:
+        return None
+    moved = None if plan.compiled is None else sum(plan.compiled.moved_bytes.values())
+    return step_time(config, stage, plan.flops, 0 if config.plan.num_devices == 1 else moved)
 
 
 def _memory_table(config: Config, plans: dict[str, StagePlan]) -> Table:
@@ -82,6 +93,21 @@ def _work_table(config: Config, plans: dict[str, StagePlan]) -> Table:
             kinds or "–",
             "–" if compiled is None else _gb(compiled.argument_bytes + compiled.temporary_bytes),
         )
+    return table
+
+
+def _time_table(config: Config, plans: dict[str, StagePlan]) -> Table:
+    kind = DEVICE_KINDS[config.plan.device]
+    table = _table(f"Least seconds of a step on {kind.title}")
+    for heading in ("Products", "Memory", "Links", "of that hidden", "Together"):
+        table.add_column(heading, justify="right")
+    for stage, plan in plans.items():
+        time = stage_time(config, stage, plan)
+        if time is None:
+            table.add_row(stage, *["–"] * 5)
+            continue
+        links = ("–", "–") if time.links is None else (f"{time.links:.3f}", f"{time.hidden:.0%}")
+        table.add_row(stage, f"{time.compute:.3f}", f"{time.memory:.3f}", *links, f"{time.least:.3f}")
     return table
 
 

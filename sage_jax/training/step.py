@@ -93,8 +93,9 @@ def train_step(
     grad_norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     learns = finite & (grad_norm > 0)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable, finite=learns)
-    trainable = optax.apply_updates(state.trainable, updates)
+    with jax.named_scope("optimizer"):  # a name for profiles
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable, finite=learns)
+        trainable = optax.apply_updates(state.trainable, updates)
     skipped, empty = (value.astype(jnp.int32) for value in (~finite, finite & ~learns))
 
     one = jnp.ones((), jnp.float32)
@@ -159,11 +160,14 @@ class CompiledStep:
 
     Attributes:
       seconds: Time that each compilation took, tracing included, in order.
+      peak_bytes: Memory of a device in each of these programs as the compiler counts it, arguments included; 0 where it
+        does not tell.
     """
 
     def __init__(self, jitted: Any, tell: Callable[[str], None] = lambda _: None) -> None:
         """Wraps `jit_step`; `tell` gets a line for each shape."""
         self.seconds: list[float] = []
+        self.peak_bytes: list[int] = []
         self._jitted, self._tell = jitted, tell
         self._compiled: dict[Any, Callable[..., tuple[TrainState, Metrics]]] = {}
 
@@ -178,11 +182,22 @@ class CompiledStep:
             self.seconds.append(time.monotonic() - start)
             rows, length = batch.token_ids.shape
             shape = f"{rows} rows of {length} tokens{'' if batch.reference_tiles.shape[1] else ' without references'}"
-            self._tell(f"compiled for {shape} in {self.seconds[-1]:.1f} s (shape {len(self.seconds)})")
+            self.peak_bytes.append(_peak_bytes(self._compiled[key]))
+            memory = f", {self.peak_bytes[-1] / 1e9:.2f} GB" if self.peak_bytes[-1] else ""
+            self._tell(f"compiled for {shape} in {self.seconds[-1]:.1f} s{memory} (shape {len(self.seconds)})")
             done = jax.block_until_ready(self._compiled[key](state, frozen, batch))
             give_back_freed_memory()  # what the first run keeps lies about in it, and the next one takes its own
             return done
         return self._compiled[key](state, frozen, batch)
+
+
+def _peak_bytes(compiled: Any) -> int:
+    """Arguments, results that take no argument's place, and temporaries of a program on one device."""
+    memory = compiled.memory_analysis()
+    if memory is None:
+        return 0
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return memory.argument_size_in_bytes + results + memory.temp_size_in_bytes
 
 
 def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:

@@ -10,9 +10,18 @@ import numpy as np
 import pytest
 
 from sage_jax.batch import TreeBatch
-from sage_jax.generation.decoding import DecodeState, first_logits, prefill, prefill_and_decode, unasked
+from sage_jax.generation.decoding import (
+    DecodeState,
+    encode_prefix,
+    first_logits,
+    prefill,
+    prefill_and_decode,
+    unasked,
+)
 from sage_jax.generation.options import Decoding
 from sage_jax.generation.verdict_tokens import verdict_score
+from sage_jax.models.attention.blocks import TreeBlocks
+from sage_jax.models.attention.tree import TreeBranches
 from sage_jax.models.sage import Sage
 from sage_jax.parameters import merge
 from tests.support.tiny_sage import TINY, VOCAB_SIZE, batch_of, on_device, random_params, random_tree, structure
@@ -105,3 +114,25 @@ def test_a_wider_state_keeps_what_it_holds(prefilled: tuple[jax.Array, jax.Array
     for old, new in zip(state.cache.keys, wider.cache.keys, strict=True):
         np.testing.assert_array_equal(new[..., :slots], old)
     assert TINY.decoder.num_layers == len(wider.cache.keys)
+
+
+def test_a_prefix_is_read_by_the_models_attention(model: Sage) -> None:
+    """On a GPU: no kernel's model falls back on the products of blocks."""
+    real = jnp.arange(16) < jnp.asarray([[16], [9], [12], [1]])
+
+    def cached() -> tuple[jax.Array, jax.Array]:
+        cache = encode_prefix(model, BATCH, 16).cache
+        return jnp.stack(cache.keys), jnp.stack(cache.values)  # layers B R X U and layers B R U X
+
+    here = np.asarray(encode_prefix(model, BATCH, 16).real)
+    expected = cached()
+    for attention, kind in (("pallas", TreeBlocks), ("cudnn", TreeBranches)):
+        model.attention = attention
+        try:
+            assert isinstance(model.prefix_visibility(real), kind)
+            keys, values = cached()
+        finally:
+            model.attention = "tree"
+        for row, seen in enumerate(here):
+            np.testing.assert_allclose(keys[:, row][..., seen], expected[0][:, row][..., seen], atol=1e-5)
+            np.testing.assert_allclose(values[:, row][:, :, seen], expected[1][:, row][:, :, seen], atol=1e-5)

@@ -31,6 +31,23 @@ def test_auto_is_planned_as_the_kernel_of_the_planned_device_and_traced_as_any_d
         predict_memory(on("h200", with_attention("splash")), "edpo")
 
 
+def test_cudnn_copies_the_prefix_for_each_question_and_keeps_no_scores() -> None:
+    """Against the kernel that copies nothing, in a model whose trees are long beside its width."""
+    decoder = dataclasses.replace(CONFIG.model.decoder, num_heads=4, num_kv_heads=2, embed_dim=32, mlp_dim=8)
+    plan = dataclasses.replace(CONFIG.plan, prompt_tokens=1000, device="h200")
+    text = dataclasses.replace(CONFIG.text, buckets=(2048,))
+
+    def backward(attention: Any, questions: int) -> int:
+        config = with_attention(attention, decoder=decoder, compute_dtype="bfloat16", remat="full")
+        config = dataclasses.replace(config, text=text, plan=dataclasses.replace(plan, num_questions=questions))
+        edpo = dataclasses.replace(config.edpo, questions_per_image=questions)
+        return predict_memory(dataclasses.replace(config, edpo=edpo), "edpo").phases["backward"]
+
+    one, two = (backward("cudnn", questions) - backward("pallas", questions) for questions in (1, 2))
+    assert 0 < one < two
+    assert backward("cudnn", 2) < backward("tree", 2) < backward("masked", 2)
+
+
 @pytest.mark.parametrize("remat", ["none", "full"])
 def test_kernels_take_less_than_blocks_and_blocks_less_than_a_mask(remat: Any) -> None:
     def backward(device: Any, attention: Any) -> int:

@@ -55,6 +55,17 @@ def test_what_the_compiler_said_stands_beside() -> None:
     assert "all-gather 2.00, all-reduce 0.50" in said and "10.5" in said and "2.50" in said
 
 
+def test_the_least_time_of_a_step_is_told_with_the_share_of_links_that_is_hidden() -> None:
+    """2.5 GB over 450 GB/s on 8 H100, beside a second of products at their peak."""
+    said = printed(CONFIG, {"sfe": plan(compiled=COMPILED), "edpo": plan(memory=None, fault="no bucket holds it")})
+    rows = [line.split() for line in said.split("Least seconds of a step on NVIDIA H100 SXM")[1].splitlines()]
+    (row,) = [row for row in rows if row[:1] == ["sfe"] and "%" in row[4]]
+    assert (row[1], row[3], row[4]) == ("1.000", "0.006", "80%")  # of four layers and an output layer, the first is not
+    assert ["edpo", *["–"] * 5] in rows
+    stages = plans_json(CONFIG, {"sfe": plan(compiled=COMPILED)})["stages"]
+    assert stages["sfe"]["time"]["least"] > stages["sfe"]["time"]["compute"] == pytest.approx(1.0)
+
+
 def test_a_stage_that_cannot_run_says_why_and_one_that_does_not_fit_what_to_change() -> None:
     said = printed(CONFIG, {"sfe": plan(memory=None, fault="no bucket holds it")})
     assert "sfe cannot run as it is: no bucket holds it" in said and said.count("–") >= 6

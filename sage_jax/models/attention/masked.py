@@ -35,6 +35,7 @@ def attend(
     return _attend(queries, keys.transpose(0, 2, 1, 3), values.transpose(0, 2, 1, 3), mask, "brsx,brtx->brst")
 
 
+@jax.named_scope("attention")
 def attend_cached(
     queries: Float[Array, "B S Y X"],
     keys: Float[Array, "B R X U"],

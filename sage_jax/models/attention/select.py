@@ -12,19 +12,19 @@ from sage_jax.axes import Array, Bool, Float
 from sage_jax.config import ConfigError, ModelConfig
 from sage_jax.models.attention.blocks import TreeBlocks
 from sage_jax.models.attention.masked import attend
-from sage_jax.models.attention.tree import TreeLayout, TreeSlots, attend_tree
+from sage_jax.models.attention.tree import TreeBranches, TreeLayout, TreeSlots, attend_tree
 
-Attention = Literal["tree", "masked", "pallas", "splash"]
+Attention = Literal["tree", "masked", "pallas", "cudnn", "splash"]
 """`model.attention` without `auto`."""
 
-Visibility = Bool[Array, "B S T"] | TreeLayout | TreeBlocks | TreeSlots
+Visibility = Bool[Array, "B S T"] | TreeLayout | TreeBlocks | TreeSlots | TreeBranches
 """What each token of a sequence sees, in the form that one of the kernels takes."""
 
 Backend = Literal["gpu", "older gpu", "tpu", "cpu"]
 """Kinds of devices; `gpu` is one of NVIDIA's of compute capability 9.0 or more, which `pallas` is compiled for."""
 
 _KERNELS: Final[dict[str, Attention]] = {"gpu": "pallas", "tpu": "splash"}
-_RUN_ON: Final = {"pallas": ("gpu", "older gpu"), "splash": ("tpu",)}
+_RUN_ON: Final = {"pallas": ("gpu", "older gpu"), "cudnn": ("gpu", "older gpu"), "splash": ("tpu",)}
 _FIRST_CAPABILITY: Final = 9.0
 
 
@@ -35,7 +35,7 @@ def attention_of(config: ModelConfig, backend: Backend | None = None) -> Attenti
       backend: Kind of the devices; None = of those of this process.
 
     Raises:
-      ConfigError: The kernel does not run there.
+      ConfigError: The kernel does not run there, or does not take the model's heads.
     """
     backend = backend or _backend_here()
     if config.attention == "auto":
@@ -46,7 +46,19 @@ def attention_of(config: ModelConfig, backend: Backend | None = None) -> Attenti
             f"model.attention = {config.attention!r} is a kernel for {wanted[0].upper()}s, and the devices here are "
             f"{backend.upper()}s: set model.attention to 'auto', which takes the kernel of the devices, or to 'tree'"
         )
+    if config.attention == "cudnn":
+        _require_cudnn_heads(config)
     return config.attention
+
+
+def _require_cudnn_heads(config: ModelConfig) -> None:
+    dtype, width = config.compute_dtype, config.decoder.width_of_head
+    if not takes_cudnn(jnp.dtype("bfloat16" if dtype == "auto" else dtype), width):
+        raise ConfigError(
+            f"model.attention = 'cudnn' takes heads in bfloat16 whose width is a multiple of 8 and at most 128, and "
+            f"model.compute_dtype = {dtype!r} with decoder heads of width {width} is not that: set model.attention to "
+            "'auto' or 'tree'"
+        )
 
 
 def _backend_here() -> Backend:
@@ -62,6 +74,7 @@ def gpu_of(capability: str) -> Backend:
     return "gpu" if number is not None and float(capability) >= _FIRST_CAPABILITY else "older gpu"
 
 
+@jax.named_scope("attention")
 def attend_visible(
     queries: Float[Array, "B S Y X"],
     keys: Float[Array, "B S R X"],
@@ -81,11 +94,17 @@ def attend_visible(
         from sage_jax.models.attention.splash_tree import attend_slots
 
         return attend_slots(queries, keys, values, visibility, interpret=interpret)
+    if isinstance(visibility, TreeBranches):
+        from sage_jax.models.attention.cudnn_tree import attend_branches
+
+        implementation = "xla" if interpret else "cudnn"
+        return attend_branches(queries, keys, values, visibility, implementation=implementation)
     if isinstance(visibility, TreeLayout):
         return attend_tree(queries, keys, values, visibility)
     return attend(queries, keys, values, visibility)
 
 
+@jax.named_scope("attention")
 def attend_all(
     queries: Float[Array, "B S Y X"],
     keys: Float[Array, "B S Y X"],
@@ -97,7 +116,7 @@ def attend_all(
         from sage_jax.models.attention.splash_tree import attend_dense
 
         return attend_dense(queries, keys, values, interpret=jax.default_backend() == "cpu")
-    if attention == "pallas" and takes_cudnn(queries.dtype, queries.shape[-1]):
+    if attention in ("pallas", "cudnn") and takes_cudnn(queries.dtype, queries.shape[-1]):
         return _attend_cudnn(queries, keys, values)
     return attend(queries, keys, values)
 

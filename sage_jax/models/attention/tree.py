@@ -58,6 +58,14 @@ class TreeSlots:
     layout: TreeLayout
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TreeBranches:
+    """The layout of a tree whose attention computes each question with its answers (`cudnn_tree.attend_branches`)."""
+
+    layout: TreeLayout
+
+
 def tree_layout(batch: TreeBatch) -> TreeLayout:
     """The layout of a batch whose `prefix_slots` and `question_slots` are given.
 

@@ -17,7 +17,7 @@ import pytest
 from flax import nnx
 
 from sage_jax.batch import TreeBatch
-from sage_jax.config import ConfigError, MeshConfig, PreferenceConfig
+from sage_jax.config import ConfigError, DecoderConfig, MeshConfig, PreferenceConfig
 from sage_jax.models import sage
 from sage_jax.models.attention.blocks import TreeBlocks, tree_blocks
 from sage_jax.models.attention.masked import attend
@@ -45,11 +45,21 @@ def test_auto_takes_the_kernel_of_the_devices(backend: Any, resolved: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("attention", "backend"), [("pallas", "tpu"), ("pallas", "cpu"), ("splash", "gpu"), ("splash", "cpu")]
+    ("attention", "backend"),
+    [("pallas", "tpu"), ("pallas", "cpu"), ("splash", "gpu"), ("splash", "cpu"), ("cudnn", "tpu"), ("cudnn", "cpu")],
 )
 def test_a_kernel_of_other_devices_is_refused_with_the_way_out(attention: Any, backend: Any) -> None:
     with pytest.raises(ConfigError, match=rf"model\.attention = '{attention}' .* {backend.upper()}s: set .* 'auto'"):
         attention_of(dataclasses.replace(TINY, attention=attention), backend)
+
+
+def test_heads_that_cudnn_does_not_take_are_refused_before_anything_is_computed() -> None:
+    fitting = DecoderConfig(num_layers=2, embed_dim=32, num_heads=4, num_kv_heads=2, mlp_dim=24)
+    model = dataclasses.replace(TINY, attention="cudnn", compute_dtype="auto", decoder=fitting)
+    assert attention_of(model, "gpu") == attention_of(model, "older gpu") == "cudnn"
+    for changes in ({"compute_dtype": "float32"}, {"decoder": TINY.decoder}):
+        with pytest.raises(ConfigError, match=r"model\.attention = 'cudnn' takes heads .* set model\.attention to"):
+            attention_of(dataclasses.replace(model, **changes), "gpu")
 
 
 def test_models_load_without_what_kernels_are_written_in() -> None:
@@ -82,7 +92,7 @@ def test_loss_and_gradient_of_a_whole_model_are_those_of_masked_attention(monkey
     batch = on_device(random_batch(3, rows=2))
     wanted, expected = loss_and_gradient("masked", monkeypatch, batch)
     largest = max(float(np.abs(leaf).max()) for leaf in expected.values())
-    for attention in ("pallas", "splash"):
+    for attention in ("pallas", "cudnn", "splash"):
         value, found = loss_and_gradient(attention, monkeypatch, batch)
         np.testing.assert_allclose(value, wanted, rtol=1e-5)
         for path, leaf in found.items():
