@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 
 import pytest
 
@@ -18,8 +19,8 @@ def test_options_have_the_fields_of_the_sections_that_are_named() -> None:
 
 def test_what_is_given_replaces_fields_and_leaves_the_others() -> None:
     options = options_of(Config, only=("run_dir", "serve"))
-    (serve,) = [field.type for field in dataclasses.fields(options) if field.name == "serve"]
-    given = options(run_dir="runs/line3", serve=next(iter(serve.__args__))(port=9000))
+    serve = next(iter(typing.get_args(typing.get_type_hints(options)["serve"])))
+    given = options(run_dir="runs/line3", serve=serve(port=9000))
     config = with_options(Config(), given, inspect={"threshold": 0.7})
     assert (config.run_dir, config.serve.port, config.inspect.threshold) == ("runs/line3", 9000, 0.7)
     assert config.serve.host == Config().serve.host and config.inspect.references == Config().inspect.references

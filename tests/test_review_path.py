@@ -65,7 +65,8 @@ def test_a_person_corrects_and_the_model_that_learns_answers_otherwise(tiny_run:
         assert severe(browser) == []
         assert service.stop() == 0
     corrected = store_of(run_dir).corrected()
-    assert {each.name: each.correction.correction.verdict for each in corrected if each.correction} == {
+    said = {each.name: each.correction and each.correction.correction for each in corrected}
+    assert {name: correction and correction.verdict for name, correction in said.items()} == {
         name: "defective" if defective else "good" for name, defective in truth.items()
     }
 

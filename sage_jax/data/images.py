@@ -292,6 +292,7 @@ def _decode(data: bytes, name: str, max_pixels: int, convert: Callable[[Image.Im
         raise _bomb(name, "far too many pixels", max_pixels) from None
     except MemoryError as error:
         raise_if_lacking(error, name)
+        raise
     except Exception as error:  # damaged data makes decoders raise almost anything, down to struct.error and IndexError
         problem = "is truncated" if "truncated" in str(error).lower() else "is damaged"
         raise ImageFault(name, f"{problem}: {error}", "copy it again from its source, or leave it out") from None

@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from sage_jax.config import ConfigError, DataConfig, TextConfig
-from sage_jax.data import store
 from sage_jax.data.images import encode_png
 from sage_jax.data.records import Fault, Record, Reference
 from sage_jax.data.sources import readers
@@ -195,19 +193,6 @@ def test_the_list_of_skipped_records_goes_with_the_faults(cache: Path, prepared:
     (tmp_path / "skipped_records.jsonl").write_text("of an earlier run")
     prepare(config(cache), TEXT, seed=3, run_dir=tmp_path)
     assert not (tmp_path / "skipped_records.jsonl").exists()
-
-
-def test_the_bar_shows_records_a_second() -> None:
-    now = iter(range(100))
-    with store._progress() as bar:
-        bar.get_time = lambda: float(next(now))
-        task = bar.add_task("train records", total=100)
-        for _ in range(4):
-            bar.advance(task, 50 / 4)
-        console = Console(width=120)
-        with console.capture() as shown:
-            console.print(bar.get_renderable())
-    assert "12.5/s" in shown.get() and "50/100" in shown.get()
 
 
 def test_several_references_are_stored_and_counted(tmp_path: Path) -> None:

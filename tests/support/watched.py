@@ -66,7 +66,7 @@ class Brightness:
             num_references=1,
             pixels=pixels,
         )
-        return Finding(found, 1, 1, 0.0, 0.0, 1)
+        return Finding(found, (1,), 1, 0.0, 0.0, 1)
 
 
 MODEL = Model(
