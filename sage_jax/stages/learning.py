@@ -53,7 +53,7 @@ def learn(stage: Stage) -> StageCost:
         remove_leftovers(folder)
         prepared = store_records(lesson.records, folder / "records")
         made = Run(version_config(run.config, folder), Start(run.trained, run.config, name), {LEARN: prepared})
-        made.folder.write_json("config.json", dataclasses.asdict(made.config))
+        made.folder.write_config(made.config)
         cost = StageCost()
         if LEARN not in made.trained:
             with RunLog(folder, LEARN) as own:
