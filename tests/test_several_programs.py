@@ -93,4 +93,4 @@ def test_when_one_of_two_is_killed_the_other_ends_and_one_alone_finishes_the_mod
     assert expected.keys() == found.keys()
     for path, leaf in expected.items():  # sums over two processes are rounded otherwise
         difference = np.abs(np.asarray(found[path]) - np.asarray(leaf))
-        assert difference.max() < 1e-3 and difference.mean() < 1e-5, (path, difference.max(), difference.mean())
+        assert difference.max() < 1e-3 and difference.mean() < 1e-4, (path, difference.max(), difference.mean())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging as standard_logging
 import os
+import sys
 import warnings
+from typing import Any
 
 
 def quieten_libraries() -> None:
@@ -15,6 +17,18 @@ def quieten_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    if sys.unraisablehook is not _unraisable:
+        sys.unraisablehook = _unraisable
+
+
+def _unraisable(told: Any) -> None:
+    """Tells an exception that nobody can catch, as Python does by itself.
+
+    Left out is what follows a failed write of a checkpoint: writes beside it come back to a loop that has ended, each
+    with a traceback of its own. The failure itself is raised.
+    """
+    if not (isinstance(told.exc_value, RuntimeError) and str(told.exc_value) == "Event loop is closed"):
+        sys.__unraisablehook__(told)
 
 
 def settle_libraries() -> None:

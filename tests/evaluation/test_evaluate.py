@@ -15,15 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sage_jax.config import TRAINING_STAGES
 from sage_jax.config.command_line import read_config
 from sage_jax.data.trees.encode import TreeError
 from sage_jax.evaluation import detection
 from sage_jax.stages import scoring
 from sage_jax.stages.stages import run_stages
-from tests.support.tiny_run import CONFIG, TinyRun, read_jsonl
+from tests.support.tiny_run import CONFIG, TRAINED, TinyRun, read_jsonl
 
-STAGE_MODES = list(product(TRAINING_STAGES, ("zero_shot", "one_shot")))
+STAGE_MODES = list(product(TRAINED, ("zero_shot", "one_shot")))
 FIELDS = {"id", "image", "label", "question", "answer", "prediction", "ground_truth", "dichotomy", "pair_type"}
 
 

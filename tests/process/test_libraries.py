@@ -39,3 +39,15 @@ def test_what_orbax_logs_and_raises_afterwards_is_not_shown_twice() -> None:
     )
     said = python(code).stderr
     assert "/site/other.py" in said and said.count("Traceback") == 1 and "orbax" not in said
+
+
+def test_what_comes_back_to_a_loop_that_has_ended_is_not_told() -> None:
+    code = (
+        "from sage_jax.process.libraries import quieten_libraries as q; q(); q()\n"
+        "class Late:\n"
+        "  def __init__(self, message): self.message = message\n"
+        "  def __del__(self): raise RuntimeError(self.message)\n"
+        "Late('Event loop is closed'); Late('something else')"
+    )
+    said = python(code).stderr
+    assert "something else" in said and "Event loop" not in said

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
-from selenium.common.exceptions import NoAlertPresentException
+from selenium.common.exceptions import NoAlertPresentException, NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -34,7 +34,8 @@ class Page:
         self.until(lambda: self.browser.execute_script("return document.documentElement.dataset.ready === 'yes'"))
 
     def until(self, condition: Callable[[], Any]) -> Any:
-        return WebDriverWait(self.browser, 60).until(lambda _: condition())
+        redrawn = (NoSuchElementException, StaleElementReferenceException)
+        return WebDriverWait(self.browser, 60, ignored_exceptions=redrawn).until(lambda _: condition())
 
     def find(self, selector: str) -> WebElement:
         return self.browser.find_element(By.CSS_SELECTOR, selector)

@@ -27,7 +27,7 @@ from sage_jax.stages.versions import active_version, read_report, use_version, v
 from sage_jax.training.finished import final_weights
 from tests.support.tiny_run import TinyRun
 
-LESSON: dict[str, Any] = {"steps": 3, "warmup_steps": 1, "batch_size": 4, "replay": 0.5, "least": 6}
+LESSON: dict[str, Any] = {"steps": 3, "warmup_steps": 1, "batch_size": 8, "replay": 0.5, "least": 6}
 
 
 def images_of(folder: Path) -> Iterator[Record]:

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sage_jax.config import TRAINING_STAGES, ConfigError, from_config_dict
+from sage_jax.config import ConfigError, from_config_dict
 from sage_jax.config.command_line import read_config
 from sage_jax.data.sources.readers import source_revision
 from sage_jax.journal.summary import METRICS
 from sage_jax.journal.tables import summary_tables
 from sage_jax.stages.stages import PACKAGES, run_stages
 from tests.support.endpoint_server import marks, served
-from tests.support.tiny_run import CONFIG, TinyRun, read_jsonl
+from tests.support.tiny_run import CONFIG, TRAINED, TinyRun, read_jsonl
 
 ONE_SHOT = {name for name in METRICS if "map" in name or "difference" in name or name.startswith(("pixel", "aupro"))}
 UNDEFINED_HERE = {"reason_kind", "reason_place", "reason_both", "named_though_good", "consistency"}
@@ -44,7 +44,7 @@ def test_stages_run_in_the_order_of_the_config(tiny_run: TinyRun) -> None:
     lines = (tiny_run.run_dir / "log.txt").read_text(encoding="utf-8").splitlines()
     order = list(dict.fromkeys(line.split()[2].rstrip(":") for line in lines if line[:2] == "20"))
     assert order == [stage for stage in read_config(["--config", str(CONFIG)]).stage_names if stage in order]
-    assert {"prepare", *TRAINING_STAGES, "inspect"} <= set(order)
+    assert {"prepare", *TRAINED, "inspect"} <= set(order)
     assert list(tiny_run.summary()["stages"]) == list(read_config(["--config", str(CONFIG)]).stage_names)
 
 
@@ -71,14 +71,14 @@ def test_the_data_revision_is_that_of_the_source(tiny_run: TinyRun) -> None:
 def test_the_summary_has_cost_and_metrics_of_the_promised_form(tiny_run: TinyRun) -> None:
     summary = tiny_run.summary()
     for stage, cost in summary["stages"].items():
-        shares = {"input_wait", "padding"} if stage in TRAINING_STAGES else set()
-        counts = {"compilations", "compile_seconds"} if stage in TRAINING_STAGES else set()
+        shares = {"input_wait", "padding"} if stage in TRAINED else set()
+        counts = {"compilations", "compile_seconds"} if stage in TRAINED else set()
         counts |= INSPECT_COUNTS if stage == "inspect" else set()
         assert cost.keys() == {"seconds", "peak_memory_gb"} | shares | counts
         assert all(0 < cost[name] for name in counts) and cost.get("compilations", 0) <= 6
         assert all(0.0 <= cost[name] < 1.0 for name in shares)
         assert cost["seconds"] >= 0 and 0.1 < cost["peak_memory_gb"] < 6
-    assert summary["metrics"].keys() == set(TRAINING_STAGES)
+    assert summary["metrics"].keys() == set(TRAINED)
     for modes in summary["metrics"].values():
         assert modes.keys() == {"zero_shot", "one_shot"}
         for mode, entry in modes.items():

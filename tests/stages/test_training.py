@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import sage_jax
-from sage_jax.config import TRAINING_STAGES, ConfigError, DataConfig, from_config_dict
+from sage_jax.config import ConfigError, DataConfig, from_config_dict
 from sage_jax.config.command_line import read_config
 from sage_jax.data.images import encode_png
 from sage_jax.data.records import PAIR_TYPES
@@ -21,13 +21,13 @@ from sage_jax.stages.run import Run
 from sage_jax.stages.scoring import results_folder
 from sage_jax.stages.training import StageRecords
 from tests.support.stream_records import make_record
-from tests.support.tiny_run import CONFIG, TinyRun, read_jsonl
+from tests.support.tiny_run import CONFIG, TRAINED, TinyRun, read_jsonl
 
 
 def test_metrics_have_a_row_for_every_step_and_the_preference_statistics(tiny_run: TinyRun) -> None:
     rows = read_jsonl(tiny_run.run_dir / "metrics.jsonl")
     config = read_config(["--config", str(CONFIG)])
-    for stage in TRAINING_STAGES:
+    for stage in TRAINED:
         steps = [row["step"] for row in rows if row["stage"] == stage]
         assert steps == list(range(1, config.training(stage).steps + 1))
         assert list((tiny_run.run_dir / "tensorboard" / stage).iterdir())
@@ -61,7 +61,7 @@ def test_trained_parameters_move_and_frozen_ones_do_not(tiny_run: TinyRun) -> No
 
 def test_the_log_tells_how_training_computes_and_what_it_compiled(tiny_run: TinyRun) -> None:
     told = (tiny_run.run_dir / "log.txt").read_text(encoding="utf-8").splitlines()
-    for stage in TRAINING_STAGES:
+    for stage in TRAINED:
         mine = [line for line in told if f" {stage}: " in line]
         assert sum("attention = tree, remat = none" in line for line in mine) == 1
         shapes = sum("compiled for" in line for line in mine)

@@ -3,6 +3,7 @@
 import ml_collections
 
 from sage_jax.config import (
+    LEARN,
     TRAINING_STAGES,
     AblateConfig,
     Config,
@@ -81,7 +82,10 @@ def get_config() -> ml_collections.ConfigDict:
             dpo=DPO,
             edpo=PREFERENCE,
             evaluate=EvaluateConfig(
-                batch_size=10, max_new_tokens=8, bootstrap_samples=50, stages=tuple(TRAINING_STAGES)
+                batch_size=10,
+                max_new_tokens=8,
+                bootstrap_samples=50,
+                stages=tuple(name for name in TRAINING_STAGES if name != LEARN),
             ),
             inspect=InspectConfig(max_images=4),
             ablate=AblateConfig(stages=("base",)),

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sage_jax.config import LEARN, TRAINING_STAGES
+
 ROOT = Path(__file__).parents[2]
 QUICK_TO_COMPILE = " ".join(
     (
@@ -20,6 +22,9 @@ QUICK_TO_COMPILE = " ".join(
     )
 )
 """XLA_FLAGS of programs that run once: one device, quick to compile."""
+
+TRAINED = tuple(name for name in TRAINING_STAGES if name != LEARN)
+"""Training stages of the tiny run: `learn` trains in the folder of a version."""
 
 CONFIG = ROOT / "tests" / "support" / "tiny_config.py"
 

@@ -133,7 +133,7 @@ def test_parameters_of_another_training_under_a_marker_are_told(tmp_path: Path) 
     [
         (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), "RESOURCE_EXHAUSTED"),
         (MemoryError("no room"), "no room"),
-        (PermissionError(13, "Permission denied"), "cannot be read: .*Permission denied"),
+        (PermissionError(13, "Permission denied"), "Permission denied: give this user the right to it"),
         (ValueError("PERMISSION_DENIED: Error opening manifest"), "cannot be read: PERMISSION_DENIED"),
     ],
 )

@@ -128,6 +128,8 @@ def with_bits(data: DataConfig) -> tuple[DataConfig, str]:
         found = find_depth(root, names)
     except (OSError, UserError):
         return data, ""
+    if not found.count:
+        return data, ""
     return dataclasses.replace(data, bits=found.bits), found.sentence(root)
 
 
