@@ -71,7 +71,7 @@ def test_a_person_corrects_and_the_model_that_learns_answers_otherwise(tiny_run:
     }
 
     config = config_of(run_dir)
-    lesson = dataclasses.replace(config.learn, steps=60, warmup_steps=1, batch_size=4, replay=0.0, least=NUMBER)
+    lesson = dataclasses.replace(config.learn, steps=60, warmup_steps=1, batch_size=8, replay=0.0, least=NUMBER)
     lesson = dataclasses.replace(lesson, peak_learning_rate=1e-2, freeze=())
     run_stages(dataclasses.replace(config, learn=lesson, stages="learn"))
     use_version(run_dir, 1)

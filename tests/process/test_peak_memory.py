@@ -11,11 +11,13 @@ import pytest
 from sage_jax.process.peak_memory import PeakMemory
 
 HELD = """
+import time
 from sage_jax.process.peak_memory import PeakMemory
 with PeakMemory() as quiet:
     pass
 with PeakMemory(interval=0.01) as busy:
     held = b"x" * 200_000_000
+    time.sleep(0.2)  # a sample is taken meanwhile
     del held
 with PeakMemory() as after:
     pass
