@@ -21,8 +21,12 @@ from sage_jax.stages.stages import PACKAGES, run_stages
 from tests.support.endpoint_server import marks, served
 from tests.support.tiny_run import CONFIG, TRAINED, TinyRun, read_jsonl
 
-ONE_SHOT = {"place_agreement", name for name in METRICS if "map" in name or "difference" in name or name.startswith(("pixel", "aupro"))}
-UNDEFINED_HERE = {"reason_kind", "reason_place", "reason_both", "named_though_good", "consistency"}
+ONE_SHOT = {
+    name
+    for name in METRICS
+    if "map" in name or "difference" in name or name.startswith(("pixel", "aupro", "place_agree"))
+}
+UNDEFINED_HERE = {"reason_kind", "reason_place", "reason_both", "named_though_good", "consistency", "place_agreement"}
 """Over too few answers of ten images to be sure of one."""
 ABOUT = {
     "accuracy_by_kind",
