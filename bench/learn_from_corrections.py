@@ -2,7 +2,8 @@
 
     python -m bench.learn_from_corrections --run runs/deeppcb --work learnt
 
-Of each test image and its reference the script makes a shifted copy: turned by quarters and brightened. The run
+Of each test image, and with `--references-too` of its reference, the script makes a shifted copy: turned by quarters, then
+by some degrees, and brightened, as under another lamp or in another holder. The run
 inspects `--corrections` of them, an operator corrects each from the ground truth (verdict, kind, and place as a box or
 a cell), and `sage-jax learn` makes a version. Verdicts are then compared on all other shifted images, which nobody
 corrected, and on the test set as it was. Each seed draws other images to correct, another replay and another order of
@@ -15,6 +16,7 @@ for each seed, then one with means and extremes.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import random
 import shutil
@@ -27,6 +29,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from PIL import Image
 
 import sage_jax
 from sage_jax.corrections.entries import finding_of
@@ -52,9 +55,13 @@ def main() -> None:
     parser.add_argument("--work", required=True, help="a folder for copies of it")
     parser.add_argument("--corrections", type=int, default=40, help="images that the operator corrects")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--gain", type=float, default=1.3, help="contrast of the shifted look")
-    parser.add_argument("--offset", type=float, default=30.0, help="grey levels added after it")
-    parser.add_argument("--quarters", type=int, default=1, help="quarter turns, counter-clockwise")
+    parser.add_argument("--gain", type=float, default=1.4, help="contrast of the shifted look")
+    parser.add_argument("--offset", type=float, default=40.0, help="grey levels added after it")
+    parser.add_argument(
+        "--quarters", type=int, default=0, help="quarter turns, counter-clockwise, of references as well"
+    )
+    parser.add_argument("--degrees", type=float, default=3.0, help="turn of the test image after them")
+    parser.add_argument("--references-too", action="store_true", help="references have the shifted look as well")
     parser.add_argument("fields", nargs="*", help="behind --: options of sage-jax learn")
     options = parser.parse_args()
     found = [one_seed(options, seed) for seed in options.seeds]
@@ -69,7 +76,8 @@ def one_seed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(options.run, folder, ignore=_NOT_COPIED)
     records = list(distinct(stored.open_split(Run(config_of(folder)).prepared, "test")))
-    shown = [shifted(record, options.gain, options.offset, options.quarters) for record in records]
+    look = Look(options.gain, options.offset, options.quarters, options.degrees, options.references_too)
+    shown = [look.of(record) for record in records]
     random.Random(seed).shuffle(shown)
     corrected, others = shown[: options.corrections], shown[options.corrections :]
     wrong = correct(folder, store_of(folder), corrected)
@@ -114,24 +122,46 @@ def distinct(records: Sequence[Record]) -> Iterator[Record]:
             yield record
 
 
-def shifted(record: Record, gain: float, offset: float, quarters: int) -> Record:
-    """The record with another look of image and references; its defects' boxes turn with them."""
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """How images look that the run was not trained on.
 
-    def look(content: bytes) -> bytes:
-        pixels = np.rot90(remembered_rgb(content, name=record.test_path, keep=False), quarters)
-        return encode_png(np.clip(pixels * gain + offset, 0, 255).astype(np.uint8))
+    Attributes:
+      gain, offset: Of grey values.
+      quarters: Quarter turns, counter-clockwise, of image and references.
+      degrees: Turn of the image after them; its references are not turned.
+      references_too: Whether references have the grey values as well.
+    """
 
-    height, width = remembered_rgb(record.test_image, name=record.test_path, keep=False).shape[:2]
-    defects = tuple(Defect(each.type, turned(each.box, width, height, quarters)) for each in record.defects)
-    return Record(
-        **{name: getattr(record, name) for name in record.__dataclass_fields__}
-        | {
-            "test_image": look(record.test_image),
-            "reference_image": look(record.reference_image or b""),
-            "further_references": (),
-            "defects": defects,
-        }
-    )
+    gain: float
+    offset: float
+    quarters: int
+    degrees: float
+    references_too: bool
+
+    def of(self, record: Record) -> Record:
+        """The record in this look; its defects' boxes turn by quarters, and stay where they are in the last degrees."""
+        height, width = remembered_rgb(record.test_image, name=record.test_path, keep=False).shape[:2]
+        defects = tuple(Defect(each.type, turned(each.box, width, height, self.quarters)) for each in record.defects)
+        reference = self._turned(record.reference_image or b"", 0.0)
+        return Record(
+            **{name: getattr(record, name) for name in record.__dataclass_fields__}
+            | {
+                "test_image": encode_png(self._lit(self._turned(record.test_image, self.degrees))),
+                "reference_image": encode_png(self._lit(reference) if self.references_too else reference),
+                "further_references": (),
+                "defects": defects,
+            }
+        )
+
+    def _turned(self, content: bytes, degrees: float) -> np.ndarray:
+        pixels = np.rot90(remembered_rgb(content, name="image", keep=False), self.quarters)
+        picture = Image.fromarray(np.ascontiguousarray(pixels))
+        ground = tuple(int(value) for value in np.median(pixels, axis=(0, 1)))
+        return np.asarray(picture.rotate(degrees, Image.Resampling.BILINEAR, fillcolor=ground))
+
+    def _lit(self, pixels: np.ndarray) -> np.ndarray:
+        return np.clip(pixels * self.gain + self.offset, 0, 255).astype(np.uint8)
 
 
 def turned(box: Box, width: int, height: int, quarters: int) -> Box:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.learn_from_corrections import distinct, shifted, summed, turned
+from bench.learn_from_corrections import Look, distinct, summed, turned
 from sage_jax.config import DataConfig
 from sage_jax.data.images import decode_mask, remembered_rgb
 from sage_jax.data.records import Box, Record
@@ -31,13 +31,24 @@ def test_boxes_turn_with_their_image(quarters: int) -> None:
 
 def test_the_look_changes_and_what_is_known_stays(records: list[Record]) -> None:
     for record in records:
-        other = shifted(record, 1.5, 20.0, 1)
+        other = Look(1.5, 20.0, 1, 0.0, references_too=True).of(record)
         before, after = (remembered_rgb(each.test_image, name="", keep=False) for each in (record, other))
         assert np.array_equal(after, np.clip(np.rot90(before) * 1.5 + 20.0, 0, 255).astype(np.uint8))
         assert (other.anomalous, len(other.defects)) == (record.anomalous, len(record.defects))
         if record.mask is not None and record.defects:
             mask = np.rot90(decode_mask(record.mask))
             assert all(mask[d.box.top : d.box.bottom, d.box.left : d.box.right].any() for d in other.defects)
+
+
+def test_the_image_turns_by_degrees_and_references_may_keep_their_look(records: list[Record]) -> None:
+    record = next(each for each in records if each.reference_image)
+    other = Look(1.2, 10.0, 0, 5.0, references_too=False).of(record)
+    before, after = (remembered_rgb(each.reference_image or b"", name="", keep=False) for each in (record, other))
+    assert np.array_equal(before, after)
+    test, turned_test = (remembered_rgb(each.test_image, name="", keep=False) for each in (record, other))
+    assert turned_test.shape == test.shape and np.abs(turned_test.astype(float) - (test * 1.2 + 10.0)).max() > 20
+    straight = Look(1.2, 10.0, 0, 0.0, references_too=False).of(record)
+    assert not np.array_equal(remembered_rgb(straight.test_image, name="", keep=False), turned_test)
 
 
 def test_each_image_counts_once(records: list[Record]) -> None:
