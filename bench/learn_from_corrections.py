@@ -2,12 +2,11 @@
 
     python -m bench.learn_from_corrections --run runs/deeppcb --work learnt
 
-Of each test image, and with `--references-too` of its reference, the script makes a shifted copy: turned by quarters, then
-by some degrees, and brightened, as under another lamp or in another holder. The run
-inspects `--corrections` of them, an operator corrects each from the ground truth (verdict, kind, and place as a box or
-a cell), and `sage-jax learn` makes a version. Verdicts are then compared on all other shifted images, which nobody
-corrected, and on the test set as it was. Each seed draws other images to correct, another replay and another order of
-training.
+Of each test image, and with `--references-too` of its reference, the script makes a shifted copy: turned by quarters,
+then by some degrees, and brightened, as under another lamp or in another holder. The run inspects `--corrections` of
+them, an operator corrects each from the ground truth (verdict, kind, and place as a box or a cell), and `sage-jax
+learn` makes a version. Verdicts are then compared on all other shifted images, which nobody corrected, and on the test
+set as it was. Each seed draws other images to correct, another replay and another order of training.
 
 Options behind `--` are fields of the config: `-- --learn.steps 60`. The run itself is only read. Prints a line of JSON
 for each seed, then one with means and extremes.
