@@ -6,7 +6,9 @@ Of each test image, and with `--references-too` of its reference, the script mak
 then by some degrees, and brightened, as under another lamp or in another holder. The run inspects `--corrections` of
 them, an operator corrects each from the ground truth (verdict, kind, and place as a box or a cell), and `sage-jax
 learn` makes a version. Verdicts are then compared on all other shifted images, which nobody corrected, and on the test
-set as it was. Each seed draws other images to correct, another replay and another order of training.
+set as it was. Beside them on the same images: one answer to all; the old model, and the absolute difference in equal
+light, each with the threshold that fits the corrections best. Each seed draws other images to correct, another replay
+and another order of training.
 
 Options behind `--` are fields of the config: `-- --learn.steps 60`. The run itself is only read. Prints a line of JSON
 for each seed, then one with means and extremes.
@@ -37,6 +39,7 @@ from sage_jax.data import store as stored
 from sage_jax.data.adpl.preferences import cell_of
 from sage_jax.data.images import encode_png, remembered_rgb
 from sage_jax.data.records import Box, Defect, Record
+from sage_jax.evaluation.baselines import difference_map
 from sage_jax.stages.open_model import config_of
 from sage_jax.stages.run import Run
 from sage_jax.stages.versions import read_report, use_version, version_folder
@@ -80,13 +83,21 @@ def one_seed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     random.Random(seed).shuffle(shown)
     corrected, others = shown[: options.corrections], shown[options.corrections :]
     wrong = correct(folder, store_of(folder), corrected)
-    before = verdicts(folder, others)
+    truth = [bool(record.anomalous) for record in others]
+    before, scores = verdicts(folder, others)
+    rivals = {
+        "one answer to all": max(np.mean(truth), 1.0 - np.mean(truth)),
+        "old model, threshold of the corrections": refitted(verdicts(folder, corrected)[1], corrected, scores, truth),
+        "difference, threshold of the corrections": refitted(
+            [differing(record) for record in corrected], corrected, [differing(record) for record in others], truth
+        ),
+    }
     began = time.perf_counter()
     command = [sys.executable, "-m", "sage_jax", "learn", "--model", str(folder), "--seed", str(seed)]
     subprocess.run([*command, *options.fields], check=True, stdout=sys.stderr)
     minutes = (time.perf_counter() - began) / 60
     use_version(folder, 1)
-    after = verdicts(folder, others)
+    after, _ = verdicts(folder, others)
     report = read_report(version_folder(folder, 1))
     measures = {name: report["measures"][name] for name in REPORTED if name in report["measures"]}
     return {
@@ -96,6 +107,7 @@ def one_seed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
         "shifted images": len(others),
         "shifted before": float(np.mean(before)),
         "shifted after": float(np.mean(after)),
+        "rivals": {name: round(float(share), 4) for name, share in rivals.items()},
         "minutes": minutes,
         "offered": report["offered"],
     } | {name: [each["before"]["value"], each["after"]["value"]] for name, each in measures.items()}
@@ -194,14 +206,38 @@ def correct(folder: Path, store: CorrectionStore, records: Sequence[Record]) -> 
     return wrong
 
 
-def verdicts(folder: Path, records: Sequence[Record]) -> list[bool]:
-    """Whether the verdict on each image is right; an unsure one is not."""
+def verdicts(folder: Path, records: Sequence[Record]) -> tuple[list[bool], list[float]]:
+    """Whether the verdict on each image is right, an unsure one is not; and the scores."""
     inspector = sage_jax.load(folder)
-    found = []
+    found, scores = [], []
     for record in records:
         said = inspector.inspect(record.test_image, [record.reference_image or b""], category=record.category)
         found.append(said.verdict == ("defective" if record.anomalous else "good"))
-    return found
+        scores.append(np.nan if said.score is None else said.score)
+    return found, scores
+
+
+def differing(record: Record) -> float:
+    """Largest absolute difference to the reference, which is first given the image's mean and deviation of grey."""
+    test, reference = (
+        remembered_rgb(each or b"", name="image", keep=False).astype(np.float32)
+        for each in (record.test_image, record.reference_image)
+    )
+    lit = (reference - reference.mean()) * test.std() / max(float(reference.std()), 1e-6) + test.mean()
+    lit = encode_png(np.clip(lit + 0.5, 0, 255).astype(np.uint8))
+    return float(difference_map(dataclasses.replace(record, reference_image=lit)).max())
+
+
+def refitted(
+    known: Sequence[float], corrected: Sequence[Record], scores: Sequence[float], truth: Sequence[bool]
+) -> float:
+    """Share of right verdicts by the threshold that is right most often on the corrected images, the middle of ties."""
+    labels = np.array([bool(record.anomalous) for record in corrected])
+    ordered = np.unique(known)
+    between = [ordered[0] - 1.0, *((ordered[1:] + ordered[:-1]) / 2), ordered[-1] + 1.0]
+    right = np.array([np.mean((np.array(known) >= each) == labels) for each in between])
+    best = np.flatnonzero(right == right.max())
+    return float(np.mean((np.array(scores) >= between[best[len(best) // 2]]) == np.array(truth)))
 
 
 if __name__ == "__main__":

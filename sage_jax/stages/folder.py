@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import jax
 
-from sage_jax.config import Config
+from sage_jax.config import Config, ConfigError
 from sage_jax.process.checksums import file_sum
 from sage_jax.process.files import replace_file
 
 CONFIG: Final = "config.json"
 CONFIG_SUM: Final = "config.json.sha256"
 """SHA-256 of config.json; a config without it is read as it stands."""
+
+
+@contextlib.contextmanager
+def held_by_one(field: str, folder: Path | str) -> Iterator[None]:
+    """Tells what keeps a block from holding and writing a folder, by the config's field that names the folder.
+
+    Raises:
+      ConfigError: Another process holds it, or it cannot be written.
+    """
+    try:
+        yield
+    except BlockingIOError:
+        raise ConfigError(
+            f"{field} = {str(folder)!r}: another process works in it; wait for it, or give another {field}"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{field} = {str(folder)!r} cannot be written: {error.strerror or error}") from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,6 +40,7 @@ from sage_jax.stages.benchmark import benchmark, benchmark_folder
 from sage_jax.stages.calibration import calibrate
 from sage_jax.stages.export import export
 from sage_jax.stages.facts import write_facts
+from sage_jax.stages.folder import held_by_one
 from sage_jax.stages.inspection import inspect, inspection_folder
 from sage_jax.stages.judging import judge
 from sage_jax.stages.learning import learn
@@ -83,17 +84,11 @@ def _run(config: Config) -> None:
         until_stopped(run)
         return
     with contextlib.ExitStack() as held:
-        try:
+        with held_by_one("run_dir", config.run_dir):
             if jax.process_index() == 0:
                 held.enter_context(locked(run.folder.path))
                 remove_leftovers(run.folder.path)
             run.folder.write_config(run.config)
-        except BlockingIOError:
-            raise ConfigError(
-                f"run_dir = {config.run_dir!r}: another process works in it; wait for it, or give another run_dir"
-            ) from None
-        except OSError as error:
-            raise ConfigError(f"run_dir = {config.run_dir!r} cannot be written: {error.strerror or error}") from None
         _run_stages(run)
 
 

@@ -18,6 +18,7 @@ from sage_jax.process import signals
 from sage_jax.process.files import locked
 from sage_jax.process.signals import StopSignals
 from sage_jax.stages.answering_model import inspection_model
+from sage_jax.stages.folder import held_by_one
 from sage_jax.stages.run import Run
 from sage_jax.stages.versions import root_of
 
@@ -83,14 +84,8 @@ def watching(run: Run, service: Service, references: ReferenceImages) -> Iterato
     options, output = run.config.watch, watch_output(run)
     hook_key = read_key(options.webhook_key_env, field="watch.webhook_key_env")
     with contextlib.ExitStack() as held:
-        try:
+        with held_by_one("watch.output", output):
             held.enter_context(locked(output))
-        except BlockingIOError:
-            raise ConfigError(
-                f"watch.output: another process watches into {output}: stop it, or give another output"
-            ) from None
-        except OSError as error:
-            raise ConfigError(f"watch.output: {output} cannot be written: {error.strerror or error}") from None
         journal = WatchJournal(output)
         webhook = _webhook(options, hook_key, journal, output)
         watcher = Watcher(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from bench.learn_from_corrections import Look, distinct, summed, turned
+from bench.learn_from_corrections import Look, differing, distinct, refitted, summed, turned
 from sage_jax.config import DataConfig
-from sage_jax.data.images import decode_mask, remembered_rgb
+from sage_jax.data.images import decode_mask, encode_png, remembered_rgb
 from sage_jax.data.records import Box, Record
 from sage_jax.data.sources.readers import read_records
 
@@ -64,3 +66,23 @@ def test_sums_are_in_points_over_the_seeds() -> None:
     assert found["shifted, points"] == pytest.approx([20.0, 15.0, 25.0])
     assert found["old test, points"] == pytest.approx([0.0, -1.0, 1.0])
     assert found["minutes"] == [5.0, 4.0, 6.0]
+
+
+def test_a_rivals_threshold_is_that_of_the_corrections(records: list[Record]) -> None:
+    good = dataclasses.replace(records[0], anomalous=False)
+    bad = dataclasses.replace(records[0], anomalous=True)
+    corrected = [good, good, bad, bad]
+    assert refitted([0.1, 0.4, 0.8, 0.9], corrected, [0.5, 0.7, 0.2], [False, True, False]) == 1.0
+    assert refitted([0.1, 0.4, 0.8, 0.9], corrected, [0.5, 0.7, 0.2], [True, False, True]) == 0.0
+    assert refitted([0.9, 0.9, 0.9, 0.9], corrected, [0.9, 0.9], [True, False]) == 0.5
+
+
+def test_the_difference_is_taken_in_equal_light(records: list[Record]) -> None:
+    pixels = np.random.default_rng(0).integers(60, 120, (32, 32, 3)).astype(np.uint8)
+    brighter, marked = (pixels * 1.5 + 20).astype(np.uint8), pixels.copy()
+    marked[10:16, 10:16] = 250
+    same, other = (
+        dataclasses.replace(records[0], test_image=encode_png(each), reference_image=encode_png(pixels))
+        for each in (brighter, marked)
+    )
+    assert differing(same) < 2.0 < 30.0 < differing(other)

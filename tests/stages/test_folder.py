@@ -7,8 +7,10 @@ import hashlib
 import json
 from pathlib import Path
 
-from sage_jax.config import Config
-from sage_jax.stages.folder import RunFolder
+import pytest
+
+from sage_jax.config import Config, ConfigError
+from sage_jax.stages.folder import RunFolder, held_by_one
 
 
 def test_every_file_lies_in_the_folder_and_json_is_written_whole(tmp_path: Path) -> None:
@@ -29,3 +31,18 @@ def test_a_config_is_written_with_its_checksum(tmp_path: Path) -> None:
     content = (tmp_path / "config.json").read_bytes()
     assert json.loads(content)["seed"] == 7
     assert (tmp_path / "config.json.sha256").read_text().strip() == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (BlockingIOError(11, "busy"), "another process works in it; wait for it, or give another watch.output"),
+        (PermissionError(13, "Permission denied"), "cannot be written: Permission denied"),
+    ],
+)
+def test_what_keeps_a_folder_from_being_held_is_told_by_its_field(error: OSError, told: str) -> None:
+    with (
+        pytest.raises(ConfigError, match=f"watch.output = '/results'.* {told}"),
+        held_by_one("watch.output", "/results"),
+    ):
+        raise error

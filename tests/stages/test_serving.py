@@ -18,17 +18,14 @@ import pytest
 from sage_jax.stages.run import Run
 from sage_jax.stages.serving import serve
 from tests.support.served import base64_of, png
-from tests.support.tiny_export import TRAINED_HERE, make_run
+from tests.support.tiny_export import TRAINED_HERE, make_run_folder
 from tests.support.tiny_run import QUICK_TO_COMPILE, ROOT
 
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with a trained stage."""
-    folder = tmp_path_factory.mktemp("served") / "line3"
-    run = make_run(dataclasses.replace(TRAINED_HERE, run_dir=str(folder)))
-    run.folder.write_json("config.json", dataclasses.asdict(run.config))
-    return folder
+    return make_run_folder(tmp_path_factory.mktemp("served") / "line3")
 
 
 def started(folder: Path, *options: str, **variables: str) -> subprocess.Popen[str]:

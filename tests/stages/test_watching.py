@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import re
 import signal
@@ -21,17 +20,14 @@ import sage_jax
 from sage_jax.cli import main
 from sage_jax.corrections.store import store_of
 from tests.support.served import png
-from tests.support.tiny_export import TRAINED_HERE, make_run
+from tests.support.tiny_export import make_run_folder
 from tests.support.tiny_run import QUICK_TO_COMPILE, ROOT
 from tests.support.watched import rows_of
 
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("watching") / "line3"
-    run = make_run(dataclasses.replace(TRAINED_HERE, run_dir=str(folder)))
-    run.folder.write_json("config.json", dataclasses.asdict(run.config))
-    return folder
+    return make_run_folder(tmp_path_factory.mktemp("watching") / "line3")
 
 
 class Program:
@@ -107,7 +103,11 @@ def test_a_killed_watcher_goes_on_and_its_rows_are_those_of_inspect(run_dir: Pat
             text=True,
             env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")},
         )
-        assert second.returncode == 2 and "another process watches" in second.stderr
+        assert (
+            second.returncode == 2
+            and "watch.output" in second.stderr
+            and "another process works in it" in second.stderr
+        )
         first.stop(signal.SIGKILL)
     for number in range(5, 8):
         (images / f"{number}.png").write_bytes(png(number))

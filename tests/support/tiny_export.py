@@ -79,6 +79,13 @@ def make_run(config: Config, *, stages: tuple[str, ...] = ("base", "sfe"), copie
     return run
 
 
+def make_run_folder(folder: Path) -> Path:
+    """A run folder, with its config, whose stages base and sfe hold random weights."""
+    run = make_run(dataclasses.replace(TRAINED_HERE, run_dir=str(folder)))
+    run.folder.write_config(run.config)
+    return folder
+
+
 def tiny_chats(folder: Path, **options: Any) -> list[tuple[PreTrainedTokenizerFast, Chat]]:
     """The tokenizers and conversations that models have: of those trained here, Qwen2's, InternLM2's (in `folder`)."""
     text = TextConfig(max_facts=3, max_fact_tokens=99, **options)
