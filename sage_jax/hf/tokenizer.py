@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, Final
 
 from tokenizers import AddedToken, processors
-from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from sage_jax.data.trees.conversations import CONVERSATIONS, TRANSFORMERS, Conversation
 from sage_jax.data.trees.tokenizer import COMPARISON_TOKEN, IMAGE_TOKEN, TEMPLATE_TOKENS, steps_of
@@ -135,6 +135,8 @@ def _read(folder: Path) -> PreTrainedTokenizerFast:
         if (folder / "tokenizer.json").is_file():
             return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+            from transformers import Qwen2Tokenizer  # half a second, for files that few folders lack
+
             return Qwen2Tokenizer.from_pretrained(str(folder), local_files_only=True)
         if (folder / "tokenizer.model").is_file():
             return _from_sentencepiece(folder)

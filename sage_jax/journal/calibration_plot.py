@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from sage_jax.metrics.calibration import Calibration, log_odds
 from sage_jax.process.files import replace_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _GOOD, _DEFECTIVE, _INK = "#20639b", "#c8553d", "#1f2933"
 _BINS = 40
@@ -23,6 +24,9 @@ def plot_calibration(found: Calibration, good: Sequence[float], defective: Seque
 
     The two last need defective images.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11.0 if len(defective) else 4.2, 3.4), dpi=130, layout="constrained")
     panels = figure.subplots(1, 3 if len(defective) else 1, squeeze=False)[0]
     _histogram(panels[0], found, good, defective)

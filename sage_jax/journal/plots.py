@@ -6,15 +6,15 @@ import io
 import json
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from sage_jax.axes import Float
 from sage_jax.process.files import replace_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _INK = "#1f2933"
 _FAINT = "#c7cdd4"
@@ -34,6 +34,10 @@ def plot_losses(metrics_jsonl: Path, output: Path) -> None:
     Raises:
       ValueError: A line is no JSON object, or no line holds a loss.
     """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     losses = read_losses(metrics_jsonl)
     if not losses:
         raise ValueError(f"{metrics_jsonl}: no row has stage, step and loss; train a stage first")

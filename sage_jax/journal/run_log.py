@@ -11,18 +11,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-from tensorboardX import SummaryWriter
 
 from sage_jax.config import TrainConfig
 from sage_jax.errors import UserError
 from sage_jax.process.files import replace_file
+from sage_jax.process.libraries import without_torch
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 MAX_SKIPPED_IN_ROW: Final = 10
 _SECONDS_BETWEEN_LINES: Final = 10.0
@@ -83,6 +86,9 @@ class RunLog:
         if not self._writes:
             return
         if self._tensorboard is None:
+            with without_torch():
+                from tensorboardX import SummaryWriter
+
             # purge_step hides what a killed run had already written beyond the checkpoint
             folder = self.run_dir / "tensorboard" / self.stage
             self._tensorboard = SummaryWriter(str(folder), purge_step=self._first_step)

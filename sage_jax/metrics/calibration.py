@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from sage_jax.axes import Bool, Float
 from sage_jax.errors import UserError
@@ -166,7 +166,7 @@ def _keeping_escapes(missed: np.ndarray, rate: float, *, at_least: float, ordere
 
 def clopper_pearson(found: int, count: int, *, confidence: float = _CONFIDENCE) -> float:
     """Upper bound on a rate of which `found` of `count` independent draws were seen (Clopper and Pearson 1934)."""
-    return 1.0 if found >= count else float(stats.beta.ppf(confidence, found + 1, count - found))
+    return 1.0 if found >= count else float(special.betaincinv(found + 1, count - found, confidence))
 
 
 def expected_calibration_error(

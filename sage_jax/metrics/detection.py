@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-from sklearn import metrics as sklearn_metrics
 
 from sage_jax.axes import Bool, Float
 from sage_jax.metrics.intervals import UNDEFINED, Metric, Statistic, bootstrap
@@ -39,6 +38,8 @@ def detection_metrics(
         raise ValueError(
             f"{len(score_array)} scores, {len(label_array)} labels, {len(groups)} groups: give one of each per example"
         )
+    from sklearn import metrics as sklearn_metrics  # a second to import, which inspection does not need
+
     if not np.isfinite(score_array).all():
         bad = int(np.flatnonzero(~np.isfinite(score_array))[0])
         raise ValueError(f"anomaly score {bad} is {score_array[bad]}: scores must be finite")

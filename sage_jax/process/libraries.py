@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging as standard_logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -40,6 +42,22 @@ def settle_libraries() -> None:
     logging.get_absl_logger().addFilter(_is_not_raised_later)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
+
+
+@contextlib.contextmanager
+def without_torch() -> Iterator[None]:
+    """Lets a library be imported as where torch is not installed, unless torch is there already.
+
+    TensorBoard's writer imports it where it finds it, which takes seconds, and needs it for nothing written here.
+    """
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # an import of it then raises ImportError
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
 
 
 def _is_not_raised_later(record: standard_logging.LogRecord) -> bool:

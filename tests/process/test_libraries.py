@@ -51,3 +51,25 @@ def test_what_comes_back_to_a_loop_that_has_ended_is_not_told() -> None:
     )
     said = python(code).stderr
     assert "something else" in said and "Event loop" not in said
+
+
+def test_a_library_that_looks_for_torch_is_imported_without_it_and_torch_can_be_imported_afterwards() -> None:
+    code = (
+        "import sys; from sage_jax.process.libraries import without_torch as w\n"
+        "with w():\n"
+        "    import tensorboardX\n"
+        "print('torch' in sys.modules); sys.modules['torch'] = sys\n"
+        "with w():\n"
+        "    import torch; assert torch is sys\n"
+        "print(sys.modules['torch'] is sys)"
+    )
+    assert python(code).stdout.split() == ["False", "True"]
+
+
+def test_the_stages_import_nothing_heavy_that_only_some_of_them_need() -> None:
+    code = (
+        "import sys, sage_jax.stages.stages\n"
+        "print(*(name for name in ('torch', 'sklearn', 'scipy.stats', 'matplotlib.figure', 'tensorboardX')"
+        " if name in sys.modules))"
+    )
+    assert python(code).stdout.split() == []
