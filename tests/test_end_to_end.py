@@ -19,8 +19,7 @@ from tests.support.tiny_run import CONFIG, TinyRun, read_jsonl, run_main, start_
 
 
 def test_sigterm_saves_and_the_printed_command_ends_bitwise_as_without_it(tiny_run: TinyRun, tmp_path: Path) -> None:
-    for name in ("cache", "compiled"):
-        shutil.copytree(tiny_run.folder / name, tmp_path / name)
+    shutil.copytree(tiny_run.folder / "cache", tmp_path / "cache")
     only_base = "--config.stages=base"
     process = start_main(tmp_path, only_base)
     metrics = tmp_path / "run" / "metrics.jsonl"
@@ -62,7 +61,7 @@ def test_killed_twice_stage_2_ends_bitwise_as_without_it(tiny_run: TinyRun, tmp_
     # The tiny run itself is no measure: its reference table has batches of its `dpo` stage.
     killed, unbroken = tmp_path / "killed", tmp_path / "unbroken"
     for folder in (killed, unbroken):
-        for name in ("cache", "compiled", "run/stages/sfe", "run/tokenizer"):
+        for name in ("cache", "run/stages/sfe", "run/tokenizer"):
             shutil.copytree(tiny_run.folder / name, folder / name)
     # Batches of the evaluation cut the reference table; a worker process reads the records.
     only = ("--config.stages=edpo", "--config.edpo.checkpoint_every=1", "--config.data.num_workers=1")
@@ -90,8 +89,7 @@ def test_killed_twice_stage_2_ends_bitwise_as_without_it(tiny_run: TinyRun, tmp_
 
 
 def test_validation_is_scored_at_its_steps_and_the_best_checkpoint_is_kept(tiny_run: TinyRun, tmp_path: Path) -> None:
-    for name in ("cache", "compiled"):
-        shutil.copytree(tiny_run.folder / name, tmp_path / name)
+    shutil.copytree(tiny_run.folder / "cache", tmp_path / "cache")
     for name in ("stages/sfe", "tokenizer"):
         shutil.copytree(tiny_run.run_dir / name, tmp_path / "run" / name)
     ended = run_main(
@@ -112,7 +110,7 @@ def test_validation_is_scored_at_its_steps_and_the_best_checkpoint_is_kept(tiny_
 def test_vit_features_kept_in_memory_train_as_those_of_the_steps_after_a_kill_too(
     tiny_run: TinyRun, tmp_path: Path
 ) -> None:
-    for name in ("cache", "compiled", "run/stages/sfe", "run/tokenizer"):
+    for name in ("cache", "run/stages/sfe", "run/tokenizer"):
         shutil.copytree(tiny_run.folder / name, tmp_path / name)
     only = ("--config.stages=edpo", "--config.edpo.checkpoint_every=1", "--config.data.vit_features=memory")
     process = start_main(tmp_path, *only)

@@ -42,7 +42,7 @@ from sage_jax.training.objectives import PreferenceObjective
 from tests.support.exported_case import checkpoint_folder
 from tests.support.inspection_records import MODEL, TEXT, make_chat, make_records
 from tests.support.question_sets import write_manta
-from tests.support.tiny_run import QUICK_TO_COMPILE, read_jsonl
+from tests.support.tiny_run import PROGRAM, read_jsonl
 from tests.support.tiny_sage import random_params
 
 TRAIN = TrainConfig(
@@ -119,11 +119,7 @@ def start(count: int, *args: str) -> list[subprocess.Popen[str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-        "XLA_FLAGS": QUICK_TO_COMPILE,
-        "JAX_PLATFORMS": "cpu",
-    }
+    environment = os.environ | PROGRAM | {"PYTHONPATH": str(Path(__file__).parents[1])}
     return [
         subprocess.Popen(
             [sys.executable, __file__, str(count), str(process), str(port), *args],

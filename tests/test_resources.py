@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -31,7 +30,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def work(tmp_path: Path, whole: Path) -> Work:
     """A place where what the whole run compiled is compiled already."""
-    shutil.copytree(whole / "compiled", tmp_path / "compiled")
     return Work(tmp_path, random.Random(0), FIELDS)
 
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from tests.support.tiny_run import QUICK_TO_COMPILE, ROOT, read_jsonl
+from tests.support.tiny_run import PROGRAM, ROOT, read_jsonl
 
 BOARDS: Final = ROOT.parent / "shared" / "data" / "deeppcb"
 
@@ -46,8 +46,7 @@ def run(words: list[str], folder: Path) -> str:
     program = ["-m", "sage_jax"] if words[0] == "sage-jax" else words[1:3]
     rest = words[1:] if words[0] == "sage-jax" else words[3:]
     environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": QUICK_TO_COMPILE,
+        **PROGRAM,
         "PYTHONPATH": str(ROOT),
         "XDG_CACHE_HOME": str(folder / "cache"),
         "HOME": str(folder),

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.photographs import drawn
-from tests.support.tiny_run import CONFIG, QUICK_TO_COMPILE, ROOT, TinyRun
+from tests.support.tiny_run import CONFIG, PROGRAM, ROOT
 
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 
@@ -33,7 +33,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Installed:
     """An environment with the wheel and what it depends on, and an empty folder to work in."""
 
-    def __init__(self, folder: Path, wheel: Path, tiny_run: TinyRun) -> None:
+    def __init__(self, folder: Path, wheel: Path) -> None:
         self.folder = folder / "work"
         self.folder.mkdir()
         environment = folder / "environment"
@@ -44,20 +44,13 @@ class Installed:
         (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
         command = [sys.executable, "-m", "pip", "--python", str(self.bin / "python"), "install", "-q", "--no-deps"]
         subprocess.run([*command, "--force-reinstall", str(wheel)], check=True, capture_output=True, timeout=300)
-        # Programs that the tiny run has compiled need not be compiled again.
-        self.cache = shutil.copytree(tiny_run.folder / "compiled", folder / "compiled")
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         left_out = ("PYTHONPATH", "VIRTUAL_ENV", "XLA_FLAGS")
         environment = {name: value for name, value in os.environ.items() if name not in left_out}
         environment |= {
             "PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}",
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": QUICK_TO_COMPILE,
-            "JAX_COMPILATION_CACHE_DIR": str(self.cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-            "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",
+            **PROGRAM,
         }
         ended = subprocess.run(
             command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=600, check=False
@@ -67,8 +60,8 @@ class Installed:
 
 
 @pytest.fixture(scope="module")
-def installed(wheel: Path, tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
-    made = Installed(tmp_path_factory.mktemp("installed"), wheel, tiny_run)
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    made = Installed(tmp_path_factory.mktemp("installed"), wheel)
     shutil.copy(CONFIG, made.folder / "tiny.py")
     for number, folder in enumerate(("photos", "good_photos")):
         (made.folder / folder).mkdir()

@@ -18,7 +18,7 @@ from bench.sizes import SIZES, make_model, make_tree, with_options
 from sage_jax.models.sage import tree_mask
 from sage_jax.parameters import merge
 from sage_jax.plan.flops import matmul_flops
-from tests.support.tiny_run import QUICK_TO_COMPILE
+from tests.support.tiny_run import PROGRAM
 from tests.support.tiny_sage import on_device
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +88,7 @@ def test_a_benchmark_prints_a_line_with_its_figures(command: list[str], figures:
         capture_output=True,
         text=True,
         timeout=500,
-        env=os.environ | {"XLA_FLAGS": QUICK_TO_COMPILE},  # one device, as they are run
+        env=os.environ | PROGRAM,  # one device, as they are run
         check=True,
     )
     (line,) = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

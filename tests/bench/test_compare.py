@@ -12,7 +12,7 @@ import pytest
 
 from bench.compare import COMPARISONS, Figure, missing_packages, names_of, ratio
 from bench.measure import read_lines
-from tests.support.tiny_run import QUICK_TO_COMPILE
+from tests.support.tiny_run import PROGRAM
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,7 +25,7 @@ def compare(*arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         timeout=500,
-        env=os.environ | {"XLA_FLAGS": QUICK_TO_COMPILE},  # one device, as they are run
+        env=os.environ | PROGRAM,  # one device, as they are run
         check=False,
     )
 

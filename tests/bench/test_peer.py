@@ -28,7 +28,7 @@ from bench.peer.model import build_model
 from bench.peer.sizes import SIZES as PEER_SIZES
 from bench.peer.sizes import make_groups
 from bench.sizes import SIZES, draw_answers, draw_prompts, make_model
-from tests.support.tiny_run import QUICK_TO_COMPILE
+from tests.support.tiny_run import PROGRAM
 
 ROOT = Path(__file__).parents[2]
 
@@ -149,7 +149,7 @@ def line_of(command: list[str]) -> dict[str, Any]:
         capture_output=True,
         text=True,
         timeout=500,
-        env=os.environ | {"XLA_FLAGS": QUICK_TO_COMPILE},  # one device, as they are run
+        env=os.environ | PROGRAM,  # one device, as they are run
         check=False,
     )
     assert done.returncode == 0, done.stderr

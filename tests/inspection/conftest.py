@@ -15,7 +15,6 @@ from tests.support.tiny_run import TinyRun, run_main
 def work(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Work:
     folder = tmp_path_factory.mktemp("work")
     shutil.copytree(tiny_run.run_dir, folder / "run", ignore=shutil.ignore_patterns("inspect"))
-    shutil.copytree(tiny_run.folder / "compiled", folder / "compiled")
     images = drawn()
     (folder / "images").mkdir()
     for index in range(MANY):

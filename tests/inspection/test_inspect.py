@@ -45,7 +45,6 @@ def inspected(tiny_run: TinyRun, photographs: Path, tmp_path_factory: pytest.Tem
     """The results for the folder, one-shot, from a run folder alone: its data set is not there."""
     folder = tmp_path_factory.mktemp("inspected")
     shutil.copytree(tiny_run.run_dir, folder / "run")
-    shutil.copytree(tiny_run.folder / "compiled", folder / "compiled")
     run_main(
         folder,
         "--config.stages=inspect",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ from tests.support.tiny_run import CONFIG, TinyRun, run_main
 def test_the_ablation_is_written_over_seeds_and_leaves_done_seeds_as_they_are(
     tiny_run: TinyRun, tmp_path: Path
 ) -> None:
-    shutil.copytree(tiny_run.folder / "compiled", tmp_path / "compiled")
     run_main(tmp_path, "--config.stages=ablate", "--config.ablate.seeds=(0,)")
     first = tmp_path / "run" / "seed_0"
     before = {path: path.stat().st_mtime_ns for path in first.rglob("DONE.json")}
@@ -71,7 +69,6 @@ def test_facts_and_patches_vary_one_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_variant_is_trained_scored_and_compared(tiny_run: TinyRun, tmp_path: Path) -> None:
-    shutil.copytree(tiny_run.folder / "compiled", tmp_path / "compiled")
     done = run_main(
         tmp_path,
         "--config.stages=ablate",

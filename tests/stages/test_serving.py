@@ -19,7 +19,7 @@ from sage_jax.stages.run import Run
 from sage_jax.stages.serving import serve
 from tests.support.served import base64_of, png
 from tests.support.tiny_export import TRAINED_HERE, make_run_folder
-from tests.support.tiny_run import QUICK_TO_COMPILE, ROOT
+from tests.support.tiny_run import PROGRAM, ROOT
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def started(folder: Path, *options: str, **variables: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK_TO_COMPILE}
+    environment = os.environ | PROGRAM | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "sage_jax", "serve", "--model", str(folder), "--serve.rows", "1", *options]
     return subprocess.Popen(
         command,

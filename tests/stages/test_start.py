@@ -111,7 +111,6 @@ def test_another_data_set_is_trained_on_from_what_was_learnt(tiny_run: TinyRun, 
     """The whole way: the earlier model scores as `base`, stage 1 moves it, and then the earlier run may go."""
     before = tmp_path / "before"
     shutil.copytree(tiny_run.run_dir, before)
-    shutil.copytree(tiny_run.folder / "compiled", tmp_path / "compiled")
     fields = (f"--config.start_from={before}", "--config.seed=5", "--config.sfe.steps=2")
     run = run_main(tmp_path, *fields, "--config.stages=prepare,base,sfe")
     log = (run.run_dir / "log.txt").read_text(encoding="utf-8")

@@ -21,7 +21,7 @@ from sage_jax.cli import main
 from sage_jax.corrections.store import store_of
 from tests.support.served import png
 from tests.support.tiny_export import make_run_folder
-from tests.support.tiny_run import QUICK_TO_COMPILE, ROOT
+from tests.support.tiny_run import PROGRAM, ROOT
 from tests.support.watched import rows_of
 
 
@@ -38,15 +38,7 @@ class Program:
     """
 
     def __init__(self, folder: Path, *arguments: str) -> None:
-        environment = os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": QUICK_TO_COMPILE,
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-            "PYTHONPATH": str(ROOT),
-            "SAGE_KEY": "secret-key",
-        }
+        environment = os.environ | PROGRAM | {"PYTHONPATH": str(ROOT), "SAGE_KEY": "secret-key"}
         self._log = folder / f"{time.monotonic_ns()}.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -101,7 +93,7 @@ def test_a_killed_watcher_goes_on_and_its_rows_are_those_of_inspect(run_dir: Pat
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")},
+            env=os.environ | PROGRAM | {"PYTHONPATH": str(ROOT)},
         )
         assert (
             second.returncode == 2

@@ -22,6 +22,12 @@ QUICK_TO_COMPILE = " ".join(
     )
 )
 """XLA_FLAGS of programs that run once: one device, quick to compile."""
+PROGRAM = {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": QUICK_TO_COMPILE,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+}
+"""Variables of programs that run once. What one of them has compiled, the next one reads (tests/conftest.py)."""
 
 TRAINED = tuple(name for name in TRAINING_STAGES if name != LEARN)
 """Training stages of the tiny run: `learn` trains in the folder of a version."""
@@ -64,15 +70,8 @@ def start_main(
       before: Command that starts it.
       options: Of `subprocess.Popen`, such as other places for its output.
     """
-    variables = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": QUICK_TO_COMPILE,  # what one run compiled, the next one reads
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",  # or the folder's path would be part of every key
-    }
-    variables = {name: value for name, value in (variables | dict(environment or {})).items() if value}
+    variables = os.environ | PROGRAM | dict(environment or {})
+    variables = {name: value for name, value in variables.items() if value}
     fields = (f"--config.run_dir={folder / 'run'}", f"--config.data.cache_dir={folder / 'cache'}")
     command = [*before, sys.executable, "-m", "sage_jax.main", "--config", str(CONFIG), *fields, *overrides]
     given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options

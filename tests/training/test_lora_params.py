@@ -187,7 +187,7 @@ def test_base_models_are_not_trained_with_lora():
 def lora_run(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> tuple[TinyRun, dict[str, Any]]:
     """Both stages with LoRA on int8 kernels and their evaluation, from the base model of the shared run."""
     folder = tmp_path_factory.mktemp("lora")
-    for name in ("cache", "compiled", "run/stages/base", "run/tokenizer"):
+    for name in ("cache", "run/stages/base", "run/tokenizer"):
         shutil.copytree(tiny_run.folder / name, folder / name)
     run = run_main(
         folder,
