@@ -151,11 +151,11 @@ def _shares_noise(one: Float[np.ndarray, "H W"], two: Float[np.ndarray, "H W"]) 
     Loss takes noise away and adds none, so that what is left lies along what there was.
     """
     windows = [_windows(image, 4) for image in (one, two)]
-    details = [each - each.mean(axis=(1, 3), keepdims=True) for each in windows]
-    energies = [np.square(each).mean(axis=(1, 3)) for each in details]
-    flat = sum(energies) <= np.median(sum(energies))
-    shared = (details[0] * details[1]).mean(axis=(1, 3))[flat].mean()
-    least = min(energy[flat].mean() for energy in energies)
+    first, second = (each - each.mean(axis=(1, 3), keepdims=True) for each in windows)
+    energies = np.stack([np.square(each).mean(axis=(1, 3)) for each in (first, second)])
+    flat = energies.sum(0) <= np.median(energies.sum(0))
+    shared = (first * second).mean(axis=(1, 3))[flat].mean()
+    least = energies[:, flat].mean(1).min()
     return bool(least < _LEAST_NOISE or shared >= _LEAST_SHARED_NOISE * least)
 
 

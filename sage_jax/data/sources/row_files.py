@@ -151,7 +151,7 @@ def _sets(path: Path) -> dict[str, Any] | None:
 
 def _of_info(name: str, fields: dict[str, Any], base: Path, line: int | None) -> RowFile:
     """A set of LLaMA-Factory's; its file lies in the listing's folder."""
-    columns, file = dataset_info.columns_of(fields), dataset_info.file_name(fields)
+    file, columns = dataset_info.file_name(fields), dataset_info.columns_of(fields)
     return RowFile(_inside(base, file, "file_name"), name=file, set_name=name, line=line, columns=columns)
 
 
