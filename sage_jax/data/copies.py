@@ -159,7 +159,7 @@ def _shares_noise(one: Float[np.ndarray, "H W"], two: Float[np.ndarray, "H W"]) 
     return bool(least < _LEAST_NOISE or shared >= _LEAST_SHARED_NOISE * least)
 
 
-def _windows(image: Float[np.ndarray, "H W"], side: int) -> Float[np.ndarray, "h S w S"]:
+def _windows(image: Float[np.ndarray, "H W"], side: int) -> Float[np.ndarray, "h _ w _"]:
     height, width = (length // side for length in image.shape)
     return image[: height * side, : width * side].reshape(height, side, width, side)
 
@@ -173,7 +173,7 @@ def _grey(image: bytes) -> Image.Image:
     return Image.fromarray(decode_rgb(image, name="image")).convert("L")
 
 
-def _detail(thumbs: Float[np.ndarray, "N T T"]) -> Float[np.ndarray, "N D"]:
+def _detail(thumbs: Float[np.ndarray, "I h w"]) -> Float[np.ndarray, "I _"]:
     """Thumbnails without what changes slowly, each of length 1; one without any detail is all 0."""
     coarse = thumbs.reshape(len(thumbs), _THUMB_PX // 4, 4, _THUMB_PX // 4, 4)
     fine = (coarse - coarse.mean(axis=(2, 4), keepdims=True)).reshape(len(thumbs), -1)
