@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Iterator
 from typing import Final, Literal
 
 import rich.console
@@ -12,6 +13,7 @@ import rich.table
 
 from sage_jax.config import DataConfig
 from sage_jax.data.causes import by_cause
+from sage_jax.data.copies import Thumbnails, copied
 from sage_jax.data.doubts import Doubts
 from sage_jax.data.progress import progress_bar
 from sage_jax.data.question_verdicts import READERS, QuestionVerdicts, TextOnly, text_only_by_kind
@@ -106,7 +108,7 @@ def check(config: DataConfig, seed: int) -> CheckReport:
     questions: collections.Counter[tuple[str, str, str, str]] = collections.Counter()
     splits: dict[str, SplitCounts] = {}
     faults: dict[Fault, None] = {}
-    blind, doubts = _Blind(config.language), Doubts(config.language)
+    blind, doubts, thumbnails = _Blind(config.language), Doubts(config.language), Thumbnails()
     with progress_bar(transient=True) as progress:
         for split in SPLITS:
             num_images = config.num_train if split == "train" else config.num_test
@@ -125,6 +127,7 @@ def check(config: DataConfig, seed: int) -> CheckReport:
                     questions.update(_verdicts(split, item, config.language))
                     blind.add(split, item)
                     doubts.add(split, item)
+                    thumbnails.add(split, item)
                 progress.advance(task)
             splits[split] = tally.counts()
             task = progress.add_task(f"check all of {split}", total=None)
@@ -132,6 +135,7 @@ def check(config: DataConfig, seed: int) -> CheckReport:
                 if fault is not None:
                     faults.setdefault(fault)
                 progress.update(task, advance=1)
+    again = _copies(config, seed, thumbnails)
     return CheckReport(
         revision=readers.source_revision(config, seed),
         questions=dict(questions),
@@ -139,8 +143,33 @@ def check(config: DataConfig, seed: int) -> CheckReport:
         faults=tuple(faults),
         without_image=blind.found(),
         left_out=tuple(readers.left_out(config)),
-        doubts=tuple(doubts.sentences()),
+        doubts=(*doubts.sentences(), *again),
         images=doubts.images,
+    )
+
+
+def _copies(config: DataConfig, seed: int, thumbnails: Thumbnails) -> tuple[str, ...]:
+    """What test images are training images saved again, in a sentence; the data set is read again for candidates alone.
+
+    Raises:
+      Interrupted: A signal has come.
+    """
+
+    def records() -> Iterator[Record]:
+        for split in SPLITS:
+            for item in readers.read_records(config, split, seed):
+                if signals.requested():
+                    raise Interrupted("stopped while the data set was checked for copies")
+                if isinstance(item, Record):
+                    yield item
+
+    found = copied(list(thumbnails.candidates()), records())
+    if not found:
+        return ()
+    tested, trained = map(thumbnails.path, found[0])
+    return (
+        f"{len(found)} test images are training images saved again (another format, quality or size): metrics on them "
+        f"prove nothing; the first: {tested} is {trained}",
     )
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import collections
-import hashlib
 from collections.abc import Iterator
 from typing import Final, Literal
 
+from sage_jax.data.copies import digest
 from sage_jax.data.images import decode_mask
 from sage_jax.data.records import Record
 from sage_jax.verdict import Language, parse_verdict
@@ -43,8 +43,8 @@ class Doubts:
 
     def add(self, split: Literal["train", "test"], record: Record) -> None:
         """Takes a record; training records come before those of testing."""
-        image = _digest(record.test_image)
-        references = [_digest(each.image) for each in record.references]
+        image = digest(record.test_image)
+        references = [digest(each.image) for each in record.references]
         self.images[split].add(image)
         if split == "test" and image in self.images["train"]:
             self._tell("leak", image, record)
@@ -99,7 +99,3 @@ class Doubts:
     def _count(self, kind: str, example: str) -> None:
         self._counts[kind] += 1
         self._first.setdefault(kind, example)
-
-
-def _digest(image: bytes) -> str:
-    return hashlib.sha256(image).hexdigest()[:32]

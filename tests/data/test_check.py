@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rich.console
+from PIL import Image
 
 from sage_jax.config import DataConfig
 from sage_jax.data.check import CheckReport, check, print_report
@@ -119,6 +120,21 @@ def test_best_answers_without_a_verdict_have_a_column_of_their_own(tmp_path: Pat
     assert report.without_image["question"]["standard comparison"].n == 1, "what has a verdict can be told"
     cells = ["train", "standard comparison", "part", "1", "0", "2", "3"]
     assert any([cell.strip() for cell in line.strip("│").split("│")] == cells for line in _printed(report).splitlines())
+
+
+def test_a_test_image_that_is_a_training_image_saved_again_is_told_with_both_files(tmp_path: Path) -> None:
+    rng, row = np.random.default_rng(0), {"question": "?", "chosen": "Yes.", "rejected": "No."}
+    images = [
+        np.repeat(rng.integers(0, 256, (16, 16), np.uint8), 10, axis=axis).repeat(10, 1 - axis) for axis in (0, 1)
+    ]
+    for name, image in zip("ab", images, strict=True):
+        (tmp_path / f"{name}.png").write_bytes(encode_png(image))
+    Image.fromarray(images[1]).save(tmp_path / "c.jpg", quality=85)
+    (tmp_path / "train.jsonl").write_text("\n".join(json.dumps(row | {"image": f"{name}.png"}) for name in "ab"))
+    (tmp_path / "test.jsonl").write_text(json.dumps(row | {"image": "c.jpg"}))
+    report = check(dataclasses.replace(_DATA, source="rows", root=str(tmp_path), num_train=0, num_test=0), 0)
+    (told,) = report.doubts
+    assert told.startswith("1 test images are training images saved again") and told.endswith("c.jpg is b.png")
 
 
 def test_an_unusable_data_set_is_an_error(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.internvl.processing_internvl import InternVLProcessor
@@ -229,3 +231,47 @@ def test_a_chat_template_has_limits_of_time_and_size(qwen: Path, monkeypatch: py
         with pytest.raises(WeightsError, match=said):
             find_conversation(qwen, config, tokenizer)
     assert time.monotonic() - started < 60 and sys.gettrace() is before
+
+
+def test_words_of_the_vocabulary_come_before_merges_where_the_file_says_so(qwen: Path, tmp_path: Path) -> None:
+    """`ignore_merges` of Llama 3's tokenizer.json: a whole word is one token even if no merges lead to it."""
+    shutil.copytree(qwen, tmp_path, dirs_exist_ok=True)
+    content = json.loads((qwen / "tokenizer.json").read_text(encoding="utf-8"))
+    model = content["model"]
+    words = ("Ġscratched", "Ġseal", "cap", "Yes")
+    vocab: dict[str, int] = model["vocab"]
+    free = iter(range(max([*vocab.values(), *(token["id"] for token in content["added_tokens"])]) + 1, 1000))
+    vocab |= {word: next(free) for word in words if word not in vocab}
+    model["ignore_merges"] = True
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    found = read_tokenizer(tmp_path, checkpoint_config())
+    expected = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert found.tokenize(" scratched") == ["Ġscratched"]
+    rng = np.random.default_rng(0)
+    pieces = [
+        "scratched",
+        " scratched",
+        " seal",
+        "cap",
+        "Yes",
+        "Is it",
+        "\n",
+        "  ",
+        "是",
+        "é",
+        "1",
+        "<img>",
+        "x.y",
+        "capYes",
+    ]
+    for _ in range(200):
+        said = "".join(rng.choice(pieces, rng.integers(1, 12)))
+        ids = found.encode(said, add_special_tokens=False)
+        assert ids == expected.encode(said, add_special_tokens=False).ids
+        assert found.decode(ids) == expected.decode(ids, skip_special_tokens=False)
+    found.save_pretrained(str(tmp_path / "saved"))
+    again = PreTrainedTokenizerFast.from_pretrained(str(tmp_path / "saved"))
+    assert again.tokenize(" scratched cap") == found.tokenize(" scratched cap")
+    model["ignore_merges"] = False
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    assert read_tokenizer(tmp_path, checkpoint_config()).tokenize(" scratched") != ["Ġscratched"]

@@ -58,6 +58,17 @@ def sharegpt(images: Sequence[str]) -> Row:
     return {"conversations": turns, "images": list(images)}
 
 
+def alpaca_preference(images: Sequence[str]) -> Row:
+    """LLaMA-Factory's other format: the question is the instruction, a new line and the input, here all instruction."""
+    asked = placeholders(images) + QUESTION
+    return {"instruction": asked, "input": "", "chosen": BETTER, "rejected": WORSE, "images": list(images)}
+
+
+def alpaca(images: Sequence[str]) -> Row:
+    """Without placeholders, as LLaMA-Factory's own example has it."""
+    return {"instruction": QUESTION, "input": "", "output": BETTER, "images": list(images)}
+
+
 def swift(images: Sequence[str]) -> Row:
     asked = placeholders(images).replace("\n", "") + QUESTION
     messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": BETTER}]
@@ -113,12 +124,14 @@ PREFERENCES: dict[str, Callable[[Sequence[str]], Row]] = {
     "trl_implicit": trl_implicit,
     "llamafactory": llamafactory,
     "llamafactory_roles": llamafactory_roles,
+    "alpaca_preference": alpaca_preference,
     "swift": swift,
     "swift_messages": swift_messages,
     "internvl_preference": internvl_preference,
 }
 CHATS: dict[str, Callable[[Sequence[str]], Row]] = {
     "sharegpt": sharegpt,
+    "alpaca": alpaca,
     "trl_completion": trl_completion,
     "swift_chat": swift_chat,
     "llava": llava,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sage_jax.config import Source
-from sage_jax.data.sources import real_iad, row_kinds
+from sage_jax.data.sources import dataset_info, real_iad, row_kinds
 from sage_jax.data.sources.tree_files import folders_of
 
 _RANKED: Final = "ranked answers, which training wants, cannot be had from it"
@@ -83,6 +83,8 @@ def object_kind(content: Mapping[str, Any]) -> Kind | None:
         return Kind("MMAD's questions (mmad.json), keyed by image", cure, _has())
     if values and all("annotation" in value for value in values):
         return Kind("a meta JSON of InternVL (root, annotation)", _ROWS, _has(), "rows")
+    if dataset_info.is_info(content):
+        return Kind(f"LLaMA-Factory's {dataset_info.NAME}", f"{_ROWS}, under this very name", _has(), "rows")
     if real_iad.is_split(content):
         return Kind("a split JSON of Real-IAD", "set data.source=real_iad", _has(), "real_iad")
     if {"train", "test"} & set(content):

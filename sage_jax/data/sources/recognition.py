@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from sage_jax.config import ConfigError, DataConfig, Source
-from sage_jax.data.sources import folders, foreign, listed, real_iad, row_files, row_kinds
+from sage_jax.data.sources import dataset_info, folders, foreign, listed, real_iad, row_files, row_kinds
 from sage_jax.data.sources.deeppcb_boards import LISTS
 from sage_jax.data.sources.entries import GOOD_NAMES
 from sage_jax.data.sources.items import FormatError, Item, parse_items
@@ -217,12 +217,11 @@ def _kind_of_json(path: Path) -> foreign.Kind | None:
 
 
 def _of_row_folder(root: Path) -> Found | None:
-    for split in row_files.SPLITS:
-        for suffix in row_files.SUFFIXES:
-            path = root / f"{split}{suffix}"
-            kind = _kind_of_json(path) if path.is_file() else None
-            if kind is not None and kind.source == "rows":
-                return Found("rows", ("rows",), f"a folder of rows: {kind.name}", str(root))
+    splits = [f"{split}{suffix}" for split in row_files.SPLITS for suffix in row_files.SUFFIXES]
+    for path in (root / name for name in (*splits, dataset_info.NAME)):
+        kind = _kind_of_json(path) if path.is_file() else None
+        if kind is not None and kind.source == "rows":
+            return Found("rows", ("rows",), f"a folder of rows: {kind.name}", str(root))
     return None
 
 

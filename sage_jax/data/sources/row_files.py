@@ -1,4 +1,4 @@
-"""The files that rows of other trainers stand in: one, those of a folder's splits, or those that a meta JSON names."""
+"""The files that rows of other trainers stand in: one, those of a folder's splits, or those that a listing names."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 from sage_jax.config import DataConfig
 from sage_jax.data.images import ImageFault, resolve_inside
 from sage_jax.data.records import Fault
+from sage_jax.data.sources import dataset_info
 from sage_jax.data.sources.items import BadItem, FormatError, Item, parse_items, text_of
 from sage_jax.data.sources.named_images import relative_path
 from sage_jax.data.sources.row_kinds import MARKS
@@ -34,6 +35,7 @@ class RowFile:
       share: Share of its rows that are read, the first ones (`repeat_time` below 1).
       length: Rows that it should have; None where nobody says.
       line: Line of the meta JSON that names it.
+      columns: What its rows call their fields, where dataset_info.json says so.
     """
 
     path: Path
@@ -45,6 +47,7 @@ class RowFile:
     share: float = 1.0
     length: int | None = None
     line: int | None = None
+    columns: dataset_info.Columns | None = None
 
     def items(self, data: DataConfig) -> Iterator[Item | Fault]:
         """Its rows with their lines, and what is wrong with it as a file.
@@ -52,11 +55,15 @@ class RowFile:
         Raises:
           FormatError: It cannot be read at all.
         """
-        found = parse_items(self.path, marks=MARKS, wanted=WANTED)
+        marks = MARKS if self.columns is None else (*MARKS, *self.columns.names)
+        found = parse_items(self.path, marks=marks, wanted=WANTED)
         if self.length not in (None, len(found)):
             problem = f"set {self.set_name!r}: length is {self.length}, and {self.path.name} has {len(found)} rows"
             yield Fault(data.root, self.line, problem, "correct the length, or complete the file")
-        yield from found[: len(found) if self.share == 1.0 else int(len(found) * self.share)]
+        for item in found[: len(found) if self.share == 1.0 else int(len(found) * self.share)]:
+            if self.columns is not None and isinstance(item, Item):
+                item = dataclasses.replace(item, fields=self.columns.renamed(item.fields))
+            yield item
 
 
 def images_root(data: DataConfig) -> Path:
@@ -67,21 +74,25 @@ def images_root(data: DataConfig) -> Path:
 
 def located(data: DataConfig, name: str) -> str:
     """A file of rows, by `RowFile.name`, as a user finds it."""
-    root = Path(data.root).expanduser()
+    root = _listing(data)
+    if root.name == dataset_info.NAME:
+        return str(root.parent / name)
     return str((root if root.is_dir() else images_root(data)) / name) if name else data.root
 
 
 def row_files(data: DataConfig) -> Iterator[RowFile | Fault]:
-    """The files of rows under `data.root`, and what is wrong with a meta JSON that names them.
+    """The files of rows under `data.root`, and what is wrong with a listing that names them.
+
+    A listing is a meta JSON of InternVL, or LLaMA-Factory's dataset_info.json, also that of a folder without splits.
 
     Raises:
-      FormatError: The folder has no such file, or the meta JSON cannot be read.
+      FormatError: The folder has no such file, or the listing cannot be read.
     """
-    root = Path(data.root).expanduser()
+    root = _listing(data)
     if root.is_dir():
         yield from _of_folder(root)
         return
-    sets = _meta(root)
+    sets = _sets(root)
     if sets is None:
         yield RowFile(root)
         return
@@ -90,17 +101,27 @@ def row_files(data: DataConfig) -> Iterator[RowFile | Fault]:
         at = text.find(json.dumps(name, ensure_ascii=False))
         line = text.count("\n", 0, at) + 1 if at >= 0 else None
         try:
-            yield _of_set(name, fields, images_root(data), line)
+            if root.name == dataset_info.NAME:
+                yield _of_info(name, fields, root.parent, line)
+            else:
+                yield _of_set(name, fields, images_root(data), line)
         except BadItem as error:
-            yield Fault(data.root, line, f"set {name!r}: {error.args[0]}", error.args[1])
+            yield Fault(str(root), line, f"set {name!r}: {error.args[0]}", error.args[1])
 
 
 def json_paths(data: DataConfig) -> Iterator[Path]:
-    """All files that rows are read from, with the meta JSON that names them."""
-    root = Path(data.root).expanduser()
+    """All files that rows are read from, with the listing that names them."""
+    root = _listing(data)
     if root.is_file():
         yield root
     yield from (found.path for found in row_files(data) if isinstance(found, RowFile) and found.path != root)
+
+
+def _listing(data: DataConfig) -> Path:
+    """The root, or the dataset_info.json of a folder that has no files of splits."""
+    root = Path(data.root).expanduser()
+    split = any((root / f"{split}{suffix}").is_file() for split in SPLITS for suffix in SUFFIXES)
+    return root / dataset_info.NAME if not split and (root / dataset_info.NAME).is_file() else root
 
 
 def _of_folder(root: Path) -> Iterator[RowFile]:
@@ -115,23 +136,35 @@ def _of_folder(root: Path) -> Iterator[RowFile]:
         raise FormatError(f"{root}: has no {names}: set data.root to a file of rows, or to a folder of these")
 
 
-def _meta(path: Path) -> dict[str, Any] | None:
-    """The sets of a meta JSON of InternVL; None where the file is something else, or cannot be parsed."""
+def _sets(path: Path) -> dict[str, Any] | None:
+    """The sets of a listing; None where the file is something else, or cannot be parsed."""
     try:
         content = json.loads(path.read_bytes().decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(content, dict) or not content:
         return None
+    if path.name == dataset_info.NAME:
+        return content if dataset_info.is_info(content) else None
     return content if all(isinstance(one, dict) and "annotation" in one for one in content.values()) else None
+
+
+def _of_info(name: str, fields: dict[str, Any], base: Path, line: int | None) -> RowFile:
+    """A set of LLaMA-Factory's; its file lies in the listing's folder."""
+    file, columns = dataset_info.file_name(fields), dataset_info.columns_of(fields)
+    return RowFile(_inside(base, file, "file_name"), name=file, set_name=name, line=line, columns=columns)
+
+
+def _inside(base: Path, name: str, field: str) -> Path:
+    try:
+        return resolve_inside(base, name)
+    except ImageFault as error:
+        raise BadItem(f"{field} {error.name} {error.problem}", error.cure) from None
 
 
 def _of_set(name: str, fields: dict[str, Any], base: Path, line: int | None) -> RowFile:
     annotation = relative_path(base, text_of(fields, "annotation"))
-    try:
-        path = resolve_inside(base, annotation)
-    except ImageFault as error:
-        raise BadItem(f"annotation {error.name} {error.problem}", error.cure) from None
+    path = _inside(base, annotation, "annotation")
     times, length = fields.get("repeat_time", 1), fields.get("length")
     if isinstance(times, bool) or not isinstance(times, (int, float)) or not 0 < times < float("inf"):
         raise BadItem(f"repeat_time is {times!r}", "give a number above 0, or take the set out")

@@ -20,10 +20,14 @@ _ROLES: Final[dict[str, Role]] = {
 }
 _TURN_KEYS: Final = ("conversations", "messages", "prompt")
 _ANSWER_KEYS: Final = ("chosen", "rejected", "rejected_response", "rejected_messages", "completion")
-MARKS: Final = (*_TURN_KEYS, *_ANSWER_KEYS)
+_ALPACA_KEYS: Final = ("instruction", "output")
+MARKS: Final = (*_TURN_KEYS, *_ANSWER_KEYS, *_ALPACA_KEYS)
 """Keys of which every row has one."""
 
-_READ_KEYS: Final = (*MARKS, "question", "image", "images", "description", "system", "id", "question_id")
+_READ_KEYS: Final = (
+    *(*MARKS, "question", "input", "history"),
+    *("image", "images", "description", "system", "id", "question_id"),
+)
 # Whatever they hold beside nothing changes what an answer means: without them the row says something else.
 _REFUSED_KEYS: Final = {
     "kto_tag": "marks single answers as good or bad (KTO), without a pair",
@@ -73,10 +77,20 @@ KINDS: Final = (
     RowKind("preference rows of TRL (chosen, rejected)", _has_pair_of_turns, True),
     RowKind("preference rows of ms-swift (messages, rejected_response)", _has("messages", "rejected_response")),
     RowKind("preference rows of ms-swift (messages, rejected_messages)", _has("messages", "rejected_messages")),
+    RowKind(
+        "preference rows of LLaMA-Factory in alpaca format (instruction, chosen, rejected)",
+        _has("instruction", "chosen", "rejected"),
+        True,
+    ),
     RowKind("chat rows of TRL (prompt, completion), not preference rows", _has("prompt", "completion"), True),
     RowKind("rows of SAGE's released SFE data (conversations, description)", _has("conversations", "description")),
     RowKind("chat rows of LLaVA or InternVL (conversations), not preference rows", _has("conversations")),
     RowKind("chat rows (messages), not preference rows", _has("messages")),
+    RowKind(
+        "chat rows of LLaMA-Factory in alpaca format (instruction, output), not preference rows",
+        _has("instruction", "output"),
+        True,
+    ),
 )
 """Formats of rows; the first that fits counts."""
 
@@ -187,6 +201,11 @@ def _messages(fields: dict[str, Any]) -> tuple[list[_Message], tuple[str, ...]]:
         return [*_turns(turns), answer], ()
     if "question" in fields and turns is None:
         turns = text_of(fields, "question")
+    if "instruction" in fields and turns is None:
+        asked = _alpaca_turns(fields)
+        if "chosen" not in fields:
+            return [*asked, _Message("assistant", _answer(fields, "output"), 0)], ()
+        return asked, (_answer(fields, "chosen"), _answer(fields, "rejected"))
     if rejected_key not in fields and "chosen" not in fields:
         return _turns(turns), ()
     if "chosen" not in fields:  # ms-swift: the conversation ends with the chosen answer
@@ -197,6 +216,21 @@ def _messages(fields: dict[str, Any]) -> tuple[list[_Message], tuple[str, ...]]:
     if turns is None:  # TRL: the prompt is what both begin with
         return _split_pair(_turns(fields["chosen"]), _turns(fields["rejected"]), "chosen and rejected")
     return _turns(turns), (_answer(fields, "chosen"), _answer(fields, rejected_key))
+
+
+def _alpaca_turns(fields: dict[str, Any]) -> list[_Message]:
+    """The turns of `history`, pairs of question and answer, and the question: `instruction`, a new line, `input`."""
+    if isinstance(fields.get("output"), list) and "chosen" not in fields:
+        raise BadItem("output is a list of answers", "name the better one chosen and the worse one rejected")
+    turns: list[_Message] = []
+    history = fields.get("history") or []
+    for number, pair in enumerate(history if isinstance(history, list) else [history], start=1):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise BadItem(f"history: entry {number} is {json_kind(pair)}", "make it a list of a question and an answer")
+        turns.append(_message("user", pair[0], f"history: question {number}"))
+        turns.append(_message("assistant", pair[1], f"history: answer {number}"))
+    told = [text_of(fields, key) for key in ("instruction", "input") if fields.get(key)]
+    return [*turns, _message("user", "\n".join(told), "instruction with input")]
 
 
 def _split_pair(

@@ -31,6 +31,10 @@ FILES: dict[str, tuple[Any, str]] = {
         "MANTA",
     ),
     "mmad": ({"DS/a.png": {"image_path": "DS/a.png", "conversation": [{"Question": "?", "Answer": "A"}]}}, "MMAD"),
+    "info": (
+        {"caps": {"file_name": "caps.json", "columns": {"images": "images"}}},
+        "LLaMA-Factory's dataset_info.json",
+    ),
     "meta": ({"set": {"root": "img/", "annotation": "rows.jsonl", "repeat_time": 1}}, "meta JSON of InternVL"),
     "anomalyclip": ({"test": {"screw": []}}, "data.source to meta"),
     "coco": ({"images": [], "annotations": [], "categories": []}, "COCO"),

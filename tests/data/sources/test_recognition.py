@@ -69,6 +69,8 @@ def test_a_folder_of_several_sets_bears_none_of_their_names(tmp_path: Path) -> N
         ([TRL], "rows"),
         ([TRL, LLAVA], "rows"),
         ({"set": {"root": "", "annotation": "x.jsonl"}}, "rows"),
+        ([{"instruction": "Is it whole?", "output": "Yes.", "images": ["a.png"]}], "rows"),
+        ({"caps": {"file_name": "caps.json"}}, "rows"),
         ({"train": {"screw": []}, "test": {}}, "meta"),
         ({"meta": {"prefix": ""}, "train": [], "test": []}, "real_iad"),
     ],

@@ -9,10 +9,28 @@ import pytest
 
 from sage_jax.data.sources.items import BadItem
 from sage_jax.data.sources.row_kinds import KINDS, Asked, images_of, kind_of, parse_row, same_answer
-from tests.support.trainer_rows import BETTER, CHATS, PREFERENCES, QUESTION, WORSE, llamafactory, llava, swift, trl
+from tests.support.trainer_rows import (
+    BETTER,
+    CHATS,
+    PREFERENCES,
+    QUESTION,
+    WORSE,
+    alpaca,
+    alpaca_preference,
+    llamafactory,
+    llava,
+    swift,
+    trl,
+)
 
 FORMATS = {**PREFERENCES, **CHATS}
-NAMES = {"trl": "TRL", "llamafactory": "LLaMA-Factory", "swift": "ms-swift", "internvl_preference": "of InternVL"}
+NAMES = {
+    "alpaca": "chat rows of LLaMA-Factory in alpaca",
+    "trl": "TRL",
+    "llamafactory": "LLaMA-Factory",
+    "swift": "ms-swift",
+    "internvl_preference": "of InternVL",
+}
 
 
 @pytest.mark.parametrize("images", [("a.png",), ("good.png", "a.png")])
@@ -36,6 +54,20 @@ def test_turns_are_questions_and_the_last_has_the_pair() -> None:
     assert asked == (Asked("What is it?", ("A cap.",)), Asked(QUESTION, (BETTER, WORSE)))
     chat = parse_row({**llava(["a.png"]), "conversations": [*turns, {"from": "gpt", "value": "No."}]})
     assert chat.asked == (Asked("What is it?", ("A cap.",)), Asked(QUESTION, ("No.",)))
+
+
+def test_alpaca_rows_join_instruction_and_input_and_have_a_history() -> None:
+    row = alpaca(["good.png", "a.png"]) | {
+        "instruction": "<image><image>Look.",
+        "input": QUESTION,
+        "system": "Be brief.",
+    }
+    found = parse_row({**row, "history": [["What is it?", "A cap."]], "instruction": "Look."})
+    assert found.asked == (Asked("What is it?", ("A cap.",)), Asked(f"Look.\n{QUESTION}", (BETTER,)))
+    assert found.system == "Be brief." and found.unread == ()
+    assert parse_row(row).asked == (Asked(f"Look.\n{QUESTION}", (BETTER,)),), "placeholders are taken out"
+    pair = alpaca_preference(["a.png"]) | {"instruction": "", "input": f"<image>{QUESTION}", "output": "Neither."}
+    assert parse_row(pair).asked == (Asked(QUESTION, (BETTER, WORSE)),), "chosen and rejected are what is ranked"
 
 
 def test_system_message_unread_fields_and_empty_facts_are_kept_apart() -> None:
@@ -119,7 +151,13 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "kto": (_chat(ASKED, SAID) | {"kto_tag": False}, "kto_tag marks single answers"),
     "swift kto": (swift(["a.png"]) | {"label": True}, "label marks single answers"),
     "video": (_chat(ASKED, SAID) | {"videos": ["a.mp4"]}, "videos shows videos"),
-    "unknown": ({"instruction": "x", "output": "y"}, "is a row of no known trainer, with keys 'instruction', 'output'"),
+    "unknown": ({"text": "x", "source": "y"}, "is a row of no known trainer, with keys 'text', 'source'"),
+    "history": (alpaca(["a.png"]) | {"history": [["Why?"]]}, "history: entry 1 is a list"),
+    "history text": (alpaca(["a.png"]) | {"history": "Why?"}, "history: entry 1 is a text"),
+    "no instruction": (alpaca(["a.png"]) | {"instruction": ""}, "instruction with input: content is empty"),
+    "old pair": (alpaca(["a.png"]) | {"output": ["Yes.", "No."]}, "output is a list of answers"),
+    "alpaca kto": (alpaca(["a.png"]) | {"kto_tag": True}, "kto_tag marks single answers"),
+    "one answer": (alpaca_preference(["a.png"]) | {"rejected": ""}, "rejected: content is empty"),
 }
 
 

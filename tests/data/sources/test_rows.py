@@ -160,7 +160,7 @@ def test_each_cause_is_one_fault_at_its_line_and_the_others_are_read(tmp_path: P
         "{broken",
         trl(["../out.png"]),
         preference("same", "Same"),
-        {"instruction": "x"},
+        {"text": "x"},
         llava(["good.png"]),
     ]
     data = write(tmp_path, rows)
@@ -224,7 +224,7 @@ def test_what_is_not_read_is_noted(tmp_path: Path) -> None:
         ({"DS/a.png": {"conversation": []}}, "MMAD"),
         ({"test": {"screw": []}}, "set data.source to meta"),
         ([{"test_image": "a.png", "question_answer": [{"answer": True}]}], "MANTA"),
-        ([{"instruction": "x", "output": "y"}] * 3, "holds objects of instruction, output, no rows of another trainer"),
+        ([{"text": "x", "source": "y"}] * 3, "holds objects of text, source, no rows of another trainer"),
     ],
 )
 def test_a_file_without_any_row_is_one_error(content: Any, said: str, tmp_path: Path) -> None:
