@@ -58,7 +58,7 @@ def measure(root: Path, boards: int) -> dict[str, str]:
             called[f"JPEG {quality}, {side} px"].append(same_picture(whole, _jpeg(image, quality)))
         for share in _SHARES:
             if round(side * share) >= _SIDES[0]:
-                small = image.resize((round(side * share),) * 2, Image.Resampling.BICUBIC)
+                small = image.resize((round(side * share), round(side * share)), Image.Resampling.BICUBIC)
                 called[f"{share:g} of {side} px"].append(same_picture(whole, _jpeg(small, 90)))
     return {name: f"{sum(found)} of {len(found)}" for name, found in called.items()}
 

@@ -7,7 +7,9 @@ import logging as standard_logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib.abc import MetaPathFinder
+from types import ModuleType
 from typing import Any
 
 
@@ -50,14 +52,20 @@ def without_torch() -> Iterator[None]:
 
     TensorBoard's writer imports it where it finds it, which takes seconds, and needs it for nothing written here.
     """
-    if "torch" in sys.modules:
-        yield
-        return
-    sys.modules["torch"] = None  # an import of it then raises ImportError
+    finder = _NoTorch()
+    sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
-        del sys.modules["torch"]
+        sys.meta_path.remove(finder)
+
+
+class _NoTorch(MetaPathFinder):
+    """A finder of modules that says of torch that there is none."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        if fullname == "torch":
+            raise ModuleNotFoundError("torch is left out of this import", name=fullname)
 
 
 def _is_not_raised_later(record: standard_logging.LogRecord) -> bool:
