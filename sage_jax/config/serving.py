@@ -17,6 +17,8 @@ class ServeConfig:
       api_key_env: Environment variable that holds the key which requests must bring; "" = no key is asked for.
       model_name: Name of the model in answers and in `/v1/models`; "" = that of the run folder.
       rows: Sizes of the batches that are compiled; what waits is put into the smallest that holds it.
+      threads: Batches that the model works on at a time, so that one is read or written while another is computed, and
+        a second core computes what one batch leaves idle; of a model on several devices, one.
       batch_wait_ms: Longest time that a batch which is not full waits for requests that may follow, in milliseconds,
         under load; a request that comes alone never waits.
       queue_size: Most images that wait for the model; further requests get 429.
@@ -36,6 +38,7 @@ class ServeConfig:
     api_key_env: str = ""
     model_name: str = ""
     rows: tuple[int, ...] = (1, 4, 8, 16)
+    threads: int = 2
     batch_wait_ms: float = 3.0
     queue_size: int = 256
     max_body_mb: float = 32.0
@@ -57,4 +60,4 @@ class ServeConfig:
         require(ascending, f"rows = {self.rows}: give numbers above 0, ascending")
         require_not_negative(self, "batch_wait_ms", "max_references", "max_questions")
         require_above_zero(self, "queue_size", "max_body_mb", "max_pixels", "max_question_letters", "max_connections")
-        require_above_zero(self, "body_seconds", "answer_seconds", "stop_seconds")
+        require_above_zero(self, "threads", "body_seconds", "answer_seconds", "stop_seconds")

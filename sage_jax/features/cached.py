@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -23,8 +24,9 @@ Images = Literal["tiles", "reference_tiles"]
 class CachedFeatures:
     """Puts images into batches as their ViT features, each distinct image computed once while it is kept.
 
-    Images are told apart by their tiles' pixels. The ViT always runs on the same number of tiles, so that it compiles
-    once and an image's features do not depend on what else there is to compute. Tiles that only pad are not computed.
+    Threads may share it. Images are told apart by their tiles' pixels. The ViT always runs on the same number of tiles,
+    so that it compiles once and an image's features do not depend on what else there is to compute. Tiles that only pad
+    are not computed.
 
     Args:
       encode: Features of tiles (`VitEncoder`, or `Responder.vit_features`).
@@ -122,14 +124,16 @@ class _Features:
     def __init__(self, parts: list[tuple[Any, slice]], nbytes: int) -> None:
         self._parts, self.nbytes = parts, nbytes
         self._value: np.ndarray | None = None
+        self._lock = threading.Lock()
 
     def value(self) -> Float[np.ndarray, "T M E"]:
         """The features in host memory, once they are there."""
-        if self._value is None:
-            # A copy: a view would keep all that was computed together in memory.
-            self._value = np.concatenate([np.asarray(features)[rows] for features, rows in self._parts])
-            self._parts = []
-        return self._value
+        with self._lock:
+            if self._value is None:
+                # A copy: a view would keep all that was computed together in memory.
+                self._value = np.concatenate([np.asarray(features)[rows] for features, rows in self._parts])
+                self._parts = []
+            return self._value
 
 
 def _mask(batch: TreeBatch, name: Images) -> np.ndarray:

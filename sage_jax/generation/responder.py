@@ -206,6 +206,11 @@ class Responder:
         with jax.set_mesh(self._mesh):
             return np.asarray(self._functions.features(self._params, self._put(tiles)))
 
+    @property
+    def num_devices(self) -> int:
+        """Devices that it computes on."""
+        return self._mesh.size
+
     def rows(self, batch_size: int) -> int:
         """The batch size, raised to what the mesh divides."""
         parts = int(np.prod([self._mesh.shape[axis] for axis in MESH_AXES_OF["batch"]]))
@@ -227,6 +232,8 @@ class Responder:
 
     def _put(self, rows: Any) -> Any:
         sharding = batch_sharding(self._mesh)
+        if jax.process_count() == 1:
+            return jax.device_put(rows, sharding)
 
         def put(rows: Any) -> jax.Array:  # every process has the whole batch and gives its devices their rows
             rows = np.asarray(rows)

@@ -77,7 +77,7 @@ class ReadBatch:
 class InspectionModel:
     """A model, its thresholds with and without a reference, and the images that it was calibrated on.
 
-    One thread at a time may call `answer`; `read` and `finding` are for any.
+    For any thread; of a model on several devices one at a time may call `answer`.
 
     Args:
       evaluator: The model.

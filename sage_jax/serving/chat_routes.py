@@ -58,7 +58,7 @@ def chat_router(service: Service) -> APIRouter:
             raise RequestFault(415, f"content type {kind[:60]!r}: send application/json")
         content = await request.body()
         body, asked = await run_in_threadpool(_asked, content, service)
-        found = await finding(request, service, asked)
+        found = await finding(request, service, lambda: asked)
         answer = await run_in_threadpool(_answer, body, asked, found, service, request.scope["sage_start"])
         if not body.stream:
             return Response(answer.model_dump_json(), media_type="application/json")

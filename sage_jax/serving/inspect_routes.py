@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Final
 
@@ -57,9 +59,11 @@ def inspect_router(service: Service) -> APIRouter:
     async def inspect(request: HttpRequest) -> Response:
         """Verdict, score, reason, answers, boxes and map of an image."""
         service.check_accepting()
-        asked, map_kind = await _asked(request, service)
-        found = await finding(request, service, asked)
-        answer = await run_in_threadpool(_answered, found, service, map_kind, request.scope["sage_start"])
+        body, image, references = await _sent(request)
+        found = await finding(request, service, lambda: service_request(body, service, image, references))
+        answered = functools.partial(_answered, found, service, body.map, request.scope["sage_start"])
+        # A change of threads costs more than an answer, but not more than a picture.
+        answer = answered() if body.map == "none" else await run_in_threadpool(answered)
         return Response(answer, media_type="application/json")
 
     @router.get("/v1/references")
@@ -70,33 +74,36 @@ def inspect_router(service: Service) -> APIRouter:
     return router
 
 
-async def _asked(request: HttpRequest, service: Service) -> tuple[Request, MapKind]:
+async def _sent(request: HttpRequest) -> tuple[InspectBody, bytes | None, Sequence[bytes]]:
+    """The body, and the image and references that came as files beside it."""
     kind = media_type(request)
     if kind == "multipart/form-data":
-        body, image, references = await inspect_form(request)
-        return await run_in_threadpool(service_request, body, service, image, references), body.map
+        return await inspect_form(request)
     if kind != "application/json":
         raise RequestFault(415, f"content type {kind[:60]!r}: send application/json or multipart/form-data")
     content = await request.body()
-
-    def read() -> tuple[Request, MapKind]:
-        body = parsed(content, InspectBody)
-        return service_request(body, service), body.map
-
-    return await run_in_threadpool(read)
+    return await run_in_threadpool(parsed, content, InspectBody), None, ()
 
 
 def _answered(found: Finding, service: Service, map_kind: MapKind, start: float) -> str:
     return inspect_answer(found, service, map_kind, start).model_dump_json()
 
 
-async def finding(request: HttpRequest, service: Service, asked: Request) -> Finding:
+async def finding(request: HttpRequest, service: Service, ask: Callable[[], Request]) -> Finding:
     """The finding on an image; a client that goes away takes its image out of the queue.
 
+    Args:
+      ask: Makes what the service is asked, in the thread that reads the image.
+
     Raises:
-      RequestFault: As `Service.submit`; 499, the client has gone; 504, it takes too long.
+      RequestFault: As `ask` and `Service.submit`; 499, the client has gone; 504, it takes too long.
     """
-    future = await run_in_threadpool(service.submit, asked)
+
+    def submitted() -> tuple[Request, Future[Finding]]:
+        asked = ask()
+        return asked, service.submit(asked)
+
+    asked, future = await run_in_threadpool(submitted)
     gone = asyncio.ensure_future(_gone(request))
     answer = asyncio.ensure_future(_result(future))
     seconds = service.options.answer_seconds

@@ -81,7 +81,7 @@ class Service:
     """A model, its queue and its references.
 
     Args:
-      model: It answers in one thread, that of `work`.
+      model: It answers in the threads of `work`.
       options: Limits, and sizes of batches.
       references: Good images by name.
 
@@ -97,6 +97,7 @@ class Service:
         self.state = "warming"
         self.revision = model.evaluator.digest()
         self._rows = tuple(sorted({model.evaluator.responder.rows(rows) for rows in options.rows}))
+        self._threads = options.threads if model.evaluator.responder.num_devices == 1 else 1
         self._queue = JobQueue(options.queue_size)
         self.measures = Measures(lambda: len(self._queue))
         self._compiled: set[tuple[Hashable, int]] = set()
@@ -139,9 +140,23 @@ class Service:
     def work(self, stop_requested: Callable[[], bool]) -> None:
         """Answers what comes, until a stop is requested and what was taken in before is answered.
 
+        This thread and `threads` - 1 others take a batch each; of a model on several devices this one alone, for
+        programs must come to all devices in one order.
+
         Args:
           stop_requested: Asked five times a second.
         """
+        names = [f"model-{number}" for number in range(2, self._threads + 1)]
+        others = [threading.Thread(target=self._work, args=(lambda: False,), name=each, daemon=True) for each in names]
+        for other in others:
+            other.start()
+        self._work(stop_requested)
+        for other in others:
+            other.join()
+        self._finishing.shutdown()
+
+    def _work(self, stop_requested: Callable[[], bool]) -> None:
+        """Answers one batch after the other, until the service stops and nothing waits."""
         busy = False
         while True:
             if self.state == "ready" and stop_requested():
@@ -152,7 +167,6 @@ class Service:
             elif self.state == "stopping" and not len(self._queue):
                 break
             busy = len(jobs) > 1
-        self._finishing.shutdown()
 
     def stop(self) -> None:
         """Takes no further requests; `work` ends when those that wait are answered."""
@@ -274,10 +288,14 @@ class Service:
         self._compiled.add((kind, size))
         seconds = time.monotonic() - start
         if self.state != "warming":
-            self._seconds_an_image = 0.9 * self._seconds_an_image + 0.1 * seconds / len(jobs)
+            self._seconds_an_image = 0.9 * self._seconds_an_image + 0.1 * seconds / len(jobs) / self._threads
             self.measures.batch(len(jobs), size, seconds)
-        for number, (job, said) in enumerate(zip(jobs, answers, strict=True)):
-            self._finishing.submit(self._finish, job, _Answered(read, number, said, start, seconds))
+        answered = [_Answered(read, number, said, start, seconds) for number, said in enumerate(answers)]
+        self._finishing.submit(self._finish_all, jobs, answered)
+
+    def _finish_all(self, jobs: Sequence[Job], answered: Sequence[_Answered]) -> None:
+        for job, each in zip(jobs, answered, strict=True):
+            self._finish(job, each)
 
     def _finish(self, job: Job, answered: _Answered) -> None:
         """Makes the finding of an answer, outside the thread of the model."""

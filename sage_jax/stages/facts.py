@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -146,6 +147,7 @@ class FactTeller:
     def __init__(self, run: Run) -> None:
         self._run, self._facts = run, run.facts
         self._writer: FactWriter | EndpointFactWriter | None = None
+        self._lock = threading.Lock()
 
     @property
     def facts(self) -> Mapping[str, tuple[str, ...]]:
@@ -159,9 +161,10 @@ class FactTeller:
 
     def write(self, records: Sequence[Record], rows: int) -> None:
         """Adds the facts of those images that have none, as a batch of so many rows."""
-        if any(self._facts.book.of(record.test_image) is None for record in records):
-            self._writer = self._writer or _writer(self._run)
-            self._writer.write(records, self._facts.book, rows)
+        with self._lock:  # two batches may hold one image, whose facts are written once
+            if any(self._facts.book.of(record.test_image) is None for record in records):
+                self._writer = self._writer or _writer(self._run)
+                self._writer.write(records, self._facts.book, rows)
 
 
 class ImagesWithFacts:

@@ -21,6 +21,7 @@ from sage_jax.errors import ConfigError
         ({"rows": (4, 1)}, "ascending"),
         ({"rows": (0, 4)}, "above 0"),
         ({"rows": (4, 4)}, "ascending"),
+        ({"threads": 0}, "threads = 0"),
         ({"queue_size": 0}, "queue_size = 0"),
         ({"max_pixels": 0}, "max_pixels = 0"),
         ({"max_body_mb": 0.0}, "max_body_mb"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -264,3 +266,29 @@ def test_loss_and_gradients_equal_those_of_computing_them_in_the_step(
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     for path, gradient in gradients.items():
         np.testing.assert_allclose(gradient, expected_gradients[path], atol=1e-5, err_msg=path)
+
+
+def test_threads_that_ask_for_one_image_at_a_time_get_it_computed_once(batch: TreeBatch) -> None:
+    copied = []
+
+    class Slow:
+        """Features that take a while to come from the device."""
+
+        def __init__(self, features: np.ndarray) -> None:
+            self._features = features
+
+        def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+            copied.append(1)
+            time.sleep(0.05)
+            return self._features
+
+    encode = Encoder()
+    kept = CachedFeatures(
+        lambda tiles: Slow(encode(tiles)), form=FORM, tiles_at_once=100, capacity=ALL, images=("reference_tiles",)
+    )
+    waiting = [kept.begin(batch) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        found = [future.result() for future in [pool.submit(each) for each in waiting]]
+    for each in found:
+        np.testing.assert_array_equal(each.reference_tiles, found[0].reference_tiles)
+    assert len(encode.calls) == 1 and len(copied) == kept.num_computed

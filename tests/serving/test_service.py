@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from sage_jax.config import ServeConfig
 from sage_jax.data.records import Reference
-from sage_jax.inspection.inspection_model import InspectionModel
+from sage_jax.inspection.inspection_model import InspectionModel, ReadBatch
 from sage_jax.inspection.result import Inspection
 from sage_jax.serving.faults import RequestFault
 from sage_jax.serving.jobs import Finding
@@ -136,3 +138,23 @@ def test_a_further_image_of_a_warm_kind_compiles_nothing(served: Served, compila
     for seed in (4, 8, 12):
         served.service.inspect(Request(png(seed)))
     assert compilations == []
+
+
+def test_two_batches_are_under_way_at_a_time_and_of_a_model_on_several_devices_one(
+    model: InspectionModel, good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    responder, both = model.evaluator.responder, threading.Barrier(2)
+
+    def answer(read: ReadBatch) -> Sequence[None]:
+        both.wait(timeout=30)  # breaks, and with it the answer, unless two are here
+        return [None] * len(read.batch.inputs)
+
+    monkeypatch.setattr(model, "answer", answer)
+    monkeypatch.setattr(type(responder), "num_devices", 1)
+    service = idle(model, good, ServeConfig(rows=(1,), threads=2))
+    each = service._rows[-1]
+    waiting = [service.submit(Request(png(seed), references=())) for seed in range(2 * each)]
+    service.work(lambda: True)
+    assert {future.result().inspection.verdict for future in waiting} == {"unreadable"}
+    monkeypatch.setattr(type(responder), "num_devices", 2)
+    assert (service._threads, idle(model, good, ServeConfig(threads=2))._threads) == (2, 1)

@@ -294,6 +294,8 @@ def make_eval_batches(
         return stack_rows([*rows, *[None] * (batch_size - len(rows))], form, capacity, shape)
 
     num_batches = -(-len(records) // batch_size)
+    if num_batches == 1:  # nothing to read ahead: a pool of threads takes longer to start than an image to answer
+        return map(assemble, range(1))
     return iter(grain.MapDataset.range(num_batches).map(assemble).to_iter_dataset(_read_options(2)))
 
 

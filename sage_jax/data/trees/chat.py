@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -26,6 +27,9 @@ FactsAs = Literal["fusion", "text"]
 
 NO_SYSTEM: Final = "none"
 """`text.system` that leaves a published system message out."""
+
+_REMEMBERED: Final = 1024
+"""Texts whose token ids are kept."""
 
 
 class ChatError(UserError):
@@ -102,6 +106,7 @@ class Chat:
         self.opening_ids: list[int] = opened[: opened.index(alone[0])] if alone else []
         self._backend = backend
         self._backend.encode_special_tokens = True
+        self._remember()
         if language == "zh":
             yes, no = self._chinese_verdicts()
         else:
@@ -110,13 +115,19 @@ class Chat:
             raise ChatError(f"the tokenizer opens positive and negative answers with the same tokens, {sorted(both)}")
         self.verdict_ids: tuple[tuple[int, ...], tuple[int, ...]] = (yes, no)
 
+    def _remember(self) -> None:
+        """Keeps the last encodings: template, questions and facts are the same for image after image."""
+        self._encoded = functools.lru_cache(_REMEMBERED)(self._encoded_anew)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_backend": self._backend.to_str()}
+        state = {name: value for name, value in self.__dict__.items() if name != "_encoded"}
+        return {**state, "_backend": self._backend.to_str()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._backend = tokenizers.Tokenizer.from_str(state["_backend"])
         self._backend.encode_special_tokens = True  # not part of a tokenizer's own form
+        self._remember()
 
     @property
     def system(self) -> str:
@@ -261,19 +272,19 @@ class Chat:
 
     def _encode(self, text: str, after: str = "") -> list[int]:
         """Ids of a text that goes on from another: SentencePiece opens a text that stands alone with a space."""
-        return self._encoded(text, after)[0]
+        return list(self._encoded(text, after)[0])
 
-    def _encoded(self, text: str, after: str) -> tuple[list[int], list[Span]]:
+    def _encoded_anew(self, text: str, after: str) -> tuple[Sequence[int], Sequence[Span]]:
         """The ids, and the range of the text's characters that each stands for."""
         if not text:
-            return [], []
+            return (), ()
         before = self._backend.encode(after, add_special_tokens=False).ids if after else []
         whole = self._backend.encode(after + text, add_special_tokens=False)
         if whole.ids[: len(before)] != before:
             alone = self._backend.encode(text, add_special_tokens=False)
-            return alone.ids, alone.offsets
+            return tuple(alone.ids), tuple(alone.offsets)
         ranges = [(start - len(after), end - len(after)) for start, end in whole.offsets[len(before) :]]
-        return whole.ids[len(before) :], ranges
+        return tuple(whole.ids[len(before) :]), tuple(ranges)
 
     def _verdicts(self, words: Sequence[str]) -> tuple[int, ...]:
         """Ids that open an answer with one of the words: each word's first, and those of spellings that are one token.

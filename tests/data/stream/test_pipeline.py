@@ -232,6 +232,16 @@ def test_eval_reads_every_record_once_and_pads_the_last_batch(records: list[Reco
     np.testing.assert_array_equal(one_shot[1].token_ids, zero_shot[1].token_ids)
 
 
+def test_a_batch_alone_is_made_without_threads(
+    records: list[Record], chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form, use = TreeFormat(chat, MODEL, TEXT), TreeUse("none")
+    (of_many, *_) = make_eval_batches(records, form, use, batch_size=4, with_reference=True)
+    monkeypatch.delattr("grain.MapDataset")
+    (alone,) = make_eval_batches(records[:4], form, use, batch_size=4, with_reference=True)
+    assert_same(alone, of_many)
+
+
 def test_prompts_for_generation_hold_no_answer(records: list[Record], chat: Chat) -> None:
     form = TreeFormat(chat, MODEL, TEXT)
     (batch,) = make_eval_batches(records, form, TreeUse("none"), batch_size=11, with_reference=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -112,6 +113,20 @@ def test_fact_ids_are_masked_and_bounded(tokenizer: PreTrainedTokenizerFast) -> 
     np.testing.assert_array_equal(few, ids[:1])
     with pytest.raises(ChatError, match=r"raise text\.max_fact_tokens \(now 40\)"):
         chat.fact_ids(["zqxj " * 30])
+
+
+def test_texts_that_come_again_are_encoded_once(tokenizer: PreTrainedTokenizerFast) -> None:
+    chat, facts = Chat(config(), tokenizer), ["A cap is round."]
+
+    def ids(chat: Chat) -> list[list[int]]:
+        prefix = chat.prefix_ids(4, facts=facts, facts_as="text")
+        return [prefix.tolist(), chat.question_ids("Where?").tolist(), chat.fact_ids(facts)[0].tolist()]
+
+    first = ids(chat)
+    chat._encode("user\n").append(0)  # nobody's list is another's
+    chat._backend = MagicMock(token_to_id=chat._backend.token_to_id)
+    assert ids(chat) == first
+    assert ids(pickle.loads(pickle.dumps(Chat(config(), tokenizer)))) == first
 
 
 def test_decoding_stops_where_the_turn_closes(tokenizer: PreTrainedTokenizerFast) -> None:
