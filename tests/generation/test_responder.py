@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sage_jax.batch import Answers, TreeBatch
 from sage_jax.config import MeshConfig
@@ -44,10 +44,11 @@ GREEDY = Sampling()
 MESH = MeshConfig(data=4, fsdp=1, tensor=2)
 
 
-def make_responder(end_id: int, mesh: MeshConfig = MESH, max_positions: int = 0, **options: Any) -> Responder:
+def make_responder(end_id: int, mesh: MeshConfig | Mesh = MESH, max_positions: int = 0, **options: Any) -> Responder:
     graphdef, shapes = structure()
     decoding = Decoding(max_new_tokens=NEW, end_id=end_id, verdict_ids=(YES, NO), **options)
-    return Responder(graphdef, random_params(shapes), make_mesh(mesh), decoding, max_positions)
+    devices = make_mesh(mesh) if isinstance(mesh, MeshConfig) else mesh
+    return Responder(graphdef, random_params(shapes), devices, decoding, max_positions)
 
 
 @pytest.fixture(scope="module")
