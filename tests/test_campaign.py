@@ -142,7 +142,9 @@ def test_contents_are_compared_array_by_array_and_byte_by_byte(tmp_path: Path) -
         run = tmp_path / name / "run"
         run.mkdir(parents=True)
         with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(run / "stages" / "base" / "final", {"a": np.float32([value, 2.0]), "b": np.zeros(3)})
+            checkpointer.save(
+                run / "stages" / "base" / "final", {"a": np.array([value, 2.0], np.float32), "b": np.zeros(3)}
+            )
         (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0, "input_wait": minute}) + "\n")
         (run / "summary.json").write_text(json.dumps({"stages": {"base": {"seconds": minute}}, "metrics": {}}))
         (run / "report.html").write_text(f"<p>Written 2026-01-02 03:{minute}</p>")

@@ -97,8 +97,9 @@ def render_here(template: str, special_tokens: Mapping[str, str]) -> dict[str, s
     """What a template makes of `PROBE` in this process, as `rendered`, or why it makes nothing, as `fault`."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
+    names: dict[str, Any] = dict(special_tokens)
     try:
-        texts, _ = render_jinja_template([PROBE], chat_template=template, add_generation_prompt=True, **special_tokens)
+        texts, _ = render_jinja_template([PROBE], chat_template=template, add_generation_prompt=True, **names)
     except MemoryError:
         return {"fault": f"it takes more than {MEMORY >> 20} MB of memory"}
     except Exception as error:  # a template raises what it likes
