@@ -2,15 +2,51 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
+from sage_jax.config import STAGES
+from sage_jax.config.command_line import read_config
+from tests.campaign.contents import contents
 from tests.campaign.fuzz import fuzz_inputs, try_input
+from tests.campaign.kill import kill_runs
+from tests.campaign.kinds import KINDS, judge, write_inputs
 from tests.campaign.mutate import damage, mutate
 from tests.campaign.report import Report
 from tests.campaign.targets import Target, targets
+from tests.support.tiny_run import CONFIG
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+folder, resumed = Path(sys.argv[1]), sys.argv[2]
+for name in ("run", "compiled"):
+    (folder / name).mkdir(exist_ok=True)
+table, partial = folder / "run" / "table", folder / "run" / "partial"
+rows = table.read_text().split() if table.exists() else []
+if rows and resumed == "fails":
+    raise KeyError("rows")
+other = "x" if rows and resumed == "differs" else ""
+for number in range(len(rows), 8):
+    end = time.process_time() + 0.1
+    while time.process_time() < end:
+        pass
+    rows.append(f"{number}{other}")
+    partial.write_text(" ".join(rows))
+    partial.replace(table)
+    with (folder / "run" / "log.txt").open("a") as log:
+        log.write(f"2026-01-02 03:04:05 count: {number}\\n")
+"""
+"""A run of eight steps that goes on where it was stopped, or ought to."""
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +87,6 @@ def test_what_is_wrong_is_found(tmp_path: Path) -> None:
 
 
 def test_mutations_depend_on_their_seed_alone() -> None:
-    import random
-
     content = b'{"a": [1, {"b": "c"}], "d": null}' * 1
     first, again = ([mutate(content, random.Random(seed)) for seed in range(200)] for _ in range(2))
     assert first == again and len(set(first)) > 120
@@ -61,3 +95,78 @@ def test_mutations_depend_on_their_seed_alone() -> None:
     flipped = damage(content, "flipped", rng) or b""
     assert sum((a ^ b).bit_count() for a, b in zip(content, flipped, strict=True)) == 1
     assert content.startswith(damage(content, "truncated", rng) or b"")
+
+
+def _start(resumed: str, folder: Path) -> subprocess.Popen[str]:
+    with (folder / "said.txt").open("a") as said:
+        command = [sys.executable, "-c", PROGRAM, str(folder), resumed]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)
+
+
+def test_killed_runs_are_compared_with_a_run_that_nobody_kills(tmp_path: Path) -> None:
+    said: list[str] = []
+    kinds = {name: functools.partial(_start, name) for name in ("goes on", "differs", "fails")}
+    report = kill_runs(tmp_path, 6, 1, kinds=kinds, say=said.append)
+    assert {kind: outcome for kind, outcome in report.counts} == {
+        "goes on, cold": "same",
+        "goes on, warm": "same",
+        "differs, cold": "silent",
+        "differs, warm": "silent",
+        "fails, cold": "untold",
+        "fails, warm": "untold",
+    }
+    assert "KeyError: 'rows'" in str(report) and "1 differ: ['run/table']" in str(report)
+    assert "6 runs, 2 the same" in said[-1] and "SIGKILL" in said[-1] and "count" in said[-1]
+
+
+def test_a_stopped_campaign_goes_on_behind_its_last_run(tmp_path: Path) -> None:
+    started: list[Path] = []
+
+    def start(folder: Path) -> subprocess.Popen[str]:
+        started.append(folder)
+        return _start("goes on", folder)
+
+    first = kill_runs(tmp_path, 1, 3, kinds={"x": start}, say=lambda line: None)
+    with (tmp_path / "results.jsonl").open("a") as file:
+        file.write('{"seed": 3, "turn": 1, "ki')
+    known = len(started)
+    again = kill_runs(tmp_path, 1, 3, kinds={"x": start}, say=lambda line: None)
+    assert again.counts == first.counts and len(started) == known
+    kill_runs(tmp_path, 2, 3, kinds={"x": start}, say=lambda line: None)
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [row["turn"] for row in rows] == [0, 1] and len(started) > known
+
+
+def test_contents_are_compared_array_by_array_and_byte_by_byte(tmp_path: Path) -> None:
+    def write(name: str, value: float, minute: int) -> dict[str, str]:
+        run = tmp_path / name / "run"
+        run.mkdir(parents=True)
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(
+                run / "stages" / "base" / "final", {"a": np.array([value, 2.0], np.float32), "b": np.zeros(3)}
+            )
+        (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0, "input_wait": minute}) + "\n")
+        (run / "summary.json").write_text(json.dumps({"stages": {"base": {"seconds": minute}}, "metrics": {}}))
+        (run / "report.html").write_text(f"<p>Written 2026-01-02 03:{minute}</p>")
+        (run / "log.txt").write_text(f"{minute}")
+        return contents(tmp_path / name)
+
+    first, again = write("first", 1.0, 10), write("again", 1.0, 20)
+    other = write("other", float(np.nextafter(np.float32(1), np.float32(2))), 10)
+    assert first == again and len(first) == 5
+    assert [name for name in first if first[name] != other[name]] == ["run/stages/base/final: ['a']"]
+    (tmp_path / "again" / "run" / ".left").write_text("")
+    assert contents(tmp_path / "again").keys() - first.keys() == {"run/.left"}
+
+
+def test_the_runs_to_kill_have_all_that_can_be_stopped_half_way(tmp_path: Path) -> None:
+    write_inputs(tmp_path)
+    with judge() as url:
+        given = [read_config(["--config", str(CONFIG), *kind.overrides(tmp_path, url)]) for kind in KINDS.values()]
+    alone = {"plan", "learn", "serve", "watch"}  # no run's own, or without an end
+    assert {stage for config in given for stage in config.stage_names} == set(STAGES) - alone
+    assert {config.data.vit_features for config in given} == {"none", "memory", "disk"}
+    assert {config.data.num_workers for config in given} == {0, 1}
+    assert {config.data.facts for config in given} == {"vocabulary", "model"}
+    assert all(config.data.validation_fraction and config.sfe.eval_every for config in given)
+    assert any(config.sfe.lora.rank for config in given) and any(config.base_dpo.lora.rank for config in given)

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 
 from tokenizers import AddedToken, processors
@@ -17,15 +12,11 @@ from transformers import PreTrainedTokenizerFast
 
 from sage_jax.data.trees.conversations import CONVERSATIONS, TRANSFORMERS, Conversation
 from sage_jax.data.trees.tokenizer import COMPARISON_TOKEN, IMAGE_TOKEN, TEMPLATE_TOKENS, steps_of
+from sage_jax.hf.chat_template import render_probe
 from sage_jax.hf.config import CheckpointConfig
 from sage_jax.hf.faults import WeightsError, listed
 from sage_jax.hf.sentencepiece_model import convert_sentencepiece
 
-_PROBE: Final[list[dict[str, Any]]] = [
-    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "ask 1"}]},
-    {"role": "assistant", "content": [{"type": "text", "text": "say 1"}]},
-    {"role": "user", "content": [{"type": "text", "text": "ask 2"}]},
-]
 _RENDERED: Final = re.compile(
     r"(?:<\|im_start\|>system\n(?P<system>.*?)<\|im_end\|>(?P<first>\s*))?"
     r"<\|im_start\|>user\n(?:<image>|(?:<img>)?<IMG_CONTEXT>(?:</img>)?)\nask 1<\|im_end\|>(?P<between>\s*)"
@@ -33,9 +24,6 @@ _RENDERED: Final = re.compile(
     r"<\|im_start\|>user\nask 2<\|im_end\|>(?P=between)<\|im_start\|>assistant\n",
     re.DOTALL,
 )
-_MOST_OF_TEMPLATE: Final = 1 << 16
-"""Characters of a chat template, and of what it may give."""
-_SECONDS_TO_RENDER: Final = 20.0
 _SPECIAL_NAMES: Final = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -68,8 +56,8 @@ def read_tokenizer(folder: Path, config: CheckpointConfig) -> PreTrainedTokenize
 def find_conversation(folder: Path, config: CheckpointConfig, tokenizer: PreTrainedTokenizerFast) -> Conversation:
     """How the checkpoint writes a conversation: by config.json's `template` (OpenGVLab), else by its chat template.
 
-    A chat template is rendered once, in the sandbox of transformers and for a limited time, and read back, so that
-    system message and separators are those of the checkpoint.
+    A chat template is rendered once, in the sandbox of transformers and with limits on time and memory, and read back,
+    so that system message and separators are those of the checkpoint.
 
     Raises:
       WeightsError: The template is not known, or its turns are not those of InternVL.
@@ -85,14 +73,9 @@ def find_conversation(folder: Path, config: CheckpointConfig, tokenizer: PreTrai
     template: Any = tokenizer.chat_template or _json(folder / "chat_template.json").get("chat_template")
     if not template:
         return TRANSFORMERS
-    if len(str(template)) > _MOST_OF_TEMPLATE:
-        raise WeightsError(f"{folder}: its chat template has more than {_MOST_OF_TEMPLATE:,} characters")
     try:
-        with _deadline(_SECONDS_TO_RENDER):
-            rendered = _rendered(tokenizer, template)
-        if len(rendered) > _MOST_OF_TEMPLATE:
-            raise ValueError(f"it gives more than {_MOST_OF_TEMPLATE:,} characters")
-    except Exception as error:  # a template raises what it likes
+        rendered = render_probe(str(tokenizer.get_chat_template(template)), tokenizer.special_tokens_map)
+    except ValueError as error:
         raise WeightsError(f"{folder}: its chat template cannot be rendered ({error})") from None
     match = _RENDERED.fullmatch(rendered.removeprefix(str(tokenizer.bos_token or "")))
     if match is None or match["first"] not in (None, match["between"]):
@@ -101,33 +84,6 @@ def find_conversation(folder: Path, config: CheckpointConfig, tokenizer: PreTrai
             "turns <|im_start|>role, a new line, the image and a new line, the message, <|im_end|>"
         )
     return Conversation(match["system"] or "", between=match["between"])
-
-
-def _rendered(tokenizer: PreTrainedTokenizerFast, template: Any) -> str:
-    return str(
-        tokenizer.apply_chat_template(_PROBE, chat_template=template, tokenize=False, add_generation_prompt=True)
-    )
-
-
-@contextlib.contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
-    """Ends Python code that runs longer, such as loops of a template, by an exception at its next line.
-
-    Raises:
-      TimeoutError: It took longer.
-    """
-    end, before = time.monotonic() + seconds, sys.gettrace()
-
-    def watch(frame: FrameType, event: str, value: Any) -> Any:
-        if time.monotonic() > end:
-            raise TimeoutError(f"it takes longer than {seconds:g} s")
-        return watch
-
-    sys.settrace(watch)
-    try:
-        yield
-    finally:
-        sys.settrace(before)
 
 
 def _read(folder: Path) -> PreTrainedTokenizerFast:

@@ -90,8 +90,6 @@ def train(stage: Stage) -> StageCost:
     if result.interrupted:
         done = f"{result.steps} of {run.config.training(stage.name).steps} steps"
         stopped = f"stage {stage.name} stopped after {done}; its checkpoint is saved"
-    elif jax.process_index() == 0:
-        plot_losses(log.metrics_path, run.folder.path / "loss.png")
     return StageCost(resumed=resumed, shares=result.shares, counts=result.counts, interrupted=stopped)
 
 
@@ -240,7 +238,7 @@ def _fit(
             encode=cached.begin if cached else None,
             attach=reference.trained,
             evaluate=_validation(stage, records, structure, reference) if config.eval_every else None,
-            finish=functools.partial(write_adapters, stage) if config.lora.rank else None,
+            finish=functools.partial(_write_beside, stage),
         )
         # Nothing else may keep the start on the devices: the stage copies what it trains.
         result = trainer.fit(merge(structure, _taken(params)))
@@ -286,6 +284,17 @@ def _taken(params: Params) -> Params:
     taken = dict(params)
     params.clear()
     return taken
+
+
+def _write_beside(stage: Stage, params: Params) -> None:
+    """Writes what goes with a stage's parameters before these are marked whole, or a kill between would lose it."""
+    if stage.config.training(stage.name).lora.rank:
+        write_adapters(stage, params)
+    if jax.process_index() == 0:
+        try:
+            plot_losses(stage.log.metrics_path, stage.run.folder.path / "loss.png")
+        except ValueError as error:  # the model is worth more than its plot
+            stage.log.line(f"loss.png is not drawn: {error}")
 
 
 def write_adapters(stage: Stage, params: Params) -> None:

@@ -2,7 +2,7 @@
 
     python -m tests.campaign fuzz --mutants 10000 --seed 0 --keep failing
     python -m tests.campaign damage --cases 0 --seed 0
-    python -m tests.campaign kill --runs 50 --seed 0
+    python -m tests.campaign kill --runs 50 --seed 0 --keep killed
     python -m tests.campaign resources --rounds 3 --seed 0
 
 Exit status 1 if anything was found. docs/reliability.md has what they found.
@@ -31,6 +31,8 @@ def main() -> int:
     damage.add_argument("--cases", type=int, default=0, help="files and damages drawn; 0 = every file, four ways")
     kill = commands.add_parser("kill", help="whole runs, killed at random moments: the same bytes in the end")
     kill.add_argument("--runs", type=int, default=50)
+    kill.add_argument("--keep", default="", help="folder to work in, where a campaign that was stopped goes on")
+    kill.add_argument("--only", default="", help="kinds of run, with commas between")
     resources = commands.add_parser("resources", help="runs that lack something: told, and gone on from")
     resources.add_argument("--rounds", type=int, default=3)
     resources.add_argument("--only", default="", help="kinds of lack, with commas between")
@@ -54,9 +56,10 @@ def main() -> int:
 
             report = resource_runs(folder, options.rounds, options.seed, only=options.only, say=print)
         else:
-            from tests.campaign.kill import kill_runs
+            from tests.campaign.kinds import kill_kinds
 
-            report = kill_runs(folder, options.runs, options.seed, say=print)
+            keep = Path(options.keep).absolute() if options.keep else folder
+            report = kill_kinds(keep, options.runs, options.seed, only=options.only, say=print)
     print(report)
     return int(report.failed)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import random
 import resource
@@ -19,7 +20,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tests.campaign.kill import left
 from tests.campaign.report import Report
 from tests.support.tiny_run import start_main
 
@@ -129,7 +129,7 @@ def resource_runs(folder: Path, rounds: int, seed: int, *, only: str, say: Calla
     if (ended := Work(whole, random.Random(0)).run()).status:
         report.add("nothing lacks", "untold", ended.said[-300:])
         return report
-    expected = left(whole / "run", STAGES)
+    expected = left(whole / "run")
     kinds = {name: kind for name, kind in LACKS.items() if name in (only.split(",") if only else LACKS)}
     say(f"resources: {rounds} rounds of {len(kinds)} kinds, seed {seed}")
     for turn in range(rounds):
@@ -153,9 +153,19 @@ def _case(
         again = Work(work, rng).run()
         if again.status:
             return lacking.outcome, "untold", f"{lacking.said[-300:]} ... {again.said[-600:]}"
-        found = left(work / "run", STAGES)
+        found = left(work / "run")
     differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     return lacking.outcome, "silent" if differing else "same", str(differing)
+
+
+def left(run: Path) -> dict[str, object]:
+    """What a run leaves that must not depend on where it is and when it was stopped."""
+    files = [*sorted((run / "predictions").glob("*.jsonl")), run / "inspect" / "inspection.jsonl"]
+    found: dict[str, object] = {path.name: path.read_bytes().replace(str(run).encode(), b"RUN") for path in files}
+    for stage in STAGES:
+        found[stage] = json.loads((run / "stages" / stage / "DONE.json").read_text())["weights"]
+    found["metrics"] = json.loads((run / "summary.json").read_text())["metrics"][STAGES[-1]]["one_shot"]["mle"]
+    return found
 
 
 @contextlib.contextmanager

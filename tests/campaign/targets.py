@@ -41,6 +41,7 @@ from sage_jax.journal.summary import load_summary
 from sage_jax.process.checksums import open_bytes, open_json, sealed_bytes, sealed_json
 from sage_jax.stages.open_model import config_of
 from sage_jax.training.reference_policy import _PartialTable
+from tests.campaign.stored_targets import stored_files
 from tests.support.question_sets import write_manta, write_mmad
 from tests.support.tiny_internvl import save_internvl, torch_internvl
 from tests.support.tiny_tokenizers import qwen_tokenizer, save_internlm2
@@ -72,7 +73,15 @@ def targets(folder: Path) -> list[Target]:
     """All kinds, their files in a folder."""
     folder.mkdir(parents=True)
     files = (*_images(folder), *_checkpoint(folder / "checkpoint"), *_of_a_run(folder / "run"))
-    return [*_data(folder / "data"), *_question_sets(folder / "sets"), *files]
+    return [*_data(folder / "data"), *_question_sets(folder / "sets"), *files, *_stored(folder / "stored")]
+
+
+def _stored(folder: Path) -> list[Target]:
+    """What a run stores: whatever is read of it must be what was written."""
+    return [
+        Target(each.name, each.path, each.path.read_bytes(), each.read, True, each.read(each.path))
+        for each in stored_files(folder)
+    ]
 
 
 def _png(side: int, seed: int, *, mask: bool = False) -> bytes:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,6 @@ from transformers.models.internvl.processing_internvl import InternVLProcessor
 from sage_jax.config import TextConfig
 from sage_jax.data.trees.chat import Chat
 from sage_jax.data.trees.conversations import CONVERSATIONS, TRANSFORMERS
-from sage_jax.hf import tokenizer as tokenizer_module
 from sage_jax.hf.config import CheckpointConfig, read_checkpoint_config
 from sage_jax.hf.faults import WeightsError
 from sage_jax.hf.tokenizer import find_conversation, read_tokenizer
@@ -170,7 +167,11 @@ def test_chat_template_of_the_tokenizer_decides_in_transformers_layout(qwen: Pat
     assert find_conversation(qwen, config, tokenizer).system == "Be brief."
     tokenizer.chat_template = CHAT_TEMPLATE.replace("<|im_end|>\n", "<|im_end|>")
     assert find_conversation(qwen, config, tokenizer).between == ""
-    for other in (CHAT_TEMPLATE.replace("<|im_start|>", "<|user|>"), "{{ raise_exception('no') }}", "{{"):
+    for other in (
+        CHAT_TEMPLATE.replace("<|im_start|>", "<|user|>"),
+        "{{ raise_exception('no') }}",
+        "{{ 'a' * 10**9 }}",
+    ):
         tokenizer.chat_template = other
         with pytest.raises(WeightsError, match="its chat template"):
             find_conversation(qwen, config, tokenizer)
@@ -214,23 +215,6 @@ def test_qwen_files_without_tokenizer_json_give_the_same_tokenizer(qwen: Path, t
     assert found.get_vocab() == expected.get_vocab()
     said = released_form(INTERNVL2, "\n", [(f"<img></img>\n{QUESTION}", ANSWER)])
     assert found.encode(said) == expected.encode(said)
-
-
-def test_a_chat_template_has_limits_of_time_and_size(qwen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenizer_module, "_SECONDS_TO_RENDER", 1.0)
-    config, tokenizer = checkpoint_config(), read_tokenizer(qwen, checkpoint_config())
-    loop = "{% for a in range(90000) %}"
-    cases = {
-        loop * 3 + "{% endfor %}" * 3: "cannot be rendered .*it takes longer than 1 s",
-        "{{ 'x' * 70000 }}": "cannot be rendered .*more than 65,536 characters",
-        "x" * 70_000: "has more than 65,536 characters",
-    }
-    before, started = sys.gettrace(), time.monotonic()
-    for template, said in cases.items():
-        tokenizer.chat_template = template
-        with pytest.raises(WeightsError, match=said):
-            find_conversation(qwen, config, tokenizer)
-    assert time.monotonic() - started < 60 and sys.gettrace() is before
 
 
 def test_words_of_the_vocabulary_come_before_merges_where_the_file_says_so(qwen: Path, tmp_path: Path) -> None:

@@ -16,10 +16,12 @@ from sage_jax.config import ConfigError, DataConfig, from_config_dict
 from sage_jax.config.command_line import read_config
 from sage_jax.data.images import encode_png
 from sage_jax.data.records import PAIR_TYPES
+from sage_jax.parameters import Params
 from sage_jax.stages.open_model import config_of
 from sage_jax.stages.run import Run
 from sage_jax.stages.scoring import results_folder
 from sage_jax.stages.training import StageRecords
+from sage_jax.training.checkpoint import StageCheckpoints
 from tests.support.stream_records import make_record
 from tests.support.tiny_run import CONFIG, TRAINED, TinyRun, read_jsonl
 
@@ -95,8 +97,24 @@ def _questions(folder: Path, name: str, number: int) -> Path:
     return path
 
 
-def test_each_stage_may_train_on_data_of_its_own(tiny_run: TinyRun, tmp_path: Path) -> None:
+def _plots_when_marked_whole(plot: Path, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The plot of losses as it is whenever parameters begin to be written for good."""
+    found: list[bytes] = []
+    save_final = StageCheckpoints.save_final
+
+    def saved(self: StageCheckpoints, params: Params, *, config_json: str) -> None:
+        found.append(plot.read_bytes())
+        save_final(self, params, config_json=config_json)
+
+    monkeypatch.setattr(StageCheckpoints, "save_final", saved)
+    return found
+
+
+def test_each_stage_may_train_on_data_of_its_own(
+    tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stage 1 on one set of questions, stage 2 on another, tested on a third, as the paper does."""
+    drawn = _plots_when_marked_whole(tmp_path / "run" / "loss.png", monkeypatch)
     run_dir = Path(shutil.copytree(tiny_run.run_dir, tmp_path / "run"))
     for stage in (run_dir / "stages").iterdir():
         if stage.name != "base":
@@ -119,6 +137,7 @@ def test_each_stage_may_train_on_data_of_its_own(tiny_run: TinyRun, tmp_path: Pa
         edpo=dataclasses.replace(config.edpo, data_root=str(files["two"]), **short),
     )
     sage_jax.train(config, stages="check,sfe,edpo")
+    assert len(drawn) == 2 and drawn[-1] == (run_dir / "loss.png").read_bytes(), "a kill behind the mark would lose it"
     counts = {stage: json.loads((run_dir / "stages" / stage / "data.json").read_text()) for stage in ("sfe", "edpo")}
     assert (counts["sfe"]["train"], counts["edpo"]["train"]) == (8, 9)
     assert counts["sfe"]["revision"] != counts["edpo"]["revision"]
