@@ -6,6 +6,7 @@ import atexit
 import fcntl
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +108,14 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
             said[0].write_text(run.stdout, encoding="utf-8")
             said[1].write_text(run.stderr, encoding="utf-8")
     return TinyRun(folder, *(path.read_text(encoding="utf-8") for path in said))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten_programs() -> Iterator[None]:
+    """Forgets a file's compiled functions after it, which no other file calls: they would fill gigabytes."""
+    yield
+    if jax := sys.modules.get("jax"):
+        jax.clear_caches()
 
 
 @pytest.fixture

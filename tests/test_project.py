@@ -74,7 +74,7 @@ def test_documents_and_continuous_integration_use_the_readme_commands() -> None:
     run = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "-m pip install -q --no-compile -r requirements-test.txt" in run
     assert re.search(r'^PYTHON="\$python" \.ci/test$', run, re.MULTILINE)
-    for step in ("ruff format --check", "ruff check", "pyright", "pytest -n 3"):
+    for step in ("ruff format --check", "ruff check", "pyright", "pytest -n 2"):
         assert f'"$python" -m {step}' in (ROOT / ".ci" / "test").read_text(encoding="utf-8")
     for name in ("run", "test"):
         assert os.access(ROOT / ".ci" / name, os.X_OK)
