@@ -10,8 +10,6 @@ import io
 import json
 import os
 import shutil
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +27,7 @@ from sage_jax.data.trees.encode import TileForm, feature_form
 from sage_jax.generation.responder import Responder
 from sage_jax.journal.run_log import RunLog
 from sage_jax.models.sage import compute_dtype
+from sage_jax.process.checksums import read_npz
 from sage_jax.process.files import locked, replace_file
 from sage_jax.process.shortages import raise_if_lacking
 from sage_jax.process.signals import Interrupted
@@ -180,9 +179,9 @@ def _table(records: Sequence[Record], kept: Path, model: ModelConfig, run: RunLo
     path = kept / "tiles.npz"
     if path.exists():
         try:
-            with np.load(path) as found:
-                return TileTable(found["spans"], found["sources"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            found = read_npz(path)
+            return TileTable(found["spans"], found["sources"])
+        except (OSError, ValueError, KeyError) as error:
             raise_if_lacking(error, path)
             run.line(f"{path} is damaged ({error}): tiles are counted again")
     with run.progress(len(records), unit="record") as advance:

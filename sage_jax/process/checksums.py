@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
 
 from sage_jax.process.files import replace_file
 from sage_jax.process.shortages import raise_if_lacking
@@ -16,6 +21,11 @@ FILE: Final = "checksums.json"
 
 _FIELD: Final = "checksum"
 _TRAILER: Final = b"sha256"
+_NO_NPZ: Final = (
+    *(ValueError, KeyError, TypeError, EOFError, OverflowError, struct.error, zlib.error, zipfile.BadZipFile),
+    RuntimeError,  # of a flag that says that a file is encrypted, or packed in a way that is not known
+)
+"""What a damaged .npz raises."""
 
 
 def write_checksums(folder: Path, names: Iterable[str] | None = None) -> None:
@@ -86,6 +96,20 @@ def open_bytes(content: bytes) -> bytes:
     if trailer != _TRAILER + hashlib.sha256(inner).digest():
         raise ValueError("its checksum is not that of its content")
     return inner
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz, by name, each held against ZIP's CRC.
+
+    Raises:
+      OSError: It cannot be read.
+      ValueError: It is damaged.
+    """
+    try:
+        with np.load(path) as stored:
+            return {name: stored[name] for name in stored}
+    except _NO_NPZ as error:
+        raise ValueError(f"it cannot be read as .npz ({str(error) or type(error).__name__})") from None
 
 
 def _files(folder: Path) -> Iterable[Path]:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import io
 import json
-import zipfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ from sage_jax.evaluation.evaluator import Evaluator
 from sage_jax.inspection.batches import ImageBatch, read_ahead, read_batch, test_features, tile_features
 from sage_jax.inspection.images import UserImages
 from sage_jax.metrics.familiarity import Familiarity, Look, learn, look_at
+from sage_jax.process.checksums import read_npz
 from sage_jax.process.files import replace_file
 from sage_jax.process.shortages import raise_if_lacking
 from sage_jax.stages.run import Stage
@@ -59,13 +59,13 @@ def familiarity_of(config: Config, evaluator: Evaluator, stage: str, *, with_ref
     """
     path = Path(config.run_dir).expanduser() / FILE
     try:
-        with np.load(path) as stored:
-            bank, rest = stored["bank"], json.loads(str(stored["rest"]))
+        stored = read_npz(path)
+        bank, rest = stored["bank"], json.loads(str(stored["rest"]))
         made_for = rest.pop("made_for")
         found = Familiarity(bank=bank, **rest)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise_if_lacking(error, path)
         raise ConfigError(f"{path}: {error}: delete it, and calibrate again") from None
     if made_for != {"stage": stage, "model": evaluator.digest(), "with_reference": with_reference}:

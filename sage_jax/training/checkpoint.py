@@ -21,7 +21,7 @@ from sage_jax.process.checksums import FILE as CHECKSUMS
 from sage_jax.process.checksums import damaged, sealed_json, write_checksums
 from sage_jax.process.files import replace_file
 from sage_jax.process.several import gather_json
-from sage_jax.training.finished import DONE, FINAL, CheckpointError, readable
+from sage_jax.training.finished import DONE, FINAL, CheckpointError, readable, seal_index
 
 _MOST_SEALED: Final = 8 << 30
 """Bytes of a checkpoint to resume from up to which its files get checksums: they are read once for it."""
@@ -179,6 +179,7 @@ class StageCheckpoints:
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(self.directory / FINAL, params, force=True)
         if jax.process_index() == 0:
+            seal_index(self.directory / FINAL)
             about = {"weights": weights, "starts_from": self._starts_from, "config": json.loads(config_json)}
             replace_file(marker, json.dumps(sealed_json(about), indent=2))
         _barrier("final_marked")

@@ -15,11 +15,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from sage_jax.errors import UserError
 from sage_jax.parameters import Params, digest
-from sage_jax.process.checksums import open_json
+from sage_jax.process.checksums import FILE as CHECKSUMS
+from sage_jax.process.checksums import damaged, open_json, write_checksums
 from sage_jax.process.shortages import raise_if_lacking
 
 FINAL: Final = "final"
 """Folder of the parameters."""
+
+_SMALL: Final = 1 << 20
+"""Bytes of a file that is read once more, for its checksum, whenever a stage is opened."""
 
 _NO_DAMAGE: Final = ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "Too many open files")
 """What TensorStore says where the files may be whole."""
@@ -49,7 +53,7 @@ def final_shapes(stage_dir: Path | str) -> dict[str, jax.ShapeDtypeStruct]:
       CheckpointError: The stage is not finished, or damaged.
     """
     _done(stage_dir)
-    path = Path(stage_dir).absolute() / FINAL
+    path = _indexed(stage_dir)
     with readable(path), ocp.StandardCheckpointer() as checkpointer:
         names = _stored(checkpointer, path)
     return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in names.items()}
@@ -77,7 +81,7 @@ def load_final(stage_dir: Path | str, shardings: Mapping[str, Sharding] | None =
         from the disk, they must have the hash that they were written with.
     """
     expected = _done(stage_dir).get("weights", "")
-    path = Path(stage_dir).absolute() / FINAL
+    path = _indexed(stage_dir)
     with readable(path), ocp.StandardCheckpointer() as checkpointer:
         names = _stored(checkpointer, path)
         if shardings is None:
@@ -97,6 +101,24 @@ def load_final(stage_dir: Path | str, shardings: Mapping[str, Sharding] | None =
     if expected and jax.process_count() == 1 and digest(params) != expected:
         raise damaged_file(path, "its parameters are not those that were written")
     return params
+
+
+def seal_index(final: Path) -> None:
+    """Writes the checksums of the small files of parameters just written: the indexes, without which none is found."""
+    files = (path for path in final.rglob("*") if path.is_file() and path.stat().st_size <= _SMALL)
+    write_checksums(final, [str(path.relative_to(final)) for path in files if path.name != CHECKSUMS])
+
+
+def _indexed(stage_dir: Path | str) -> Path:
+    """The folder of a finished stage's parameters.
+
+    Raises:
+      CheckpointError: An index is damaged; Orbax's threads would tell that in tracebacks of their own.
+    """
+    path = Path(stage_dir).absolute() / FINAL
+    if bad := damaged(path):
+        raise damaged_file(path / bad[0], "it is not as it was written")
+    return path
 
 
 def _done(stage_dir: Path | str) -> dict[str, Any]:

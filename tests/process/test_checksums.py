@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sage_jax.process.checksums import (
@@ -12,6 +14,7 @@ from sage_jax.process.checksums import (
     damaged,
     open_bytes,
     open_json,
+    read_npz,
     sealed_bytes,
     sealed_json,
     write_checksums,
@@ -78,3 +81,24 @@ def test_each_bit_of_sealed_bytes_counts() -> None:
     for short in (b"", sealed[:5], sealed[:-1], sealed[1:]):
         with pytest.raises(ValueError):
             open_bytes(short)
+
+
+def test_an_npz_with_any_bit_flipped_gives_its_arrays_or_one_error(tmp_path: Path) -> None:
+    path, rng = tmp_path / "a.npz", random.Random(0)
+    np.savez(path, spans=np.arange(6).reshape(3, 2), sources=np.zeros(0))
+    whole, refused = path.read_bytes(), 0
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :])
+        try:
+            found = read_npz(path)
+        except ValueError as error:
+            assert "cannot be read as .npz" in str(error)
+            refused += 1
+        else:
+            values = [array.tolist() for array in found.values()]
+            assert values == [[[0, 1], [2, 3], [4, 5]], []], "another value than was written"
+    path.write_bytes(whole)
+    assert refused > len(whole) / 2 and np.array_equal(read_npz(path)["spans"], np.arange(6).reshape(3, 2))
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        read_npz(path)
