@@ -179,9 +179,8 @@ def _table(records: Sequence[Record], kept: Path, model: ModelConfig, run: RunLo
     path = kept / "tiles.npz"
     if path.exists():
         try:
-            found = read_npz(path)
-            return TileTable(found["spans"], found["sources"])
-        except (OSError, ValueError, KeyError) as error:
+            return TileTable(*read_npz(path, "spans", "sources"))
+        except (OSError, ValueError) as error:
             raise_if_lacking(error, path)
             run.line(f"{path} is damaged ({error}): tiles are counted again")
     with run.progress(len(records), unit="record") as advance:

@@ -36,10 +36,6 @@ PROBE: Final[list[dict[str, Any]]] = [
 """The conversation that is rendered; a prompt for the second answer follows."""
 
 
-class TemplateError(ValueError):
-    """A template that cannot be rendered; the message says why, in a few words."""
-
-
 def render_probe(template: str, special_tokens: Mapping[str, str]) -> str:
     """What a template makes of `PROBE`; each template is rendered once.
 
@@ -47,10 +43,10 @@ def render_probe(template: str, special_tokens: Mapping[str, str]) -> str:
       special_tokens: Texts that the template may use, such as `eos_token`, by name.
 
     Raises:
-      TemplateError: It is no template, it fails, or it takes too much.
+      ValueError: It is no template, it fails, or it takes too much.
     """
     if len(template) > MOST_CHARACTERS:
-        raise TemplateError(f"it has more than {MOST_CHARACTERS:,} characters")
+        raise ValueError(f"it has more than {MOST_CHARACTERS:,} characters")
     return _rendered(template, tuple(special_tokens.items()))
 
 
@@ -71,14 +67,14 @@ def _rendered(template: str, special_tokens: tuple[tuple[str, str], ...]) -> str
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise TemplateError(f"it has no end after {_SECONDS:g} s") from None
+        raise ValueError(f"it has no end after {_SECONDS:g} s") from None
     if ended.returncode == -signal.SIGXCPU:
-        raise TemplateError(f"it takes longer than {CPU_SECONDS} s")
+        raise ValueError(f"it takes longer than {CPU_SECONDS} s")
     if ended.returncode:
-        raise TemplateError(f"the process that renders it ended with status {ended.returncode}")
+        raise ValueError(f"the process that renders it ended with status {ended.returncode}")
     told = json.loads(ended.stdout)
     if "fault" in told:
-        raise TemplateError(told["fault"])
+        raise ValueError(told["fault"])
     return told["rendered"]
 
 

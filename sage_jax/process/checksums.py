@@ -98,16 +98,16 @@ def open_bytes(content: bytes) -> bytes:
     return inner
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz, by name, each held against ZIP's CRC.
+def read_npz(path: Path, *names: str) -> list[np.ndarray]:
+    """Arrays of an .npz, each held against ZIP's CRC.
 
     Raises:
       OSError: It cannot be read.
-      ValueError: It is damaged.
+      ValueError: It is damaged, or lacks one of them.
     """
     try:
         with np.load(path) as stored:
-            return {name: stored[name] for name in stored}
+            return [stored[name] for name in names]
     except _NO_NPZ as error:
         raise ValueError(f"it cannot be read as .npz ({str(error) or type(error).__name__})") from None
 

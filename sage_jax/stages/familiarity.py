@@ -59,8 +59,8 @@ def familiarity_of(config: Config, evaluator: Evaluator, stage: str, *, with_ref
     """
     path = Path(config.run_dir).expanduser() / FILE
     try:
-        stored = read_npz(path)
-        bank, rest = stored["bank"], json.loads(str(stored["rest"]))
+        bank, about = read_npz(path, "bank", "rest")
+        rest = json.loads(str(about))
         made_for = rest.pop("made_for")
         found = Familiarity(bank=bank, **rest)
     except FileNotFoundError:

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from sage_jax.hf.chat_template import CPU_SECONDS, MEMORY, PROBE, TemplateError, render_probe
+from sage_jax.hf.chat_template import CPU_SECONDS, MEMORY, PROBE, render_probe
 from tests.support.tiny_run import ROOT
 from tests.support.tiny_tokenizers import CHAT_TEMPLATE, qwen_tokenizer
 
@@ -77,9 +77,9 @@ def test_a_template_that_takes_too_much_ends_at_once() -> None:
 
 
 def test_the_limits_hold_for_what_a_checkpoint_brings() -> None:
-    with pytest.raises(TemplateError, match=f"^{TAKES}$"):
+    with pytest.raises(ValueError, match=f"^{TAKES}$"):
         render_probe("{{ 'a' * 10**10 }}", {})
-    with pytest.raises(TemplateError, match=f"^it takes longer than {CPU_SECONDS} s$"):
+    with pytest.raises(ValueError, match=f"^it takes longer than {CPU_SECONDS} s$"):
         render_probe("{{ 7 ** (10 ** 9) }}", {})
-    with pytest.raises(TemplateError, match="^it has more than 65,536 characters$"):
+    with pytest.raises(ValueError, match="^it has more than 65,536 characters$"):
         render_probe("x" * 70_000, {})

@@ -90,15 +90,16 @@ def test_an_npz_with_any_bit_flipped_gives_its_arrays_or_one_error(tmp_path: Pat
     for at in range(len(whole)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :])
         try:
-            found = read_npz(path)
+            found = read_npz(path, "spans", "sources")
         except ValueError as error:
             assert "cannot be read as .npz" in str(error)
             refused += 1
         else:
-            values = [array.tolist() for array in found.values()]
-            assert values == [[[0, 1], [2, 3], [4, 5]], []], "another value than was written"
+            assert [array.tolist() for array in found] == [[[0, 1], [2, 3], [4, 5]], []], (
+                "another value than was written"
+            )
     path.write_bytes(whole)
-    assert refused > len(whole) / 2 and np.array_equal(read_npz(path)["spans"], np.arange(6).reshape(3, 2))
+    assert refused > len(whole) / 2 and read_npz(path, "sources", "spans")[1].tolist() == [[0, 1], [2, 3], [4, 5]]
     path.unlink()
     with pytest.raises(FileNotFoundError):
-        read_npz(path)
+        read_npz(path, "spans")
