@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import struct
 import zipfile
@@ -105,8 +106,9 @@ def read_npz(path: Path, *names: str) -> list[np.ndarray]:
       OSError: It cannot be read.
       ValueError: It is damaged, or lacks one of them.
     """
+    content = path.read_bytes()  # so that whatever the reader raises is of what they say, and not of the disk
     try:
-        with np.load(path) as stored:
+        with np.load(io.BytesIO(content)) as stored:
             return [stored[name] for name in names]
     except _NO_NPZ as error:
         raise ValueError(f"it cannot be read as .npz ({str(error) or type(error).__name__})") from None
