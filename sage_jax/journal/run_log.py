@@ -22,10 +22,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from sage_jax.config import TrainConfig
 from sage_jax.errors import UserError
 from sage_jax.process.files import replace_file
-from sage_jax.process.libraries import without_torch
 
 if TYPE_CHECKING:
-    from tensorboardX import SummaryWriter
+    from sage_jax.journal.tensorboard import EventFile
 
 MAX_SKIPPED_IN_ROW: Final = 10
 _SECONDS_BETWEEN_LINES: Final = 10.0
@@ -52,7 +51,7 @@ class RunLog:
         self.stage = stage
         self._writes = jax.process_index() == 0
         self._console = Console(stderr=True, highlight=False)
-        self._tensorboard: SummaryWriter | None = None
+        self._events: EventFile | None = None
         self._first_step = 0
         if self._writes:
             self.run_dir.mkdir(parents=True, exist_ok=True)
@@ -85,19 +84,14 @@ class RunLog:
         """Appends a row of scalars; a value that is not finite stands as null."""
         if not self._writes:
             return
-        if self._tensorboard is None:
-            with without_torch():
-                from tensorboardX import SummaryWriter
+        if self._events is None:
+            from sage_jax.journal.tensorboard import EventFile
 
-            # purge_step hides what a killed run had already written beyond the checkpoint
-            folder = self.run_dir / "tensorboard" / self.stage
-            self._tensorboard = SummaryWriter(str(folder), purge_step=self._first_step)
+            self._events = EventFile(self.run_dir / "tensorboard" / self.stage, self._first_step)
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with self.metrics_path.open("a") as file:
             file.write(json.dumps({"stage": self.stage, "step": step, **finite}) + "\n")
-        for name, value in finite.items():
-            if value is not None:
-                self._tensorboard.add_scalar(name, value, step)
+        self._events.scalars(step, {name: value for name, value in finite.items() if value is not None})
 
     def line(self, text: str) -> None:
         """A plain line, such as what was resumed or skipped, to the terminal and to `log.txt`."""
@@ -121,9 +115,9 @@ class RunLog:
             yield Advance(self, clock, unit, bar=bar, task=task)
 
     def close(self) -> None:
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-            self._tensorboard = None
+        if self._events is not None:
+            self._events.close()
+            self._events = None
 
     def _keeps(self, line: str, step: int) -> bool:
         try:

@@ -42,6 +42,7 @@ def settle_libraries() -> None:
 
     logging.set_verbosity(logging.WARNING)
     logging.get_absl_logger().addFilter(_is_not_raised_later)
+    standard_logging.getLogger("asyncio").addFilter(_is_not_raised_later)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
 
@@ -69,5 +70,10 @@ class _NoTorch(MetaPathFinder):
 
 
 def _is_not_raised_later(record: standard_logging.LogRecord) -> bool:
-    """Whether a message stands for itself: Orbax logs the exceptions of its threads, and raises them afterwards too."""
-    return not (record.exc_info and "orbax" in record.pathname)
+    """Whether a message stands for itself.
+
+    Orbax logs the exceptions of its threads, and raises them afterwards too. Of writes that fail together it raises the
+    first, and asyncio tells of each other one.
+    """
+    beside = "exception was never retrieved" in record.getMessage() and "orbax" in record.getMessage()
+    return not (record.exc_info and ("orbax" in record.pathname or beside))

@@ -41,6 +41,24 @@ def test_what_orbax_logs_and_raises_afterwards_is_not_shown_twice() -> None:
     assert "/site/other.py" in said and said.count("Traceback") == 1 and "orbax" not in said
 
 
+def test_writes_that_fail_beside_the_one_that_is_raised_are_not_told_by_asyncio() -> None:
+    code = (
+        "from sage_jax.process.libraries import settle_libraries as s; s(); import asyncio, gc\n"
+        "source = 'async def write(n):\\n raise OSError(n)'\n"
+        "async def save(file):\n"
+        "    scope = {'__name__': 'x'}; exec(compile(source, file, 'exec'), scope)\n"
+        "    tasks = [asyncio.ensure_future(scope['write'](n)) for n in range(3)]\n"
+        "    await asyncio.wait(tasks); await tasks[0]\n"
+        "for file in ('/site/orbax/saver.py', '/site/other.py'):\n"
+        "    try: asyncio.run(save(file))\n"
+        "    except OSError: print('raised')\n"
+        "gc.collect()"
+    )
+    ended = python(code)
+    assert ended.stdout.split() == ["raised", "raised"]
+    assert "other.py" in ended.stderr and "orbax" not in ended.stderr
+
+
 def test_what_comes_back_to_a_loop_that_has_ended_is_not_told() -> None:
     code = (
         "from sage_jax.process.libraries import quieten_libraries as q; q(); q()\n"
