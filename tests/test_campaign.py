@@ -97,7 +97,7 @@ def test_mutations_depend_on_their_seed_alone() -> None:
     assert content.startswith(damage(content, "truncated", rng) or b"")
 
 
-def _start(resumed: str, folder: Path) -> subprocess.Popen[str]:
+def _start(resumed: str, folder: Path, cold: bool) -> subprocess.Popen[str]:
     with (folder / "said.txt").open("a") as said:
         command = [sys.executable, "-c", PROGRAM, str(folder), resumed]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)
@@ -122,9 +122,9 @@ def test_killed_runs_are_compared_with_a_run_that_nobody_kills(tmp_path: Path) -
 def test_a_stopped_campaign_goes_on_behind_its_last_run(tmp_path: Path) -> None:
     started: list[Path] = []
 
-    def start(folder: Path) -> subprocess.Popen[str]:
+    def start(folder: Path, cold: bool) -> subprocess.Popen[str]:
         started.append(folder)
-        return _start("goes on", folder)
+        return _start("goes on", folder, cold)
 
     first = kill_runs(tmp_path, 1, 3, kinds={"x": start}, say=lambda line: None)
     with (tmp_path / "results.jsonl").open("a") as file:

@@ -15,13 +15,13 @@ import numpy as np
 
 from sage_jax.config.command_line import read_config
 from sage_jax.training.finished import load_final
-from tests.support.tiny_run import CONFIG, TinyRun, read_jsonl, run_main, start_main
+from tests.support.tiny_run import CONFIG, TinyRun, fork_main, read_jsonl, run_main
 
 
 def test_sigterm_saves_and_the_printed_command_ends_bitwise_as_without_it(tiny_run: TinyRun, tmp_path: Path) -> None:
     shutil.copytree(tiny_run.folder / "cache", tmp_path / "cache")
     only_base = "--config.stages=base"
-    process = start_main(tmp_path, only_base)
+    process = fork_main(tmp_path, only_base)
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 300
     while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 2):
@@ -67,7 +67,7 @@ def test_killed_twice_stage_2_ends_bitwise_as_without_it(tiny_run: TinyRun, tmp_
     only = ("--config.stages=edpo", "--config.edpo.checkpoint_every=1", "--config.data.num_workers=1")
 
     def killed_when(reached: Callable[[], bool]) -> None:
-        process = start_main(killed, *only)
+        process = fork_main(killed, *only)
         deadline = time.monotonic() + 300
         while not reached():
             assert process.poll() is None and time.monotonic() < deadline, process.communicate()
@@ -113,7 +113,7 @@ def test_vit_features_kept_in_memory_train_as_those_of_the_steps_after_a_kill_to
     for name in ("cache", "run/stages/sfe", "run/tokenizer"):
         shutil.copytree(tiny_run.folder / name, tmp_path / name)
     only = ("--config.stages=edpo", "--config.edpo.checkpoint_every=1", "--config.data.vit_features=memory")
-    process = start_main(tmp_path, *only)
+    process = fork_main(tmp_path, *only)
     checkpoints = tmp_path / "run" / "stages" / "edpo" / "checkpoints"
     deadline = time.monotonic() + 300
     while not any(path.name.isdigit() for path in checkpoints.glob("*")):

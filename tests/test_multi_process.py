@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -40,6 +39,7 @@ from sage_jax.training.finished import load_final
 from sage_jax.training.loop import Trainer
 from sage_jax.training.objectives import PreferenceObjective
 from tests.support.exported_case import checkpoint_folder
+from tests.support.forked import ROOT, Forked
 from tests.support.inspection_records import MODEL, TEXT, make_chat, make_records
 from tests.support.question_sets import write_manta
 from tests.support.tiny_run import PROGRAM, read_jsonl
@@ -114,22 +114,13 @@ def benchmark_config(folder: Path, run_dir: str) -> Config:
     )
 
 
-def start(count: int, *args: str) -> list[subprocess.Popen[str]]:
+def start(count: int, *args: str) -> list[Forked]:
     """This file as so many processes that find each other."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | PROGRAM | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    return [
-        subprocess.Popen(
-            [sys.executable, __file__, str(count), str(process), str(port), *args],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for process in range(count)
-    ]
+    commands = [[__file__, str(count), str(process), str(port), *args] for process in range(count)]
+    return [Forked(command, environment=os.environ | PROGRAM, cwd=ROOT, merged=True) for command in commands]
 
 
 def test_two_processes_answer_a_benchmark_as_one(tmp_path: Path) -> None:

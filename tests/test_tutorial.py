@@ -6,13 +6,12 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from tests.support.forked import run_forked
 from tests.support.tiny_run import PROGRAM, ROOT, read_jsonl
 
 BOARDS: Final = ROOT.parent / "shared" / "data" / "deeppcb"
@@ -43,23 +42,14 @@ def commands() -> list[list[str]]:
 def run(words: list[str], folder: Path) -> str:
     """What a command prints; it must end well."""
     added = next((more for word, more in _SHORTER.items() if word in words), "")
-    program = ["-m", "sage_jax"] if words[0] == "sage-jax" else words[1:3]
+    program = "sage_jax" if words[0] == "sage-jax" else words[2]
     rest = words[1:] if words[0] == "sage-jax" else words[3:]
     environment = os.environ | {
         **PROGRAM,
-        "PYTHONPATH": str(ROOT),
         "XDG_CACHE_HOME": str(folder / "cache"),
         "HOME": str(folder),
     }
-    done = subprocess.run(
-        [sys.executable, *program, *rest, *shlex.split(added)],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    done = run_forked([program, *rest, *shlex.split(added)], environment=environment, cwd=folder, timeout=600)
     assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     return done.stdout + done.stderr
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import socket
 import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sage_jax.process.libraries import without_torch
 
 with without_torch():
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
     from tensorboardX.record_writer import masked_crc32c
     from tensorboardX.summary import scalar
+
+    # Its messages are made when it is imported: a type checker finds none.
+    _protocol = importlib.import_module("tensorboardX.proto.event_pb2")
 
 
 class EventFile:
@@ -37,19 +41,20 @@ class EventFile:
         now = time.time()
         self._path = folder / f"events.out.tfevents.{int(now)}.{socket.gethostname()}"
         self._file = self._path.open("ab", buffering=0)  # a buffer that finds no room would be tried again at the exit
-        version = Event(wall_time=now, file_version="brain.Event:2")
-        start = Event(wall_time=now, step=first_step, session_log=SessionLog(status=SessionLog.START))
+        version = _protocol.Event(wall_time=now, file_version="brain.Event:2")
+        start = _protocol.Event(wall_time=now, step=first_step, session_log={"status": "START"})
         self._append(version, start)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Appends one event per value."""
         now = time.time()
-        self._append(*(Event(wall_time=now, step=step, summary=scalar(name, x)) for name, x in values.items()))
+        rows = (_protocol.Event(wall_time=now, step=step, summary=scalar(name, x)) for name, x in values.items())
+        self._append(*rows)
 
     def close(self) -> None:
         self._file.close()
 
-    def _append(self, *events: Event) -> None:
+    def _append(self, *events: Any) -> None:
         data = b"".join(_framed(event.SerializeToString()) for event in events)
         if self._file.write(data) != len(data):  # the system takes less only where the rest finds no room
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -18,6 +16,7 @@ from bench.sizes import SIZES, make_model, make_tree, with_options
 from sage_jax.models.sage import tree_mask
 from sage_jax.parameters import merge
 from sage_jax.plan.flops import matmul_flops
+from tests.support.forked import run_forked
 from tests.support.tiny_run import PROGRAM
 from tests.support.tiny_sage import on_device
 
@@ -52,14 +51,8 @@ def test_the_input_pipeline_is_set_beside_a_step() -> None:
     found = []
     for seconds in ("0.5", "0"):
         given = ["--steps", "3", "--num-images", "8", "--step-seconds", seconds]
-        done = subprocess.run(
-            [sys.executable, "-m", "bench.input_pipeline", *given],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=500,
-            check=True,
-        )
+        done = run_forked(["bench.input_pipeline", *given], environment=os.environ, cwd=ROOT, timeout=500)
+        assert done.returncode == 0, done.stderr
         found.append(json.loads(done.stdout.splitlines()[-1]))
     slow, fast = found
     assert slow["what"] == "input_pipeline" and 0.0 < slow["padding"] < 1.0
@@ -82,15 +75,9 @@ def test_the_input_pipeline_is_set_beside_a_step() -> None:
     ],
 )
 def test_a_benchmark_prints_a_line_with_its_figures(command: list[str], figures: tuple[str, ...]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", f"bench.{command[0]}", *command[1:], "--repeats", "1", "--warmup", "1"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env=os.environ | PROGRAM,  # one device, as they are run
-        check=True,
-    )
+    measured = [f"bench.{command[0]}", *command[1:], "--repeats", "1", "--warmup", "1"]
+    done = run_forked(measured, environment=os.environ | PROGRAM, cwd=ROOT, timeout=500)  # one device, as they are run
+    assert done.returncode == 0, done.stderr
     (line,) = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert line["what"] == command[0] and line["size"] == "tiny" and line["n"] == 1
     assert all(line[name] > 0 for name in ("seconds", *figures) if name != "padding")

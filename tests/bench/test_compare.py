@@ -12,6 +12,7 @@ import pytest
 
 from bench.compare import COMPARISONS, Figure, missing_packages, names_of, ratio
 from bench.measure import read_lines
+from tests.support.forked import run_forked
 from tests.support.tiny_run import PROGRAM
 
 ROOT = Path(__file__).parents[2]
@@ -19,15 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 def compare(*arguments: str) -> subprocess.CompletedProcess[str]:
     """`python -m bench.compare` in a process of its own, on one device."""
-    return subprocess.run(
-        [sys.executable, "-m", "bench.compare", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env=os.environ | PROGRAM,  # one device, as they are run
-        check=False,
-    )
+    return run_forked(["bench.compare", *arguments], environment=os.environ | PROGRAM, cwd=ROOT, timeout=500)
 
 
 def test_ratios_are_medians_of_pairs_held_against_their_bar() -> None:

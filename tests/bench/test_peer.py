@@ -6,7 +6,6 @@ import ast
 import importlib
 import math
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +27,7 @@ from bench.peer.model import build_model
 from bench.peer.sizes import SIZES as PEER_SIZES
 from bench.peer.sizes import make_groups
 from bench.sizes import SIZES, draw_answers, draw_prompts, make_model
+from tests.support.forked import run_forked
 from tests.support.tiny_run import PROGRAM
 
 ROOT = Path(__file__).parents[2]
@@ -143,15 +143,8 @@ def test_each_measurement_prints_a_line(
 
 def line_of(command: list[str]) -> dict[str, Any]:
     """The one line of a benchmark at the size tiny, measured once."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"bench.{command[0]}", *command[1:], "--repeats", "1", "--warmup", "0"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env=os.environ | PROGRAM,  # one device, as they are run
-        check=False,
-    )
+    measured = [f"bench.{command[0]}", *command[1:], "--repeats", "1", "--warmup", "0"]
+    done = run_forked(measured, environment=os.environ | PROGRAM, cwd=ROOT, timeout=500)  # one device, as they are run
     assert done.returncode == 0, done.stderr
     (line,) = read_lines(done.stdout.splitlines())
     return line

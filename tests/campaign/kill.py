@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -19,14 +20,20 @@ from typing import Any, Final
 from sage_jax.process.files import replace_file
 from tests.campaign.contents import contents
 from tests.campaign.report import Report
+from tests.support.forked import Forked
 
-Start = Callable[[Path], "subprocess.Popen[str]"]
-"""Starts a run in a folder, its standard output a pipe, its standard error behind what is in `said.txt` there."""
+Process = subprocess.Popen[str] | Forked
+Start = Callable[[Path, bool], Process]
+"""Starts a run in a folder, its standard output a pipe, its standard error behind what is in `said.txt` there.
+
+The second argument says whether it starts cold, from an interpreter of its own, or as a fork of one that has imported
+what it imports.
+"""
 Contents = Callable[[Path], dict[str, str]]
 
 _MOST_KILLS: Final = 3
-_WARM: Final = 0.65
-"""CPU time of a run whose programs are compiled, as a share of one that compiles them."""
+_WARM: Final = 0.45
+"""CPU time of a run whose programs are compiled and imports done, as a share of one that starts cold."""
 _SHORTER: Final = 0.7
 """Length that is drawn from after each kill: the next start has less to do."""
 _WAIT: Final = 0.1
@@ -70,7 +77,7 @@ def kill_runs(
 
     Args:
       folder: For runs and results.
-      number: Runs, of each kind in turn; every fourth of a kind begins with an empty compile cache.
+      number: Runs, of each kind in turn; every fourth of a kind starts cold, with an empty compile cache too.
       of: Gives what is compared of a run's folder.
     """
     report, done = Report(), _rows(folder / "results.jsonl", seed)
@@ -125,7 +132,7 @@ def _run(folder: Path, kind: str, start: Start, rng: random.Random, cold: bool, 
     work = _emptied(folder / "work")
     if not cold:
         shutil.copytree(folder / f"{kind}_compiled", work / "compiled")
-    killed = _killed(start, work, whole["cpu"] * (1.0 if cold else _WARM), rng)
+    killed = _killed(functools.partial(start, work, cold), work, whole["cpu"] * (1.0 if cold else _WARM), rng)
     row = {"cold": cold, "kills": killed.kills, "outcome": "untold", "about": killed.fault, "compared": 0}
     if killed.fault:
         return row
@@ -139,9 +146,10 @@ def _refer(folder: Path, kind: str, start: Start, of: Contents) -> None:
     """Makes a run that nobody kills; keeps its hashes, what it compiled and its CPU time."""
     work = _emptied(folder / "work")
     cpu = 0.0
-    with start(work) as process:
-        while not _ended(process, 0.2):
-            cpu = max(cpu, _cpu_seconds(process.pid))
+    process = start(work, True)
+    while not _ended(process, 0.2):
+        cpu = max(cpu, _cpu_seconds(process.pid))
+    process.communicate()
     if process.returncode:
         raise RuntimeError(f"{kind}: a run that nobody kills fails: {_said(work)}")
     shutil.rmtree(folder / f"{kind}_compiled", ignore_errors=True)
@@ -149,7 +157,7 @@ def _refer(folder: Path, kind: str, start: Start, of: Contents) -> None:
     replace_file(folder / f"{kind}.json", json.dumps({"cpu": cpu, "contents": of(work)}))
 
 
-def _killed(start: Start, work: Path, length: float, rng: random.Random) -> Killed:
+def _killed(start: Callable[[], Process], work: Path, length: float, rng: random.Random) -> Killed:
     """Starts a run again until it ends by itself, or until something is wrong.
 
     Args:
@@ -160,7 +168,7 @@ def _killed(start: Start, work: Path, length: float, rng: random.Random) -> Kill
         moment, wait = rng.uniform(0.0, length * _SHORTER**number), rng.uniform(0.0, _WAIT)
         sent = rng.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM))
         known = len(_lines(work))
-        process = start(work)
+        process = start()
         while not _ended(process, 0.02) and _cpu_seconds(process.pid) < moment:
             pass
         if _ended(process, wait):  # before the moment
@@ -170,10 +178,10 @@ def _killed(start: Start, work: Path, length: float, rng: random.Random) -> Kill
         process.send_signal(sent)
         if fault := _fault(process, work, last=False):
             return Killed(kills, fault)
-    return Killed(kills, _fault(start(work), work, last=True))
+    return Killed(kills, _fault(start(), work, last=True))
 
 
-def _fault(process: subprocess.Popen[str], work: Path, *, last: bool) -> str:
+def _fault(process: Process, work: Path, *, last: bool) -> str:
     """What a process does that it should not: have no end, leave others behind, say a traceback, or fail.
 
     Args:
@@ -194,7 +202,7 @@ def _said(work: Path) -> str:
     return said.read_text(errors="replace")[-_MOST_SAID:] if said.exists() else ""
 
 
-def _ended(process: subprocess.Popen[str], seconds: float) -> bool:
+def _ended(process: Process, seconds: float) -> bool:
     """Whether a process ends within a time."""
     try:
         process.wait(seconds)

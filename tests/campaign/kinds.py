@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from sage_jax.config import DataConfig
 from sage_jax.data.sources.generated import draw
-from tests.campaign.kill import Start, kill_runs
+from tests.campaign.kill import Process, Start, kill_runs
 from tests.campaign.report import Report
 from tests.support.endpoint_server import Served, marks, served
 from tests.support.question_sets import write_mmad
-from tests.support.tiny_run import start_main
+from tests.support.tiny_run import fork_main, start_main
 
 _SHORT: Final = (
     "base.steps=4",
@@ -110,9 +109,9 @@ def starts(inputs: Path, url: str) -> dict[str, Start]:
     """What starts each kind of run, on the files of `write_inputs` and an endpoint."""
 
     def of(kind: Kind) -> Start:
-        def start(folder: Path) -> subprocess.Popen[str]:
+        def start(folder: Path, cold: bool) -> Process:
             with (folder / "said.txt").open("a") as said:
-                return start_main(folder, *kind.overrides(inputs, url), stderr=said)
+                return (start_main if cold else fork_main)(folder, *kind.overrides(inputs, url), stderr=said)
 
         return start
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from sage_jax.config import MeshConfig
 from sage_jax.hf.exporting import export_checkpoint
 from sage_jax.hf.importing import import_params, open_checkpoint
 from sage_jax.sharding import make_mesh, param_shardings
+from tests.support.forked import ROOT, Forked
 from tests.support.tiny_internvl import MODEL, save_internvl, shapes_of, stored_bytes, torch_internvl
 
 SECONDS = 300
@@ -37,17 +37,15 @@ def test_two_processes_export_what_they_imported_bit_for_bit(tmp_path: Path) -> 
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = os.environ | {
-        "PYTHONPATH": str(Path(__file__).parents[2]),
         "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
         "JAX_PLATFORMS": "cpu",
     }
     children = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(source), str(tmp_path / "out"), str(process), str(port)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+        Forked(
+            [__file__, str(source), str(tmp_path / "out"), str(process), str(port)],
+            environment=environment,
+            cwd=ROOT,
+            merged=True,
         )
         for process in range(2)
     ]

@@ -22,7 +22,7 @@ from sage_jax.stages.judging import REPLIES
 from sage_jax.stages.stages import run_stages
 from tests.support.endpoint_server import EndpointServer, Served, chat, failing, marks, served
 from tests.support.evaluated_folder import evaluated_folder, write_evaluation
-from tests.support.tiny_run import CONFIG, read_jsonl, start_main
+from tests.support.tiny_run import CONFIG, fork_main, read_jsonl
 from tests.support.tiny_sentence_model import sentence_model
 
 KEY = "sk-secret-5678"
@@ -176,7 +176,7 @@ def test_a_killed_stage_goes_on_and_the_key_is_nowhere(
 
     with served(respond) as server:
         options = [each for each in fields(folder, server.url, with_key) if "run_dir" not in each]
-        process = start_main(folder.parent, *options)
+        process = fork_main(folder.parent, *options)
         while not replies.exists() or replies.read_bytes().count(b"\n") < 5:
             assert process.poll() is None, process.communicate()
             time.sleep(0.02)

@@ -6,7 +6,6 @@ import dataclasses
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,9 +16,10 @@ import pytest
 
 from sage_jax.stages.run import Run
 from sage_jax.stages.serving import serve
+from tests.support.forked import Forked
 from tests.support.served import base64_of, png
 from tests.support.tiny_export import TRAINED_HERE, make_run_folder
-from tests.support.tiny_run import PROGRAM, ROOT
+from tests.support.tiny_run import PROGRAM
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +28,12 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run_folder(tmp_path_factory.mktemp("served") / "line3")
 
 
-def started(folder: Path, *options: str, **variables: str) -> subprocess.Popen[str]:
-    environment = os.environ | PROGRAM | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "sage_jax", "serve", "--model", str(folder), "--serve.rows", "1", *options]
-    return subprocess.Popen(
-        command,
-        cwd=folder.parent,
-        env=environment | variables,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+def started(folder: Path, *options: str, **variables: str) -> Forked:
+    command = ["sage_jax", "serve", "--model", str(folder), "--serve.rows", "1", *options]
+    return Forked(command, environment=os.environ | PROGRAM | variables, cwd=folder.parent)
 
 
-def ready(process: subprocess.Popen[str]) -> Iterator[str]:
+def ready(process: Forked) -> Iterator[str]:
     """The lines of a service up to the one that says where it listens."""
     assert process.stderr is not None
     for line in process.stderr:

@@ -6,8 +6,6 @@ import contextlib
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,9 +17,10 @@ import pytest
 import sage_jax
 from sage_jax.cli import main
 from sage_jax.corrections.store import store_of
+from tests.support.forked import Forked, run_forked
 from tests.support.served import png
 from tests.support.tiny_export import make_run_folder
-from tests.support.tiny_run import PROGRAM, ROOT
+from tests.support.tiny_run import PROGRAM
 from tests.support.watched import rows_of
 
 
@@ -38,11 +37,11 @@ class Program:
     """
 
     def __init__(self, folder: Path, *arguments: str) -> None:
-        environment = os.environ | PROGRAM | {"PYTHONPATH": str(ROOT), "SAGE_KEY": "secret-key"}
+        environment = os.environ | PROGRAM | {"SAGE_KEY": "secret-key"}
         self._log = folder / f"{time.monotonic_ns()}.log"
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "sage_jax", *arguments], cwd=folder, env=environment, stderr=log, stdout=log
+            self._process = Forked(
+                ["sage_jax", *arguments], cwd=folder, environment=environment, stderr=log, stdout=log
             )
 
     @property
@@ -88,13 +87,7 @@ def test_a_killed_watcher_goes_on_and_its_rows_are_those_of_inspect(run_dir: Pat
         (images / f"{number}.png").write_bytes(png(number))
     with program(tmp_path, *command) as first:
         first.ready().until(lambda: len(rows_of(run_dir / "watch")) >= 1)
-        second = subprocess.run(
-            [sys.executable, "-m", "sage_jax", *command],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            env=os.environ | PROGRAM | {"PYTHONPATH": str(ROOT)},
-        )
+        second = run_forked(["sage_jax", *command], environment=os.environ | PROGRAM, cwd=tmp_path)
         assert (
             second.returncode == 2
             and "watch.output" in second.stderr

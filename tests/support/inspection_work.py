@@ -11,7 +11,7 @@ from typing import Any
 
 from sage_jax.config.command_line import read_config
 from sage_jax.stages.stages import run_stages
-from tests.support.tiny_run import CONFIG, read_jsonl, start_main
+from tests.support.tiny_run import CONFIG, fork_main, read_jsonl
 
 QUESTIONS = ("Where is it?", "How bad is it?")
 BATCH = "--config.evaluate.batch_size=2"
@@ -55,13 +55,14 @@ class Work:
 
     def stop(self, number: signal.Signals) -> tuple[int, int, str]:
         """Starts the program and signals it after a few batches; rows that were saved, exit status, what it said."""
-        process = start_main(self.folder, *self.fields)
+        process = fork_main(self.folder, *self.fields)
         deadline = time.monotonic() + 300
         while not (self.partial.exists() and self.partial.read_bytes().count(b"\n") >= 4):
             assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
             time.sleep(0.005)
         process.send_signal(number)
         _, said = process.communicate(timeout=300)
+        assert process.returncode is not None
         saved = self.partial.read_bytes().count(b"\n") // 2 * 2  # whole batches
         return saved, process.returncode, said
 

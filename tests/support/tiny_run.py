@@ -9,9 +9,10 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sage_jax.config import LEARN, TRAINING_STAGES
+from tests.support.forked import Forked
 
 ROOT = Path(__file__).parents[2]
 QUICK_TO_COMPILE = " ".join(
@@ -63,24 +64,34 @@ def start_main(
     before: Sequence[str] = (),
     **options: Any,
 ) -> subprocess.Popen[str]:
-    """Starts the program; `run_dir` is `folder`/run unless overridden.
+    """Starts the program as a user does, from an interpreter of its own.
 
     Args:
+      overrides: Fields; `run_dir` is `folder`/run unless overridden.
       environment: Variables beside this process's own; an empty one is taken out.
       before: Command that starts it.
       options: Of `subprocess.Popen`, such as other places for its output.
     """
     variables = os.environ | PROGRAM | dict(environment or {})
     variables = {name: value for name, value in variables.items() if value}
-    fields = (f"--config.run_dir={folder / 'run'}", f"--config.data.cache_dir={folder / 'cache'}")
-    command = [*before, sys.executable, "-m", "sage_jax.main", "--config", str(CONFIG), *fields, *overrides]
+    command = [*before, sys.executable, "-m", *_command(folder, overrides)]
     given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
     return subprocess.Popen(command, cwd=ROOT, env=variables, **given)
 
 
+def fork_main(folder: Path, *overrides: str, stderr: IO[Any] | None = None) -> Forked:
+    """Starts the program with what it imports imported already."""
+    return Forked(_command(folder, overrides), environment=os.environ | PROGRAM, cwd=ROOT, stderr=stderr)
+
+
+def _command(folder: Path, overrides: Sequence[str]) -> list[str]:
+    fields = (f"--config.run_dir={folder / 'run'}", f"--config.data.cache_dir={folder / 'cache'}")
+    return ["sage_jax.main", "--config", str(CONFIG), *fields, *overrides]
+
+
 def run_main(folder: Path, *overrides: str, expected: int = 0) -> TinyRun:
     """Runs the program to its end and checks its exit status."""
-    process = start_main(folder, *overrides)
+    process = fork_main(folder, *overrides)
     stdout, stderr = process.communicate(timeout=600)
     assert process.returncode == expected, stderr
     return TinyRun(folder, stdout, stderr)

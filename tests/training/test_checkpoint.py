@@ -8,7 +8,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from sage_jax.training.finished import (
 )
 from sage_jax.training.optim import TrainConfig, make_optimizer
 from tests.campaign.mutate import damage
+from tests.support.forked import ROOT, run_forked
 
 SHAPES = {"adapter/linear_1/kernel": (8, 16), "adapter/linear_1/bias": (16,), "adapter/linear_2/kernel": (16, 8)}
 
@@ -122,12 +122,7 @@ def test_a_step_saved_twice_keeps_the_first(tmp_path: Path):
 
 
 def test_what_a_killed_save_leaves_is_not_restored(tmp_path: Path):
-    child = subprocess.run(
-        [sys.executable, __file__, str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-    )
+    child = run_forked([__file__, str(tmp_path)], environment=os.environ, cwd=ROOT)
     assert child.returncode == -signal.SIGKILL, child.stderr
     left = [path.name for path in (tmp_path / "checkpoints").iterdir()]
     assert any(name.startswith("2.") for name in left), f"the kill came too late to leave a part: {left}"

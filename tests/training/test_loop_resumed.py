@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from sage_jax.config import MeshConfig
 from sage_jax.sharding import make_mesh
 from sage_jax.training.finished import is_finished, load_final
 from sage_jax.training.loop import FitResult
+from tests.support.forked import ROOT, Forked
 from tests.support.tiny_training import (
     LONG,
     TRAIN,
@@ -39,15 +39,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> FitResult:
     return run_stage(tmp_path_factory.mktemp("whole"), LONG)
 
 
-def started_child(folder: Path, rows: int) -> subprocess.Popen[str]:
+def started_child(folder: Path, rows: int) -> Forked:
     """A process that trains the same stage, once it has logged so many steps."""
-    child = subprocess.Popen(
-        [sys.executable, __file__, str(folder)],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    child = Forked([__file__, str(folder)], environment=os.environ, cwd=ROOT)
     log = folder / "metrics.jsonl"
     while child.poll() is None and (not log.exists() or log.read_text().count("\n") < rows):
         time.sleep(0.01)
@@ -113,12 +107,10 @@ def test_two_processes_train_as_one_and_stop_together(tmp_path: Path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     children = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path / "two"), str(process), str(port)],
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "XLA_FLAGS": ""},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        Forked(
+            [__file__, str(tmp_path / "two"), str(process), str(port)],
+            environment=os.environ | {"XLA_FLAGS": ""},
+            cwd=ROOT,
         )
         for process in range(2)
     ]
