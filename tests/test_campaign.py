@@ -19,7 +19,7 @@ from sage_jax.config.command_line import read_config
 from tests.campaign.contents import contents
 from tests.campaign.fuzz import fuzz_inputs, try_input
 from tests.campaign.kill import kill_runs
-from tests.campaign.kinds import KINDS, judge, write_inputs
+from tests.campaign.kinds import KINDS, judge, starts, write_inputs
 from tests.campaign.mutate import damage, mutate
 from tests.campaign.report import Report
 from tests.campaign.targets import Target, targets
@@ -117,6 +117,22 @@ def test_killed_runs_are_compared_with_a_run_that_nobody_kills(tmp_path: Path) -
     }
     assert "KeyError: 'rows'" in str(report) and "1 differ: ['run/table']" in str(report)
     assert "6 runs, 2 the same" in said[-1] and "SIGKILL" in said[-1] and "count" in said[-1]
+
+
+def test_a_killed_run_keeps_what_it_compiles_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is warm and what is cold depends on it."""
+    begun: list[tuple[str, str]] = []
+
+    def begin(how: str, folder: Path, *fields: str, environment: dict[str, str], stderr: Any) -> None:
+        begun.append((how, environment["JAX_COMPILATION_CACHE_DIR"]))
+
+    for name in ("start_main", "fork_main"):
+        monkeypatch.setattr(f"tests.campaign.kinds.{name}", functools.partial(begin, name))
+    start = starts(tmp_path, "http://127.0.0.1")["LoRA"]
+    for cold in (True, False):
+        start(tmp_path, cold)
+    compiled = str(tmp_path / "compiled")
+    assert begun == [("start_main", compiled), ("fork_main", compiled)]
 
 
 def test_a_stopped_campaign_goes_on_behind_its_last_run(tmp_path: Path) -> None:

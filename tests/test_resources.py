@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.campaign.resources import NAMES, Ended, Work, small_disk
-from tests.support.tiny_run import run_main
 
 FIELDS = ("--config.stages=prepare,base", "--config.base.checkpoint_every=3")
 STAGES = Path("run") / "stages" / "base"
@@ -23,13 +23,17 @@ def weights_of(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that lacked nothing."""
-    return run_main(tmp_path_factory.mktemp("whole"), *FIELDS).folder
+    """The folder of a run that lacked nothing, and of what it compiled."""
+    folder = tmp_path_factory.mktemp("whole")
+    ended = Work(folder, random.Random(0), FIELDS).run()
+    assert ended.outcome == "done", ended.said
+    return folder
 
 
 @pytest.fixture
 def work(tmp_path: Path, whole: Path) -> Work:
     """A place where what the whole run compiled is compiled already."""
+    shutil.copytree(whole / "compiled", tmp_path / "compiled")
     return Work(tmp_path, random.Random(0), FIELDS)
 
 

@@ -155,6 +155,8 @@ class ModelConfig:
       max_tiles: Most tiles of an image, thumbnail not counted.
       compute_dtype: `float32`, `bfloat16`, or `auto`: bfloat16 on GPU and TPU. Parameters are float32.
       remat: What the backward pass computes again: `none`; `dots` keeps matrix products; `full` keeps layer inputs.
+        `auto` is the first of them with which a training stage fits into the memory of its devices, by the plan's
+        prediction for the stage's longest trees; on a CPU, `none`.
       scan_unroll: Layers unrolled in one step of the layer scan; with `remat`, of at most half of them.
       attention: Of the decoder over a tree, in training, scoring and prefill. `tree` computes what a token sees alone,
         as products of blocks that any device computes; `pallas` is a block-sparse kernel for GPUs, `cudnn` two calls of
@@ -170,7 +172,7 @@ class ModelConfig:
     downsample: int = 2
     max_tiles: int = 1
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    remat: Literal["none", "dots", "full"] = "none"
+    remat: Literal["auto", "none", "dots", "full"] = "auto"
     scan_unroll: int = 1
     attention: Literal["auto", "tree", "masked", "pallas", "cudnn", "splash"] = "auto"
 

@@ -12,7 +12,7 @@ from flax import nnx
 
 from sage_jax.axes import Array, Float
 
-Remat = Literal["none", "dots", "full"]
+Remat = Literal["auto", "none", "dots", "full"]
 
 
 @jax.custom_vjp
@@ -142,7 +142,8 @@ def scan_layers(
 
     Args:
       blocks: A stack, or layers apart (`layers_apart`), which run one by one and keep all for a backward pass.
-      remat: What the backward pass computes again: `none`; `dots` keeps matrix products; `full` keeps layer inputs.
+      remat: What the backward pass computes again: `none`, as `auto` that nobody has settled; `dots` keeps matrix
+        products; `full` keeps layer inputs.
       unroll: Layers in one step of the loop. With `remat`, of at most half of them: without a loop XLA would see that
         what the backward pass computes again has been computed before, and keep it.
     """
@@ -153,7 +154,7 @@ def scan_layers(
     def body(carry: Array, layer_state: Any) -> tuple[Array, None]:
         return step(nnx.merge(graphdef, layer_state), carry), None
 
-    if remat != "none":
+    if remat in ("dots", "full"):
         unroll = max(1, min(unroll, jax.tree.leaves(state)[0].shape[0] // 2))
     if remat == "full":
         body = jax.checkpoint(body, prevent_cse=False)

@@ -19,6 +19,7 @@ from sage_jax.data.trees.tree import Capacity, empty_batch
 from sage_jax.features.encoder import TILES_ON_DEVICE
 from sage_jax.models.attention.select import Attention, attention_of
 from sage_jax.plan.abstract_step import (
+    TreeSize,
     accelerator_model,
     planned_mesh,
     state_shapes,
@@ -84,13 +85,20 @@ class MemoryPlan:
         return self.parameters + self.state.optimizer + self.batches + max(self.phases.values())
 
 
-def predict_memory(config: Config, stage: str) -> MemoryPlan:
+def predict_memory(
+    config: Config, stage: str, *, tree: TreeSize | None = None, attention: Attention | None = None
+) -> MemoryPlan:
     """Memory of a stage on each of `plan.num_devices` devices.
+
+    Args:
+      tree: Sizes of its trees; None = those that `plan` describes.
+      attention: What the devices compute; None = what devices of `plan.device` do.
 
     Raises:
       ConfigError: Mesh, batch or buckets do not fit together, or a pattern of the stage matches nothing.
     """
-    train, mesh, local = config.training(stage), planned_mesh(config), local_sizes(config, stage)
+    train, mesh = config.training(stage), planned_mesh(config)
+    local = local_sizes(config, stage, tree=tree, attention=attention)
     state, tree, form = state_bytes(config, stage, mesh), local.tree, stored_form(config, stage)
     phases = temporary_bytes(local)
     largest = max(phases, key=lambda name: phases[name])
@@ -105,16 +113,18 @@ def predict_memory(config: Config, stage: str) -> MemoryPlan:
     return MemoryPlan(state, local.rows * train.accumulate * batch, phases, held * state.gradients)
 
 
-def local_sizes(config: Config, stage: str) -> LocalSizes:
-    """What each of `plan.num_devices` devices computes of a stage's micro-batch.
+def local_sizes(
+    config: Config, stage: str, *, tree: TreeSize | None = None, attention: Attention | None = None
+) -> LocalSizes:
+    """What each of `plan.num_devices` devices computes of a stage's micro-batch; arguments as of `predict_memory`.
 
     Raises:
       ConfigError: Mesh, batch or buckets do not fit together, or a pattern of the stage matches nothing.
     """
-    train, mesh, tree = config.training(stage), planned_mesh(config), tree_size(config, stage)
+    train, mesh, tree = config.training(stage), planned_mesh(config), tree or tree_size(config, stage)
     rows = local_rows(config, stage, mesh)
     state = state_bytes(config, stage, mesh)
-    model = dataclasses.replace(accelerator_model(config.model), attention=planned_attention(config))
+    model = dataclasses.replace(accelerator_model(config.model), attention=attention or planned_attention(config))
     trainable, form = state_shapes(config, stage)[0].trainable, stored_form(config, stage)
     return LocalSizes(
         model=model,
@@ -138,6 +148,12 @@ def vision_tiles(config: Config, rows: int, form: TileForm | None) -> int:
     if form is None:  # test images and references
         return (1 + config.data.num_references) * tiles
     return min(tiles, TILES_ON_DEVICE) if config.data.vit_features == "memory" else 0
+
+
+def usable_bytes(config: Config) -> int:
+    """Bytes on one device that arrays may take."""
+    plan = config.plan
+    return int(plan.usable_share * 1e9 * (plan.device_memory_gb or DEVICE_KINDS[plan.device].memory_gb))
 
 
 def planned_attention(config: Config) -> Attention:

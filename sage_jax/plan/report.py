@@ -51,6 +51,7 @@ def stage_time(config: Config, stage: str, plan: StagePlan) -> StepTime | None:
     """The least time of a stage's step; None where batch and mesh do not fit together."""
     if plan.memory is None:
         return None
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, remat=plan.remat))
     moved = None if plan.compiled is None else sum(plan.compiled.moved_bytes.values())
     return step_time(config, stage, plan.flops, 0 if config.plan.num_devices == 1 else moved)
 
@@ -60,16 +61,27 @@ def _memory_table(config: Config, plans: dict[str, StagePlan]) -> Table:
     sizes = mesh_sizes(config.mesh, plan.num_devices)
     mesh = ", ".join(f"{name} {size}" for name, size in zip(("data", "fsdp", "tensor"), sizes, strict=True))
     table = _table(f"Memory of each of {plan.num_devices} x {kind.title} ({mesh}), GB")
-    for heading in ("Tree", "Parameters", "Optimizer", "Gradients", "Batches", "Activations", "Peak", "Usable", "Fits"):
+    for heading in (
+        "Tree",
+        "Remat",
+        "Parameters",
+        "Optimizer",
+        "Gradients",
+        "Batches",
+        "Activations",
+        "Peak",
+        "Usable",
+        "Fits",
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
     for stage, one in plans.items():
         memory = one.memory
         if memory is None:
-            table.add_row(stage, str(one.tree.shape.length), *["–"] * 6, _gb(one.usable), "no")
+            table.add_row(stage, str(one.tree.shape.length), one.remat, *["–"] * 6, _gb(one.usable), "no")
             continue
         parts = (memory.parameters, memory.state.optimizer, memory.gradients, memory.batches, memory.activations)
         cells = (*map(_gb, parts), _gb(memory.peak), _gb(one.usable), "yes" if one.fits else "no")
-        table.add_row(stage, str(one.tree.shape.length), *cells)
+        table.add_row(stage, str(one.tree.shape.length), one.remat, *cells)
     return table
 
 

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from sage_jax.config import Config, ConfigError, LoraConfig, MeshConfig, ModelConfig
-from sage_jax.plan.device_kinds import DEVICE_KINDS
-from sage_jax.plan.memory import predict_memory
+from sage_jax.plan.memory import predict_memory, usable_bytes
+from sage_jax.plan.recompute import SETTINGS, settled
 from sage_jax.sharding import mesh_sizes
 
 MOST_DEVICES: Final = 4096
 RELEASED_RANK: Final = 16
-_REMAT: Final = ("none", "dots", "full")
 _BASES: Final = ("float32", "bfloat16", "int8", "int4")
 
 
@@ -31,12 +30,6 @@ class Change:
     overrides: tuple[str, ...]
     peak: int
     same_model: bool
-
-
-def usable_bytes(config: Config) -> int:
-    """Bytes on one device that arrays may take."""
-    plan = config.plan
-    return int(plan.usable_share * 1e9 * (plan.device_memory_gb or DEVICE_KINDS[plan.device].memory_gb))
 
 
 def find_changes(config: Config, stage: str) -> list[Change]:
@@ -84,7 +77,7 @@ def _first_that_fits(
 def _same_training(config: Config, stage: str) -> Iterator[Config]:
     """Settings that compute the same, the least costly first."""
     train, devices = config.training(stage), config.plan.num_devices
-    remats = _REMAT[_REMAT.index(config.model.remat) :]
+    remats = SETTINGS[SETTINGS.index(settled(config, stage).model.remat) :]
     tensors = [size for size in (1, 2, 4, 8, 16) if devices % size == 0]
     accumulates = [n for n in range(1, train.batch_size + 1) if train.batch_size % n == 0]
     for tensor, accumulate, remat in itertools.product(tensors, accumulates, remats):

@@ -18,6 +18,7 @@ import jax
 from sage_jax.config import Config, ConfigError, from_config_dict
 from sage_jax.plan.abstract_step import abstract_step
 from sage_jax.plan.hlo import collectives, moved_by_kind
+from sage_jax.plan.recompute import settled
 from sage_jax.sharding import make_mesh
 from sage_jax.training.step import jit_step
 
@@ -62,7 +63,7 @@ def compile_on_simulated_devices(config: Config, say: Callable[[str], None]) -> 
     found = {}
     for stage in config.plan.stages:
         say(f"compiling {stage} for {config.plan.num_devices} simulated devices")
-        asked = json.dumps({"config": dataclasses.asdict(config), "stage": stage})
+        asked = json.dumps({"config": dataclasses.asdict(settled(config, stage)), "stage": stage})
         command = [sys.executable, "-m", "sage_jax.plan.simulated"]
         ended = subprocess.run(command, input=asked, env=environment, capture_output=True, text=True)
         if ended.returncode:

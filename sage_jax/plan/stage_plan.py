@@ -15,8 +15,9 @@ from sage_jax.data.trees.encode import pixel_form, tiles_per_image
 from sage_jax.parameters import count, merge
 from sage_jax.plan.abstract_step import AbstractStep, Shapes, TreeSize, abstract_step, stored_form, tree_size
 from sage_jax.plan.flops import matmul_flops
-from sage_jax.plan.memory import MemoryPlan, predict_memory
-from sage_jax.plan.search import Change, find_changes, usable_bytes
+from sage_jax.plan.memory import MemoryPlan, predict_memory, usable_bytes
+from sage_jax.plan.recompute import settled
+from sage_jax.plan.search import Change, find_changes
 from sage_jax.plan.simulated import Compiled, compile_on_simulated_devices
 from sage_jax.training.step import train_step
 
@@ -68,6 +69,7 @@ class StagePlan:
 
     Attributes:
       tree: Sizes of its trees.
+      remat: What the backward pass computes again; what `auto` is there.
       num_trained, num_frozen: Parameters.
       memory: Memory on each device; None where batch and mesh do not fit together.
       fault: Why `memory` is None.
@@ -80,6 +82,7 @@ class StagePlan:
     """
 
     tree: TreeSize
+    remat: str
     num_trained: int
     num_frozen: int
     memory: MemoryPlan | None
@@ -113,6 +116,7 @@ def plan_stages(config: Config, say: Callable[[str], None]) -> dict[str, StagePl
 
 def plan_stage(config: Config, stage: str) -> StagePlan:
     """The plan of a stage, without compiling."""
+    config = settled(config, stage)
     tree, step = tree_size(config, stage), abstract_step(config, stage)
     memory, fault = None, ""
     try:
@@ -130,6 +134,7 @@ def plan_stage(config: Config, stage: str) -> StagePlan:
     )
     return StagePlan(
         tree=tree,
+        remat=config.model.remat,
         num_trained=count(step.state.trainable),
         num_frozen=count(step.frozen),
         memory=memory,

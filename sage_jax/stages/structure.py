@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -10,6 +11,7 @@ from flax import nnx
 
 from sage_jax.config import Config
 from sage_jax.data.trees.chat import Chat
+from sage_jax.models.layers import Remat
 from sage_jax.models.lora import is_plain, layers_of, structure_of
 from sage_jax.models.sage import Placeholders, Sage
 from sage_jax.parameters import Params, split
@@ -40,21 +42,33 @@ class Structure:
         """Shape of each parameter of the plain model, by path."""
         return jax.eval_shape(self.create_params)
 
-    def of(self, params: Params, *, scale: float = 1.0) -> nnx.GraphDef[Sage]:
-        """Structure for parameters that may have adapters or quantised kernels; the same object for the same kind."""
-        if all(map(is_plain, layers_of(params).values())):
+    def of(self, params: Params, *, scale: float = 1.0, remat: Remat | None = None) -> nnx.GraphDef[Sage]:
+        """Structure for parameters that may have adapters or quantised kernels; the same object for the same kind.
+
+        Args:
+          remat: In place of `model.remat`; None = that.
+        """
+        remat = remat or self._config.model.remat
+        if remat == self._config.model.remat and all(map(is_plain, layers_of(params).values())):
             return self.graphdef
-        kind = tuple((path, params[path].dtype) for path in sorted(params)), scale
+        kind = tuple((path, params[path].dtype) for path in sorted(params)), scale, remat
         if kind not in self._adapted:
-            self._adapted[kind] = structure_of(nnx.eval_shape(self._create), params, scale=scale)
+            create = functools.partial(self._create, remat)
+            self._adapted[kind] = structure_of(nnx.eval_shape(create), params, scale=scale)
         return self._adapted[kind]
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the token embedding."""
+        return self._vocab_size
 
     def create_params(self) -> Params:
         """Random parameters of the plain model."""
         return split(self._create())[1]
 
-    def _create(self) -> Sage:
-        return Sage(self._config.model, self._vocab_size, self._placeholders, nnx.Rngs(self._config.seed))
+    def _create(self, remat: Remat | None = None) -> Sage:
+        model = dataclasses.replace(self._config.model, remat=remat) if remat else self._config.model
+        return Sage(model, self._vocab_size, self._placeholders, nnx.Rngs(self._config.seed))
 
 
 def shapes_without_tokenizer(config: Config) -> Params:

@@ -29,6 +29,8 @@ from sage_jax.models.attention.select import attention_of
 from sage_jax.models.lora import TRAINED
 from sage_jax.models.sage import Sage, compute_dtype
 from sage_jax.parameters import Params, digest, merge
+from sage_jax.plan.recompute import Remat
+from sage_jax.stages.device_memory import chosen_remat
 from sage_jax.stages.prepared import prepared_counts
 from sage_jax.stages.provenance import log_changes
 from sage_jax.stages.run import Run, Stage, StageCost
@@ -79,13 +81,15 @@ def train(stage: Stage) -> StageCost:
     start = starts_from(stage.name)
     if start is not None:
         log_changes(stage, start)
-    log.line(_how_it_computes(run))
+    records = _records_of(stage)
+    remat = chosen_remat(stage, records.trained)
+    log.line(_how_it_computes(run, remat))
     resumed = (run.folder.stage(stage.name) / "checkpoints").is_dir()
     params = run.weights.start(stage.name)
-    records = _records_of(stage)
     reference = _reference_of(stage, params, records)
     features = _features_of(stage, params, records)
-    result = _fit(stage, params, records, reference, features)
+    structure = run.weights.structure.of(params, scale=run.config.training(stage.name).lora.scale, remat=remat.setting)
+    result = _fit(stage, params, structure, records, reference, features)
     stopped = ""
     if result.interrupted:
         done = f"{result.steps} of {run.config.training(stage.name).steps} steps"
@@ -93,11 +97,11 @@ def train(stage: Stage) -> StageCost:
     return StageCost(resumed=resumed, shares=result.shares, counts=result.counts, interrupted=stopped)
 
 
-def _how_it_computes(run: Run) -> str:
+def _how_it_computes(run: Run, remat: Remat) -> str:
     model, devices = run.config.model, run.mesh.devices
     return (
         f"on {devices.size} x {devices.flat[0].device_kind} in {compute_dtype(model)}: "
-        f"attention = {attention_of(model)}, remat = {model.remat}"
+        f"attention = {attention_of(model)}, {remat}"
     )
 
 
@@ -210,13 +214,13 @@ def _kept_features(stage: Stage, params: Params) -> CachedFeatures:
 def _fit(
     stage: Stage,
     params: Params,
+    structure: nnx.GraphDef[Sage],
     records: StageRecords,
     reference: _Reference,
     features: StoredFeatures | CachedFeatures | None,
 ) -> FitResult:
     """Trains from the parameters, which are used up."""
     run, config, trained = stage.run, stage.config.training(stage.name), records.trained
-    structure = run.weights.structure.of(params, scale=config.lora.scale)
     loader = _loader(stage, trained, features if isinstance(features, StoredFeatures) else None)
     if loader.shapes:
         stage.log.line(str(loader.shapes))

@@ -37,7 +37,6 @@ def damage_run(folder: Path, cases: int, seed: int, *, say: Callable[[str], None
     whole, rng, report = folder / "whole", random.Random(seed), Report()
     whole.mkdir()
     run_main(whole, f"--config.stages=prepare,{','.join(_CHAIN)}", *_FIELDS)
-    shutil.copytree(whole / "compiled", folder / "compiled", dirs_exist_ok=True)
     todo = [(path, how) for path in files_of(whole) for how in _HOW]
     todo = rng.sample(todo, cases) if cases else todo
     say(f"damage: {len(todo)} cases, seed {seed}")

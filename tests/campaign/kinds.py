@@ -18,7 +18,7 @@ from tests.campaign.kill import Process, Start, kill_runs
 from tests.campaign.report import Report
 from tests.support.endpoint_server import Served, marks, served
 from tests.support.question_sets import write_mmad
-from tests.support.tiny_run import fork_main, start_main
+from tests.support.tiny_run import compiled_in, fork_main, start_main
 
 _SHORT: Final = (
     "base.steps=4",
@@ -111,7 +111,8 @@ def starts(inputs: Path, url: str) -> dict[str, Start]:
     def of(kind: Kind) -> Start:
         def start(folder: Path, cold: bool) -> Process:
             with (folder / "said.txt").open("a") as said:
-                return (start_main if cold else fork_main)(folder, *kind.overrides(inputs, url), stderr=said)
+                begin = start_main if cold else fork_main
+                return begin(folder, *kind.overrides(inputs, url), environment=compiled_in(folder), stderr=said)
 
         return start
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.campaign.report import Report
-from tests.support.tiny_run import start_main
+from tests.support.tiny_run import compiled_in, start_main
 
 FIELDS: Final = (
     "--config.stages=prepare,base,base_dpo,evaluate,inspect",
@@ -100,7 +100,8 @@ class Work:
         Args:
           meanwhile: Called once with the number of the process, at a moment drawn from the first 25 seconds of the run.
         """
-        process = start_main(self.folder, *self.fields, *fields, **options)
+        environment = compiled_in(self.folder) | options.pop("environment", {})
+        process = start_main(self.folder, *self.fields, *fields, environment=environment, **options)
         if meanwhile:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(self.rng.uniform(2.0, 25.0))
@@ -311,7 +312,7 @@ def c_locale(work: Work) -> Ended:
 
 def clock(work: Work) -> Ended:
     """Stopped at some moment, its files dated into the future; then the clock is twenty years back."""
-    process = start_main(work.folder, *work.fields)
+    process = start_main(work.folder, *work.fields, environment=compiled_in(work.folder))
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.communicate(timeout=work.rng.uniform(4.0, 20.0))
     process.kill()

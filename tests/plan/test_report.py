@@ -12,9 +12,8 @@ from rich.console import Console
 
 from sage_jax.config import Config
 from sage_jax.plan.abstract_step import tree_size
-from sage_jax.plan.memory import MemoryPlan, predict_memory
+from sage_jax.plan.memory import MemoryPlan, predict_memory, usable_bytes
 from sage_jax.plan.report import UTILISATION, plans_json, print_plans
-from sage_jax.plan.search import usable_bytes
 from sage_jax.plan.simulated import Compiled
 from sage_jax.plan.stage_plan import StagePlan
 from tests.support.tiny_plan import CONFIG

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from sage_jax.config import Config, ConfigError, MeshConfig, from_config_dict, to_config_dict
-from sage_jax.plan.memory import predict_memory
-from sage_jax.plan.search import Change, find_changes, overrides, usable_bytes
+from sage_jax.plan.memory import predict_memory, usable_bytes
+from sage_jax.plan.search import Change, find_changes, overrides
 from tests.support.tiny_plan import CONFIG
 
 

@@ -20,9 +20,8 @@ from sage_jax.hf.config_writer import config_json, text_model_of
 from sage_jax.hf.importing import stored_shapes
 from sage_jax.hf.layouts import PLAIN, plain_rows, tensors
 from sage_jax.plan.abstract_step import start_shapes_of, tree_size
-from sage_jax.plan.memory import predict_memory
+from sage_jax.plan.memory import predict_memory, usable_bytes
 from sage_jax.plan.report import plans_json, print_plans
-from sage_jax.plan.search import usable_bytes
 from sage_jax.plan.stage_plan import StagePlan, plan_stages
 from sage_jax.stages.stages import run_stages
 from tests.hf.test_layouts import INTERNVL2_8B, internvl2_8b_keys

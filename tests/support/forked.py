@@ -48,7 +48,7 @@ class Forked:
     Args:
       command: Module, or path of a script, and its arguments.
       environment: All of its variables. Of those that JAX reads when it is imported, only
-        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS may differ from this process's.
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS and JAX_COMPILATION_CACHE_DIR may differ from this process's.
       cwd: Its folder.
       stdout, stderr: Open files; None = a pipe, which is `stdout` or `stderr` here.
       merged: One pipe, `stdout`, for both.
@@ -247,8 +247,9 @@ def _run(request: dict[str, Any]) -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"], GLIBC_TUNABLES="glibc.malloc.hugetlb=0")
-    name = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
-    jax.config.update(name.lower(), float(os.environ.get(name, "1")))
+    seconds, folder = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "JAX_COMPILATION_CACHE_DIR"
+    jax.config.update(seconds.lower(), float(os.environ.get(seconds, "1")))
+    jax.config.update(folder.lower(), os.environ.get(folder))
     sys.argv = [program, *arguments]
     script = program.endswith(".py")
     sys.orig_argv = [sys.executable, *(() if script else ("-m",)), *sys.argv]  # by which some start again

@@ -79,9 +79,17 @@ def start_main(
     return subprocess.Popen(command, cwd=ROOT, env=variables, **given)
 
 
-def fork_main(folder: Path, *overrides: str, stderr: IO[Any] | None = None) -> Forked:
-    """Starts the program with what it imports imported already."""
-    return Forked(_command(folder, overrides), environment=os.environ | PROGRAM, cwd=ROOT, stderr=stderr)
+def fork_main(
+    folder: Path, *overrides: str, environment: Mapping[str, str] | None = None, stderr: IO[Any] | None = None
+) -> Forked:
+    """Starts the program with what it imports imported already; `environment` as of `Forked`."""
+    variables = os.environ | PROGRAM | dict(environment or {})
+    return Forked(_command(folder, overrides), environment=variables, cwd=ROOT, stderr=stderr)
+
+
+def compiled_in(folder: Path) -> dict[str, str]:
+    """The variable by which a program keeps what it compiles in a folder of its own, `folder`/compiled."""
+    return {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")}
 
 
 def _command(folder: Path, overrides: Sequence[str]) -> list[str]:

@@ -1,0 +1,50 @@
+"""What a training stage computes again on the devices of its run, by their memory (`model.remat = auto`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+
+from sage_jax.data.records import Record
+from sage_jax.data.stream.train_rows import capacity_of
+from sage_jax.data.trees.encode import TreeUse
+from sage_jax.models.attention.select import attention_of
+from sage_jax.plan.abstract_step import TreeSize
+from sage_jax.plan.recompute import Remat, fitting_remat
+from sage_jax.process.several import gather_json
+from sage_jax.stages.run import Stage
+from sage_jax.stages.text_check import largest_tree
+
+
+def chosen_remat(stage: Stage, records: Sequence[Record]) -> Remat:
+    """The config's setting, or that with which a stage fits into the memory of the run's devices.
+
+    It is the same in all processes; `none` where a device does not tell its memory, as a CPU does not.
+
+    Args:
+      records: Those that train.
+    """
+    if stage.config.model.remat != "auto":
+        return Remat(stage.config.model.remat)
+    told = gather_json(smallest_memory(jax.local_devices()))
+    if None in told:
+        return Remat("none")
+    run, train = stage.run, stage.config.training(stage.name)
+    sizes = {"num_devices": run.mesh.devices.size, "vocab_size": run.weights.structure.vocab_size}
+    config = dataclasses.replace(stage.config, plan=dataclasses.replace(stage.config.plan, **sizes))
+    tree = None  # by the largest bucket
+    if not stage.config.text.buckets:
+        room = capacity_of(records, TreeUse.of(train), with_reference=train.reference_drop_rate < 1.0)
+        shape = largest_tree(stage)
+        tree = TreeSize(room.questions, room.answers, shape.length, shape)
+    usable = int(min(told) * config.plan.usable_share)
+    return fitting_remat(config, stage.name, usable, tree=tree, attention=attention_of(config.model))
+
+
+def smallest_memory(devices: Iterable[Any]) -> int | None:
+    """Bytes that this process may take of the device that has fewest; None where one does not tell."""
+    told = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
+    return min(told) if told and None not in told else None
