@@ -22,7 +22,14 @@ from tests.support.tiny_run import CONFIG, TinyRun
 def trained(run: TinyRun, folder: Path, *fields: str) -> tuple[dict[str, np.ndarray], str]:
     """Parameters of a stage trained in this process on the data of a run, and the line on how it computes."""
     shutil.copytree(run.folder / "cache", folder / "cache")
-    given = (f"run_dir={folder / 'run'}", f"data.cache_dir={folder / 'cache'}", "stages=base", "base.steps=2", *fields)
+    given = (
+        f"run_dir={folder / 'run'}",
+        f"data.cache_dir={folder / 'cache'}",
+        "stages=base",
+        "base.steps=2",
+        "base.batch_size=8",
+        *fields,
+    )
     run_stages(read_config(["--config", str(CONFIG), *(f"--config.{field}" for field in given)]))
     (line,) = (line for line in (folder / "run" / "log.txt").read_text().splitlines() if "attention = " in line)
     return load_final(folder / "run" / "stages" / "base"), line
