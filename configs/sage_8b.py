@@ -61,7 +61,6 @@ def get_config() -> ml_collections.ConfigDict:
                 ),
                 fusion=FusionConfig(num_heads=32, num_distinct=32),
                 max_tiles=6,
-                remat="full",
             ),
             mesh=MeshConfig(data=1, fsdp=-1),
             sfe=TrainConfig(

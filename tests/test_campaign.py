@@ -163,13 +163,15 @@ def test_contents_are_compared_array_by_array_and_byte_by_byte(tmp_path: Path) -
             )
         (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0, "input_wait": minute}) + "\n")
         (run / "summary.json").write_text(json.dumps({"stages": {"base": {"seconds": minute}}, "metrics": {}}))
+        (run / "benchmarks").mkdir()
+        (run / "benchmarks" / "summary.json").write_text(json.dumps({"accuracy": 0.5}))
         (run / "report.html").write_text(f"<p>Written 2026-01-02 03:{minute}</p>")
         (run / "log.txt").write_text(f"{minute}")
         return contents(tmp_path / name)
 
     first, again = write("first", 1.0, 10), write("again", 1.0, 20)
     other = write("other", float(np.nextafter(np.float32(1), np.float32(2))), 10)
-    assert first == again and len(first) == 5
+    assert first == again and len(first) == 6
     assert [name for name in first if first[name] != other[name]] == ["run/stages/base/final: ['a']"]
     (tmp_path / "again" / "run" / ".left").write_text("")
     assert contents(tmp_path / "again").keys() - first.keys() == {"run/.left"}
@@ -177,9 +179,11 @@ def test_contents_are_compared_array_by_array_and_byte_by_byte(tmp_path: Path) -
 
 def test_the_runs_to_kill_have_all_that_can_be_stopped_half_way(tmp_path: Path) -> None:
     write_inputs(tmp_path)
-    with judge() as url:
+    with judge(tmp_path / "port") as url:
         given = [read_config(["--config", str(CONFIG), *kind.overrides(tmp_path, url)]) for kind in KINDS.values()]
     alone = {"plan", "learn", "serve", "watch"}  # no run's own, or without an end
+    with judge(tmp_path / "port") as again:
+        assert again == url  # or a campaign that goes on would find other configs
     assert {stage for config in given for stage in config.stage_names} == set(STAGES) - alone
     assert {config.data.vit_features for config in given} == {"none", "memory", "disk"}
     assert {config.data.num_workers for config in given} == {0, 1}

@@ -44,7 +44,7 @@ def contents(folder: Path) -> dict[str, str]:
             elif ".array_record" in name:
                 found[name] = _records(path)
             elif not _is_of_arrays(path.relative_to(folder)):
-                found[name] = hashlib.sha256(_bytes(path)).hexdigest()
+                found[name] = hashlib.sha256(_bytes(path, name)).hexdigest()
     return found
 
 
@@ -72,11 +72,11 @@ def _records(path: Path) -> str:
     ).hexdigest()
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: Path, name: str) -> bytes:
     if path.name == "metrics.jsonl":
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return json.dumps([{key: row[key] for key in row if key not in _MEASURES} for row in rows]).encode()
-    if path.name == "summary.json":
+    if name == "run/summary.json":
         return json.dumps(json.loads(path.read_bytes())["metrics"]).encode()
     content = path.read_bytes()
     return _WRITTEN.sub(b"", content) if path.suffix == ".html" else content

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from sage_jax.config import DataConfig
 from sage_jax.data.sources.generated import draw
+from sage_jax.process.files import replace_file
 from tests.campaign.kill import Process, Start, kill_runs
 from tests.campaign.report import Report
 from tests.support.endpoint_server import Served, marks, served
@@ -100,7 +101,7 @@ def kill_kinds(folder: Path, number: int, seed: int, *, only: str, say: Callable
     folder.mkdir(parents=True, exist_ok=True)
     inputs = folder / "inputs"
     write_inputs(inputs)
-    with judge() as url:
+    with judge(folder / "port") as url:
         chosen = {name: start for name, start in starts(inputs, url).items() if not only or name in only.split(",")}
         return kill_runs(folder, number, seed, kinds=chosen, say=say)
 
@@ -132,11 +133,16 @@ def write_inputs(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def judge() -> Iterator[str]:
-    """Address of an endpoint that judges; what it says depends on the request alone."""
+def judge(port: Path) -> Iterator[str]:
+    """Address of an endpoint that judges; what it says depends on the request alone.
+
+    Args:
+      port: File that keeps where it listens: addresses are part of configs, which are compared.
+    """
 
     def respond(body: dict[str, Any], number: int) -> Served:
         return marks(accuracy=1 + len(str(body["messages"])) % 5)
 
-    with served(respond) as server:
+    with served(respond, int(port.read_text()) if port.exists() else 0) as server:
+        replace_file(port, str(server.server_port))
         yield server.url

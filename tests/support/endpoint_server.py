@@ -65,8 +65,8 @@ class EndpointServer(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, respond: Callable[[dict[str, Any], int], Served]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, respond: Callable[[dict[str, Any], int], Served], port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.respond = respond
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
@@ -128,9 +128,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def served(respond: Callable[[dict[str, Any], int], Served]) -> Iterator[EndpointServer]:
-    """The server at work; `respond` takes the body of a request and its number, from 0."""
-    with EndpointServer(respond) as server:
+def served(respond: Callable[[dict[str, Any], int], Served], port: int = 0) -> Iterator[EndpointServer]:
+    """The server at work.
+
+    Args:
+      respond: Takes the body of a request and its number, from 0.
+      port: Where it listens; 0 = a free one.
+    """
+    with EndpointServer(respond, port) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
         try:
