@@ -27,7 +27,8 @@ _WRITTEN: Final = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d")
 def contents(folder: Path) -> dict[str, str]:
     """Hashes of every array of the parameters and checkpoints, and of every other file byte by byte.
 
-    Of metrics and the summary, what measures the machine is left out, of a report the minute when it was written.
+    Of metrics and the summary, what measures the machine is left out, of a report the minute when it was written, of an
+    endpoint's replies their order.
 
     Args:
       folder: Holds `run` and `cache`.
@@ -79,4 +80,6 @@ def _bytes(path: Path, name: str) -> bytes:
     if name == "run/summary.json":
         return json.dumps(json.loads(path.read_bytes())["metrics"]).encode()
     content = path.read_bytes()
+    if path.name == "replies.jsonl":  # of an endpoint that is asked several things at a time, as they came
+        return b"".join(sorted(content.splitlines()))
     return _WRITTEN.sub(b"", content) if path.suffix == ".html" else content
