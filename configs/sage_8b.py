@@ -83,7 +83,7 @@ def get_config() -> ml_collections.ConfigDict:
                 freeze=("vit/", "fusion/", "fact_encoder/"),
                 preference=PreferenceConfig(beta=0.1, sigmoid_weight=0.8, bco_weight=0.2, sft_weight=1.0),
             ),
-            evaluate=EvaluateConfig(max_new_tokens=80, batch_size=16, stages=("sfe", "edpo")),
+            evaluate=EvaluateConfig(max_new_tokens=80, stages=("sfe", "edpo")),
             plan=PlanConfig(device="h100", num_devices=8),
         )
     )

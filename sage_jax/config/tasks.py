@@ -61,7 +61,8 @@ class EvaluateConfig:
 
     Attributes:
       stages: Stages to score, those with a checkpoint in `run_dir`.
-      batch_size: Image-question rows decoded at once.
+      batch_size: Images decoded at once; 0 = as many as the memory of the devices holds, 64 where they do not tell it,
+        as a CPU does not.
       max_new_tokens: Longest answer.
       decoding: How its tokens are chosen.
       weights_dtype: Of the kernels and embeddings that evaluation and inspection answer with: `float32`; `bfloat16`;
@@ -74,7 +75,7 @@ class EvaluateConfig:
     """
 
     stages: tuple[str, ...] = ("base", "sfe", "edpo")
-    batch_size: int = 64
+    batch_size: int = 0
     max_new_tokens: int = 40
     decoding: DecodingConfig = DecodingConfig()
     weights_dtype: Literal["float32", "bfloat16", "int8"] = "float32"
@@ -85,12 +86,17 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         require(bool(self.stages), f"stages is empty: name some of {', '.join(TRAINING_STAGES)}")
         require_known("stages", self.stages, TRAINING_STAGES, "training stage")
-        require_above_zero(self, "batch_size", "max_new_tokens", "bootstrap_samples")
-        require_not_negative(self, "num_records")
+        require_above_zero(self, "max_new_tokens", "bootstrap_samples")
+        require_not_negative(self, "batch_size", "num_records")
         require(
             not self.name or re.fullmatch(r"[\w-][\w.-]*", self.name) is not None,
             f"name = {self.name!r}: give letters, digits, '-', '_' and '.': it becomes a folder",
         )
+
+    @property
+    def rows(self) -> int:
+        """Images of a batch whose memory is not looked at."""
+        return self.batch_size or 64
 
 
 @dataclasses.dataclass(frozen=True)

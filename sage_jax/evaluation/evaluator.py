@@ -26,12 +26,16 @@ from sage_jax.data.trees.encode import AnswersKept, TreeFormat, TreeUse
 from sage_jax.data.trees.tiles import blank_tiles, map_from_tokens
 from sage_jax.generation.continuous_batching import ContinuousBatching
 from sage_jax.generation.responder import Responder
+from sage_jax.process.device_memory import smallest_free
 from sage_jax.verdict import Language
 
 Found = TypeVar("Found")
 
 _GROUPS_A_BATCH: Final = 8
 """Parts of a batch's rows that records are taken into at a time: rows wait for half of one, a sixteenth of all."""
+
+_MOST_ROWS: Final = 512
+"""Rows beyond which a decoding step of any model takes as much longer as there are more rows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +84,13 @@ class Evaluator:
         Args:
           advance: Takes the number of records done, when the next is asked for.
         """
-        rows = self.rows(len(records))
+        rows, by_memory = self.rows(len(records)), not self.config.evaluate.batch_size
         at_once = self.responder.rows(-(-rows // _GROUPS_A_BATCH))
+        if by_memory and smallest_free() is not None:
+            rows = self.responder.rows(min(_MOST_ROWS, len(records)))
         batches = self.batches(records, with_reference=with_reference, answers="none", rows=at_once)
         groups = ((batch, draw_seeds(shown_records(batch, records))) for batch in batches)
-        stream = ContinuousBatching(self.responder, num_rows=rows)
+        stream = ContinuousBatching(self.responder, num_rows=rows, by_memory=by_memory)
         for done, (index, answers) in enumerate(stream.answers(groups), start=1):
             yield records[index], answers
             if advance is not None:
@@ -120,7 +126,7 @@ class Evaluator:
 
     def rows(self, num_records: int) -> int:
         """Rows of the batches that so many records come in."""
-        return self.responder.rows(min(self.config.evaluate.batch_size, num_records))
+        return self.responder.rows(min(self.config.evaluate.rows, num_records))
 
     def batches(
         self, records: Sequence[Record], *, with_reference: bool, answers: AnswersKept, rows: int = 0

@@ -20,6 +20,10 @@ class RowDecoder(Protocol):
         """Scores, and the images with the first token of each answer, to be put into rows; both on the devices."""
         ...
 
+    def rows_that_fit(self, group: Any, most: int) -> int:
+        """So many rows, or as many as there is memory for, but no fewer than a group has."""
+        ...
+
     def put_rows(self, rows: Any | None, group: Any, into: Int[np.ndarray, " C"], *, num_rows: int) -> Any:
         """The rows with a group's images in these of them; None = so many free ones. A row `num_rows` leaves out."""
         ...
@@ -51,13 +55,14 @@ class ContinuousBatching:
     Args:
       decoder: The model.
       num_rows: Images decoded at once, a number that the mesh divides.
+      by_memory: Whether fewer are where the memory does not hold so many.
 
     Attributes:
       steps: Decoding steps so far, each a token of every row.
     """
 
-    def __init__(self, decoder: RowDecoder, *, num_rows: int) -> None:
-        self._decoder, self._num_rows = decoder, num_rows
+    def __init__(self, decoder: RowDecoder, *, num_rows: int, by_memory: bool = False) -> None:
+        self._decoder, self._num_rows, self._by_memory = decoder, num_rows, by_memory
         self._rows: Any = None
         self._longest = (0, 0, 0)
         self.steps = 0
@@ -76,6 +81,8 @@ class ContinuousBatching:
         ended: dict[int, tuple[int, Answers]] = {}
         num_taken = num_given = 0
         group, fresh = self._next_group(arriving)
+        if self._by_memory and group is not None and self._rows is None:
+            self._num_rows = self._decoder.rows_that_fit(fresh, self._num_rows)
         while group is not None or held:
             while group is not None and self._num_rows - len(held) >= len(group.positions):
                 free = [row for row in range(self._num_rows) if row not in held]

@@ -8,6 +8,7 @@ written again. Slots need no order: positions are in the keys, and each row's ma
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +79,14 @@ class RowStates:
 def ring_slots(num_questions: int, decoding: Decoding) -> int:
     """Slots of the ring: a token of every question in every step that an image can take."""
     return max(decoding.max_new_tokens - 1, 1) * num_questions
+
+
+def row_bytes(group: DecodeRows, decoding: Decoding) -> float:
+    """Bytes that a row of its own takes on a device, ring included, as long as those of a prefilled group."""
+    arrays = [leaf for leaf in jax.tree.leaves(group) if leaf.ndim]
+    held = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in arrays)
+    rows, num_questions = group.token.sharding.shard_shape(group.token.shape)
+    return held / rows * (1.0 + ring_slots(num_questions, decoding) / group.num_slots)
 
 
 def prefill_rows(

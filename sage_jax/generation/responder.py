@@ -23,6 +23,7 @@ from sage_jax.generation.continuous_decode import (
     prefill_rows,
     put_rows,
     ring_slots,
+    row_bytes,
     widen_rows,
 )
 from sage_jax.generation.decoding import (
@@ -39,9 +40,12 @@ from sage_jax.losses.log_probs import answer_logps, answer_token_logps
 from sage_jax.models.decoder import KvCache
 from sage_jax.models.sage import Sage
 from sage_jax.parameters import Params, merge
+from sage_jax.process.device_memory import smallest_free
 from sage_jax.sharding import MESH_AXES_OF, activation_sharding, batch_sharding
 
 _SHORTEST: Final = 16
+_SHARE_FOR_ROWS: Final = 0.4
+"""Of free memory: rows are there twice while they are widened, beside a group that is prefilled."""
 
 
 class Responder:
@@ -171,6 +175,19 @@ class Responder:
                 self._params, *self._put((_lean(batch), _seeds(seeds, batch.token_ids)))
             )
 
+    def rows_that_fit(self, group: DecodeRows, most: int) -> int:
+        """So many rows, or as many as the devices have memory for beside what they hold now, in all processes alike.
+
+        Args:
+          group: Of `prefill_rows`; there are at least as many rows as it has.
+          most: Where the devices do not tell their memory, so many.
+        """
+        free = smallest_free(self._mesh.local_devices)
+        if free is None:
+            return most
+        local = int(_SHARE_FOR_ROWS * free / row_bytes(group, self.decoding))
+        return min(most, max(len(group.token), local * self._parts))
+
     def put_rows(
         self, rows: DecodeRows | None, group: DecodeRows, into: Int[np.ndarray, " C"], *, num_rows: int
     ) -> DecodeRows:
@@ -213,8 +230,12 @@ class Responder:
 
     def rows(self, batch_size: int) -> int:
         """The batch size, raised to what the mesh divides."""
-        parts = int(np.prod([self._mesh.shape[axis] for axis in MESH_AXES_OF["batch"]]))
-        return -(-batch_size // parts) * parts
+        return -(-batch_size // self._parts) * self._parts
+
+    @property
+    def _parts(self) -> int:
+        """Parts that the mesh divides rows into."""
+        return int(np.prod([self._mesh.shape[axis] for axis in MESH_AXES_OF["batch"]]))
 
     def _require_positions(self, token_mask: Any, said: int = 0, longest: int = 0) -> None:
         """Checks that the longest row of a batch, with an answer of `longest` tokens, is within the model's positions.

@@ -210,7 +210,7 @@ def written_facts(stage: Stage, number: int, read: Callable[[int], Record | None
       Interrupted: A signal has come; the facts that are written stay.
     """
     run, log = stage.run, stage.log
-    teller, rows = FactTeller(run), min(stage.config.evaluate.batch_size, number)
+    teller, rows = FactTeller(run), min(stage.config.evaluate.rows, number)
     with StopRequest(log.line, run.mesh, after="this batch; facts that are written stay") as stop:
         watch = Watch("facts were written; those that are written stay", log.progress, stop)
         with watch.progress(number, unit="image's facts") as advance:

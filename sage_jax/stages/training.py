@@ -30,9 +30,9 @@ from sage_jax.models.lora import TRAINED
 from sage_jax.models.sage import Sage, compute_dtype
 from sage_jax.parameters import Params, digest, merge
 from sage_jax.plan.recompute import Remat
-from sage_jax.stages.device_memory import chosen_remat
 from sage_jax.stages.prepared import prepared_counts
 from sage_jax.stages.provenance import log_changes
+from sage_jax.stages.recompute import chosen_remat
 from sage_jax.stages.run import Run, Stage, StageCost
 from sage_jax.stages.text_check import check_text, largest_tree
 from sage_jax.training.checkpoint import StageCheckpoints
@@ -162,7 +162,7 @@ def _reference_of(stage: Stage, params: Params, records: StageRecords) -> _Refer
         ([*(records.kept[i] for i in drawn[0]), *scored], [*(records.kept[i] for i in drawn[1]), *scored]),
         responder=run.responder(reference),
         key=ReferenceKey(digest(reference), run.revision(stage.name), run.tree_format),
-        batch_size=run.config.evaluate.batch_size,
+        batch_size=run.config.evaluate.rows,
         folder=run.folder.path / "reference_logps",
         log=stage.log,
         mesh=run.mesh,
@@ -189,7 +189,7 @@ def _features_of(stage: Stage, params: Params, records: StageRecords) -> StoredF
         records.stored,
         responder=run.responder(frozen),
         key=FeatureKey(digest(vit), run.prepared_for(stage.name).revision, config.model),
-        batch_size=config.evaluate.batch_size,
+        batch_size=config.evaluate.rows,
         folder=Path(data.cache_dir).expanduser() / "vit_features",
         run=stage.log,
         mesh=run.mesh,

@@ -119,6 +119,9 @@ class Counted:
         index = batch.record_index
         return Scores(index[:, None] * 1.0, index[:, None] * 2.0), index
 
+    def rows_that_fit(self, group: Any, most: int) -> int:
+        return max(len(group), min(most, 3))
+
     def put_rows(self, rows: Any | None, group: Any, into: np.ndarray, *, num_rows: int) -> Any:
         index, left = np.full((2, num_rows), 0) if rows is None else rows
         for image, row in zip(group, into, strict=True):
@@ -147,6 +150,30 @@ def test_images_come_in_order_and_wait_for_no_other(images: int, num_rows: int, 
     assert stream.steps == scheduled_steps(lengths, rows=num_rows, group=group)
     with pytest.raises(ValueError, match="for 1 rows; give it fewer"):
         list(ContinuousBatching(Counted(lengths), num_rows=1).answers(groups_of(2)))
+
+
+def test_as_many_rows_are_decoded_as_the_memory_holds() -> None:
+    lengths = np.random.default_rng(5).integers(1, 12, 17).tolist()
+    stream = ContinuousBatching(Counted(lengths), num_rows=8, by_memory=True)
+    assert [index for index, _ in stream.answers(groups_of(17))] == list(range(17))
+    assert stream.steps == scheduled_steps(lengths, rows=3, group=GROUP) > scheduled_steps(lengths, rows=8, group=GROUP)
+
+
+@pytest.mark.parametrize("mesh", [ONE, MESH], ids=["one device", "rows on two, heads on four"])
+def test_the_rows_that_fit_take_what_is_free(mesh: MeshConfig | Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    responder, ((batch, seeds), *_) = make_responder(2, mesh, stop_ids=STOPS), groups_of(2)
+    _, group = responder.prefill_rows(batch, seeds)
+    assert responder.rows_that_fit(group, 64) == 64  # a CPU does not tell
+    monkeypatch.setattr("sage_jax.generation.responder.smallest_free", lambda devices: 1)
+    assert responder.rows_that_fit(group, 64) == len(batch.token_ids)
+    into = np.arange(GROUP, dtype=np.int32)
+    size = 32
+    rows = responder.put_rows(None, group, into, num_rows=size)
+    leaves = [leaf for leaf in jax.tree.leaves(rows) if leaf.ndim]
+    taken = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
+    monkeypatch.setattr("sage_jax.generation.responder.smallest_free", lambda devices: int(taken / 0.4) + 1)
+    assert 0.9 * size <= responder.rows_that_fit(group, 64) <= size
+    assert responder.rows_that_fit(group, 8) == 8
 
 
 def test_one_image_alone_and_answers_of_one_token() -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import Any
-
-import jax
+from collections.abc import Sequence
 
 from sage_jax.data.records import Record
 from sage_jax.data.stream.train_rows import capacity_of
@@ -14,7 +11,7 @@ from sage_jax.data.trees.encode import TreeUse
 from sage_jax.models.attention.select import attention_of
 from sage_jax.plan.abstract_step import TreeSize
 from sage_jax.plan.recompute import Remat, fitting_remat
-from sage_jax.process.several import gather_json
+from sage_jax.process.device_memory import smallest_limit
 from sage_jax.stages.run import Stage
 from sage_jax.stages.text_check import largest_tree
 
@@ -29,8 +26,8 @@ def chosen_remat(stage: Stage, records: Sequence[Record]) -> Remat:
     """
     if stage.config.model.remat != "auto":
         return Remat(stage.config.model.remat)
-    told = gather_json(smallest_memory(jax.local_devices()))
-    if None in told:
+    memory = smallest_limit()
+    if memory is None:
         return Remat("none")
     run, train = stage.run, stage.config.training(stage.name)
     sizes = {"num_devices": run.mesh.devices.size, "vocab_size": run.weights.structure.vocab_size}
@@ -40,11 +37,5 @@ def chosen_remat(stage: Stage, records: Sequence[Record]) -> Remat:
         room = capacity_of(records, TreeUse.of(train), with_reference=train.reference_drop_rate < 1.0)
         shape = largest_tree(stage)
         tree = TreeSize(room.questions, room.answers, shape.length, shape)
-    usable = int(min(told) * config.plan.usable_share)
+    usable = int(memory * config.plan.usable_share)
     return fitting_remat(config, stage.name, usable, tree=tree, attention=attention_of(config.model))
-
-
-def smallest_memory(devices: Iterable[Any]) -> int | None:
-    """Bytes that this process may take of the device that has fewest; None where one does not tell."""
-    told = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
-    return min(told) if told and None not in told else None
