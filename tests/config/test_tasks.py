@@ -20,7 +20,7 @@ from sage_jax.errors import ConfigError
         (DecodingConfig, {"seed": 2**32}, "must be below 2\\^32"),
         (EvaluateConfig, {"stages": ()}, "stages is empty: name some of base"),
         (EvaluateConfig, {"stages": ("sfee",)}, "'sfee' is no training stage; did you mean 'sfe'"),
-        (EvaluateConfig, {"batch_size": 0}, "batch_size = 0"),
+        (EvaluateConfig, {"batch_size": -1}, "batch_size = -1"),
         (InspectConfig, {"stage": "none"}, "stage: 'none' is no training stage"),
         (InspectConfig, {"questions": ("Where?", " ")}, "one of them is empty"),
         (InspectConfig, {"threshold": 1.5}, "threshold = 1.5: give a share from 0 to 1, or -1"),
