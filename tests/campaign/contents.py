@@ -45,7 +45,7 @@ def contents(folder: Path) -> dict[str, str]:
             elif ".array_record" in name:
                 found[name] = _records(path)
             elif not _is_of_arrays(path.relative_to(folder)):
-                found[name] = hashlib.sha256(_bytes(path, name)).hexdigest()
+                found[name] = hashlib.sha256(_bytes(path)).hexdigest()
     return found
 
 
@@ -73,13 +73,14 @@ def _records(path: Path) -> str:
     ).hexdigest()
 
 
-def _bytes(path: Path, name: str) -> bytes:
+def _bytes(path: Path) -> bytes:
     if path.name == "metrics.jsonl":
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return json.dumps([{key: row[key] for key in row if key not in _MEASURES} for row in rows]).encode()
-    if name == "run/summary.json":
-        return json.dumps(json.loads(path.read_bytes())["metrics"]).encode()
     content = path.read_bytes()
+    if path.name == "summary.json":  # of a run, or of a benchmark, which measures no time
+        summary = json.loads(content)
+        return json.dumps(summary.get("metrics", summary)).encode()
     if path.name == "replies.jsonl":  # of an endpoint that is asked several things at a time, as they came
         return b"".join(sorted(content.splitlines()))
     return _WRITTEN.sub(b"", content) if path.suffix == ".html" else content
