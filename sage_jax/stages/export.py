@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import json
 import shlex
 import shutil
@@ -30,6 +32,7 @@ from sage_jax.hf.upload import HubApi, check_upload, upload
 from sage_jax.journal.run_log import RunLog
 from sage_jax.journal.summary import METRICS, MODES, load_summary
 from sage_jax.parameters import Params, digest
+from sage_jax.stages.export_record import is_exported, note_export
 from sage_jax.stages.provenance import log_changes
 from sage_jax.stages.run import Stage, StageCost
 from sage_jax.training.finished import final_config
@@ -69,29 +72,30 @@ def export_folder(config: Config) -> Path:
     return Path(given).expanduser() if given else Path(config.run_dir) / "export"
 
 
-def check_export(config: Config) -> None:
-    """Checks, before any work, that the export can be written and uploaded.
+def check_export(config: Config, *, trains: bool = False) -> None:
+    """Checks, before any work, that the export can be written and uploaded, or was written before.
+
+    Args:
+      trains: Whether a stage is to be trained before it, after which an earlier export is another model's.
 
     Raises:
-      ConfigError: There is something at its folder.
+      ConfigError: There is something else at its folder.
       WeightsError: The layout has no model that computes the same.
       UploadError: There is no way to the hub.
     """
-    folder = export_folder(config)
-    if folder.exists():
-        raise ConfigError(
-            f"config.export.folder: {folder} is there already: delete it, or give another with --config.export.folder"
-        )
+    folder, run_dir = export_folder(config), Path(config.run_dir).expanduser()
+    if folder.exists() and (trains or not is_exported(run_dir, folder, options=_options(config))):
+        raise _taken(folder)
     check_expressible(config.model, config.export.layout)
     if config.export.upload_to:
         check_upload(config.export.upload_to)
 
 
 def export(stage: Stage) -> StageCost:
-    """Writes a trained stage as a folder that transformers loads, with a model card.
+    """Writes a trained stage as a folder that transformers loads, with a model card; one that it wrote before stays.
 
     Raises:
-      ConfigError: The stage is not trained.
+      ConfigError: The stage is not trained, or there is something else at the folder.
       UploadError: The upload failed; the folder is complete.
     """
     run = stage.run
@@ -108,8 +112,36 @@ def export(stage: Stage) -> StageCost:
         base=run.source,
         trained={part: run.folder.stage(part) for part in parts},
     )
-    write_export(params, exported, log=stage.log)
+    folder, made_of = export_folder(run.config), _made_of(exported, scored_as)
+    record = {"options": _options(run.config), "made_of": made_of}
+    if not folder.exists():
+        note = functools.partial(note_export, run.folder.path, folder, **record)
+        write_export(params, exported, log=stage.log, add_files=[note])
+    elif is_exported(run.folder.path, folder, **record):
+        stage.log.line(f"{name} was exported before: {folder}; delete it to export it again")
+        _upload(folder, exported, log=stage.log)
+    else:
+        raise _taken(folder)
     return StageCost()
+
+
+def _taken(folder: Path) -> ConfigError:
+    return ConfigError(
+        f"config.export.folder: {folder} is there already: delete it, or give another with --config.export.folder"
+    )
+
+
+def _options(config: Config) -> str:
+    """Hash of how a model is exported; where it is uploaded to is part of its card."""
+    return hashlib.sha256(json.dumps(dataclasses.asdict(config.export)).encode()).hexdigest()
+
+
+def _made_of(exported: Exported, weights: str) -> str:
+    """Hash of the weights and of what else a folder's files are made of."""
+    config = exported.config
+    sections = {name: dataclasses.asdict(getattr(config, name)) for name in ("model", "text", "data", "evaluate")}
+    parts = {"weights": weights, "scores": _metrics(exported), "stages": list(exported.trained), **sections}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def write_export(
@@ -165,10 +197,16 @@ def write_export(
         log.line("export.license is not set: the card states no licence for the model but its base's, if any")
     if jax.process_index() == 0 and _no_scores(exported):
         log.line(_no_scores(exported))
+    _upload(folder, exported, log=log, api=api)
+    return folder
+
+
+def _upload(folder: Path, exported: Exported, *, log: RunLog, api: HubApi | None = None) -> None:
+    """Uploads a folder where that is asked for."""
+    options = exported.config.export
     if options.upload_to and jax.process_index() == 0:
         upload(folder, options.upload_to, private=options.private, api=api or huggingface_hub.HfApi())
         log.line(f"uploaded to {options.upload_to}")
-    return folder
 
 
 def _base_values(exported: Exported) -> dict[str, Any]:

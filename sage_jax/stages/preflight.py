@@ -68,7 +68,7 @@ def check_stages(run: Run, stages: Sequence[str]) -> None:
     training = [stage for stage in stages if stage in TRAINING_STAGES and stage not in run.trained]
     _check_training(run, [*training, *(stage for stage in ablated if not run.trained.is_imported(stage))])
     if "export" in stages:
-        check_export(run.config)
+        check_export(run.config, trains=bool(training))
     if "calibrate" in stages:
         check_calibration(run.config)
     if LEARN in stages and run.trained.last() and not {*stages} & {*TRAINING_STAGES} - {LEARN}:

@@ -17,6 +17,7 @@ from sage_jax.config.command_line import read_config
 from sage_jax.data.sources.readers import source_revision
 from sage_jax.journal.summary import METRICS
 from sage_jax.journal.tables import summary_tables
+from sage_jax.stages.export import check_export
 from sage_jax.stages.stages import PACKAGES, run_stages
 from tests.support.endpoint_server import marks, served
 from tests.support.tiny_run import CONFIG, TRAINED, TinyRun, read_jsonl
@@ -129,7 +130,9 @@ def test_a_finished_stage_is_not_trained_again_and_keeps_its_cost(
     assert (run_dir / "metrics.jsonl").read_bytes() == (tiny_run.run_dir / "metrics.jsonl").read_bytes()
 
 
-def test_the_last_trained_stage_is_exported_with_its_data_recipe_and_scores(tiny_run: TinyRun, copied: Any) -> None:
+def test_the_last_trained_stage_is_exported_with_its_data_recipe_and_scores(
+    tiny_run: TinyRun, copied: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder = copied("export") / "export"
     assert {"config.json", "model.safetensors", "sage_fusion.safetensors", "tokenizer.json"} <= {
         path.name for path in folder.iterdir()
@@ -140,6 +143,17 @@ def test_the_last_trained_stage_is_exported_with_its_data_recipe_and_scores(tiny
     assert "Stages, in order: base, sfe, edpo." in card and "steps `4`" in card
     accuracy = tiny_run.summary()["metrics"]["edpo"]["one_shot"]["verdict_accuracy"]
     assert f"| Verdict accuracy | one-shot | {accuracy['value']:.3f} |" in card
+    written = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    copied("export")  # as after a kill behind the export
+    assert "edpo was exported before: " in capfd.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == written
+    with pytest.raises(ConfigError, match=r"export is there already: delete it, or give another"):
+        copied("export", "--config.export.dtype=float32")
+    config = read_config(["--config", str(CONFIG), f"--config.run_dir={folder.parent}"])
+    check_export(config)
+    with pytest.raises(ConfigError, match=r"export is there already: delete it, or give another"):
+        check_export(config, trains=True)  # what stands there is then an earlier model
+    (folder / "README.md").write_text("mine")
     with pytest.raises(ConfigError, match=r"export is there already: delete it, or give another"):
         copied("export")
 
