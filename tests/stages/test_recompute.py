@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from sage_jax.config.command_line import read_config
+from sage_jax.parameters import Params
 from sage_jax.stages import recompute
 from sage_jax.stages.stages import run_stages
 from sage_jax.training.finished import load_final
 from tests.support.tiny_run import CONFIG, TinyRun
 
 
-def trained(run: TinyRun, folder: Path, *fields: str) -> tuple[dict[str, np.ndarray], str]:
+def trained(run: TinyRun, folder: Path, *fields: str) -> tuple[Params, str]:
     """Parameters of a stage trained in this process on the data of a run, and the line on how it computes."""
     shutil.copytree(run.folder / "cache", folder / "cache")
     given = (

@@ -229,7 +229,8 @@ def _forked(connection: socket.socket) -> dict[str, Any] | None:
                 os.close(file)
             os.write(status, b"%d\n" % program)
             ended = os.waitstatus_to_exitcode(os.waitpid(program, 0)[1])
-            os.write(status, b"%d\n" % ended)
+            with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
+                os.write(status, b"%d\n" % ended)
             os._exit(0)
         os.close(status)
         connection.close()
