@@ -84,9 +84,9 @@ def temporary_bytes(local: LocalSizes) -> dict[str, int]:
 def kept_bytes(local: LocalSizes) -> int:
     """What the decoder's forward pass keeps for the backward pass, of all layers.
 
-    `full` keeps the input of each layer; `dots` also the products with parameters; `none` also attention weights, once
-    in float32 and once as they are multiplied, norms in float32 and the parts of SwiGLU. Kernels of attention keep
-    their outputs and a float32 sum of each query and head in place of weights.
+    `full` keeps the input of each layer; `dots` also the products with parameters; `none`, as `auto` that nobody has
+    settled, also attention weights, once in float32 and once as they are multiplied, norms in float32 and the parts of
+    SwiGLU. Kernels of attention keep their outputs and a float32 sum of each query and head in place of weights.
     """
     decoder, c = local.model.decoder, local.dtype_bytes
     tokens = local.rows * local.tree.shape.length
@@ -95,7 +95,7 @@ def kept_bytes(local: LocalSizes) -> int:
     by_layer = tokens * width * c
     if local.model.remat != "full":
         by_layer += tokens * c * (projected + 2 * width + 2 * hidden)
-    if local.model.remat == "none":
+    if local.model.remat in ("none", "auto"):
         by_layer += tokens * (2 * 4 * width + c * (projected + 2 * width + 3 * hidden)) + (4 + c) * _scores(local)
         by_layer += kernel_bytes(local)
     return decoder.num_layers * by_layer

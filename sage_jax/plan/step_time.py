@@ -68,7 +68,7 @@ def memory_traffic(config: Config, stage: str) -> int:
     """
     train, local = config.training(stage), local_sizes(config, stage)
     state = state_bytes(config, stage, planned_mesh(config))
-    passes = 2 if config.model.remat == "none" else 3
+    passes = 2 if config.model.remat in ("none", "auto") else 3
     micro_batch = passes * _kernel_bytes(local) + 2 * kept_bytes(local) + 2 * state.gradients
     return train.accumulate * micro_batch + state.gradients + 2 * (state.trained + state.optimizer)
 

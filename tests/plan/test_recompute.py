@@ -58,6 +58,10 @@ def test_a_plan_takes_what_fits_and_a_setting_that_is_given_stays() -> None:
     assert settled(given, "edpo") is given and not plan_stage(given, "edpo").fits
 
 
+def test_what_nobody_has_settled_computes_nothing_again() -> None:
+    assert predict_memory(AUTO, "edpo") == predict_memory(with_remat(CONFIG, "none"), "edpo")
+
+
 def test_longer_trees_need_more() -> None:
     tree = tree_size(CONFIG, "edpo")
     shape = dataclasses.replace(tree.shape, length=2 * tree.shape.length, prefix_slots=2 * tree.shape.prefix_slots)
