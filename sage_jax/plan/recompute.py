@@ -57,14 +57,15 @@ def fitting_remat(
     return Remat(SETTINGS[-1], peaks, usable)
 
 
-def settled(config: Config, stage: str) -> Config:
-    """The config with the setting that `auto` is for a stage on devices of `plan`; any other stays."""
+def settled(config: Config, stage: str) -> tuple[Config, Settled]:
+    """The config with the setting that `auto` is on devices of `plan`, and that setting; any other stays."""
     if config.model.remat != "auto":
-        return config
+        return config, config.model.remat
     try:
-        return with_remat(config, fitting_remat(config, stage, usable_bytes(config)).setting)
+        setting = fitting_remat(config, stage, usable_bytes(config)).setting
     except ConfigError:  # batch and mesh do not fit together
-        return with_remat(config, "none")
+        setting = "none"
+    return with_remat(config, setting), setting
 
 
 def with_remat(config: Config, setting: Settled) -> Config:

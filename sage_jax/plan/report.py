@@ -10,6 +10,7 @@ from rich.table import Table
 
 from sage_jax.config import Config
 from sage_jax.plan.device_kinds import DEVICE_KINDS
+from sage_jax.plan.recompute import with_remat
 from sage_jax.plan.stage_plan import StagePlan
 from sage_jax.plan.step_time import StepTime, step_time
 from sage_jax.sharding import mesh_sizes
@@ -51,9 +52,8 @@ def stage_time(config: Config, stage: str, plan: StagePlan) -> StepTime | None:
     """The least time of a stage's step; None where batch and mesh do not fit together."""
     if plan.memory is None:
         return None
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, remat=plan.remat))
     moved = None if plan.compiled is None else sum(plan.compiled.moved_bytes.values())
-    return step_time(config, stage, plan.flops, 0 if config.plan.num_devices == 1 else moved)
+    return step_time(with_remat(config, plan.remat), stage, plan.flops, 0 if config.plan.num_devices == 1 else moved)
 
 
 def _memory_table(config: Config, plans: dict[str, StagePlan]) -> Table:

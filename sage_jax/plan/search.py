@@ -77,7 +77,7 @@ def _first_that_fits(
 def _same_training(config: Config, stage: str) -> Iterator[Config]:
     """Settings that compute the same, the least costly first."""
     train, devices = config.training(stage), config.plan.num_devices
-    remats = SETTINGS[SETTINGS.index(settled(config, stage).model.remat) :]
+    remats = SETTINGS[SETTINGS.index(settled(config, stage)[1]) :]
     tensors = [size for size in (1, 2, 4, 8, 16) if devices % size == 0]
     accumulates = [n for n in range(1, train.batch_size + 1) if train.batch_size % n == 0]
     for tensor, accumulate, remat in itertools.product(tensors, accumulates, remats):

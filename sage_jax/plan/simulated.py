@@ -63,7 +63,7 @@ def compile_on_simulated_devices(config: Config, say: Callable[[str], None]) -> 
     found = {}
     for stage in config.plan.stages:
         say(f"compiling {stage} for {config.plan.num_devices} simulated devices")
-        asked = json.dumps({"config": dataclasses.asdict(settled(config, stage)), "stage": stage})
+        asked = json.dumps({"config": dataclasses.asdict(settled(config, stage)[0]), "stage": stage})
         command = [sys.executable, "-m", "sage_jax.plan.simulated"]
         ended = subprocess.run(command, input=asked, env=environment, capture_output=True, text=True)
         if ended.returncode:

@@ -16,7 +16,7 @@ from sage_jax.parameters import count, merge
 from sage_jax.plan.abstract_step import AbstractStep, Shapes, TreeSize, abstract_step, stored_form, tree_size
 from sage_jax.plan.flops import matmul_flops
 from sage_jax.plan.memory import MemoryPlan, predict_memory, usable_bytes
-from sage_jax.plan.recompute import settled
+from sage_jax.plan.recompute import Settled, settled
 from sage_jax.plan.search import Change, find_changes
 from sage_jax.plan.simulated import Compiled, compile_on_simulated_devices
 from sage_jax.training.step import train_step
@@ -82,7 +82,7 @@ class StagePlan:
     """
 
     tree: TreeSize
-    remat: str
+    remat: Settled
     num_trained: int
     num_frozen: int
     memory: MemoryPlan | None
@@ -116,7 +116,7 @@ def plan_stages(config: Config, say: Callable[[str], None]) -> dict[str, StagePl
 
 def plan_stage(config: Config, stage: str) -> StagePlan:
     """The plan of a stage, without compiling."""
-    config = settled(config, stage)
+    config, remat = settled(config, stage)
     tree, step = tree_size(config, stage), abstract_step(config, stage)
     memory, fault = None, ""
     try:
@@ -134,7 +134,7 @@ def plan_stage(config: Config, stage: str) -> StagePlan:
     )
     return StagePlan(
         tree=tree,
-        remat=config.model.remat,
+        remat=remat,
         num_trained=count(step.state.trainable),
         num_frozen=count(step.frozen),
         memory=memory,

@@ -36,7 +36,8 @@ def test_the_least_is_computed_again_with_which_a_stage_fits(stage: str, setting
     found = fitting_remat(AUTO, stage, peaks[setting])
     assert found.setting == setting
     assert found.peaks == {each: peaks[each] for each in SETTINGS[: SETTINGS.index(setting) + 1]}
-    assert settled(with_memory(AUTO, peaks[setting]), stage).model.remat == setting
+    found_config, found_setting = settled(with_memory(AUTO, peaks[setting]), stage)
+    assert found_config.model.remat == found_setting == setting
     assert f"remat = {setting} (auto" in str(found)
 
 
@@ -55,7 +56,7 @@ def test_a_plan_takes_what_fits_and_a_setting_that_is_given_stays() -> None:
     plan = plan_stage(tight, "edpo")
     assert plan.fits and plan.remat == "dots" and plan.memory is not None and plan.memory.peak == peak_of("dots")
     given = with_memory(with_remat(CONFIG, "none"), peak_of("dots"))
-    assert settled(given, "edpo") is given and not plan_stage(given, "edpo").fits
+    assert settled(given, "edpo") == (given, "none") and not plan_stage(given, "edpo").fits
 
 
 def test_what_nobody_has_settled_computes_nothing_again() -> None:

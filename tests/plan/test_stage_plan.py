@@ -191,7 +191,7 @@ def test_what_the_configs_say_that_they_fit_into(
     on = (f"--config.plan.device={device}", f"--config.plan.num_devices={devices}")
     config = published(name, *on, *overrides)
     for stage in ("sfe", "edpo"):
-        assert predict_memory(settled(config, stage), stage).peak <= usable_bytes(config)
+        assert predict_memory(settled(config, stage)[0], stage).peak <= usable_bytes(config)
 
 
 @pytest.mark.parametrize(("stage", "rows"), [("sfe", 128), ("edpo", 64)])
