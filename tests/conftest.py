@@ -14,17 +14,11 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-from tests.support.tiny_run import TinyRun, run_main
+from tests.support.tiny_run import QUICK_TO_COMPILE, TinyRun, run_main
 
 # None of the imports above loads jax, which reads both when it is first imported. A machine with an accelerator runs
 # the same tests on the same devices.
-_FLAGS = (
-    "--xla_force_host_platform_device_count=8",
-    # Programs of tests are small, run a few times and take longest to compile.
-    "--xla_backend_optimization_level=0",
-    "--xla_llvm_disable_expensive_passes=true",
-    "--xla_cpu_use_fusion_emitters=false",  # without, compiling takes twice as long
-)
+_FLAGS = ("--xla_force_host_platform_device_count=8", QUICK_TO_COMPILE)
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Programs that tests start compile the same: they share what is compiled. Tests themselves gain nothing by it.

@@ -17,6 +17,7 @@ import pytest
 from sage_jax.config import STAGES
 from sage_jax.config.command_line import read_config
 from tests.campaign.contents import contents
+from tests.campaign.damage import damage_run
 from tests.campaign.fuzz import fuzz_inputs, try_input
 from tests.campaign.kill import kill_runs
 from tests.campaign.kinds import KINDS, judge, starts, write_inputs
@@ -151,6 +152,37 @@ def test_a_stopped_campaign_goes_on_behind_its_last_run(tmp_path: Path) -> None:
     kill_runs(tmp_path, 2, 3, kinds={"x": start}, say=lambda line: None)
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [row["turn"] for row in rows] == [0, 1] and len(started) > known
+
+
+def test_a_stopped_campaign_of_damage_goes_on_and_shares_its_cases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A silent wrong value and a file that is not handled are told; each case is done once, in one of the shares."""
+    tried: list[tuple[str, str]] = []
+
+    def train(folder: Path, *fields: str) -> None:
+        for name in ("run/a", "run/b", "cache/c", "run/log.txt"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(name)
+
+    def act(whole: Path, work: Path, path: Path | None, how: str, rng: random.Random) -> Any:
+        tried.append((str(path), how))
+        left = "other" if path == Path("run/a") else "same"
+        outcome = ("untold", "what?") if path == Path("run/b") and how == "deleted" else ("done", "")
+        return {"inspect": outcome}, {"inspect": left}
+
+    monkeypatch.setattr("tests.campaign.damage.run_main", train)
+    monkeypatch.setattr("tests.campaign.damage.outcome_of", act)
+    first = damage_run(tmp_path, 0, 5, share=(1, 2), say=lambda line: None)
+    with (tmp_path / "results_1_of_2.jsonl").open("a") as file:
+        file.write('{"seed": 5, "turn": 3, "ou')
+    known = len(tried)
+    again = damage_run(tmp_path, 0, 5, share=(1, 2), say=lambda line: None)
+    assert again.counts == first.counts and tried[known:] == [("None", "")]
+    second = damage_run(tmp_path, 0, 5, share=(2, 2), say=lambda line: None)
+    cases = [case for case in tried if case[1]]
+    assert len(cases) == len(set(cases)) == 3 * 4 and not any("log.txt" in path for path, _ in cases)
+    assert sum(map(len, (first.failures, second.failures))) == 4 + 1
 
 
 def test_contents_are_compared_array_by_array_and_byte_by_byte(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -13,14 +12,15 @@ import numpy as np
 import pytest
 
 from sage_jax.training.finished import load_final
-from tests.support.tiny_run import run_main, start_main
+from tests.support.forked import Forked
+from tests.support.tiny_run import fork_main, run_main
 
 STAGES = ("--config.stages=prepare,base", "--config.base.steps=100", "--config.base.checkpoint_every=4")
 SECONDS = 400
 """For a start on a busy machine."""
 
 
-def start_two(folder: Path, *differing: str) -> list[subprocess.Popen[str]]:
+def start_two(folder: Path, *differing: str) -> list[Forked]:
     """Two processes as SLURM starts them, whose environment JAX reads.
 
     Args:
@@ -28,7 +28,7 @@ def start_two(folder: Path, *differing: str) -> list[subprocess.Popen[str]]:
     """
     job = str(random.SystemRandom().randrange(4096))  # the port is made from it
 
-    def start(process: int, *fields: str) -> subprocess.Popen[str]:
+    def start(process: int, *fields: str) -> Forked:
         environment = {
             "SAGE_JAX_DISTRIBUTED": "1",
             "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
@@ -39,7 +39,7 @@ def start_two(folder: Path, *differing: str) -> list[subprocess.Popen[str]]:
             "SLURM_LOCALID": str(process),
         }
         said = folder / f"said_{process}"
-        return start_main(folder, *STAGES, *fields, environment=environment, stderr=said.open("w"))
+        return fork_main(folder, *STAGES, *fields, environment=environment, stderr=said.open("w"))
 
     return [start(0), start(1, *differing)]
 

@@ -1,7 +1,7 @@
 """Campaigns that break the program on purpose: `python -m tests.campaign fuzz | damage | kill | resources`.
 
     python -m tests.campaign fuzz --mutants 10000 --seed 0 --keep failing
-    python -m tests.campaign damage --cases 0 --seed 0
+    python -m tests.campaign damage --cases 0 --seed 0 --keep damaged
     python -m tests.campaign kill --runs 50 --seed 0 --keep killed
     python -m tests.campaign resources --rounds 3 --seed 0
 
@@ -29,9 +29,11 @@ def main() -> int:
     fuzz.add_argument("--only", default="", help="one kind of input")
     damage = commands.add_parser("damage", help="damaged files of a run: found, rebuilt or told, never read")
     damage.add_argument("--cases", type=int, default=0, help="files and damages drawn; 0 = every file, four ways")
+    damage.add_argument("--share", default="1/1", help="K/N: every Nth case from the Kth on")
     kill = commands.add_parser("kill", help="whole runs, killed at random moments: the same bytes in the end")
     kill.add_argument("--runs", type=int, default=50)
-    kill.add_argument("--keep", default="", help="folder to work in, where a campaign that was stopped goes on")
+    for command in (damage, kill):
+        command.add_argument("--keep", default="", help="folder to work in, where a campaign that was stopped goes on")
     kill.add_argument("--only", default="", help="kinds of run, with commas between")
     resources = commands.add_parser("resources", help="runs that lack something: told, and gone on from")
     resources.add_argument("--rounds", type=int, default=3)
@@ -42,6 +44,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="campaign-") as scratch:
         folder = Path(scratch)
         _settle(folder)
+        kept = Path(getattr(options, "keep", "") or folder).absolute()
         if options.command == "fuzz":
             from tests.campaign.fuzz import fuzz_inputs
 
@@ -50,7 +53,8 @@ def main() -> int:
         elif options.command == "damage":
             from tests.campaign.damage import damage_run
 
-            report = damage_run(folder, options.cases, options.seed, say=print)
+            share = tuple(map(int, options.share.split("/", 1)))
+            report = damage_run(kept, options.cases, options.seed, share=(share[0], share[-1]), say=print)
         elif options.command == "resources":
             from tests.campaign.resources import resource_runs
 
@@ -58,8 +62,7 @@ def main() -> int:
         else:
             from tests.campaign.kinds import kill_kinds
 
-            keep = Path(options.keep).absolute() if options.keep else folder
-            report = kill_kinds(keep, options.runs, options.seed, only=options.only, say=print)
+            report = kill_kinds(kept, options.runs, options.seed, only=options.only, say=print)
     print(report)
     return int(report.failed)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
+import json
 import random
 import shutil
 import traceback
@@ -12,9 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from sage_jax.main import main
+from sage_jax.process.files import replace_file
 from sage_jax.training.finished import final_weights
 from tests.campaign.mutate import damage
-from tests.campaign.report import Report
+from tests.campaign.report import Report, append_row, rows_of
 from tests.support.tiny_run import CONFIG, run_main
 
 _HOW: Final = ("truncated", "emptied", "deleted", "flipped")
@@ -28,28 +31,62 @@ _FIELDS: Final = (
 )
 
 
-def damage_run(folder: Path, cases: int, seed: int, *, say: Callable[[str], None]) -> Report:
+def damage_run(
+    folder: Path, cases: int, seed: int, *, share: tuple[int, int] = (1, 1), say: Callable[[str], None]
+) -> Report:
     """Damages a file of a copy of a finished run, then does what a user would do next with it.
 
+    Every case is written to a file of results, and a campaign in the same folder goes on behind the last one.
+
     Args:
+      folder: For the run, its copies and results.
       cases: Drawn among all files and kinds of damage; 0 = all of them.
+      share: (2, 3) = every third case from the second on, for campaigns beside each other in one folder.
     """
-    whole, rng, report = folder / "whole", random.Random(seed), Report()
-    whole.mkdir()
-    run_main(whole, f"--config.stages=prepare,{','.join(_CHAIN)}", *_FIELDS)
-    todo = [(path, how) for path in files_of(whole) for how in _HOW]
-    todo = rng.sample(todo, cases) if cases else todo
-    say(f"damage: {len(todo)} cases, seed {seed}")
-    _, expected = outcome_of(whole, folder / "work", None, "", rng)
-    for done, (path, how) in enumerate(todo, start=1):
-        outcomes, found = outcome_of(whole, folder / "work", path, how, rng)
-        for action, (outcome, about) in outcomes.items():
-            if outcome == "done":
-                outcome = "same" if found[action] == expected[action] else "silent"
+    name = "_{}_of_{}".format(*share)
+    whole, work, results = folder / "whole", folder / f"work{name}", folder / f"results{name}.jsonl"
+    report, done = Report(), rows_of(results, seed)
+    files = _finished(whole)
+    _, expected = outcome_of(whole, work, None, "", random.Random(seed))
+    todo = list(enumerate((path, how) for path in files for how in _HOW))
+    todo = random.Random(seed).sample(todo, cases) if cases else todo
+    todo = todo[share[0] - 1 :: share[1]]
+    say(f"damage: {len(todo)} cases, seed {seed}, {len(done.keys() & dict(todo))} of them done before")
+    for number, (turn, (path, how)) in enumerate(todo, start=1):
+        if turn not in done:
+            outcomes = _case(whole, work, path, how, expected, random.Random(f"{seed} {turn}"))
+            done[turn] = {"seed": seed, "turn": turn, "file": str(path), "how": how, "outcomes": outcomes}
+            append_row(results, done[turn])
+        for action, (outcome, about) in done[turn]["outcomes"].items():
             report.add(f"{how}, then {action}", outcome, f"{path}: {about}")
-        if done % 20 == 0:
-            say(f"  {done} of {len(todo)} done, {len(report.failures)} failed")
+        if number % 20 == 0:
+            say(f"  {number} of {len(todo)} done, {len(report.failures)} failed")
     return report
+
+
+def _finished(whole: Path) -> list[Path]:
+    """Files of the run that is damaged, which is trained if none is there."""
+    whole.mkdir(parents=True, exist_ok=True)
+    listed = whole / "files.json"
+    with (whole / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of the campaigns beside each other one trains it
+        if not listed.exists():
+            for name in ("run", "cache"):
+                shutil.rmtree(whole / name, ignore_errors=True)
+            run_main(whole, f"--config.stages=prepare,{','.join(_CHAIN)}", *_FIELDS)
+            replace_file(listed, json.dumps([str(path) for path in files_of(whole)]))
+    return [Path(name) for name in json.loads(listed.read_text())]
+
+
+def _case(
+    whole: Path, work: Path, path: Path, how: str, expected: dict[str, object], rng: random.Random
+) -> dict[str, tuple[str, str]]:
+    """How each action ended on a copy with one damaged file: (outcome, message)."""
+    outcomes, found = outcome_of(whole, work, path, how, rng)
+    for action, (outcome, about) in outcomes.items():
+        if outcome == "done":
+            outcomes[action] = ("same" if found[action] == expected[action] else "silent", about)
+    return outcomes
 
 
 def files_of(whole: Path) -> list[Path]:

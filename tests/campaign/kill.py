@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from sage_jax.process.files import replace_file
 from tests.campaign.contents import contents
-from tests.campaign.report import Report
+from tests.campaign.report import Report, append_row, rows_of
 from tests.support.forked import Forked
 
 Process = subprocess.Popen[str] | Forked
@@ -80,7 +80,7 @@ def kill_runs(
       number: Runs, of each kind in turn; every fourth of a kind starts cold, with an empty compile cache too.
       of: Gives what is compared of a run's folder.
     """
-    report, done = Report(), _rows(folder / "results.jsonl", seed)
+    report, done = Report(), rows_of(folder / "results.jsonl", seed)
     say(f"kill: {number} runs of {len(kinds)} kinds, seed {seed}, {len(done)} of them done before")
     for turn in range(number):
         kind = list(kinds)[turn % len(kinds)]
@@ -90,8 +90,7 @@ def kill_runs(
             row = {"seed": seed, "turn": turn, "kind": kind}
             row |= _run(folder, kind, kinds[kind], random.Random(f"{seed} {turn}"), turn // len(kinds) % 4 == 0, of)
             row["seconds"] = round(time.monotonic() - began, 1)
-            with (folder / "results.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append_row(folder / "results.jsonl", row)
             say(
                 f"  run {turn + 1} of {number}, {kind}: {len(row['kills'])} kills, {row['outcome']}, {row['seconds']} s"
             )
@@ -99,16 +98,6 @@ def kill_runs(
         done[turn] = row
     say(_summary([done[turn] for turn in range(number)]))
     return report
-
-
-def _rows(path: Path, seed: int) -> dict[int, dict[str, Any]]:
-    """Rows of a seed's runs that were done before, by turn; a line that a kill cut short is taken out of the file."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    if lines and not lines[-1].endswith("\n"):
-        replace_file(path, "".join(lines[:-1]))
-        lines.pop()
-    rows = [json.loads(line) for line in lines]
-    return {row["turn"]: row for row in rows if row["seed"] == seed}
 
 
 def _summary(rows: list[dict[str, Any]]) -> str:

@@ -1,10 +1,14 @@
-"""The counts of a campaign."""
+"""The counts of a campaign, and the rows of one that goes on where it was stopped."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-from typing import Final
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from sage_jax.process.files import replace_file
 
 GOOD: Final = frozenset({"same", "told", "refused", "read", "rebuilt"})
 """Outcomes that are as they should be."""
@@ -42,3 +46,19 @@ class Report:
             lines.append(f"| {kind} | " + " | ".join(cells) + " |")
         total = sum(self.counts.values())
         return "\n".join([*lines, *self.failures, f"{total} cases, {len(self.failures)} failed"])
+
+
+def rows_of(path: Path, seed: int) -> dict[int, dict[str, Any]]:
+    """Rows of a seed's cases that were done before, by turn; a line that a kill cut short is taken out of the file."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    if lines and not lines[-1].endswith("\n"):
+        replace_file(path, "".join(lines[:-1]))
+        lines.pop()
+    rows = [json.loads(line) for line in lines]
+    return {row["turn"]: row for row in rows if row["seed"] == seed}
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Writes a case's row behind the others."""
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")

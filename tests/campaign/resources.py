@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.campaign.report import Report
-from tests.support.tiny_run import compiled_in, start_main
+from tests.support.tiny_run import compiled_in, fork_main, start_main
 
 FIELDS: Final = (
     "--config.stages=prepare,base,base_dpo,evaluate,inspect",
@@ -95,13 +95,14 @@ class Work:
     fields: Sequence[str] = FIELDS
 
     def run(self, *fields: str, meanwhile: Callable[[int], None] | None = None, **options: Any) -> Ended:
-        """Runs to the end.
+        """Runs to the end: with options from an interpreter of its own, else as a fork.
 
         Args:
           meanwhile: Called once with the number of the process, at a moment drawn from the first 25 seconds of the run.
         """
-        environment = compiled_in(self.folder) | options.pop("environment", {})
-        process = start_main(self.folder, *self.fields, *fields, environment=environment, **options)
+        environment = compiled_in(self.folder) | options.get("environment", {})
+        begin = start_main if options else fork_main
+        process = begin(self.folder, *self.fields, *fields, **options | {"environment": environment})
         if meanwhile:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(self.rng.uniform(2.0, 25.0))
@@ -111,7 +112,7 @@ class Work:
         except subprocess.TimeoutExpired:
             process.kill()
             return Ended(1, f"no end after {LONGEST} s: {process.communicate()[1]}")
-        return Ended(process.returncode, said or "")
+        return Ended(process.wait(), said or "")
 
 
 Lack = Callable[[Work], Ended]

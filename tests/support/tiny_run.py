@@ -19,10 +19,11 @@ QUICK_TO_COMPILE = " ".join(
     (
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
-        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_use_fusion_emitters=false",  # without, compiling takes twice as long
+        "--xla_cpu_parallel_codegen_split_count=1",  # more parts take longer in all
     )
 )
-"""XLA_FLAGS of programs that run once: one device, quick to compile."""
+"""XLA_FLAGS of tests' programs, which are small, run a few times and take longest to compile."""
 PROGRAM = {
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": QUICK_TO_COMPILE,

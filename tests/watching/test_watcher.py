@@ -7,8 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,7 +14,8 @@ import pytest
 
 from sage_jax.corrections.maps import kept_map
 from tests.support.endpoint_server import Served, served
-from tests.support.tiny_run import ROOT
+from tests.support.forked import Forked
+from tests.support.tiny_run import PROGRAM, ROOT
 from tests.support.watched import MODEL, Bench, picture, rows_of
 
 
@@ -209,10 +208,14 @@ def test_killed_at_any_time_nothing_is_lost_and_nothing_repeated(tmp_path: Path)
     (tmp_path / "images").mkdir()
     generator = random.Random(4)
     with served(respond) as server:
-        command = [sys.executable, "-m", "tests.support.watched", str(tmp_path), server.url]
+
+        def start(seconds: int) -> Forked:
+            command = ["tests.support.watched", str(tmp_path), server.url, str(seconds)]
+            return Forked(command, environment=os.environ | PROGRAM, cwd=ROOT)
+
         written = 0
         for _ in range(6):
-            process = subprocess.Popen([*command, "60"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+            process = start(60)
             assert process.stdout is not None and process.stdout.readline() == "watching\n"
             for _ in range(8):
                 (tmp_path / "images" / f"{written}.png").write_bytes(picture(written))
@@ -224,7 +227,9 @@ def test_killed_at_any_time_nothing_is_lost_and_nothing_repeated(tmp_path: Path)
         while written < number:
             (tmp_path / "images" / f"{written}.png").write_bytes(picture(written))
             written += 1
-        subprocess.run([*command, "6"], cwd=ROOT, check=True, stdout=subprocess.PIPE)
+        last = start(6)
+        said = last.communicate()[1]
+        assert last.returncode == 0, said
     rows = rows_of(tmp_path / "watch")
     assert sorted(Path(row["image"]).name for row in rows) == sorted(f"{each}.png" for each in range(number))
     assert [row["number"] for row in rows] == list(range(1, number + 1))
