@@ -11,7 +11,7 @@ from typing import Protocol
 from sage_jax.config import TRAINING_STAGES, ConfigError, LoraConfig, starts_from
 from sage_jax.process.shortages import raise_if_lacking
 from sage_jax.stages.folder import RunFolder
-from sage_jax.training.finished import final_config, final_weights, is_finished
+from sage_jax.training.finished import DONE, FINAL, final_config, final_weights, has_unsealed_final, is_finished
 
 
 class GivenModel(Protocol):
@@ -45,8 +45,21 @@ class TrainedStages:
         return stage == "base" and self.given is not None
 
     def last(self) -> str | None:
-        """The last of them in the order of training; None without any."""
-        return next(reversed([*self]), None)
+        """The last of them in the order of training; None without any.
+
+        Raises:
+          ConfigError: A later one has its final parameters and not the file that says that they are whole: it was
+            killed in between, or the file was deleted, and an earlier model would answer in its place.
+        """
+        for stage in reversed(TRAINING_STAGES):
+            if stage in self:
+                return stage
+            if has_unsealed_final(folder := self.folder.stage(stage)):
+                raise ConfigError(
+                    f"{folder}: {FINAL} is there without {DONE}: run --config.stages={stage}, which ends the stage, "
+                    f"bring {DONE} back from a copy, or delete the folder; an earlier stage answers if it is named"
+                )
+        return None
 
     @property
     def data_revisions(self) -> set[str]:

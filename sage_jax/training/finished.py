@@ -41,6 +41,11 @@ def is_finished(stage_dir: Path | str) -> bool:
     return (Path(stage_dir) / DONE).is_file()
 
 
+def has_unsealed_final(stage_dir: Path | str) -> bool:
+    """Whether a stage has final parameters that nothing says to be whole."""
+    return (Path(stage_dir) / FINAL).is_dir() and not is_finished(stage_dir)
+
+
 def final_config(stage_dir: Path | str) -> str:
     """The config, as JSON, that a finished stage was trained under."""
     return json.dumps(_done(stage_dir)["config"])

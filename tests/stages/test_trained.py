@@ -30,6 +30,20 @@ def test_finished_stages_come_in_the_order_of_training(run: Run) -> None:
     assert run.trained.data_revisions == {"ab" * 32}
 
 
+def test_an_earlier_stage_does_not_answer_for_one_whose_seal_is_lost(run: Run, tmp_path: Path) -> None:
+    """Only if it is named; a stage that is still training has no final parameters, and the one before it answers."""
+    shutil.copytree(run.folder.stages, tmp_path / "stages")
+    trained = TrainedStages(RunFolder(tmp_path), None)
+    (tmp_path / "stages" / "edpo" / "checkpoints" / "2").mkdir(parents=True)
+    assert trained.last() == "sfe"
+    (tmp_path / "stages" / "sfe" / "DONE.json").unlink()
+    with pytest.raises(ConfigError, match=r"sfe: final is there without DONE.json: run --config.stages=sfe"):
+        trained.last()
+    assert "base" in trained and "sfe" not in trained
+    shutil.rmtree(tmp_path / "stages" / "sfe")
+    assert trained.last() == "base"
+
+
 def test_a_stage_starts_from_the_weights_of_the_one_before(run: Run) -> None:
     assert run.trained.start_hash("base") == ""
     assert run.trained.start_hash("sfe") == final_weights(run.folder.stage("base")) != ""
