@@ -61,7 +61,7 @@ def begun_from(config: Config) -> tuple[Config, Start | None]:
     """
     folder = Path(config.start_from).expanduser()
     own = TrainedStages(RunFolder(Path(config.run_dir).expanduser()), None)
-    if not folder.exists() and own.last():
+    if not folder.exists() and [*own]:
         return config, None
     other = config_of(folder)
     if other.model.weights and root_of(other.run_dir) != root_of(folder):

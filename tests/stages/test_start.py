@@ -85,6 +85,15 @@ def test_what_training_cannot_go_on_from_is_named_with_the_way_out(earlier: Run,
         after(earlier, tmp_path, model=ModelConfig(weights="InternVL3-1B"))
 
 
+def test_a_run_whose_start_is_gone_goes_on_with_a_stage_killed_just_before_its_end(
+    earlier: Run, tmp_path: Path
+) -> None:
+    config = after(earlier, tmp_path, start_from=str(tmp_path / "gone"))
+    shutil.copytree(earlier.folder.stages, tmp_path / "later" / "stages")
+    (tmp_path / "later" / "stages" / "edpo" / "final").mkdir(parents=True)  # and no DONE.json
+    assert begun_from(config) == (config, None)
+
+
 def test_an_exported_folder_is_taken_as_weights(earlier: Run, tmp_path: Path) -> None:
     run_stages(dataclasses.replace(earlier.config, stages="export"))
     exported = earlier.folder.path / "export"
