@@ -29,7 +29,7 @@ def main() -> int:
     fuzz.add_argument("--only", default="", help="one kind of input")
     damage = commands.add_parser("damage", help="damaged files of a run: found, rebuilt or told, never read")
     damage.add_argument("--cases", type=int, default=0, help="files and damages drawn; 0 = every file, four ways")
-    damage.add_argument("--share", default="1/1", help="K/N: every Nth case from the Kth on")
+    damage.add_argument("--share", type=_share, default="1/1", help="K/N: every Nth case from the Kth on")
     kill = commands.add_parser("kill", help="whole runs, killed at random moments: the same bytes in the end")
     kill.add_argument("--runs", type=int, default=50)
     for command in (damage, kill):
@@ -53,8 +53,7 @@ def main() -> int:
         elif options.command == "damage":
             from tests.campaign.damage import damage_run
 
-            share = tuple(map(int, options.share.split("/", 1)))
-            report = damage_run(kept, options.cases, options.seed, share=(share[0], share[-1]), say=print)
+            report = damage_run(kept, options.cases, options.seed, share=options.share, say=print)
         elif options.command == "resources":
             from tests.campaign.resources import resource_runs
 
@@ -65,6 +64,13 @@ def main() -> int:
             report = kill_kinds(kept, options.runs, options.seed, only=options.only, say=print)
     print(report)
     return int(report.failed)
+
+
+def _share(text: str) -> tuple[int, int]:
+    which, of = map(int, text.split("/"))
+    if not 1 <= which <= of:
+        raise ValueError(text)
+    return which, of
 
 
 def _settle(folder: Path) -> None:
