@@ -17,7 +17,7 @@ import pytest
 from sage_jax.config import STAGES
 from sage_jax.config.command_line import read_config
 from tests.campaign.contents import contents
-from tests.campaign.damage import damage_run
+from tests.campaign.damage import actions_on, damage_run
 from tests.campaign.fuzz import fuzz_inputs, try_input
 from tests.campaign.kill import kill_runs
 from tests.campaign.kinds import KINDS, judge, starts, write_inputs
@@ -161,8 +161,11 @@ def test_a_stopped_campaign_of_damage_goes_on_and_shares_its_cases(
     tried: list[tuple[str, str]] = []
 
     def train(folder: Path, *fields: str) -> None:
-        for name in ("run/a", "run/b", "cache/c", "run/log.txt"):
-            (folder / name).parent.mkdir(exist_ok=True)
+        last = (
+            f"run/stages/{name}/state" for name in ("base/checkpoints/10", "sfe/checkpoints/20", "edpo/checkpoints/4")
+        )
+        for name in ("run/a", "run/b", "cache/c", "run/log.txt", *last):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(name)
 
     def act(whole: Path, work: Path, path: Path | None, how: str, rng: random.Random) -> Any:
@@ -173,7 +176,9 @@ def test_a_stopped_campaign_of_damage_goes_on_and_shares_its_cases(
 
     monkeypatch.setattr("tests.campaign.damage.run_main", train)
     monkeypatch.setattr("tests.campaign.damage.outcome_of", act)
-    first = damage_run(tmp_path, 0, 5, share=(1, 2), say=lambda line: None)
+    said: list[str] = []
+    first = damage_run(tmp_path, 0, 5, share=(1, 2), say=said.append)
+    assert said[-1].startswith("1 of 3 files were neither told of nor rebuilt: cache/c")
     with (tmp_path / "results_1_of_2.jsonl").open("a") as file:
         file.write('{"seed": 5, "turn": 3, "ou')
     known = len(tried)
@@ -183,6 +188,16 @@ def test_a_stopped_campaign_of_damage_goes_on_and_shares_its_cases(
     cases = [case for case in tried if case[1]]
     assert len(cases) == len(set(cases)) == 3 * 4 and not any("log.txt" in path for path, _ in cases)
     assert sum(map(len, (first.failures, second.failures))) == 4 + 1
+
+
+def test_a_damaged_file_is_tried_with_what_reads_it() -> None:
+    """A checkpoint with the stage that goes on from it; parameters with what answers, and the stages behind."""
+    done = {
+        "run/stages/sfe/checkpoints/10/state": ("go on with sfe",),
+        "run/stages/sfe/final/manifest": ("inspect", "evaluate", "go on with edpo"),
+        "cache/x/records": ("inspect", "evaluate", "go on with base", "go on with sfe", "go on with edpo"),
+    }
+    assert {path: actions_on(Path(path)) for path in done} == done
 
 
 def test_contents_are_compared_array_by_array_and_byte_by_byte(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import json
 import random
 import shutil
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sage_jax.main import main
 from sage_jax.process.files import replace_file
@@ -24,10 +24,14 @@ _HOW: Final = ("truncated", "emptied", "deleted", "flipped")
 _CHAIN: Final = ("base", "sfe", "edpo")
 _NOT_READ: Final = ("tensorboard", "log.txt", "metrics.jsonl", "versions.json", "loss.png", "predictions", "inspect")
 """What a run writes for its user and reads no more, but for plots."""
+_HALVES: Final = {"base": 5, "sfe": 10, "edpo": 2}
+"""Half of the steps of each stage of the tiny run."""
 _FIELDS: Final = (
     "--config.evaluate.stages=('edpo',)",
     "--config.evaluate.num_records=4",
     "--config.inspect.max_images=2",
+    *(f"--config.{stage}.checkpoint_every={half}" for stage, half in _HALVES.items()),
+    *(f"--config.{stage}.keep_last=2" for stage in _HALVES),
 )
 
 
@@ -61,7 +65,17 @@ def damage_run(
             report.add(f"{how}, then {action}", outcome, f"{path}: {about}")
         if number % 20 == 0:
             say(f"  {number} of {len(todo)} done, {len(report.failures)} failed")
+    say(_unread(done.values()))
     return report
+
+
+def _unread(rows: Iterable[dict[str, Any]]) -> str:
+    """The files of which the cases show nothing: whatever is done to them, every action ends as without it."""
+    ends: dict[str, set[str]] = {}
+    for row in rows:
+        ends.setdefault(row["file"], set()).update(outcome for outcome, _ in row["outcomes"].values())
+    unread = sorted(name for name, found in ends.items() if found == {"same"})
+    return f"{len(unread)} of {len(ends)} files were neither told of nor rebuilt: {', '.join(unread)}"
 
 
 def _finished(whole: Path) -> list[Path]:
@@ -74,6 +88,8 @@ def _finished(whole: Path) -> list[Path]:
             for name in ("run", "cache"):
                 shutil.rmtree(whole / name, ignore_errors=True)
             run_main(whole, f"--config.stages=prepare,{','.join(_CHAIN)}", *_FIELDS)
+            for stage, half in _HALVES.items():  # what a stage goes on from has steps left to train
+                shutil.rmtree(whole / "run/stages" / stage / "checkpoints" / str(2 * half))
             replace_file(listed, json.dumps([str(path) for path in files_of(whole)]))
     return [Path(name) for name in json.loads(listed.read_text())]
 
@@ -84,8 +100,10 @@ def _case(
     """How each action ended on a copy with one damaged file: (outcome, message)."""
     outcomes, found = outcome_of(whole, work, path, how, rng)
     for action, (outcome, about) in outcomes.items():
-        if outcome == "done":
-            outcomes[action] = ("same" if found[action] == expected[action] else "silent", about)
+        if outcome in ("done", "rebuilt") and found[action] != expected[action]:
+            outcomes[action] = ("silent", about)
+        elif outcome == "done":
+            outcomes[action] = ("same", about)
     return outcomes
 
 
@@ -95,30 +113,49 @@ def files_of(whole: Path) -> list[Path]:
     return [path for path in found if (whole / path).is_file() and not any(part in _NOT_READ for part in path.parts)]
 
 
+def actions_on(path: Path | None) -> tuple[str, ...]:
+    """What a user may do next that reads a file; None = all of it."""
+    train = tuple(f"go on with {stage}" for stage in _CHAIN)
+    stage = path.parts[2] if path and path.parts[:2] == ("run", "stages") else ""
+    if not path or not stage:
+        return ("inspect", "evaluate", *train)
+    if path.parts[3] == "checkpoints":
+        return (f"go on with {stage}",)
+    # A stage that goes on has neither its parameters nor any later stage's.
+    return ("inspect", "evaluate", *train[_CHAIN.index(stage) + 1 :])
+
+
 def outcome_of(
     whole: Path, work: Path, path: Path | None, how: str, rng: random.Random
 ) -> tuple[dict[str, tuple[str, str]], dict[str, object]]:
     """How each action ended on a copy with one damaged file, and what it left."""
     outcomes: dict[str, tuple[str, str]] = {}
     left: dict[str, object] = {}
-    damaged = damage((whole / path).read_bytes(), how, rng) if path else None
-    for action in ("inspect", "evaluate", "go on"):
+    intact = (whole / path).read_bytes() if path else b""
+    damaged = damage(intact, how, rng) if path else None
+    for action in actions_on(path):
         shutil.rmtree(work, ignore_errors=True)
         for name in ("run", "cache"):
             shutil.copytree(whole / name, work / name)
-        if action == "go on":  # stage 2 stopped just before its end
-            (work / "run/stages/edpo/DONE.json").unlink()
-            shutil.rmtree(work / "run/stages/edpo/final")
+        stages, stage = work / "run/stages", action.rpartition(" ")[2]
+        if stage in _CHAIN:  # stopped half way
+            (stages / stage / "DONE.json").unlink()
+            shutil.rmtree(stages / stage / "final")
+            for later in _CHAIN[_CHAIN.index(stage) + 1 :]:
+                shutil.rmtree(stages / later)
         if path is not None and (work / path).exists():
             (work / path).unlink()
             if damaged is not None:
                 (work / path).write_bytes(damaged)
-        outcomes[action], left[action] = _acted(work, action, path)
+        (outcome, about), left[action] = _acted(work, action, path)
+        if outcome == "done" and path and (work / path).is_file() and (work / path).read_bytes() == intact != damaged:
+            outcome = "rebuilt"
+        outcomes[action] = (outcome, about)
     return outcomes, left
 
 
 def _acted(work: Path, action: str, path: Path | None) -> tuple[tuple[str, str], object]:
-    stages = {"inspect": "inspect", "evaluate": "evaluate", "go on": "edpo"}[action]
+    stages = action.rpartition(" ")[2]
     folders = (f"--config.run_dir={work / 'run'}", f"--config.data.cache_dir={work / 'cache'}")
     said = io.StringIO()
     try:
@@ -139,4 +176,4 @@ def _left(run: Path, action: str) -> object:
         return (run / "inspect/inspection.jsonl").read_bytes()
     if action == "evaluate":
         return [path.read_bytes() for path in sorted((run / "predictions").glob("*.jsonl"))]
-    return final_weights(run / "stages/edpo")
+    return final_weights(run / "stages" / action.rpartition(" ")[2])
