@@ -31,7 +31,6 @@ def start_two(folder: Path, *differing: str) -> list[Forked]:
     def start(process: int, *fields: str) -> Forked:
         environment = {
             "SAGE_JAX_DISTRIBUTED": "1",
-            "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
             "SLURM_JOB_ID": job,
             "SLURM_STEP_NODELIST": "localhost",
             "SLURM_NTASKS": "2",

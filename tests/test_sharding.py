@@ -29,7 +29,8 @@ from sage_jax.sharding import (
 )
 from sage_jax.training.objectives import PreferenceObjective, SftObjective
 from sage_jax.training.optim import make_optimizer
-from tests.support.tiny_sage import QUICK, TINY, random_batch, random_params, structure
+from tests.support.tiny_run import QUICK
+from tests.support.tiny_sage import TINY, random_batch, random_params, structure
 
 CUBE = MeshConfig(data=2, fsdp=2, tensor=2)
 OBJECTIVES = {

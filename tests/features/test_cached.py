@@ -29,7 +29,8 @@ from sage_jax.sharding import make_mesh
 from sage_jax.training.objectives import SftObjective
 from sage_jax.training.optim import partition
 from tests.support.inspection_records import TEXT, make_chat, make_records
-from tests.support.tiny_sage import QUICK, TINY, random_batch, random_params
+from tests.support.tiny_run import QUICK
+from tests.support.tiny_sage import TINY, random_batch, random_params
 
 FORM = TileForm((4, 3), np.dtype(np.float64))
 IMAGE_BYTES = 2 * FORM.nbytes

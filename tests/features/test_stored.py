@@ -37,7 +37,8 @@ from sage_jax.sharding import make_mesh
 from sage_jax.training.objectives import SftObjective
 from sage_jax.training.optim import partition
 from tests.support.inspection_records import TEXT, make_chat, make_records
-from tests.support.tiny_sage import QUICK, TINY, random_params
+from tests.support.tiny_run import QUICK
+from tests.support.tiny_sage import TINY, random_params
 
 MODEL = dataclasses.replace(TINY, max_tiles=2)
 MESH = MeshConfig(data=4, fsdp=1, tensor=2)

@@ -30,9 +30,9 @@ from sage_jax.models.lora import (
 from sage_jax.models.sage import Sage
 from sage_jax.parameters import Params, merge, split
 from sage_jax.training.lora_params import kept_kernel, start_params
+from tests.support.tiny_run import QUICK
 from tests.support.tiny_sage import (
     PLACEHOLDERS,
-    QUICK,
     TINY,
     VOCAB_SIZE,
     on_device,

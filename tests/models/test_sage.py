@@ -28,9 +28,9 @@ from sage_jax.models.sage import ImageEmbeddings, Sage, copy_text_encoder, tree_
 from sage_jax.models.vit import Vit
 from sage_jax.parameters import Params, merge, split
 from sage_jax.training.objectives import token_logps_of
+from tests.support.tiny_run import QUICK
 from tests.support.tiny_sage import (
     PLACEHOLDERS,
-    QUICK,
     TINY,
     VOCAB_SIZE,
     Tree,

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -38,12 +38,6 @@ IMPORTED: Final = (
     "sklearn.linear_model",
     "uvicorn",
 )
-SETTINGS: Final[dict[str, Callable[[str], object]]] = {
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": float,
-    "JAX_COMPILATION_CACHE_DIR": str,
-    "JAX_CPU_COLLECTIVES_IMPLEMENTATION": str,
-}
-"""Variables that JAX reads when it is imported, and how."""
 _LARGEST: Final = 1 << 20  # bytes of a request
 _SERVER: Final = "from tests.support.forked import wait_for_requests; wait_for_requests()"
 
@@ -53,8 +47,8 @@ class Forked:
 
     Args:
       command: Module, or path of a script, and its arguments.
-      environment: All of its variables. Of those that JAX reads when it is imported, only those of `SETTINGS` may
-        differ from this process's.
+      environment: All of its variables. Of those that JAX reads when it is imported, only
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS and JAX_COMPILATION_CACHE_DIR may differ from this process's.
       cwd: Its folder.
       stdout, stderr: Open files; None = a pipe, which is `stdout` or `stderr` here.
       merged: One pipe, `stdout`, for both.
@@ -254,9 +248,9 @@ def _run(request: dict[str, Any]) -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"], GLIBC_TUNABLES="glibc.malloc.hugetlb=0")
-    for name, read in SETTINGS.items():
-        if name in os.environ:
-            jax.config.update(name.lower(), read(os.environ[name]))
+    seconds, folder = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "JAX_COMPILATION_CACHE_DIR"
+    jax.config.update(seconds.lower(), float(os.environ.get(seconds, "1")))
+    jax.config.update(folder.lower(), os.environ.get(folder))
     sys.argv = [program, *arguments]
     script = program.endswith(".py")
     sys.orig_argv = [sys.executable, *(() if script else ("-m",)), *sys.argv]  # by which some start again

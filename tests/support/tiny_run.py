@@ -15,15 +15,15 @@ from sage_jax.config import LEARN, TRAINING_STAGES
 from tests.support.forked import Forked
 
 ROOT = Path(__file__).parents[2]
-QUICK_TO_COMPILE = " ".join(
-    (
-        "--xla_backend_optimization_level=0",
-        "--xla_llvm_disable_expensive_passes=true",
-        "--xla_cpu_use_fusion_emitters=false",  # without, compiling takes twice as long
-        "--xla_cpu_parallel_codegen_split_count=1",  # more parts take longer in all
-    )
-)
-"""XLA_FLAGS of tests' programs, which are small, run a few times and take longest to compile."""
+QUICK: dict[str, str | int | bool] = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,  # with them, compiling takes twice as long
+    "xla_cpu_parallel_codegen_split_count": 1,  # more parts take longer in all
+}
+"""Compiler options of tests' programs, which are small, run a few times and take longest to compile."""
+QUICK_TO_COMPILE = " ".join(f"--{name}={str(value).lower()}" for name, value in QUICK.items())
+"""The same as XLA_FLAGS."""
 PROGRAM = {
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": QUICK_TO_COMPILE,

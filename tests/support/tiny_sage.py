@@ -30,15 +30,6 @@ TINY = ModelConfig(
 )
 
 
-QUICK = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
-}
-"""Compiler options of programs that run once: they take longer to compile than to run."""
-
-
 @functools.cache
 def structure(config: ModelConfig = TINY) -> tuple[nnx.GraphDef[Sage], Params]:
     """The structure of a Sage and the shapes of its parameters; nothing is computed."""

@@ -17,7 +17,8 @@ from sage_jax.losses.log_probs import answer_logps, token_logps
 from sage_jax.losses.sft import similarity_loss
 from sage_jax.parameters import Params, merge
 from sage_jax.training.objectives import Metrics, PreferenceObjective, SftObjective
-from tests.support.tiny_sage import QUICK, on_device, random_batch, random_params, structure
+from tests.support.tiny_run import QUICK
+from tests.support.tiny_sage import on_device, random_batch, random_params, structure
 
 PREFERENCE = PreferenceConfig(beta=0.5, eta=0.3, sigmoid_weight=0.8, bco_weight=0.2, sft_weight=0.5)
 CLAIM_WEIGHT = 6.0
