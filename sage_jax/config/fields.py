@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from sage_jax.config.run import Config
@@ -90,13 +91,19 @@ def field_meanings(config_class: type) -> dict[str, str]:
     return found
 
 
+@functools.cache
+def _known() -> tuple[str, ...]:
+    """All paths, found once: every argument of a command line is looked up among them."""
+    return tuple(field_paths())
+
+
 def check_known(path: str) -> None:
     """Checks that a path names a field.
 
     Raises:
       ConfigError: It does not; the message has the field of the same meaning, or the paths most like it.
     """
-    known = list(field_paths())
+    known = _known()
     if path in known:
         return
     section, _, name = path.rpartition(".")
@@ -112,7 +119,7 @@ def check_known(path: str) -> None:
     raise ConfigError(f"--config.{path}: no such field; {cure}")
 
 
-def _likely(section: str, name: str, known: list[str]) -> list[str]:
+def _likely(section: str, name: str, known: Sequence[str]) -> list[str]:
     """Paths of the field that a wrong name may mean: a synonym's, or of the field spelt most like it."""
     by_name: dict[str, list[str]] = {}
     for each in known:
