@@ -6,7 +6,6 @@ import dataclasses
 import functools
 from typing import Any
 
-import jax
 from flax import nnx
 
 from sage_jax.config import Config
@@ -32,15 +31,20 @@ class Structure:
         self._vocab_size = max(chat.vocab_size, stored_vocab)
         self._adapted: dict[Any, nnx.GraphDef[Sage]] = {}
 
-    @functools.cached_property
+    @property
     def graphdef(self) -> nnx.GraphDef[Sage]:
         """Structure of the plain model."""
-        return split(nnx.eval_shape(self._create))[0]
+        return self._plain[0]
 
-    @functools.cached_property
+    @property
     def shapes(self) -> Params:
         """Shape of each parameter of the plain model, by path."""
-        return jax.eval_shape(self.create_params)
+        return self._plain[1]
+
+    @functools.cached_property
+    def _plain(self) -> tuple[nnx.GraphDef[Sage], Params]:
+        """Both from one trace of the model's constructor, which takes seconds."""
+        return split(nnx.eval_shape(self._create))
 
     def of(self, params: Params, *, scale: float = 1.0, remat: Remat | None = None) -> nnx.GraphDef[Sage]:
         """Structure for parameters that may have adapters or quantised kernels; the same object for the same kind.
