@@ -304,7 +304,6 @@ class _Compiled:
     features: Callable[..., Array]
 
 
-@functools.lru_cache(maxsize=2)
 class _Traced:
     """The functions to compile, of parameters: the structure and the decoding are constants of the programs."""
 
@@ -356,8 +355,12 @@ class _Traced:
         return self._model(params).vit_features(tiles)
 
 
+@functools.lru_cache(maxsize=4)
 def _compiled(graphdef: nnx.GraphDef[Sage], mesh: Mesh, decoding: Decoding, num_kv_heads: int) -> _Compiled:
-    """The jitted functions: models that differ in weights alone compile once."""
+    """The jitted functions: models that differ in weights alone compile once, a stage's and the next one's too.
+
+    They are kept here, since JAX forgets what it has compiled for a function with the last reference to that.
+    """
     whole: Any = NamedSharding(mesh, PartitionSpec())
     rows: Any = batch_sharding(mesh)
     # A state goes out of one function and into another: were its sharding left open, each would compile again.

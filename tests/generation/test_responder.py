@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from typing import Any, cast
 
 import jax
@@ -323,6 +324,21 @@ def test_answer_log_probabilities_are_the_same_on_any_mesh() -> None:
     np.testing.assert_allclose(whole.answer_logps(rows), np.concatenate([split, split]), atol=1e-5)
     assert split.shape == batch.answer_mask.shape and (split[np.asarray(batch.answer_mask)] < 0.0).all()
     assert (split[~np.asarray(batch.answer_mask)] == 0.0).all()
+
+
+def test_a_model_of_the_same_structure_compiles_nothing_where_the_one_before_is_gone(
+    prompts: TreeBatch, compilations: list[str]
+) -> None:
+    graphdef, shapes = structure()
+    params, mesh = [random_params(shapes, seed) for seed in (3, 4)], make_mesh(MESH)
+    decoding = Decoding(max_new_tokens=NEW, end_id=VOCAB_SIZE, verdict_ids=(YES, NO))
+    scores = []
+    for each in params:
+        compilations.clear()
+        scores.append(Responder(graphdef, each, mesh, decoding).scores(prompts).verdict_score)
+        gc.collect()
+    assert not compilations
+    assert np.all(scores[0] != scores[1])
 
 
 def test_batches_are_filled_to_what_the_mesh_divides() -> None:
