@@ -194,7 +194,8 @@ def test_a_damaged_file_is_tried_with_what_reads_it() -> None:
     """A checkpoint with the stage that goes on from it; parameters with what answers, and the stages behind."""
     done = {
         "run/stages/sfe/checkpoints/10/state": ("go on with sfe",),
-        "run/stages/sfe/final/manifest": ("inspect", "evaluate", "go on with edpo"),
+        "run/stages/sfe/final/manifest": ("open", "inspect", "evaluate", "go on with edpo"),
+        "run/config.json": ("open", "inspect", "evaluate", "go on with base", "go on with sfe", "go on with edpo"),
         "cache/x/records": ("inspect", "evaluate", "go on with base", "go on with sfe", "go on with edpo"),
     }
     assert {path: actions_on(Path(path)) for path in done} == done

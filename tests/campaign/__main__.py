@@ -29,6 +29,7 @@ def main() -> int:
     fuzz.add_argument("--only", default="", help="one kind of input")
     damage = commands.add_parser("damage", help="damaged files of a run: found, rebuilt or told, never read")
     damage.add_argument("--cases", type=int, default=0, help="files and damages drawn; 0 = every file, four ways")
+    damage.add_argument("--only", default="", help="files whose path contains it")
     damage.add_argument("--share", type=_share, default="1/1", help="K/N: every Nth case from the Kth on")
     kill = commands.add_parser("kill", help="whole runs, killed at random moments: the same bytes in the end")
     kill.add_argument("--runs", type=int, default=50)
@@ -53,7 +54,7 @@ def main() -> int:
         elif options.command == "damage":
             from tests.campaign.damage import damage_run
 
-            report = damage_run(kept, options.cases, options.seed, share=options.share, say=print)
+            report = damage_run(kept, options.cases, options.seed, share=options.share, only=options.only, say=print)
         elif options.command == "resources":
             from tests.campaign.resources import resource_runs
 

@@ -8,11 +8,14 @@ import io
 import json
 import random
 import shutil
+import sys
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
+import sage_jax
+from sage_jax.errors import UserError
 from sage_jax.main import main
 from sage_jax.process.files import replace_file
 from sage_jax.training.finished import final_weights
@@ -36,7 +39,13 @@ _FIELDS: Final = (
 
 
 def damage_run(
-    folder: Path, cases: int, seed: int, *, share: tuple[int, int] = (1, 1), say: Callable[[str], None]
+    folder: Path,
+    cases: int,
+    seed: int,
+    *,
+    share: tuple[int, int] = (1, 1),
+    only: str = "",
+    say: Callable[[str], None],
 ) -> Report:
     """Damages a file of a copy of a finished run, then does what a user would do next with it.
 
@@ -45,6 +54,7 @@ def damage_run(
     Args:
       folder: For the run, its copies and results.
       cases: Drawn among all files and kinds of damage; 0 = all of them.
+      only: Files whose path contains it; "" = all.
       share: (2, 3) = every third case from the second on, for campaigns beside each other in one folder.
     """
     name = "_{}_of_{}".format(*share)
@@ -52,7 +62,7 @@ def damage_run(
     report, done = Report(), rows_of(results, seed)
     files = _finished(whole)
     _, expected = outcome_of(whole, work, None, "", random.Random(seed))
-    todo = list(enumerate((path, how) for path in files for how in _HOW))
+    todo = [case for case in enumerate((path, how) for path in files for how in _HOW) if only in str(case[1][0])]
     todo = random.Random(seed).sample(todo, cases) if cases else todo
     todo = todo[share[0] - 1 :: share[1]]
     say(f"damage: {len(todo)} cases, seed {seed}, {len(done.keys() & dict(todo))} of them done before")
@@ -114,15 +124,19 @@ def files_of(whole: Path) -> list[Path]:
 
 
 def actions_on(path: Path | None) -> tuple[str, ...]:
-    """What a user may do next that reads a file; None = all of it."""
+    """What a user may do next that reads a file; None = all of it.
+
+    `open` is `sage_jax.load`, which alone reads the config of the run: the others are given one.
+    """
     train = tuple(f"go on with {stage}" for stage in _CHAIN)
     stage = path.parts[2] if path and path.parts[:2] == ("run", "stages") else ""
+    opened = ("open",) if not path or path.parts[0] == "run" else ()
     if not path or not stage:
-        return ("inspect", "evaluate", *train)
+        return (*opened, "inspect", "evaluate", *train)
     if path.parts[3] == "checkpoints":
         return (f"go on with {stage}",)
     # A stage that goes on has neither its parameters nor any later stage's.
-    return ("inspect", "evaluate", *train[_CHAIN.index(stage) + 1 :])
+    return ("open", "inspect", "evaluate", *train[_CHAIN.index(stage) + 1 :])
 
 
 def outcome_of(
@@ -155,19 +169,36 @@ def outcome_of(
 
 
 def _acted(work: Path, action: str, path: Path | None) -> tuple[tuple[str, str], object]:
-    stages = action.rpartition(" ")[2]
-    folders = (f"--config.run_dir={work / 'run'}", f"--config.data.cache_dir={work / 'cache'}")
     said = io.StringIO()
+    opened: object = None
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            status = main(["--config", str(CONFIG), *folders, f"--config.stages={stages}", *_FIELDS])
+            if action == "open":
+                status, opened = _opened(work / "run")
+            else:
+                status = main([*_arguments(work), f"--config.stages={action.rpartition(' ')[2]}"])
     except BaseException:  # whatever comes out of the program is what a user would see
         return ("traceback", traceback.format_exc().splitlines()[-1][:200]), None
     message = next((line for line in said.getvalue().splitlines() if line.startswith("error: ")), "")
     if status == 0:
-        return ("done", ""), _left(work / "run", action)
+        return ("done", ""), opened or _left(work / "run", action)
     named = path is not None and any(str(part) in message for part in (path.name, *path.parents[:-1]))
     return ("told" if status == 2 and named else "untold", message[:300]), None
+
+
+def _arguments(work: Path) -> list[str]:
+    folders = (f"--config.run_dir={work / 'run'}", f"--config.data.cache_dir={work / 'cache'}")
+    return ["--config", str(CONFIG), *folders, *_FIELDS]
+
+
+def _opened(run: Path) -> tuple[int, object]:
+    """How a program ends that opens a run from Python, and what it finds there."""
+    try:
+        inspector = sage_jax.load(run)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2, None
+    return 0, (inspector.config, inspector.stage)
 
 
 def _left(run: Path, action: str) -> object:
