@@ -75,3 +75,9 @@ def test_how_a_run_ended_is_read_from_what_it_said() -> None:
     }
     assert [ended.outcome for ended in cases.values()] == list(cases)
     assert Ended(1, "error: a").outcome == Ended(0, "error: a").outcome == "untold"
+
+
+def test_the_stage_in_which_a_run_ended_is_read_from_what_it_said() -> None:
+    said = "prepare 3/8\nbase: on 1 x cpu\nbase_dpo 1/4  2 step/s\nparameters  base\nerror: inspect/a: No space left"
+    assert Ended(2, said).stage == "base_dpo"
+    assert Ended(2, "error: base: no such field").stage == "start"

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -23,8 +24,10 @@ from typing import Any, Final
 from tests.campaign.report import Report
 from tests.support.tiny_run import compiled_in, fork_main, start_main
 
+STAGES: Final = ("prepare", "base", "base_dpo", "evaluate", "inspect")
+TRAINED: Final = ("base", "base_dpo")
 FIELDS: Final = (
-    "--config.stages=prepare,base,base_dpo,evaluate,inspect",
+    f"--config.stages={','.join(STAGES)}",
     "--config.evaluate.stages=('base_dpo',)",
     "--config.evaluate.num_records=4",
     "--config.evaluate.batch_size=2",
@@ -33,7 +36,6 @@ FIELDS: Final = (
     "--config.data.vit_features=disk",
     "--config.inspect.max_images=2",
 )
-STAGES: Final = ("base", "base_dpo")
 LONGEST: Final = 1800
 """Seconds that a run may take."""
 WITHOUT_PRIVILEGE: Final = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search,-fowner")
@@ -78,6 +80,12 @@ class Ended:
         if self.status == 0:
             return "done" if not messages else "untold"
         return "told" if self.status == 2 and messages == 1 else "untold"
+
+    @property
+    def stage(self) -> str:
+        """The last stage that it spoke of; "start" = none."""
+        spoken = re.findall(rf"^({'|'.join(STAGES)})\b", self.said, re.MULTILINE)
+        return spoken[-1] if spoken else "start"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +145,8 @@ def resource_runs(folder: Path, rounds: int, seed: int, *, only: str, say: Calla
     for turn in range(rounds):
         for name, kind in kinds.items():
             rng = random.Random(f"{seed} {turn} {name}")
-            first, outcome, about = _case(folder / "work", whole / "compiled", kind, rng, expected)
+            lacking, outcome, about = _case(folder / "work", whole / "compiled", kind, rng, expected)
+            first = f"{lacking.outcome} in {lacking.stage}" if lacking.outcome == "told" else lacking.outcome
             report.add(f"{name}: {first}", outcome, f"round {turn}: {about}")
             say(f"  round {turn}, {name}: {first}, then {outcome}")
     return report
@@ -145,28 +154,28 @@ def resource_runs(folder: Path, rounds: int, seed: int, *, only: str, say: Calla
 
 def _case(
     folder: Path, compiled: Path, kind: Lack, rng: random.Random, expected: dict[str, object]
-) -> tuple[str, str, str]:
-    """How the run ended that lacked something, how the next one did, and what differs or was said."""
+) -> tuple[Ended, str, str]:
+    """The run that lacked something, how the next one ended, and what differs or was said."""
     with place(folder, compiled) as work:
         lacking = kind(Work(work, rng))
         if lacking.outcome in ("traceback", "untold") or (lacking.outcome == "died" and kind is not memory):
-            return lacking.outcome, lacking.outcome, lacking.said[-600:]
+            return lacking, lacking.outcome, lacking.said[-600:]
         give_back(work)
         again = Work(work, rng).run()
         if again.status:
-            return lacking.outcome, "untold", f"{lacking.said[-300:]} ... {again.said[-600:]}"
+            return lacking, "untold", f"{lacking.said[-300:]} ... {again.said[-600:]}"
         found = left(work / "run")
     differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    return lacking.outcome, "silent" if differing else "same", str(differing)
+    return lacking, "silent" if differing else "same", str(differing)
 
 
 def left(run: Path) -> dict[str, object]:
     """What a run leaves that must not depend on where it is and when it was stopped."""
     files = [*sorted((run / "predictions").glob("*.jsonl")), run / "inspect" / "inspection.jsonl"]
     found: dict[str, object] = {path.name: path.read_bytes().replace(str(run).encode(), b"RUN") for path in files}
-    for stage in STAGES:
+    for stage in TRAINED:
         found[stage] = json.loads((run / "stages" / stage / "DONE.json").read_text())["weights"]
-    found["metrics"] = json.loads((run / "summary.json").read_text())["metrics"][STAGES[-1]]["one_shot"]["mle"]
+    found["metrics"] = json.loads((run / "summary.json").read_text())["metrics"][TRAINED[-1]]["one_shot"]["mle"]
     return found
 
 
