@@ -119,6 +119,16 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     return TinyRun(folder, *(path.read_text(encoding="utf-8") for path in said))
 
 
+@pytest.fixture(scope="module")
+def one_device() -> Iterator[None]:
+    """Runs in this process are on one of its devices, for which programs compile in two thirds of the time."""
+    import jax
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "device_count", lambda: 1)
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forgotten_programs() -> Iterator[None]:
     """Forgets a file's compiled functions after it, which no other file calls: they would fill gigabytes."""

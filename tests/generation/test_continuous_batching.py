@@ -27,8 +27,8 @@ IMAGES, ROWS, GROUP = 13, 4, 2
 STOPS = tuple(range(8, VOCAB_SIZE, 5))
 
 
-def groups_of(images: int, *, rows: int = GROUP) -> list[tuple[TreeBatch, np.ndarray]]:
-    """Batches of images of one to three questions, in trees of two lengths, and the seeds of their draws."""
+def groups_of(images: int, *, rows: int = GROUP, num_lengths: int = 2) -> list[tuple[TreeBatch, np.ndarray]]:
+    """Batches of images of one to three questions, in trees of one or two lengths, and the seeds of their draws."""
     rng, found = np.random.default_rng(4), []
     for start in range(0, images, rows):
         trees = [
@@ -36,11 +36,13 @@ def groups_of(images: int, *, rows: int = GROUP) -> list[tuple[TreeBatch, np.nda
             for tree in (random_tree(rng, num_questions=3, num_answers=1) for _ in range(min(rows, images - start)))
         ]
         trees[0] = dataclasses.replace(trees[0], has_reference=True)  # batches without any compile anew
-        long = 8 * (start // rows % 3 == 1)
+        long = 8 * (start // rows % 3 == 1 and num_lengths == 2)
         batch = batch_of([*trees, *[None] * (rows - len(trees))], rng, length=40 + long, num_questions=3)
         index = np.where(batch.record_index >= 0, batch.record_index + start, -1)
         found.append((dataclasses.replace(batch, record_index=index), 40 + np.arange(start, start + rows)))
-    return found
+    names = ("prefix_slots", "question_slots")
+    layout = {name: max(getattr(batch, name) for batch, _ in found) for name in names}  # as streams have it: one
+    return [(dataclasses.replace(batch, **layout), seeds) for batch, seeds in found]
 
 
 def in_batches(responder: Responder, groups: list[tuple[TreeBatch, np.ndarray]]) -> dict[int, Answers]:
@@ -85,17 +87,18 @@ PLACES = tuple((10 + cell,) if cell % 2 else (9, 19 + cell) for cell in range(9)
 
 
 @pytest.mark.parametrize(
-    ("mesh", "options"),
+    ("mesh", "num_lengths", "options"),
     [
-        (MESH, {"sampling": Sampling()}),
-        (ONE, {"sampling": Sampling(repetition_penalty=1.8)}),
-        (ONE, {"sampling": Sampling(1.2, top_k=20, repetition_penalty=1.3, seed=5)}),
-        (MESH, {"sampling": Sampling(1.2, seed=7), "place_ids": PLACES, "map_places": 2.0}),
+        (MESH, 2, {"sampling": Sampling()}),
+        (ONE, 1, {"sampling": Sampling(repetition_penalty=1.8)}),
+        (ONE, 1, {"sampling": Sampling(1.2, top_k=20, repetition_penalty=1.3, seed=5)}),
+        (MESH, 1, {"sampling": Sampling(1.2, seed=7), "place_ids": PLACES, "map_places": 2.0}),
     ],
     ids=["greedy", "penalised", "drawn", "by the map"],
 )
-def test_images_are_answered_as_in_batches(mesh: MeshConfig | Mesh, options: dict[str, Any]) -> None:
-    responder, groups = make_responder(2, mesh, **options, stop_ids=STOPS), groups_of(IMAGES)
+def test_images_are_answered_as_in_batches(mesh: MeshConfig | Mesh, num_lengths: int, options: dict[str, Any]) -> None:
+    responder = make_responder(2, mesh, **options, stop_ids=STOPS)
+    groups = groups_of(IMAGES, num_lengths=num_lengths)  # each length compiles what reads it
     expected, stream = in_batches(responder, groups), ContinuousBatching(responder, num_rows=ROWS)
     found = list(stream.answers(groups))
     assert [index for index, _ in found] == list(range(IMAGES))

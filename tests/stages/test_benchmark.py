@@ -30,6 +30,8 @@ from tests.support.official_mmad import official_table
 from tests.support.question_sets import MMAD_TYPES, write_manta, write_mmad
 from tests.support.tiny_run import read_jsonl
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 @dataclasses.dataclass(frozen=True)
 class Sets:

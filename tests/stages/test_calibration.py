@@ -19,6 +19,8 @@ from sage_jax.stages.calibration import threshold_of
 from sage_jax.stages.open_model import config_of
 from tests.support.tiny_run import TinyRun, read_jsonl, run_main
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 GOOD, DEFECTIVE = 24, 8
 
 

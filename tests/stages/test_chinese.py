@@ -36,7 +36,7 @@ from tests.support.exported_case import checkpoint_folder
 from tests.support.tiny_export import load_sage
 from tests.support.tiny_run import read_jsonl
 
-pytestmark = pytest.mark.usefixtures("remote_code_cache")
+pytestmark = pytest.mark.usefixtures("one_device", "remote_code_cache")
 
 ANSWERS = {
     True: ("是的，左上角有划痕。", "是，有划痕。", "是的，表面异常。", "不，完好。"),

@@ -20,6 +20,8 @@ from sage_jax.training.finished import final_weights
 from tests.support.endpoint_server import chat, served
 from tests.support.tiny_run import TinyRun, read_jsonl
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 NUM_IMAGES = 24 + 10
 
 

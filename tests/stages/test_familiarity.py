@@ -18,6 +18,8 @@ from sage_jax.stages.familiarity import FILE
 from sage_jax.stages.open_model import config_of
 from tests.support.tiny_run import TinyRun, read_jsonl
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 GOOD = 30
 
 

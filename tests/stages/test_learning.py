@@ -27,6 +27,8 @@ from sage_jax.stages.versions import active_version, read_report, use_version, v
 from sage_jax.training.finished import final_weights
 from tests.support.tiny_run import TinyRun
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 LESSON: dict[str, Any] = {"steps": 3, "warmup_steps": 1, "batch_size": 8, "replay": 0.5, "least": 6}
 
 

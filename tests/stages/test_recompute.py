@@ -16,6 +16,8 @@ from sage_jax.stages.stages import run_stages
 from sage_jax.training.finished import load_final
 from tests.support.tiny_run import CONFIG, TinyRun
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 def trained(run: TinyRun, folder: Path, *fields: str) -> tuple[Params, str]:
     """Parameters of a stage trained in this process on the data of a run, and the line on how it computes."""

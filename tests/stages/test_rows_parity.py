@@ -29,6 +29,8 @@ from tests.support.tiny_export import TRAINED_HERE
 from tests.support.tiny_run import read_jsonl
 from tests.support.trainer_rows import llava
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 BETA = 0.3
 ANSWERS = ("The seal has a scratch.", "There is a scratch near the top of the cap.", "No.", "The cap is whole.")
 

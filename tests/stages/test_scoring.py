@@ -17,6 +17,8 @@ from sage_jax.data.sources.generated import draw
 from sage_jax.stages.stages import run_stages
 from tests.support.tiny_run import CONFIG, TinyRun
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 @pytest.fixture
 def evaluated(tiny_run: TinyRun, tmp_path: Path) -> Callable[..., Path]:

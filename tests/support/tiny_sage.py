@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -113,14 +113,18 @@ def batch_of(
         token_labels=rng.choice(np.array([-1.0, 0.0, 0.05, 0.4], np.float32), (rows, 2 * TOKENS_PER_TILE)),
         token_names=np.random.default_rng(rows).integers(-1, VOCAB_SIZE, (rows, 2 * TOKENS_PER_TILE, 2), np.int32),
         record_index=np.where(real, np.arange(rows), -1).astype(np.int32),
-        prefix_slots=max((_prefix_length(tree) for tree in trees if tree is not None), default=1) + 1,
-        question_slots=max((len(ids) for tree in trees if tree is not None for ids, _ in tree.questions), default=0)
-        + 1,
+        prefix_slots=_room(_prefix_length(tree) for tree in trees if tree is not None),
+        question_slots=_room(len(ids) for tree in trees if tree is not None for ids, _ in tree.questions),
     )
     for index, tree in enumerate(trees):
         if tree is not None:
             _write(batch, index, tree, rng)
     return batch
+
+
+def _room(lengths: Iterable[int]) -> int:
+    """More than the longest, in steps: batches with other numbers of slots compile anew."""
+    return max(lengths, default=0) // 4 * 4 + 4
 
 
 def _prefix_length(tree: Tree) -> int:
