@@ -357,10 +357,7 @@ class _Traced:
 
 @functools.lru_cache(maxsize=4)
 def _compiled(graphdef: nnx.GraphDef[Sage], mesh: Mesh, decoding: Decoding, num_kv_heads: int) -> _Compiled:
-    """The jitted functions: models that differ in weights alone compile once, a stage's and the next one's too.
-
-    They are kept here, since JAX forgets what it has compiled for a function with the last reference to that.
-    """
+    """The jitted functions, kept since JAX forgets programs with their function: other weights compile nothing."""
     whole: Any = NamedSharding(mesh, PartitionSpec())
     rows: Any = batch_sharding(mesh)
     # A state goes out of one function and into another: were its sharding left open, each would compile again.
