@@ -22,7 +22,7 @@ from tests.campaign.fuzz import fuzz_inputs, try_input
 from tests.campaign.kill import kill_runs
 from tests.campaign.kinds import KINDS, judge, starts, write_inputs
 from tests.campaign.mutate import damage, mutate
-from tests.campaign.report import Report
+from tests.campaign.report import Report, chosen
 from tests.campaign.targets import Target, targets
 from tests.support.tiny_run import CONFIG
 
@@ -188,6 +188,16 @@ def test_a_stopped_campaign_of_damage_goes_on_and_shares_its_cases(
     cases = [case for case in tried if case[1]]
     assert len(cases) == len(set(cases)) == 3 * 4 and not any("log.txt" in path for path, _ in cases)
     assert sum(map(len, (first.failures, second.failures))) == 4 + 1
+
+
+def test_a_campaign_of_nothing_has_failed() -> None:
+    report = Report()
+    assert report.failed
+    report.add("disk full", "told")
+    assert not report.failed
+    assert chosen("", ("clock", "disk full")) == ["clock", "disk full"] and chosen("clock", ("clock", "x")) == ["clock"]
+    with pytest.raises(SystemExit, match="there is no 'full disk'; there are clock, disk full"):
+        chosen("clock,full disk", ("clock", "disk full"))
 
 
 def test_a_damaged_file_is_tried_with_what_reads_it() -> None:

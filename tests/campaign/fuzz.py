@@ -12,7 +12,7 @@ from typing import Final
 
 from sage_jax.errors import UserError
 from tests.campaign.mutate import mutate
-from tests.campaign.report import Report
+from tests.campaign.report import Report, chosen
 from tests.campaign.targets import Target, targets
 
 _LONGEST: Final = 10.0
@@ -31,10 +31,12 @@ def fuzz_inputs(
       only: One kind of input; "" = all.
     """
     report = Report()
-    chosen = [target for target in targets(folder / "inputs") if only in ("", target.name)]
-    say(f"fuzz: {number} mutants of {len(chosen)} kinds of input, seed {seed}")
+    found = targets(folder / "inputs")
+    names = chosen(only, dict.fromkeys(target.name for target in found))
+    tried = [target for target in found if target.name in names]
+    say(f"fuzz: {number} mutants of {len(tried)} kinds of input, seed {seed}")
     for turn in range(number):
-        target = chosen[turn % len(chosen)]
+        target = tried[turn % len(tried)]
         rng = random.Random(f"{seed} {turn}")
         mutant, failed = mutate(target.content, rng), len(report.failures)
         outcome, about = try_input(target, mutant)

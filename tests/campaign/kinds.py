@@ -16,7 +16,7 @@ from sage_jax.config import DataConfig
 from sage_jax.data.sources.generated import draw
 from sage_jax.process.files import replace_file
 from tests.campaign.kill import Process, Start, kill_runs
-from tests.campaign.report import Report
+from tests.campaign.report import Report, chosen
 from tests.support.endpoint_server import Served, marks, served
 from tests.support.question_sets import write_mmad
 from tests.support.tiny_run import compiled_in, fork_main, start_main
@@ -98,12 +98,13 @@ def kill_kinds(folder: Path, number: int, seed: int, *, only: str, say: Callable
     Args:
       only: Kinds, with commas between; "" = all.
     """
+    names = chosen(only, KINDS)
     folder.mkdir(parents=True, exist_ok=True)
     inputs = folder / "inputs"
     write_inputs(inputs)
     with judge(folder / "port") as url:
-        chosen = {name: start for name, start in starts(inputs, url).items() if not only or name in only.split(",")}
-        return kill_runs(folder, number, seed, kinds=chosen, say=say)
+        begun = starts(inputs, url)
+        return kill_runs(folder, number, seed, kinds={name: begun[name] for name in names}, say=say)
 
 
 def starts(inputs: Path, url: str) -> dict[str, Start]:

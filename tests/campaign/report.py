@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,8 +35,8 @@ class Report:
 
     @property
     def failed(self) -> bool:
-        """Whether any case ended as it should not."""
-        return bool(self.failures)
+        """Whether any case ended as it should not, or there was none, which shows nothing."""
+        return bool(self.failures) or not self.counts
 
     def __str__(self) -> str:
         kinds = list(dict.fromkeys(kind for kind, _ in self.counts))
@@ -46,6 +47,19 @@ class Report:
             lines.append(f"| {kind} | " + " | ".join(cells) + " |")
         total = sum(self.counts.values())
         return "\n".join([*lines, *self.failures, f"{total} cases, {len(self.failures)} failed"])
+
+
+def chosen(only: str, names: Iterable[str]) -> list[str]:
+    """Kinds of a campaign: those named with commas between, or all.
+
+    Raises:
+      SystemExit: There is no such kind; the message has those there are.
+    """
+    known = list(names)
+    wanted = only.split(",") if only else known
+    if unknown := [name for name in wanted if name not in known]:
+        raise SystemExit(f"--only: there is no {', '.join(map(repr, unknown))}; there are {', '.join(known)}")
+    return wanted
 
 
 def rows_of(path: Path, seed: int) -> dict[int, dict[str, Any]]:

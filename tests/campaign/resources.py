@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tests.campaign.report import Report
+from tests.campaign.report import Report, chosen
 from tests.support.tiny_run import compiled_in, fork_main, start_main
 
 STAGES: Final = ("prepare", "base", "base_dpo", "evaluate", "inspect")
@@ -133,6 +133,7 @@ def resource_runs(folder: Path, rounds: int, seed: int, *, only: str, say: Calla
       rounds: Of all kinds; how much is lacking is drawn in each anew.
       only: Kinds, with commas between; "" = all.
     """
+    kinds = {name: LACKS[name] for name in chosen(only, LACKS)}
     report = Report()
     whole = folder / "whole"
     whole.mkdir()
@@ -140,7 +141,6 @@ def resource_runs(folder: Path, rounds: int, seed: int, *, only: str, say: Calla
         report.add("nothing lacks", "untold", ended.said[-300:])
         return report
     expected = left(whole / "run")
-    kinds = {name: kind for name, kind in LACKS.items() if name in (only.split(",") if only else LACKS)}
     say(f"resources: {rounds} rounds of {len(kinds)} kinds, seed {seed}")
     for turn in range(rounds):
         for name, kind in kinds.items():
