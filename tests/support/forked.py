@@ -244,6 +244,8 @@ def _forked(connection: socket.socket) -> dict[str, Any] | None:
 def _run(request: dict[str, Any]) -> None:
     import jax
 
+    # As in a terminal, though the tests may have been started in the background, where it is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     program, *arguments = request["command"]
     os.chdir(request["cwd"])
     os.environ.clear()
