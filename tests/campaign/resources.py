@@ -102,18 +102,25 @@ class Work:
     rng: random.Random
     fields: Sequence[str] = FIELDS
 
-    def run(self, *fields: str, meanwhile: Callable[[int], None] | None = None, **options: Any) -> Ended:
+    def run(
+        self,
+        *fields: str,
+        meanwhile: Callable[[int], None] | None = None,
+        after: tuple[float, float] = (2.0, 25.0),
+        **options: Any,
+    ) -> Ended:
         """Runs to the end: with options from an interpreter of its own, else as a fork.
 
         Args:
-          meanwhile: Called once with the number of the process, at a moment drawn from the first 25 seconds of the run.
+          meanwhile: Called once with the number of the process.
+          after: Least and most seconds of the run before that, between which they are drawn.
         """
         environment = compiled_in(self.folder) | options.get("environment", {})
         begin = start_main if options else fork_main
         process = begin(self.folder, *self.fields, *fields, **options | {"environment": environment})
         if meanwhile:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(self.rng.uniform(2.0, 25.0))
+                process.wait(self.rng.uniform(*after))
             meanwhile(process.pid)
         try:
             said = process.communicate(timeout=LONGEST)[1]
@@ -219,16 +226,39 @@ def limited(kind: int, most: int) -> Callable[[], None]:
 
 
 def disk_full(work: Work) -> Ended:
-    """The file system of run and data is full at some moment."""
-    disk = work.folder / "disk"
-    kilobytes = work.rng.randint(100, 3500)
+    """The file system of run and data is full from some moment on: of a stage that is drawn, or whenever it is."""
+    disk, stage = work.folder / "disk", work.rng.choice((*STAGES, ""))
+    kilobytes = 2**16 if stage else work.rng.randint(100, 3500)
     fields = (f"--config.run_dir={disk / 'run'}", f"--config.data.cache_dir={disk / 'cache'}")
-    with small_disk(disk, kilobytes):
-        ended = work.run(*fields)
+    with small_disk(disk, kilobytes) as resize:
+
+        def fill(process: int) -> None:
+            while not _has_begun(stage, disk) and _runs(process):
+                time.sleep(0.02)
+            room = os.statvfs(disk)
+            resize((room.f_blocks - room.f_bfree) * room.f_frsize // 1024 + work.rng.randint(0, 16))
+
+        ended = work.run(*fields, meanwhile=fill, after=(0.0, 0.0)) if stage else work.run(*fields)
         for name in ("run", "cache"):
             if (disk / name).exists():
                 shutil.copytree(disk / name, work.folder / name, dirs_exist_ok=True)
     return ended
+
+
+def _has_begun(stage: str, disk: Path) -> bool:
+    """Whether a run has a line of a stage; `prepare` says its first at its end, and begins with a folder."""
+    log = disk / "run" / "log.txt"
+    if stage == "prepare":
+        return (disk / "cache").exists()
+    return log.exists() and re.search(rf"^\S+ \S+ {stage}: ", log.read_text(), re.MULTILINE) is not None
+
+
+def _runs(process: int) -> bool:
+    """Whether a process has not ended."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
 
 
 def small_files(work: Work) -> Ended:
@@ -271,7 +301,7 @@ def killed_worker(work: Work) -> Ended:
     """A process that reads data for the run is killed."""
 
     def kill(process: int) -> None:
-        while Path(f"/proc/{process}/stat").read_text().split(") ")[1][0] != "Z":
+        while _runs(process):
             with contextlib.suppress(OSError):  # it has ended since
                 for children in Path(f"/proc/{process}/task").glob("*/children"):
                     for child in children.read_text().split():
