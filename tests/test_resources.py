@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
@@ -41,17 +42,18 @@ def work(tmp_path: Path, whole: Path) -> Work:
 def test_a_full_disk_is_told_and_with_room_the_same_command_goes_on(work: Work, whole: Path, kilobytes: int) -> None:
     disk = work.folder / "disk"
     fields = (f"--config.run_dir={disk / 'run'}", f"--config.data.cache_dir={disk / 'cache'}")
-    try:
-        with small_disk(disk, kilobytes) as resize:
-            lacking = work.run(*fields)
-            assert lacking.outcome == "told", lacking.said
-            assert "No space left on device: make room on that disk" in lacking.said
-            resize(64_000)
-            again = work.run(*fields)
-            assert again.outcome == "done", again.said
-            assert weights_of(disk) == weights_of(whole)
-    except OSError as error:
-        pytest.skip(f"no file system can be mounted here: {error}")
+    with contextlib.ExitStack() as mounted:
+        try:
+            resize = mounted.enter_context(small_disk(disk, kilobytes))
+        except OSError as error:
+            pytest.skip(f"no file system can be mounted here: {error}")
+        lacking = work.run(*fields)
+        assert lacking.outcome == "told", lacking.said
+        assert "No space left on device: make room on that disk" in lacking.said
+        resize(64_000)
+        again = work.run(*fields)
+        assert again.outcome == "done", again.said
+        assert weights_of(disk) == weights_of(whole)
 
 
 def test_nothing_depends_on_home_locale_network_or_the_folders_name(work: Work, whole: Path) -> None:

@@ -32,6 +32,7 @@ from sage_jax.hf.upload import HubApi, check_upload, upload
 from sage_jax.journal.run_log import RunLog
 from sage_jax.journal.summary import METRICS, MODES, load_summary
 from sage_jax.parameters import Params, digest
+from sage_jax.process.shortages import raise_if_lacking
 from sage_jax.stages.export_record import is_exported, note_export
 from sage_jax.stages.provenance import log_changes
 from sage_jax.stages.run import Stage, StageCost
@@ -328,7 +329,17 @@ def _revision(config: Config) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """What a run says of its data, for the card; nothing where the file is gone."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise_if_lacking(error, path)
+        raise ConfigError(f"{path}: damaged ({error}): delete it, the card then lacks what it says") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: damaged, it is no JSON object: delete it, the card then lacks what it says")
+    return content
 
 
 def _metrics(exported: Exported) -> dict[str, Any]:

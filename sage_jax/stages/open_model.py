@@ -41,14 +41,11 @@ def config_of(folder: Path | str, *, scratch: Path | None = None) -> Config:
             f"{folder}: no model is here: neither a run (config.json and stages/) nor a checkpoint (config.json and "
             f"*.safetensors). {_HOW_TO_TRAIN}"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{folder / 'config.json'}: cannot be read: {error}") from None
-    seal = folder / CONFIG_SUM
-    if seal.exists() and seal.read_text("ascii", "replace").strip() != file_sum(folder / CONFIG):
-        raise UserError(
-            f"{folder / CONFIG}: damaged, or changed by hand: it is not as the run wrote it. Bring it back from a "
-            f"copy; to read it as it stands, delete {seal}"
-        )
+    if not isinstance(about, dict):
+        raise UserError(f"{folder / 'config.json'}: it is no JSON object: bring it back from a copy")
+    _check_seal(folder)
     if "model_type" in about or "architectures" in about:
         return _of_checkpoint(folder, about, scratch or Path("runs") / folder.name)
     try:
@@ -56,6 +53,22 @@ def config_of(folder: Path | str, *, scratch: Path | None = None) -> Config:
     except ConfigError as error:
         raise UserError(f"{folder / 'config.json'}: no run of this version: {error}. {_HOW_TO_TRAIN}") from None
     return dataclasses.replace(config, run_dir=str(folder))
+
+
+def _check_seal(folder: Path) -> None:
+    """Holds the config of a run against its checksum, where there is one."""
+    seal = folder / CONFIG_SUM
+    try:
+        sealed = seal.read_text("ascii", "replace").strip()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"{seal}: cannot be read: {error}: delete it, and {CONFIG} is read as it stands") from None
+    if sealed != file_sum(folder / CONFIG):
+        raise UserError(
+            f"{folder / CONFIG}: damaged, or changed by hand: it is not as the run wrote it. Bring it back from a "
+            f"copy; to read it as it stands, delete {seal}"
+        )
 
 
 _HOW_TO_TRAIN = (
@@ -74,6 +87,13 @@ def _of_checkpoint(folder: Path, about: dict[str, Any], scratch: Path) -> Config
             )
         text = TextConfig(max_fact_tokens=64, max_answer_tokens=80)  # as configs/sage_8b.py
         return Config(run_dir=str(scratch), text=text, model=ModelConfig(weights=str(folder)))
+    try:
+        return _of_export(folder, sage, scratch)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder / 'config.json'}: sage: {error} is lacking or of another kind: export anew") from None
+
+
+def _of_export(folder: Path, sage: dict[str, Any], scratch: Path) -> Config:
     text = TextConfig(system=sage["system"] or "none", **{name: sage[name] for name in _TEXT_OF_EXPORT})
     model = ModelConfig(weights=str(folder), fusion=FusionConfig(**sage["fusion"]), max_tiles=sage["max_tiles"])
     config = Config(run_dir=str(scratch), text=text, model=model, data=_data_of(sage, folder))

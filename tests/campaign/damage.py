@@ -182,7 +182,9 @@ def _acted(work: Path, action: str, path: Path | None) -> tuple[tuple[str, str],
     message = next((line for line in said.getvalue().splitlines() if line.startswith("error: ")), "")
     if status == 0:
         return ("done", ""), opened or _left(work / "run", action)
-    named = path is not None and any(str(part) in message for part in (path.name, *path.parents[:-1]))
+    # Of its folders, those of the run and of all data are in every path: they name nothing.
+    places = [part for part in path.parents if len(part.parts) > 1] if path else []
+    named = path is not None and any(str(part) in message for part in (path.name, *places))
     return ("told" if status == 2 and named else "untold", message[:300]), None
 
 

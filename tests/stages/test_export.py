@@ -136,6 +136,19 @@ def test_the_card_has_the_scores_of_these_weights_alone(trained_here: Case, tmp_
         assert "license: mit\n" in card and f"revision: `{'ab' * 32}`" in card
 
 
+@pytest.mark.parametrize("content", ["", "[]"])
+def test_a_damaged_account_of_the_data_is_told(trained_here: Case, tmp_path: Path, content: str) -> None:
+    run, folder = trained_here.run, tmp_path / "out"
+    account = run.folder.path / "data.json"
+    account.write_text(content)
+    try:
+        with pytest.raises(ConfigError, match=r"data.json: damaged.*: delete it"):
+            run_stages(dataclasses.replace(run.config, export=ExportConfig(folder=str(folder), license="mit")))
+    finally:
+        account.unlink()
+    assert not folder.exists()
+
+
 def test_an_interrupted_export_leaves_nothing(trained_here: Case, tmp_path: Path) -> None:
     run = trained_here.run
     config = dataclasses.replace(run.config, export=ExportConfig(folder=str(tmp_path / "out")))

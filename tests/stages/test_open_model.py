@@ -48,6 +48,9 @@ def test_an_export_keeps_its_settings_and_a_released_checkpoint_has_none(tmp_pat
     [
         (None, "no model is here: neither a run .* nor a checkpoint"),
         ("{", "config.json: cannot be read"),
+        ("[" * 100_000, "config.json: cannot be read"),
+        *((content, "config.json: it is no JSON object") for content in ("5", "null", "[]", "true", '"model_type"')),
+        ('{"model_type": "x", "sage": {}}', "config.json: sage: .* is lacking or of another kind: export anew"),
         ('{"sead": 3}', r"no run of this version: config.sead: no such field; did you mean 'seed'\?"),
     ],
 )
@@ -70,3 +73,12 @@ def test_a_config_with_another_checksum_is_told_and_without_one_read(tmp_path: P
         config_of(tmp_path)
     (tmp_path / "config.json.sha256").unlink()
     assert config_of(tmp_path).inspect.threshold == 0.7
+
+
+def test_a_checksum_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    RunFolder(tmp_path).write_config(Config())
+    seal = tmp_path / "config.json.sha256"
+    seal.unlink()
+    seal.mkdir()
+    with pytest.raises(UserError, match=r"config.json.sha256: cannot be read.*: delete it"):
+        config_of(tmp_path)
