@@ -15,6 +15,7 @@ from sage_jax.config import TRAINING_STAGES, ConfigError
 from sage_jax.metrics.intervals import Metric
 from sage_jax.process.files import replace_file
 from sage_jax.process.peak_memory import PeakMemory
+from sage_jax.process.shortages import raise_if_lacking
 
 MODELS: Final = tuple(TRAINING_STAGES)
 MODES: Final = ("zero_shot", "one_shot")
@@ -74,11 +75,12 @@ def load_summary(path: Path) -> dict[str, Any]:
     Raises:
       ConfigError: The file is no summary.
     """
-    if not path.exists():
-        return {"stages": {}, "metrics": {}}
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except FileNotFoundError:
+        return {"stages": {}, "metrics": {}}
+    except (OSError, ValueError, RecursionError) as error:
+        raise_if_lacking(error, path)
         raise ConfigError(f"{path}: not JSON ({error}); delete it and run the stage evaluate again") from None
     for name in ("stages", "metrics"):
         if not isinstance(summary, dict) or not isinstance(summary.setdefault(name, {}), dict):

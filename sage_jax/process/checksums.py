@@ -47,14 +47,14 @@ def damaged(folder: Path) -> list[str]:
       ShortageError: They cannot be read for want of a file handle or of permission.
     """
     path = folder / FILE
-    if not path.exists():
-        return []
     try:
+        if not path.exists():
+            return []
         sums = json.loads(path.read_text(encoding="utf-8"))
         listed = [(str(name), str(value)) for name, value in sums.items()]
     except FileNotFoundError:
         return [FILE]
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise_if_lacking(error, path)
         return [FILE]
     return [name for name, value in listed if not _is_whole(folder / name, value)]
@@ -71,7 +71,10 @@ def open_json(text: str) -> dict[str, Any]:
     Raises:
       ValueError: It is no JSON object, or not what was sealed.
     """
-    content = json.loads(text)
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise ValueError("its JSON is nested too deep") from None
     if not isinstance(content, dict):
         raise ValueError("it is no JSON object")
     if _FIELD not in content:

@@ -108,6 +108,7 @@ def _summary(rows: list[dict[str, Any]]) -> str:
         f"{len(rows)} runs, {sum(row['outcome'] == 'same' for row in rows)} the same; {len(kills)} kills ("
         f"{', '.join(f'{name} {count}' for name, count in signals.most_common())}), in "
         f"{', '.join(f'{name} {count}' for name, count in stages.most_common())}; "
+        f"{sum(not row['kills'] for row in rows)} runs ended before their first kill; "
         f"{sum(row['compared'] for row in rows):,} arrays and files compared"
     )
 

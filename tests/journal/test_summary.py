@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
+from sage_jax.errors import ConfigError
 from sage_jax.journal.summary import (
     METRICS,
     MODELS,
@@ -74,6 +75,19 @@ def test_recording_one_stage_keeps_all_others(tmp_path: Path):
         before["metrics"]["sfe"]["one_shot"].pop(name)
     assert after["stages"].pop("edpo") == {"seconds": 5, "peak_memory_gb": 1}
     assert after == before
+
+
+def test_what_is_no_summary_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    assert load_summary(path) == {"stages": {}, "metrics": {}}
+    for content in ("", "[]", "[" * 100_000, '{"stages": 3}'):
+        path.write_text(content)
+        with pytest.raises(ConfigError, match="summary.json: .*; delete it and run the stage evaluate again"):
+            load_summary(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ConfigError, match="summary.json: not JSON"):
+        load_summary(path)
 
 
 def test_every_metric_holds_value_interval_and_count(tmp_path: Path):

@@ -47,7 +47,7 @@ def test_every_way_to_damage_a_file_is_found(folder: Path, name: str) -> None:
 
 def test_the_list_itself_may_be_damaged_or_missing(folder: Path) -> None:
     path = folder / FILE
-    for content in (b"", b"{", b"[]", b"\xff"):
+    for content in (b"", b"{", b"[]", b"\xff", b"[" * 100_000):
         path.write_bytes(content)
         assert damaged(folder) == [FILE]
     path.unlink()
@@ -65,7 +65,7 @@ def test_json_comes_back_and_any_other_value_is_refused() -> None:
         assert old in text
         with pytest.raises(ValueError, match="its checksum is not that of its content"):
             open_json(text.replace(old, new))
-    for broken in ("", "{", "[]", "3", json.dumps(CONTENT)):
+    for broken in ("", "{", "[]", "3", "[" * 100_000, json.dumps(CONTENT)):
         with pytest.raises(ValueError):
             open_json(broken)
 
