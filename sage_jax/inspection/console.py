@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from sage_jax.inspection.report import InspectionRow, row_from_json
 
@@ -17,7 +19,7 @@ _SHOWN = 5
 
 
 def print_inspection(output: Path, cost: Mapping[str, float], console: Console | None = None) -> None:
-    """Prints counts by verdict, speed, the images of highest score, and the place of the report.
+    """Prints counts by verdict, speed, unreadable images, those of highest score, and the place of the report.
 
     Args:
       output: Folder of the inspection.
@@ -33,9 +35,11 @@ def print_inspection(output: Path, cost: Mapping[str, float], console: Console |
     worst = heapq.nlargest(
         _SHOWN, (row for row in _rows(output) if row.score is not None), key=lambda row: row.score or 0
     )
+    unread = itertools.islice((row for row in _rows(output) if row.score is None), _SHOWN)
     table = Table("score", "verdict", "image", "reason", box=None, pad_edge=False)
-    for row in worst:
-        table.add_row(f"{row.score:.3f}", row.verdict, Path(row.image).name, row.reason)
+    for row in [*unread, *worst]:
+        score, why = ("", row.error) if row.score is None else (f"{row.score:.3f}", row.reason)
+        table.add_row(score, row.verdict, *map(Text, (Path(row.image).name, why)))  # texts are no markup
     console.print(table)
     console.print(f"report: {output / 'report.html'}", markup=False, soft_wrap=True)
 

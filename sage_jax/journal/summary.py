@@ -81,7 +81,7 @@ def load_summary(path: Path) -> dict[str, Any]:
         return {"stages": {}, "metrics": {}}
     except (OSError, ValueError, RecursionError) as error:
         raise_if_lacking(error, path)
-        raise ConfigError(f"{path}: not JSON ({error}); delete it and run the stage evaluate again") from None
+        raise ConfigError(f"{path}: cannot be read ({error}); delete it and run the stage evaluate again") from None
     for name in ("stages", "metrics"):
         if not isinstance(summary, dict) or not isinstance(summary.setdefault(name, {}), dict):
             raise ConfigError(f"{path}: expected an object {name}; delete it and run the stage evaluate again")

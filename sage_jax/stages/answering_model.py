@@ -20,9 +20,7 @@ def inspection_model(run: Run, stage: str = "", *, wanted_by: str) -> Inspection
     Raises:
       ConfigError: The stage is not trained, or its files have faults.
     """
-    name = stage or run.trained.last()
-    if name is None or name not in run.trained:
-        raise run.trained.missing(name or "sfe", wanted_by=wanted_by)
+    name = run.trained.to_answer(stage, wanted_by=wanted_by)
     check_finished(run, name, wanted_by=wanted_by)
     evaluator = run.evaluator(name, run.weights.answering(name, wanted_by=wanted_by), use_up=True)
     config = evaluator.config

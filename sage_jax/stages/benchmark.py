@@ -71,9 +71,7 @@ def benchmark(stage: Stage) -> StageCost:
       TreeError: A question does not fit the model.
     """
     run, log, options = stage.run, stage.log, stage.config.benchmark
-    name = options.stage or run.trained.last() or "base"
-    if name not in run.trained:
-        raise run.trained.missing(name, wanted_by=stage.name)
+    name = run.trained.to_answer(options.stage, wanted_by=stage.name)
     log_changes(stage, name)
     try:
         questions = _questions(stage)

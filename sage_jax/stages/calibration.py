@@ -38,9 +38,7 @@ def calibrate(stage: Stage) -> StageCost:
       ConfigError: The images do not support what is asked, or the stage that answers is not trained.
     """
     run, log, config = stage.run, stage.log, stage.config
-    name = config.inspect.stage or run.trained.last() or "base"
-    if name not in run.trained:
-        raise run.trained.missing(name, wanted_by=stage.name)
+    name = run.trained.to_answer(config.inspect.stage, wanted_by=stage.name)
     log_changes(stage, name)
     asked_for = _inspections(config)
     try:

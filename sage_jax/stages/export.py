@@ -100,7 +100,7 @@ def export(stage: Stage) -> StageCost:
       UploadError: The upload failed; the folder is complete.
     """
     run = stage.run
-    name = stage.config.export.stage or run.trained.last() or "base"
+    name = run.trained.to_answer(stage.config.export.stage, wanted_by=stage.name)
     log_changes(stage, name)
     # The scores are under the hash of the weights as evaluation keeps them; those are gone before the others come.
     scored_as = digest(run.weights.answering(name, wanted_by=stage.name))

@@ -24,9 +24,7 @@ def inspect(stage: Stage) -> StageCost:
       ConfigError: The stage that is to answer is not trained, or there are no images.
     """
     run, log, options = stage.run, stage.log, stage.config.inspect
-    name = options.stage or run.trained.last() or "base"
-    if name not in run.trained:
-        raise run.trained.missing(name, wanted_by=stage.name)
+    name = run.trained.to_answer(options.stage, wanted_by=stage.name)
     images = _images(stage)
     log_changes(stage, name)
     try:

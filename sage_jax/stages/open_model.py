@@ -11,6 +11,7 @@ from sage_jax.config import Config, DataConfig, FusionConfig, ModelConfig, TextC
 from sage_jax.errors import ConfigError, UserError
 from sage_jax.hf.importing import OWN_FILE
 from sage_jax.process.checksums import file_sum
+from sage_jax.process.shortages import raise_if_lacking
 from sage_jax.stages.folder import CONFIG, CONFIG_SUM
 from sage_jax.stages.versions import active_folder
 
@@ -42,6 +43,7 @@ def config_of(folder: Path | str, *, scratch: Path | None = None) -> Config:
             f"*.safetensors). {_HOW_TO_TRAIN}"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
+        raise_if_lacking(error, folder / "config.json")
         raise UserError(f"{folder / 'config.json'}: cannot be read: {error}") from None
     if not isinstance(about, dict):
         raise UserError(f"{folder / 'config.json'}: it is no JSON object: bring it back from a copy")
@@ -63,6 +65,7 @@ def _check_seal(folder: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
+        raise_if_lacking(error, seal)
         raise UserError(f"{seal}: cannot be read: {error}: delete it, and {CONFIG} is read as it stands") from None
     if sealed != file_sum(folder / CONFIG):
         raise UserError(

@@ -22,6 +22,7 @@ from sage_jax.stages.learning import check_learning
 from sage_jax.stages.provenance import check_finished, check_start
 from sage_jax.stages.run import Run
 from sage_jax.stages.structure import shapes_without_tokenizer
+from sage_jax.stages.trained import FIRST_VERDICTS
 from sage_jax.training.loop import check_batch_size
 from sage_jax.training.optim import partition
 
@@ -127,7 +128,7 @@ def _check_starts(run: Run, stages: Sequence[str]) -> None:
             )
         before.add(stage)
         if stage in ("evaluate", "calibrate", "benchmark", "inspect", "serve", "export") and not trained:
-            raise run.trained.missing("base", wanted_by=stage)
+            raise run.trained.missing(FIRST_VERDICTS, wanted_by=stage)
         if stage == "evaluate" and not trained & {*run.config.evaluate.stages}:
             raise run.trained.missing(run.config.evaluate.stages[-1], wanted_by=stage)
         if stage in ("calibrate", "inspect", "serve") and run.config.inspect.stage not in ("", *trained):

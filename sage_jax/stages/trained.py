@@ -6,12 +6,15 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from sage_jax.config import TRAINING_STAGES, ConfigError, LoraConfig, starts_from
 from sage_jax.process.shortages import raise_if_lacking
 from sage_jax.stages.folder import RunFolder
 from sage_jax.training.finished import DONE, FINAL, final_config, final_weights, has_unsealed_final, is_finished
+
+FIRST_VERDICTS: Final = "sfe"
+"""The first training stage whose model gives verdicts: `base` before it learns what images show."""
 
 
 class GivenModel(Protocol):
@@ -60,6 +63,17 @@ class TrainedStages:
                     f"bring {DONE} back from a copy, or delete the folder; an earlier stage answers if it is named"
                 )
         return None
+
+    def to_answer(self, stage: str, *, wanted_by: str) -> str:
+        """The stage that answers: the named one, or the last trained one for "".
+
+        Raises:
+          ConfigError: It is not finished. Where none is, the message has the first that gives verdicts, not `base`.
+        """
+        name = stage or self.last() or FIRST_VERDICTS
+        if name not in self:
+            raise self.missing(name, wanted_by=wanted_by)
+        return name
 
     @property
     def data_revisions(self) -> set[str]:

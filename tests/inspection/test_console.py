@@ -24,7 +24,9 @@ def test_counts_speed_the_worst_and_the_report_are_told(tmp_path: Path) -> None:
     rows.append(InspectionRow("parts/cut.png", "", "unreadable", None, "", error="cut off"))
     lines = said(tmp_path, rows, images=9.0, batch_seconds=1.8)
     assert lines[0] == "10 images: 8 good, 1 defective, 1 unreadable; 0.20 s an image"
-    shown = [line.split()[:3] for line in lines[2:-1]]
+    assert lines[2].rstrip().split(maxsplit=2) == ["unreadable", "cut.png", "cut off"]
+    assert "It is [bold]fine." in lines[4]
+    shown = [line.split()[:3] for line in lines[3:-1]]
     assert shown[0] == ["0.970", "defective", "bad.png"] and [row[0] for row in shown] == sorted(
         (row[0] for row in shown), reverse=True
     )

@@ -86,7 +86,7 @@ def test_what_is_no_summary_is_told(tmp_path: Path) -> None:
             load_summary(path)
     path.unlink()
     path.mkdir()
-    with pytest.raises(ConfigError, match="summary.json: not JSON"):
+    with pytest.raises(ConfigError, match="summary.json: cannot be read"):
         load_summary(path)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from sage_jax.config import Config, InspectConfig
 from sage_jax.errors import UserError
+from sage_jax.process.shortages import ShortageError
 from sage_jax.stages.folder import RunFolder
 from sage_jax.stages.open_model import config_of
 
@@ -82,3 +85,18 @@ def test_a_checksum_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     seal.mkdir()
     with pytest.raises(UserError, match=r"config.json.sha256: cannot be read.*: delete it"):
         config_of(tmp_path)
+
+
+def test_a_lack_of_handles_is_never_taken_for_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    RunFolder(tmp_path).write_config(Config())
+    read = Path.read_text
+
+    def lacking(path: Path, *arguments: str, **options: str) -> str:
+        if path.name == "config.json.sha256":
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+        return read(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", lacking)
+    with pytest.raises(ShortageError) as told:
+        config_of(tmp_path)
+    assert "config.json.sha256" in str(told.value) and "delete" not in str(told.value)

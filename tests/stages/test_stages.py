@@ -179,9 +179,9 @@ def test_the_answers_of_an_evaluation_are_judged(tiny_run: TinyRun, copied: Any)
         ("sfe", "stage 'sfe' needs stage 'base', .* run with --config.stages=base,sfe"),
         ("edpo", "stage 'edpo' needs stage 'sfe', .* run with --config.stages=base,sfe,edpo"),
         ("sfe,base", "stage 'sfe' needs stage 'base'"),
-        ("evaluate", "stage 'evaluate' needs stage 'base', .* run with --config.stages=base,evaluate"),
-        ("prepare,inspect", "stage 'inspect' needs stage 'base'"),
-        ("export,base", "stage 'export' needs stage 'base', .* run with --config.stages=base,export"),
+        ("evaluate", "stage 'evaluate' needs stage 'sfe', .* run with --config.stages=base,sfe,evaluate"),
+        ("prepare,inspect", "stage 'inspect' needs stage 'sfe', .* run with --config.stages=base,sfe,inspect"),
+        ("export,base", "stage 'export' needs stage 'sfe', .* run with --config.stages=base,sfe,export"),
     ],
 )
 def test_a_stage_without_the_model_it_needs_says_how_to_train_it(tmp_path: Path, stages: str, message: str) -> None:

@@ -56,6 +56,10 @@ def test_what_is_missing_is_told_with_the_stages_to_run(run: Run) -> None:
     nothing = TrainedStages(RunFolder(Path("nowhere")), None)
     assert "--config.stages=base,sfe,edpo,export" in str(nothing.missing("edpo", wanted_by="export"))
     assert nothing.last() is None and nothing.data_revisions == set()
+    assert run.trained.to_answer("", wanted_by="inspect") == run.trained.last()
+    assert run.trained.to_answer("base", wanted_by="inspect") == "base"
+    with pytest.raises(ConfigError, match="run with --config.stages=base,sfe,inspect"):  # not `base`, useless alone
+        nothing.to_answer("", wanted_by="inspect")
 
 
 def test_published_weights_stand_in_for_the_base(tmp_path: Path) -> None:
