@@ -62,7 +62,10 @@ def damage_run(
     report, done = Report(), rows_of(results, seed)
     files = _finished(whole)
     _, expected = outcome_of(whole, work, None, "", random.Random(seed))
-    todo = [case for case in enumerate((path, how) for path in files for how in _HOW) if only in str(case[1][0])]
+    # An empty file can only be deleted: the other ways leave it as it is.
+    cases_of = {path: _HOW if (whole / path).stat().st_size else ("deleted",) for path in files}
+    every = enumerate((path, how) for path, ways in cases_of.items() for how in ways)
+    todo = [case for case in every if only in str(case[1][0])]
     todo = random.Random(seed).sample(todo, cases) if cases else todo
     todo = todo[share[0] - 1 :: share[1]]
     say(f"damage: {len(todo)} cases, seed {seed}, {len(done.keys() & dict(todo))} of them done before")

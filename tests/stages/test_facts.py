@@ -39,7 +39,7 @@ def config(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Confi
     inspect = dataclasses.replace(config.inspect, images="", references="")
     data = dataclasses.replace(config.data, facts="model", cache_dir=str(cache))
     evaluate = dataclasses.replace(config.evaluate, stages=("sfe",))
-    sfe = dataclasses.replace(config.sfe, batch_size=8, steps=6)  # tests run on 8 devices
+    sfe = dataclasses.replace(config.sfe, batch_size=8, steps=6)
     return dataclasses.replace(config, facts=facts, data=data, inspect=inspect, evaluate=evaluate, sfe=sfe)
 
 
