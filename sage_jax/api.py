@@ -23,6 +23,7 @@ from sage_jax.inspection.result import Inspection
 from sage_jax.journal.summary import load_summary
 from sage_jax.process.checksums import open_json
 from sage_jax.process.libraries import settle_libraries
+from sage_jax.process.shortages import told
 from sage_jax.stages.answering_model import inspection_model
 from sage_jax.stages.calibration import FILE
 from sage_jax.stages.export import export_folder
@@ -169,7 +170,7 @@ def load(
       UserError: There is no such model, or it has faults; the message says how to get one.
     """
     settle_libraries()
-    with contextlib.ExitStack() as made:
+    with told(), contextlib.ExitStack() as made:
         scratch = tempfile.TemporaryDirectory(prefix="sage_jax-")
         made.callback(scratch.cleanup)
         config = config_of(folder, scratch=Path(scratch.name))

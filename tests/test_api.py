@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import sage_jax
 from sage_jax.config import InspectConfig
 from sage_jax.data.images import decode_rgb, encode_png
 from sage_jax.inspection import given
+from sage_jax.training import finished
 from tests.support.photographs import drawn
 from tests.support.tiny_internvl import save_internvl, torch_internvl
 from tests.support.tiny_run import CONFIG, ROOT, TinyRun, read_jsonl
@@ -246,6 +249,24 @@ def test_a_folder_without_a_model_says_what_trains_one(tmp_path: Path, run_folde
     shutil.copy(run_folder / "config.json", tmp_path / "config.json")
     with pytest.raises(sage_jax.UserError, match="has not finished"):
         sage_jax.load(tmp_path)
+
+
+def test_a_run_that_cannot_be_read_is_one_error(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(shutil.copytree(run_folder, tmp_path / "run"))
+    shutil.rmtree(run / "tokenizer")
+    for replace in (lambda: None, (run / "tokenizer").touch):
+        replace()
+        with pytest.raises(sage_jax.UserError, match="run/tokenizer: there is no such folder.*Bring it back"):
+            sage_jax.load(run)
+
+    def denied(*arguments: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "the file")
+
+    monkeypatch.setattr(finished, "_indexed", denied)
+    with pytest.raises(sage_jax.UserError, match="the file: Permission denied: give this user the right"):
+        sage_jax.load(run_folder)
 
 
 def test_a_threshold_and_a_stage_are_taken(run_folder: Path, pictures: list[np.ndarray]) -> None:

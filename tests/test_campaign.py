@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import random
 import subprocess
 import sys
@@ -17,7 +18,8 @@ import pytest
 from sage_jax.config import STAGES
 from sage_jax.config.command_line import read_config
 from tests.campaign.contents import contents
-from tests.campaign.damage import actions_on, damage_run
+from tests.campaign.damage import damage_run
+from tests.campaign.damaged_run import LAST, Ended, Place, actions_on, date_back, read_since, tells_what_is_read
 from tests.campaign.fuzz import fuzz_inputs, try_input
 from tests.campaign.kill import kill_runs
 from tests.campaign.kinds import KINDS, judge, starts, write_inputs
@@ -158,36 +160,60 @@ def test_a_stopped_campaign_of_damage_goes_on_and_shares_its_cases(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A silent wrong value and a file that is not handled are told; each case is done once, in one of the shares."""
-    tried: list[tuple[str, str]] = []
+    tried: list[tuple[str, str, str]] = []
+    read = frozenset({"run/a", "run/b", "cache/c"})
 
     def train(folder: Path, *fields: str) -> None:
-        last = (
-            f"run/stages/{name}/state" for name in ("base/checkpoints/10", "sfe/checkpoints/20", "edpo/checkpoints/4")
-        )
+        last = (f"run/stages/{name}/checkpoints/{step}/state" for name, step in LAST.items())
         for name in ("run/a", "run/b", "cache/c", "run/log.txt", *last):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(name)
 
-    def act(whole: Path, work: Path, path: Path | None, how: str, rng: random.Random) -> Any:
-        tried.append((str(path), how))
+    def acted(place: Place, action: str, path: Path | None = None, how: str = "", seed: str = "") -> Ended:
+        tried.append((action, str(path), how))
         left = "other" if path == Path("run/a") else "same"
         outcome = ("untold", "what?") if path == Path("run/b") and how == "deleted" else ("done", "")
-        return {"inspect": outcome}, {"inspect": left}
+        return Ended(*outcome, left, read if action == "judge" else frozenset())
 
     monkeypatch.setattr("tests.campaign.damage.run_main", train)
-    monkeypatch.setattr("tests.campaign.damage.outcome_of", act)
+    monkeypatch.setattr("tests.campaign.damage.act", acted)
     said: list[str] = []
     first = damage_run(tmp_path, 0, 5, share=(1, 2), say=said.append)
+    assert said[0].startswith("1 of 4 files are read by no action, and are not damaged: run/log.txt")
     assert said[-1].startswith("1 of 3 files were neither told of nor rebuilt: cache/c")
     with (tmp_path / "results_1_of_2.jsonl").open("a") as file:
         file.write('{"seed": 5, "turn": 3, "ou')
     known = len(tried)
     again = damage_run(tmp_path, 0, 5, share=(1, 2), say=lambda line: None)
-    assert again.counts == first.counts and tried[known:] == [("None", "")]
+    assert again.counts == first.counts and tried[known:] == [(action, "None", "") for action in actions_on()]
     second = damage_run(tmp_path, 0, 5, share=(2, 2), say=lambda line: None)
-    cases = [case for case in tried if case[1]]
-    assert len(cases) == len(set(cases)) == 3 * 4 and not any("log.txt" in path for path, _ in cases)
-    assert sum(map(len, (first.failures, second.failures))) == 4 + 1
+    cases = [case for case in tried if case[2]]
+    assert len(cases) == len(set(cases)) and not any("log.txt" in path for _, path, _ in cases)
+    looked = {"open", "inspect", "evaluate", "export", "judge"}
+    assert {action for action, _, how in cases if how == "deleted"} == looked
+    assert {action for action, _, how in cases if how != "deleted"} == {"judge"}
+    assert sum(map(len, (first.failures, second.failures))) == 3 + 5 + 5  # run/a, its deletion, that of run/b
+
+
+def test_a_run_that_cannot_be_gone_on_with_is_no_ground_to_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.campaign.damage._finished", lambda place: [Path("run/a")])
+    monkeypatch.setattr("tests.campaign.damage.act", lambda *given: Ended("told", "no", None, frozenset()))
+    with pytest.raises(SystemExit, match="nothing is damaged, and yet: .*open: no"):
+        damage_run(tmp_path, 0, 0, say=lambda line: None)
+
+
+def test_what_an_action_reads_is_told_by_the_file_system(tmp_path: Path) -> None:
+    if not tells_what_is_read(tmp_path):
+        pytest.skip("this file system does not note when a file is read")
+    for name in ("read", "written", "left"):
+        (tmp_path / name).write_text(name)
+    date_back(tmp_path)
+    (tmp_path / "read").read_text()
+    (tmp_path / "written").write_text("more")
+    os.stat(tmp_path / "left")
+    assert "read" in read_since(tmp_path) and "left" not in read_since(tmp_path)
 
 
 def test_a_campaign_of_nothing_has_failed() -> None:
@@ -200,13 +226,16 @@ def test_a_campaign_of_nothing_has_failed() -> None:
         chosen("clock,full disk", ("clock", "disk full"))
 
 
-def test_a_damaged_file_is_tried_with_what_reads_it() -> None:
+def test_a_damaged_file_is_tried_with_what_could_read_it() -> None:
     """A checkpoint with the stage that goes on from it; parameters with what answers, and the stages behind."""
+    again = ("inspect", "evaluate", "judge", "calibrate", "benchmark", "facts", "export")
+    every = ("open", *again, *(f"go on with {stage}" for stage in LAST), "export again", "open the export")
     done = {
         "run/stages/sfe/checkpoints/10/state": ("go on with sfe",),
-        "run/stages/sfe/final/manifest": ("open", "inspect", "evaluate", "go on with edpo"),
-        "run/config.json": ("open", "inspect", "evaluate", "go on with base", "go on with sfe", "go on with edpo"),
-        "cache/x/records": ("inspect", "evaluate", "go on with base", "go on with sfe", "go on with edpo"),
+        "run/stages/sfe/final/manifest": ("open", *again, "go on with edpo", "export again", "open the export"),
+        "run/config.json": every,
+        "cache/x/records": every,
+        "run/export/config.json": ("export again", "open the export"),
     }
     assert {path: actions_on(Path(path)) for path in done} == done
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaign.resources import NAMES, Ended, Work, small_disk
+from tests.campaign.lacks import LACKS, NAMES, Lack, small_disk
+from tests.campaign.resources import fault_of, resource_runs
+from tests.campaign.work import Ended, Work
 
 FIELDS = ("--config.stages=prepare,base", "--config.base.checkpoint_every=3")
 STAGES = Path("run") / "stages" / "base"
@@ -83,3 +85,24 @@ def test_the_stage_in_which_a_run_ended_is_read_from_what_it_said() -> None:
     said = "prepare 3/8\nbase: on 1 x cpu\nbase_dpo 1/4  2 step/s\nparameters  base\nerror: inspect/a: No space left"
     assert Ended(2, said).stage == "base_dpo"
     assert Ended(2, "error: base: no such field").stage == "start"
+
+
+def test_a_message_about_something_else_and_a_lack_that_never_bites_are_failures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = LACKS["disk full"]
+    said = {name: Ended(2, f"error: /x: {text}\n") for name, text in (("it", "No space left on device"), ("no", "x"))}
+    assert fault_of(said["it"], full) == "" and fault_of(said["no"], full) == "untold"
+    assert fault_of(said["it"], LACKS["clock"]) == "untold"  # nothing is lacking there
+    assert fault_of(Ended(-9, ""), full) == "died" and fault_of(Ended(-9, ""), LACKS["memory"]) == ""
+    assert fault_of(Ended(0, ""), full) == "" and fault_of(Ended(1, "Traceback"), full) == "traceback"
+
+    def run(work: Work) -> Ended:
+        (work.folder / "compiled").mkdir(exist_ok=True)
+        return Ended(0, "")
+
+    monkeypatch.setattr(Work, "run", run)
+    monkeypatch.setattr("tests.campaign.resources.left", lambda run: {})
+    lacks = {"bites": Lack(lambda work: said["it"], full.says), "never": Lack(lambda work: Ended(0, ""), full.says)}
+    report = resource_runs(tmp_path, 2, 0, only="", say=lambda line: None, lacks=lacks)
+    assert [line.split(":")[0] for line in report.failures] == ["never"] and "had enough of it" in report.failures[0]

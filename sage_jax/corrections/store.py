@@ -28,6 +28,7 @@ from sage_jax.corrections.entries import (
     ModelVerdict,
     TrueVerdict,
 )
+from sage_jax.corrections.rows import history_entry, inspection_entry
 from sage_jax.corrections.schema import SCHEMA, VERSION
 from sage_jax.data.records import Box
 from sage_jax.process.files import replace_file
@@ -183,7 +184,7 @@ class CorrectionStore:
         self.inspection(inspection)
         with self._reading() as connection:
             rows = connection.execute("SELECT * FROM corrections WHERE inspection = ? ORDER BY id", (inspection,))
-            return [_history_entry(row) for row in rows]
+            return [history_entry(row, self.path) for row in rows]
 
     def inspection(self, inspection: int) -> InspectionEntry:
         """An inspection and what stands of its corrections.
@@ -195,7 +196,7 @@ class CorrectionStore:
             row = connection.execute(f"{_ENTRIES} WHERE i.id = ?", (inspection,)).fetchone()
         if row is None:
             raise CorrectionFault(f"inspection {inspection}: there is none of this number in {self.path}")
-        return _entry(row)
+        return inspection_entry(row, self.path)
 
     def pending(
         self, order: Order = "risk", *, limit: int = 50, offset: int = 0, category: str = ""
@@ -265,7 +266,7 @@ class CorrectionStore:
         where += " AND i.category = ?" if category else ""
         with self._reading() as connection:
             query = f"{_ENTRIES} WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?"
-            return [_entry(row) for row in connection.execute(query, [*values, limit, offset])]
+            return [inspection_entry(row, self.path) for row in connection.execute(query, [*values, limit, offset])]
 
     def _keep(self, content: bytes) -> str:
         """Digest of an image whose file is on the disk."""
@@ -286,6 +287,13 @@ class CorrectionStore:
         return self.folder / "images" / digest[:2] / digest
 
     def _make_schema(self) -> None:
+        holding = (self.path, self.path.with_name(f"{FILE}-wal"))
+        written = any(path.exists() and path.stat().st_size for path in holding)
+        if not written and any((self.folder / "images").glob("*/*")):
+            raise CorrectionFault(
+                f"{self.path}: gone or empty, beside images of inspections: bring it back from a copy; to begin anew, "
+                f"delete {self.folder}"
+            )
         with self._reading() as connection:
             connection.execute("PRAGMA journal_mode = WAL")
             (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -374,27 +382,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _entry(row: sqlite3.Row) -> InspectionEntry:
-    own = {name: row[name] for name in row.keys() if not name.startswith("c_")}
-    standing = None
-    if row["c_id"] is not None:
-        said = _correction({name.removeprefix("c_"): row[name] for name in row.keys() if name.startswith("c_")})
-        standing = HistoryEntry(row["c_id"], row["id"], row["c_time"], row["c_who"], said, None)
-    own["references"] = tuple(json.loads(own.pop("reference_images")))
-    own["answers"] = tuple((question, answer) for question, answer in json.loads(own["answers"]))
-    own["boxes"] = tuple(
-        (left, top, right, bottom, score) for left, top, right, bottom, score in json.loads(own["boxes"])
-    )
-    return InspectionEntry(**own, correction=standing)
-
-
-def _history_entry(row: sqlite3.Row) -> HistoryEntry:
-    said = None if row["undoes"] is not None else _correction({name: row[name] for name in row.keys()})
-    return HistoryEntry(row["id"], row["inspection"], row["time"], row["who"], said, row["undoes"])
-
-
-def _correction(row: dict[str, Any]) -> Correction:
-    box = None if row["box"] is None else Box(*json.loads(row["box"]))
-    return Correction(bool(row["is_right"]), row["verdict"], row["kind"], box, row["cell"], row["sentence"])

@@ -229,7 +229,7 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, run_dir: Path) -> 
     revision = readers.source_revision(data, seed)
     key = hashlib.sha256(f"{revision} adpl {Adpl.VERSION}".encode()).hexdigest()[:24]
     path = Path(data.cache_dir).expanduser() / key
-    if path.is_dir() and (bad := damaged(path)):
+    if path.is_dir() and (bad := damaged(path, listed=True)):
         _discard(path, bad)
     if not path.is_dir():
         _build(data, seed, path)
@@ -354,7 +354,7 @@ def _tokenizer(path: Path, data: DataConfig, text: TextConfig, train: Sequence[R
     prompts = (text.system, text.assist_prompt)
     key = json.dumps([tokens.VERSION, text.vocab_size, template, prompts])
     folder = path / f"tokenizer-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    if folder.is_dir() and damaged(folder):
+    if folder.is_dir() and damaged(folder, listed=True):
         shutil.rmtree(folder)
     if not folder.is_dir():
         trained = tokens.train_tokenizer(_corpus(train, prompts), text.vocab_size, data.language)

@@ -35,6 +35,8 @@ from sage_jax.hf.layouts import (
 from sage_jax.hf.safetensors_file import READABLE, StoredTensor, open_file, open_folder
 from sage_jax.hf.unsupported import quantised_tensors
 from sage_jax.parameters import Params
+from sage_jax.process.checksums import FILE as CHECKSUMS
+from sage_jax.process.checksums import damaged
 
 OWN_FILE: Final = "sage_fusion.safetensors"
 """File of SAGE's own parameters, beside the plain model."""
@@ -92,7 +94,9 @@ class Checkpoint:
 
 
 def open_checkpoint(folder: Path | str, model: ModelConfig) -> Checkpoint:
-    """Checks a checkpoint folder: config, files, keys, shapes and dtypes. Headers are read, no device is touched.
+    """Checks a checkpoint folder: config, files, keys, shapes and dtypes. No device is touched.
+
+    Headers alone are read, but of an export of ours every file, which has a checksum.
 
     Args:
       folder: Holds config.json and safetensors files, and `sage_fusion.safetensors` where it was exported from here.
@@ -103,6 +107,11 @@ def open_checkpoint(folder: Path | str, model: ModelConfig) -> Checkpoint:
       ConfigError: A field of `model` contradicts the checkpoint.
     """
     folder = Path(folder).expanduser()
+    if bad := damaged(folder):
+        raise WeightsError(
+            f"{folder / bad[0]}: damaged, or changed by hand: it is not as it was exported. Bring it back from a copy, "
+            f"or export anew; to read the folder as it stands, delete {folder / CHECKSUMS}"
+        )
     config = read_checkpoint_config(folder)
     opened = open_folder(folder)
     if not opened.named:  # nothing could be read, so that every tensor would be missing

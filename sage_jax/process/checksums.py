@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import struct
 import zipfile
 import zlib
@@ -18,9 +19,10 @@ from sage_jax.process.files import replace_file
 from sage_jax.process.shortages import raise_if_lacking
 
 FILE: Final = "checksums.json"
-"""The list of a folder's files and their SHA-256, in the folder itself."""
+"""The list of a folder's files and their SHA-256, in the folder itself, with a checksum of its own."""
 
 _FIELD: Final = "checksum"
+_FILES: Final = "files"
 _TRAILER: Final = b"sha256"
 _NO_NPZ: Final = (
     *(ValueError, KeyError, TypeError, EOFError, OverflowError, struct.error, zlib.error, zipfile.BadZipFile),
@@ -37,27 +39,27 @@ def write_checksums(folder: Path, names: Iterable[str] | None = None) -> None:
     """
     found = names if names is not None else (str(path.relative_to(folder)) for path in _files(folder))
     sums = {name: file_sum(folder / name) for name in sorted(found)}
-    replace_file(folder / FILE, json.dumps(sums, indent=2) + "\n")
+    replace_file(folder / FILE, json.dumps(sealed_json({_FILES: sums}), indent=2) + "\n")
 
 
-def damaged(folder: Path) -> list[str]:
-    """The files of a folder that are not as they were listed, missing ones too; none of a folder without a list.
+def damaged(folder: Path, *, listed: bool = False) -> list[str]:
+    """The files of a folder that are not as they were listed, missing ones too.
+
+    Args:
+      listed: Whether the folder was listed for certain, so that a missing list is a damage as well.
 
     Raises:
       ShortageError: They cannot be read for want of a file handle or of permission.
     """
     path = folder / FILE
     try:
-        if not path.exists():
+        if not listed and not os.path.lexists(path):
             return []
-        sums = json.loads(path.read_text(encoding="utf-8"))
-        listed = [(str(name), str(value)) for name, value in sums.items()]
-    except FileNotFoundError:
-        return [FILE]
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        sums = open_json(path.read_text(encoding="utf-8"))[_FILES]
+    except (OSError, ValueError, KeyError) as error:
         raise_if_lacking(error, path)
         return [FILE]
-    return [name for name, value in listed if not _is_whole(folder / name, value)]
+    return [name for name, value in sums.items() if not _is_whole(folder / name, value)]
 
 
 def sealed_json(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,9 @@ from sage_jax.hf.upload import HubApi, check_upload, upload
 from sage_jax.journal.run_log import RunLog
 from sage_jax.journal.summary import METRICS, MODES, load_summary
 from sage_jax.parameters import Params, digest
+from sage_jax.process.checksums import damaged, write_checksums
 from sage_jax.process.shortages import raise_if_lacking
+from sage_jax.stages.export_record import FILE as RECORD
 from sage_jax.stages.export_record import is_exported, note_export
 from sage_jax.stages.provenance import log_changes
 from sage_jax.stages.run import Stage, StageCost
@@ -40,6 +42,8 @@ from sage_jax.training.finished import final_config
 
 _NEAREST_TEMPLATE: Final = "internvl2_5"
 """Of OpenGVLab's conversations the one whose turns are written as those of models trained here."""
+_BASE: Final = "base"
+"""Folder of the base's licence files."""
 _POSITIONS: Final = 32768
 """Positions that a config without `text.buckets` is exported with: RoPE itself has no end."""
 
@@ -96,7 +100,7 @@ def export(stage: Stage) -> StageCost:
     """Writes a trained stage as a folder that transformers loads, with a model card; one that it wrote before stays.
 
     Raises:
-      ConfigError: The stage is not trained, or there is something else at the folder.
+      ConfigError: The stage is not trained, there is something else at the folder, or what it wrote there is damaged.
       UploadError: The upload failed; the folder is complete.
     """
     run = stage.run
@@ -119,6 +123,8 @@ def export(stage: Stage) -> StageCost:
         note = functools.partial(note_export, run.folder.path, folder, **record)
         write_export(params, exported, log=stage.log, add_files=[note])
     elif is_exported(run.folder.path, folder, **record):
+        if bad := damaged(folder):
+            raise ConfigError(f"{folder / bad[0]}: damaged: not as it was exported: delete {folder} to export it again")
         stage.log.line(f"{name} was exported before: {folder}; delete it to export it again")
         _upload(folder, exported, log=stage.log)
     else:
@@ -126,9 +132,16 @@ def export(stage: Stage) -> StageCost:
     return StageCost()
 
 
+def _sealed(folder: Path) -> list[str]:
+    """Files that a model is read from, for the list of checksums: its card and licences may be edited."""
+    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    return [str(path) for path in files if path.name != "README.md" and path.parts[0] != _BASE]
+
+
 def _taken(folder: Path) -> ConfigError:
     return ConfigError(
-        f"config.export.folder: {folder} is there already: delete it, or give another with --config.export.folder"
+        f"config.export.folder: {folder} is there already: delete it, or give another with --config.export.folder; "
+        f"{RECORD} of the run does not have it as what this command would write"
     )
 
 
@@ -175,6 +188,7 @@ def write_export(
     def write(written: Path) -> None:
         for writer in writers:
             writer(exported, written)
+        write_checksums(written, _sealed(written))
         for add in add_files:
             add(written)
 
@@ -259,8 +273,8 @@ def _model_files(exported: Exported, folder: Path) -> None:
     if is_internvl:
         save_processor(config.model, folder)
     for path in licence_files(base) if base else ():
-        (folder / "base").mkdir(exist_ok=True)
-        shutil.copyfile(path, folder / "base" / path.name)
+        (folder / _BASE).mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / _BASE / path.name)
 
 
 def _torch_module(exported: Exported, folder: Path) -> None:

@@ -16,7 +16,7 @@ from sage_jax.config import Config
 from sage_jax.data import store
 from sage_jax.data.store import PreparedData
 from sage_jax.data.trees.chat import Chat
-from sage_jax.data.trees.tokenizer import load_tokenizer, save_tokenizer
+from sage_jax.data.trees.tokenizer import load_tokenizer, missing_tokenizer, save_tokenizer
 from sage_jax.hf.config import CheckpointConfig
 from sage_jax.hf.generation_config import read_generation_config
 from sage_jax.hf.tokenizer import find_conversation, read_tokenizer
@@ -66,14 +66,21 @@ def make_chat(
 
     Raises:
       WeightsError: The checkpoint's tokenizer or conversation is missing or not supported.
+      UserError: The run's tokenizer is damaged, or missing beside stages that began to train with it.
     """
     if not (folder.stages.is_dir() and folder.tokenizer.is_dir()):
         if weights:
             tokenizer = read_tokenizer(*weights)
+        elif begun:
+            tokenizer = load_tokenizer(begun)
+        elif folder.stages.is_dir() and any(folder.stages.iterdir()):
+            raise missing_tokenizer(folder.tokenizer)  # of other data one would be trained that fits no stage
         else:
-            tokenizer = load_tokenizer(begun) if begun else prepared().tokenizer
+            tokenizer = prepared().tokenizer
         if jax.process_index() == 0:
             shutil.rmtree(folder.tokenizer, ignore_errors=True)
+            if not folder.tokenizer.is_dir():
+                folder.tokenizer.unlink(missing_ok=True)
             save_tokenizer(tokenizer, folder.tokenizer)
         barrier("tokenizer saved")
     saved = load_tokenizer(folder.tokenizer)

@@ -121,7 +121,7 @@ def _indexed(stage_dir: Path | str) -> Path:
       CheckpointError: An index is damaged; Orbax's threads would tell that in tracebacks of their own.
     """
     path = Path(stage_dir).absolute() / FINAL
-    if bad := damaged(path):
+    if bad := damaged(path, listed=True):
         raise damaged_file(path / bad[0], "it is not as it was written")
     return path
 

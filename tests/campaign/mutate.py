@@ -14,7 +14,7 @@ _PIECES: Final = (b"\x00" * 8, b'"', b"{", b"[" * 50, b"\xff\xfe", b"\n", b"9" *
 
 
 def mutate(content: bytes, rng: random.Random) -> bytes:
-    """The content with one to three mutations; JSON is changed as a tree half of the time."""
+    """The content with one to three mutations; JSON is changed as a tree half of the time, now and then as a whole."""
     for _ in range(rng.randint(1, 3)):
         tree = _as_json(content) if rng.random() < 0.5 else None
         content = _mutated_tree(tree[0], rng) if tree is not None else rng.choice(_BYTES)(content, rng)
@@ -82,6 +82,9 @@ def _mutated_tree(tree: Any, rng: random.Random) -> bytes:
         if len(nodes) > 400:
             break
     node = rng.choice(nodes)
+    if rng.random() < 0.05:
+        tree = rng.choice(_ODD)
+        return b"[" * 100_000 if tree is None else json.dumps(tree).encode("utf-8", "surrogatepass")
     if not isinstance(node, dict | list) or not node:
         tree = rng.choice(_ODD)
     else:

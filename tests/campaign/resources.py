@@ -6,141 +6,35 @@ bytes of a run that lacked nothing.
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import json
-import os
 import random
 import re
-import resource
-import shutil
-import signal
-import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
 
+from tests.campaign.lacks import LACKS, Lack, give_back
 from tests.campaign.report import Report, chosen
-from tests.support.tiny_run import compiled_in, fork_main, start_main
-
-STAGES: Final = ("prepare", "base", "base_dpo", "evaluate", "inspect")
-TRAINED: Final = ("base", "base_dpo")
-FIELDS: Final = (
-    f"--config.stages={','.join(STAGES)}",
-    "--config.evaluate.stages=('base_dpo',)",
-    "--config.evaluate.num_records=4",
-    "--config.evaluate.batch_size=2",
-    "--config.base.checkpoint_every=4",
-    "--config.base_dpo.checkpoint_every=1",
-    "--config.data.vit_features=disk",
-    "--config.inspect.max_images=2",
-)
-LONGEST: Final = 1800
-"""Seconds that a run may take."""
-WITHOUT_PRIVILEGE: Final = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search,-fowner")
-"""Starts a program that obeys the modes of files though its user is root."""
-NAMES: Final = (
-    "with  spaces",
-    "\u65e5\u672c\u8a9e \u691c\u67fb",
-    "Pru\u0308fung",  # a combining character
-    "two\nlines",
-    "-dash 'quote' \"double\" $HOME `x` %s {0} [b]",
-    "\u202eright to left",
-)
-"""Names of run folders."""
-_CLOCK: Final = """
-import time
-_time, _ns, _back = time.time, time.time_ns, 20 * 365 * 86400
-time.time = lambda: _time() - _back
-time.time_ns = lambda: _ns() - _back * 10**9
-"""
+from tests.campaign.work import Ended, Work, left, place
 
 
-@dataclasses.dataclass(frozen=True)
-class Ended:
-    """How a run ended.
-
-    Attributes:
-      status: Its exit status; negative = a signal.
-      said: What it wrote to its standard error.
-    """
-
-    status: int
-    said: str
-
-    @property
-    def outcome(self) -> str:
-        """`done`, `told` in one message, `died` without any, or what should not be."""
-        messages = sum(line.startswith("error: ") for line in self.said.splitlines())
-        if "Traceback" in self.said:
-            return "traceback"
-        if self.status < 0:
-            return "died"
-        if self.status == 0:
-            return "done" if not messages else "untold"
-        return "told" if self.status == 2 and messages == 1 else "untold"
-
-    @property
-    def stage(self) -> str:
-        """The last stage that it spoke of; "start" = none."""
-        spoken = re.findall(rf"^({'|'.join(STAGES)})\b", self.said, re.MULTILINE)
-        return spoken[-1] if spoken else "start"
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """A place to run in.
-
-    Attributes:
-      folder: Holds the run, its data and what is compiled.
-      rng: Draws how much is lacking.
-      fields: The run.
-    """
-
-    folder: Path
-    rng: random.Random
-    fields: Sequence[str] = FIELDS
-
-    def run(
-        self,
-        *fields: str,
-        meanwhile: Callable[[int], None] | None = None,
-        after: tuple[float, float] = (2.0, 25.0),
-        **options: Any,
-    ) -> Ended:
-        """Runs to the end: with options from an interpreter of its own, else as a fork.
-
-        Args:
-          meanwhile: Called once with the number of the process.
-          after: Least and most seconds of the run before that, between which they are drawn.
-        """
-        environment = compiled_in(self.folder) | options.get("environment", {})
-        begin = start_main if options else fork_main
-        process = begin(self.folder, *self.fields, *fields, **options | {"environment": environment})
-        if meanwhile:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(self.rng.uniform(*after))
-            meanwhile(process.pid)
-        try:
-            said = process.communicate(timeout=LONGEST)[1]
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return Ended(1, f"no end after {LONGEST} s: {process.communicate()[1]}")
-        return Ended(process.wait(), said or "")
-
-
-Lack = Callable[[Work], Ended]
-
-
-def resource_runs(folder: Path, rounds: int, seed: int, *, only: str, say: Callable[[str], None]) -> Report:
+def resource_runs(
+    folder: Path,
+    rounds: int,
+    seed: int,
+    *,
+    only: str,
+    say: Callable[[str], None],
+    lacks: Mapping[str, Lack] = LACKS,
+) -> Report:
     """Runs of each kind of lack, then the same command without it.
+
+    A kind that every round had enough for shows nothing, and is a failure.
 
     Args:
       rounds: Of all kinds; how much is lacking is drawn in each anew.
       only: Kinds, with commas between; "" = all.
+      lacks: All kinds.
     """
-    kinds = {name: LACKS[name] for name in chosen(only, LACKS)}
+    kinds = {name: lacks[name] for name in chosen(only, lacks)}
     report = Report()
     whole = folder / "whole"
     whole.mkdir()
@@ -149,6 +43,7 @@ def resource_runs(folder: Path, rounds: int, seed: int, *, only: str, say: Calla
         return report
     expected = left(whole / "run")
     say(f"resources: {rounds} rounds of {len(kinds)} kinds, seed {seed}")
+    noticed = {name: 0 for name, kind in kinds.items() if kind.says}
     for turn in range(rounds):
         for name, kind in kinds.items():
             rng = random.Random(f"{seed} {turn} {name}")
@@ -156,6 +51,10 @@ def resource_runs(folder: Path, rounds: int, seed: int, *, only: str, say: Calla
             first = f"{lacking.outcome} in {lacking.stage}" if lacking.outcome == "told" else lacking.outcome
             report.add(f"{name}: {first}", outcome, f"round {turn}: {about}")
             say(f"  round {turn}, {name}: {first}, then {outcome}")
+            if name in noticed:
+                noticed[name] += lacking.outcome != "done"
+    for name in (name for name, times in noticed.items() if not times):
+        report.add(f"{name}: never", "unshown", f"{rounds} rounds had enough of it: try another seed, or more rounds")
     return report
 
 
@@ -164,9 +63,9 @@ def _case(
 ) -> tuple[Ended, str, str]:
     """The run that lacked something, how the next one ended, and what differs or was said."""
     with place(folder, compiled) as work:
-        lacking = kind(Work(work, rng))
-        if lacking.outcome in ("traceback", "untold") or (lacking.outcome == "died" and kind is not memory):
-            return lacking, lacking.outcome, lacking.said[-600:]
+        lacking = kind.run(Work(work, rng))
+        if fault := fault_of(lacking, kind):
+            return lacking, fault, lacking.said[-600:]
         give_back(work)
         again = Work(work, rng).run()
         if again.status:
@@ -176,217 +75,10 @@ def _case(
     return lacking, "silent" if differing else "same", str(differing)
 
 
-def left(run: Path) -> dict[str, object]:
-    """What a run leaves that must not depend on where it is and when it was stopped."""
-    files = [*sorted((run / "predictions").glob("*.jsonl")), run / "inspect" / "inspection.jsonl"]
-    found: dict[str, object] = {path.name: path.read_bytes().replace(str(run).encode(), b"RUN") for path in files}
-    for stage in TRAINED:
-        found[stage] = json.loads((run / "stages" / stage / "DONE.json").read_text())["weights"]
-    found["metrics"] = json.loads((run / "summary.json").read_text())["metrics"][TRAINED[-1]]["one_shot"]["mle"]
-    return found
-
-
-@contextlib.contextmanager
-def place(folder: Path, compiled: Path | None = None) -> Iterator[Path]:
-    """A new folder with what is compiled already; it is gone afterwards."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    if compiled:
-        shutil.copytree(compiled, folder / "compiled")
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path, kilobytes: int) -> Iterator[Callable[[int], None]]:
-    """A file system in memory of that size, mounted on a folder; gives what changes its size.
-
-    Raises:
-      OSError: This process may not mount one.
-    """
-    folder.mkdir(exist_ok=True)
-    _mount("-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder))
-    try:
-        yield lambda size: _mount("-o", f"remount,size={size}k", str(folder))
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def _mount(*arguments: str) -> None:
-    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise OSError(done.stderr.strip())
-
-
-def limited(kind: int, most: int) -> Callable[[], None]:
-    """What sets a limit in a process before its program begins."""
-    return lambda: resource.setrlimit(kind, (most, most))
-
-
-def disk_full(work: Work) -> Ended:
-    """The file system of run and data is full from some moment on: of a stage that is drawn, or whenever it is."""
-    disk, stage = work.folder / "disk", work.rng.choice((*STAGES, ""))
-    kilobytes = 2**16 if stage else work.rng.randint(100, 3500)
-    fields = (f"--config.run_dir={disk / 'run'}", f"--config.data.cache_dir={disk / 'cache'}")
-    with small_disk(disk, kilobytes) as resize:
-
-        def fill(process: int) -> None:
-            while not _has_begun(stage, disk) and _runs(process):
-                time.sleep(0.02)
-            room = os.statvfs(disk)
-            resize((room.f_blocks - room.f_bfree) * room.f_frsize // 1024 + work.rng.randint(0, 16))
-
-        ended = work.run(*fields, meanwhile=fill, after=(0.0, 0.0)) if stage else work.run(*fields)
-        for name in ("run", "cache"):
-            if (disk / name).exists():
-                shutil.copytree(disk / name, work.folder / name, dirs_exist_ok=True)
-    return ended
-
-
-def _has_begun(stage: str, disk: Path) -> bool:
-    """Whether a run has a line of a stage; `prepare` says its first at its end, and begins with a folder."""
-    log = disk / "run" / "log.txt"
-    if stage == "prepare":
-        return (disk / "cache").exists()
-    return log.exists() and re.search(rf"^\S+ \S+ {stage}: ", log.read_text(), re.MULTILINE) is not None
-
-
-def _runs(process: int) -> bool:
-    """Whether a process has not ended."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z"
-    except OSError:
-        return False
-
-
-def small_files(work: Work) -> Ended:
-    """No file may be larger than that."""
-    most = int(2 ** work.rng.uniform(8.0, 18.0))
-    return work.run(preexec_fn=limited(resource.RLIMIT_FSIZE, most))
-
-
-def few_handles(work: Work) -> Ended:
-    """No more files may be open at once."""
-    return work.run(preexec_fn=limited(resource.RLIMIT_NOFILE, work.rng.randint(8, 110)))
-
-
-def memory(work: Work) -> Ended:
-    """The address space is limited."""
-    return work.run(preexec_fn=limited(resource.RLIMIT_AS, work.rng.randint(500, 6000) << 20))
-
-
-def no_permission(work: Work) -> Ended:
-    """Run and data may not be written, from the beginning or from some moment on."""
-    if work.rng.random() < 0.25:
-        take_away(work.folder)
-    return work.run(meanwhile=lambda process: take_away(work.folder), before=WITHOUT_PRIVILEGE)
-
-
-def take_away(folder: Path) -> None:
-    """Takes the right to write from all that is in a folder, and from the folder."""
-    for path in (*folder.rglob("*"), folder):
-        with contextlib.suppress(FileNotFoundError):  # a temporary one
-            path.chmod(0o555 if path.is_dir() else 0o444)
-
-
-def give_back(folder: Path) -> None:
-    """Gives it back."""
-    for path in (folder, *folder.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
-
-
-def killed_worker(work: Work) -> Ended:
-    """A process that reads data for the run is killed."""
-
-    def kill(process: int) -> None:
-        while _runs(process):
-            with contextlib.suppress(OSError):  # it has ended since
-                for children in Path(f"/proc/{process}/task").glob("*/children"):
-                    for child in children.read_text().split():
-                        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                            os.kill(int(child), signal.SIGKILL)
-                            return
-            time.sleep(0.1)
-
-    return work.run("--config.data.num_workers=1", meanwhile=kill)
-
-
-def no_output(work: Work) -> Ended:
-    """Standard output, input, and now and then standard error, are closed, full, or a pipe that nobody reads."""
-    return [_closed, _full, _unread, _nothing_open][work.rng.randrange(4)](work)
-
-
-def _closed(work: Work) -> Ended:
-    return work.run(preexec_fn=lambda: os.close(1))
-
-
-def _full(work: Work) -> Ended:
-    with open("/dev/full", "w") as full:
-        return work.run(stdout=full)
-
-
-def _unread(work: Work) -> Ended:
-    reader, writer = os.pipe()
-    os.close(reader)
-    try:
-        return work.run(stdout=writer)
-    finally:
-        os.close(writer)
-
-
-def _nothing_open(work: Work) -> Ended:
-    return work.run(preexec_fn=lambda: os.closerange(0, 3))
-
-
-def no_home(work: Work) -> Ended:
-    """No HOME, and a user that the system does not know."""
-    return work.run(environment={"HOME": "", "USER": "", "LOGNAME": ""})
-
-
-def c_locale(work: Work) -> Ended:
-    """ASCII is all that the terminal knows."""
-    return work.run(environment={"LC_ALL": "C", "LANG": "", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
-
-
-def clock(work: Work) -> Ended:
-    """Stopped at some moment, its files dated into the future; then the clock is twenty years back."""
-    process = start_main(work.folder, *work.fields, environment=compiled_in(work.folder))
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.communicate(timeout=work.rng.uniform(4.0, 20.0))
-    process.kill()
-    process.communicate()
-    for path in work.folder.rglob("*"):
-        future = time.time() + work.rng.uniform(0, 10**8)
-        os.utime(path, (future, future), follow_symlinks=False)
-    site = work.folder / "site"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text(_CLOCK)
-    return work.run(environment={"PYTHONPATH": str(site)})
-
-
-def odd_name(work: Work) -> Ended:
-    """A name of the run folder out of the usual."""
-    odd = work.folder / work.rng.choice(NAMES)
-    fields = (f"--config.run_dir={odd / 'run'}", f"--config.data.cache_dir={odd / 'cache'}")
-    ended = work.run(*fields)
-    for name in ("run", "cache"):
-        if (odd / name).exists():
-            shutil.copytree(odd / name, work.folder / name)
-    return ended
-
-
-LACKS: Final[dict[str, Lack]] = {
-    "disk full": disk_full,
-    "small files": small_files,
-    "few handles": few_handles,
-    "memory": memory,
-    "no permission": no_permission,
-    "killed worker": killed_worker,
-    "no output": no_output,
-    "no home": no_home,
-    "C locale": c_locale,
-    "clock": clock,
-    "odd name": odd_name,
-}
+def fault_of(lacking: Ended, kind: Lack) -> str:
+    """What is wrong with how a run ended that lacked something; "" = nothing."""
+    if lacking.outcome == "told" and (not kind.says or not re.search(rf"^error: .*({kind.says})", lacking.said, re.M)):
+        return "untold"  # the message is about something else
+    if lacking.outcome == "died" and not kind.may_die:
+        return "died"
+    return lacking.outcome if lacking.outcome in ("traceback", "untold") else ""

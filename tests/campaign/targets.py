@@ -23,6 +23,7 @@ from sage_jax.config import (
     DecoderConfig,
     FusionConfig,
     ModelConfig,
+    TextConfig,
     VitConfig,
     from_config_dict,
 )
@@ -41,6 +42,7 @@ from sage_jax.journal.summary import load_summary
 from sage_jax.process.checksums import open_bytes, open_json, sealed_bytes, sealed_json
 from sage_jax.stages.open_model import config_of
 from sage_jax.training.reference_policy import _PartialTable
+from tests.campaign.journal_targets import plain_journals, sealed_journals
 from tests.campaign.stored_targets import stored_files
 from tests.support.question_sets import write_manta, write_mmad
 from tests.support.tiny_internvl import save_internvl, torch_internvl
@@ -77,10 +79,14 @@ def targets(folder: Path) -> list[Target]:
 
 
 def _stored(folder: Path) -> list[Target]:
-    """What a run stores: whatever is read of it must be what was written."""
+    """What a run stores: of what is sealed, whatever is read must be what was written."""
+    sealed = [*stored_files(folder), *sealed_journals(folder)]
     return [
-        Target(each.name, each.path, each.path.read_bytes(), each.read, True, each.read(each.path))
-        for each in stored_files(folder)
+        *(
+            Target(each.name, each.path, each.path.read_bytes(), each.read, True, each.read(each.path))
+            for each in sealed
+        ),
+        *(Target(each.name, each.path, each.path.read_bytes(), each.read) for each in plain_journals(folder)),
     ]
 
 
@@ -221,12 +227,24 @@ def _checkpoint(folder: Path) -> list[Target]:
 
     return [
         there("config.json", folder / "config.json", lambda _: read_checkpoint_config(folder)),
+        _exported_config(folder.parent / "exported"),
         there("generation_config.json", folder / "generation_config.json", generation),
         there("safetensors", weights, opened),
         there("tokenizer.json of a checkpoint", folder / "tokenizer.json", own_tokenizer),
         there("SentencePiece", words / "tokenizer.model", pieces),
         there("tokenizer_config.json", words / "tokenizer_config.json", pieces),
     ]
+
+
+def _exported_config(folder: Path) -> Target:
+    """config.json of an export, with the settings of SAGE, as a folder that holds nothing else is opened."""
+    folder.mkdir()
+    text, fusion = dataclasses.asdict(TextConfig()), dataclasses.asdict(FusionConfig())
+    own = {name: text[name] for name in ("max_facts", "max_fact_tokens", "assist_prompt", "assist_position")}
+    sage = {**own, "reference": "fusion", "system": "Be brief.", "fusion": fusion, "max_tiles": 2, "facts_as": "text"}
+    about = {"model_type": "internvl", "sage": {**sage, "max_new_tokens": 9, "language": "zh", "bits": 0}}
+    content = json.dumps(about).encode()
+    return Target("config.json of an export", folder / "config.json", content, lambda path: config_of(path.parent))
 
 
 def _of_a_run(folder: Path) -> list[Target]:

@@ -181,6 +181,16 @@ def test_a_file_that_is_no_store_and_a_later_version_are_refused(tmp_path: Path)
         CorrectionStore(tmp_path / "file")
 
 
+@pytest.mark.parametrize("how", ["emptied", "deleted"])
+def test_a_database_that_is_gone_is_not_begun_anew_beside_its_images(tmp_path: Path, how: str) -> None:
+    store = CorrectionStore(tmp_path)
+    CorrectionStore(tmp_path)  # without an inspection there is nothing to lose
+    store.add_inspection(finding())
+    store.path.write_bytes(b"") if how == "emptied" else store.path.unlink()
+    with pytest.raises(CorrectionFault, match="corrections.sqlite: gone or empty, .*bring it back from a copy"):
+        CorrectionStore(tmp_path)
+
+
 def test_threads_that_write_at_once_lose_nothing(store: CorrectionStore) -> None:
     done: list[int] = []
 

@@ -47,11 +47,15 @@ def test_every_way_to_damage_a_file_is_found(folder: Path, name: str) -> None:
 
 def test_the_list_itself_may_be_damaged_or_missing(folder: Path) -> None:
     path = folder / FILE
-    for content in (b"", b"{", b"[]", b"\xff", b"[" * 100_000):
+    flipped = path.read_bytes().replace(b'"a.bin": "', b'"a.bin": "0')
+    for content in (b"", b"{", b"[]", b"{}", b"\xff", b"[" * 100_000, flipped):
         path.write_bytes(content)
         assert damaged(folder) == [FILE]
     path.unlink()
-    assert damaged(folder) == []
+    assert damaged(folder) == [] and damaged(folder, listed=True) == [FILE]
+    path.symlink_to(folder / "nowhere")
+    assert damaged(folder) == [FILE]
+    path.unlink()
     write_checksums(folder, ["a.bin"])
     (folder / "empty").write_bytes(b"more")
     assert damaged(folder) == []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,11 @@ from sage_jax.hf.importing import open_checkpoint
 from sage_jax.hf.tokenizer import find_conversation, read_tokenizer
 from sage_jax.hf.upload import UploadError
 from sage_jax.journal.run_log import RunLog
+from sage_jax.process.checksums import FILE as CHECKSUMS
 from sage_jax.stages.export import Exported, write_export
 from sage_jax.stages.run import Run
 from sage_jax.stages.stages import run_stages
+from tests.campaign.mutate import damage
 from tests.support.exported_case import Case, from_weights
 from tests.support.tiny_export import TRAINED_HERE, load_sage, picture
 from tests.support.tiny_internvl import stored_bytes
@@ -134,6 +138,28 @@ def test_the_card_has_the_scores_of_these_weights_alone(trained_here: Case, tmp_
         assert ("| Verdict accuracy | one-shot | 0.750 | 0.500 to 0.875 | 10 |" in card) == shown
         assert ("No scores: summary.json has none of these weights" in card) != shown
         assert "license: mit\n" in card and f"revision: `{'ab' * 32}`" in card
+
+
+def test_whatever_is_damaged_in_an_export_is_told(trained_here: Case, tmp_path: Path) -> None:
+    run, rng = trained_here.run, random.Random(0)
+    folder = tmp_path / "out"
+    config = dataclasses.replace(run.config, export=ExportConfig(folder=str(folder), license="mit"))
+    run_stages(config)
+    sealed = json.loads((folder / CHECKSUMS).read_text())["files"]
+    assert set(sealed) == {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.name not in ("README.md", CHECKSUMS)
+    }
+    for name in (*sealed, CHECKSUMS):
+        path = folder / name
+        before = path.read_bytes()
+        path.write_bytes(damage(before, "flipped", rng) or b"x")
+        with pytest.raises(WeightsError, match=rf"{re.escape(str(path))}: damaged.*export anew"):
+            open_checkpoint(folder, run.config.model)
+        with pytest.raises(ConfigError, match=rf"{re.escape(str(path))}: damaged.*delete {re.escape(str(folder))}"):
+            run_stages(config)
+        path.write_bytes(before)
+    (folder / "README.md").write_bytes((folder / "README.md").read_bytes()[::-1])  # a card may be edited
+    assert open_checkpoint(folder, run.config.model).has_fusion
 
 
 @pytest.mark.parametrize("content", ["", "[]"])

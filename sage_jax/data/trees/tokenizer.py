@@ -120,17 +120,25 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     Raises:
       UserError: A file of it is damaged.
     """
-    bad = damaged(folder)
+    bad = damaged(folder, listed=True)
     try:
         if not bad:
             return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # of a folder without checksums; the library raises errors of many kinds
+    except Exception as error:  # the library raises errors of many kinds
         raise _damaged(folder, f"it cannot be read: {error}") from error
     raise _damaged(folder / bad[0], "it is not as it was written")
 
 
+def missing_tokenizer(folder: Path) -> UserError:
+    """The error of a run that lacks the tokenizer with which its stages were trained."""
+    return UserError(f"{folder}: there is no such folder, beside stages that were trained with its tokens. {_BACK}")
+
+
 def _damaged(path: Path, why: str) -> UserError:
-    return UserError(
-        f"{path}: damaged: {why}. Bring it back from a copy; a run's tokenizer is also in the folder `tokenizer-...` "
-        "of its data set below data.cache_dir"
-    )
+    return UserError(f"{path}: damaged: {why}. {_BACK}")
+
+
+_BACK: Final = (
+    "Bring it back from a copy; a run's tokenizer is also in the folder `tokenizer-...` of its data set below "
+    "data.cache_dir"
+)

@@ -117,9 +117,6 @@ def test_a_damaged_tokenizer_is_told(tokenizer: PreTrainedTokenizerFast, tmp_pat
         path.unlink()
         if content is not None:
             path.write_bytes(content)
-        if path.name == "checksums.json" and content is None:
-            assert load_tokenizer(folder).get_vocab() == tokenizer.get_vocab()
-        else:
-            with pytest.raises(UserError, match=rf"{re.escape(str(folder))}.*: damaged.*Bring it back from a copy"):
-                load_tokenizer(folder)
+        with pytest.raises(UserError, match=rf"{re.escape(str(folder))}.*: damaged.*Bring it back from a copy"):
+            load_tokenizer(folder)
         path.write_bytes(before)

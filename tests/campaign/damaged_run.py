@@ -1,0 +1,236 @@
+"""The run whose files `damage` damages, what a user may do next with it, and how that ended."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import random
+import shutil
+import sys
+import traceback
+from pathlib import Path
+from typing import Final
+
+import sage_jax
+from sage_jax.errors import UserError
+from sage_jax.main import main
+from sage_jax.training.finished import final_weights
+from tests.campaign.kinds import Kind
+from tests.campaign.mutate import damage
+from tests.support.tiny_run import CONFIG
+
+CHAIN: Final = ("base", "sfe", "edpo")
+RUN: Final = Kind(
+    "prepare,base,facts,sfe,edpo,evaluate,judge,calibrate,benchmark,inspect,export",
+    "edpo",
+    ("data.facts=model", "facts.max_tokens=4", "data.vit_features=disk", *(f"{name}.keep_last=2" for name in CHAIN)),
+)
+"""It has every file that a run reads again but those of the review, of learning and of versions."""
+LAST: Final = {"base": 4, "sfe": 6, "edpo": 3}
+"""The last checkpoint of each stage, which is taken away: what goes on from the one before has steps left to train."""
+_STAGES: Final = ("inspect", "evaluate", "judge", "calibrate", "benchmark", "facts")
+"""Stages that are called again on the finished run, beside training."""
+_OPEN, _OPEN_EXPORT = "open", "open the export"
+_EXPORT, _EXPORT_AGAIN = "export", "export again"
+_LONG_AGO: Final = 1_000_000_000
+"""A time of last access that a file has before an action."""
+
+Outcome = tuple[str, str]
+"""How an action ended, and what it said."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a campaign works.
+
+    Attributes:
+      whole: Holds the finished run, as `run`, and its data set, as `cache`.
+      work: Gets a copy of both for each action.
+      fields: Fields of the run, as overrides.
+    """
+
+    whole: Path
+    work: Path
+    fields: tuple[str, ...]
+
+
+def actions_on(path: Path | None = None) -> tuple[str, ...]:
+    """What a user may do next that could read a file; None = all of it.
+
+    `open` is `sage_jax.load`, which alone reads the config of the run: the others are given one. `export` writes a new
+    one, `export again` finds the one that is there.
+    """
+    trained = tuple(f"go on with {stage}" for stage in CHAIN)
+    every = (_OPEN, *_STAGES, _EXPORT, *trained, _EXPORT_AGAIN, _OPEN_EXPORT)
+    parts: tuple[str, ...] = path.parts if path else ()
+    if parts[:2] == ("run", "export"):
+        return _EXPORT_AGAIN, _OPEN_EXPORT
+    if parts[:2] != ("run", "stages"):
+        return every
+    if parts[3] == "checkpoints":
+        return (f"go on with {parts[2]}",)
+    # A stage that goes on has neither its parameters nor any later stage's.
+    gone = {f"go on with {stage}" for stage in CHAIN[: CHAIN.index(parts[2]) + 1]}
+    return tuple(action for action in every if action not in gone)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """How an action ended.
+
+    Attributes:
+      outcome: What to say of it: `done`, `rebuilt` (the damaged file is as it was), `told`, or what should not be.
+      about: What it said.
+      left: What it left that must not differ; None = nothing.
+      read: Files that it read.
+    """
+
+    outcome: str
+    about: str
+    left: object
+    read: frozenset[str]
+
+
+def act(place: Place, action: str, path: Path | None = None, how: str = "", seed: str = "") -> Ended:
+    """Does what a user would do next on a copy of the run, with one damaged file.
+
+    Args:
+      path: The file; None = none is damaged.
+      how: The damage.
+      seed: Draws where it is.
+    """
+    _copy(place, action)
+    copied = place.work / path if path else None
+    intact = copied.read_bytes() if copied else b""
+    damaged = damage(intact, how, random.Random(seed)) if copied else None
+    if copied is not None:
+        copied.unlink()
+        if damaged is not None:
+            copied.write_bytes(damaged)
+    date_back(place.work)
+    (outcome, about), left = _acted(place, action, path)
+    read = read_since(place.work)
+    if outcome == "done" and copied and copied.is_file() and copied.read_bytes() == intact != damaged:
+        outcome = "rebuilt"
+    return Ended(outcome, about, left, read)
+
+
+def tells_what_is_read(folder: Path) -> bool:
+    """Whether a file system notes when a file is read, so that the files which no action reads can be told."""
+    probe = folder / "probe"
+    probe.write_bytes(b"x")
+    date_back(folder)
+    probe.read_bytes()
+    found = probe.name in read_since(folder)
+    probe.unlink()
+    return found
+
+
+def _copy(place: Place, action: str) -> None:
+    """A copy of the run in which an action has something to do."""
+    work, stage = place.work, action.removeprefix("go on with ")
+    shutil.rmtree(work, ignore_errors=True)
+    for name in ("run", "cache"):
+        shutil.copytree(place.whole / name, work / name)
+    if action in (_EXPORT, _EXPORT_AGAIN):  # where it lies is part of what a run notes about an export
+        shutil.rmtree(work / "run/export")
+        (work / "run/exported.json").unlink()
+        if action == _EXPORT_AGAIN:
+            with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+                _main(place, _EXPORT)
+    elif stage in CHAIN:  # stopped half way
+        stages = work / "run/stages"
+        (stages / stage / "DONE.json").unlink()
+        shutil.rmtree(stages / stage / "final")
+        for later in CHAIN[CHAIN.index(stage) + 1 :]:
+            shutil.rmtree(stages / later)
+
+
+def date_back(folder: Path) -> None:
+    """Gives all files a time of last access that is long gone."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            os.utime(path, (_LONG_AGO, path.stat().st_mtime))
+
+
+def read_since(folder: Path) -> frozenset[str]:
+    """Files that were read since they were dated back; those written since are of now, and count as well."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return frozenset(str(path.relative_to(folder)) for path in files if path.stat().st_atime > _LONG_AGO)
+
+
+def _acted(place: Place, action: str, path: Path | None) -> tuple[Outcome, object]:
+    said, run = io.StringIO(), place.work / "run"
+    opened: object = None
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            if action in (_OPEN, _OPEN_EXPORT):
+                status, opened = _opened(run / "export" if action == _OPEN_EXPORT else run)
+            else:
+                status = _main(place, action.removeprefix("go on with ").removesuffix(" again"))
+    except BaseException:  # whatever comes out of the program is what a user would see
+        return ("traceback", traceback.format_exc().splitlines()[-1][:200]), None
+    message = next((line for line in said.getvalue().splitlines() if line.startswith("error: ")), "")
+    if status == 0:
+        return ("done", ""), opened or _left(run, action)
+    # Of its folders, those of the run and of all data are in every path: they name nothing.
+    places = [part for part in path.parents if len(part.parts) > 1] if path else []
+    named = path is not None and any(str(part) in message for part in (path.name, *places))
+    return ("told" if status == 2 and named else "untold", message[:300]), None
+
+
+def _main(place: Place, stage: str) -> int:
+    folders = (f"--config.run_dir={place.work / 'run'}", f"--config.data.cache_dir={place.work / 'cache'}")
+    fields = [field for field in place.fields if not field.startswith("--config.stages=")]
+    return main(["--config", str(CONFIG), *fields, *folders, f"--config.stages={stage}"])
+
+
+def _opened(folder: Path) -> tuple[int, object]:
+    """How a program ends that opens a model from Python, and what it finds there."""
+    try:
+        inspector = sage_jax.load(folder)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2, None
+    config = dataclasses.asdict(inspector.config)
+    del config["run_dir"]  # of an export, a folder of a random name
+    return 0, (config, inspector.stage, inspector.threshold())
+
+
+def _left(run: Path, action: str) -> object:
+    """What an action leaves that must not differ."""
+    if action.startswith("go on with "):
+        return final_weights(run / "stages" / action.removeprefix("go on with "))
+    return {
+        str(path.relative_to(run)): hashlib.sha256(_comparable(path)).hexdigest()
+        for pattern in _RESULTS[action]
+        for path in sorted(run.glob(pattern))
+        if path.is_file()
+    }
+
+
+_RESULTS: Final[dict[str, tuple[str, ...]]] = {
+    "inspect": ("inspect/inspection.jsonl",),
+    "evaluate": ("predictions/*.jsonl", "summary.json"),
+    "judge": ("judgements/*", "summary.json"),
+    "calibrate": ("calibration.json",),
+    "benchmark": ("benchmarks/*/*.json*",),
+    "facts": ("facts/**/*",),
+    _EXPORT: ("export/**/*",),
+    _EXPORT_AGAIN: ("export/**/*",),
+}
+"""Files that each action is called for."""
+
+
+def _comparable(path: Path) -> bytes:
+    """A file without what measures the machine, and without an order that is none."""
+    if path.name == "summary.json":
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        return json.dumps(summary.get("metrics", summary)).encode()
+    if path.suffix == ".jsonl":
+        return b"".join(sorted(path.read_bytes().splitlines()))
+    return path.read_bytes()
