@@ -66,7 +66,7 @@ def actions_on(path: Path | None = None) -> tuple[str, ...]:
     """
     trained = tuple(f"go on with {stage}" for stage in CHAIN)
     every = (_OPEN, *_STAGES, _EXPORT, *trained, _EXPORT_AGAIN, _OPEN_EXPORT)
-    parts: tuple[str, ...] = path.parts if path else ()
+    parts = path.parts if path else Path().parts
     if parts[:2] == ("run", "export"):
         return _EXPORT_AGAIN, _OPEN_EXPORT
     if parts[:2] != ("run", "stages"):
