@@ -25,8 +25,8 @@ from sage_jax.process.checksums import open_json
 from sage_jax.process.libraries import settle_libraries
 from sage_jax.process.shortages import told
 from sage_jax.stages.answering_model import inspection_model
-from sage_jax.stages.calibration import FILE
 from sage_jax.stages.export import export_folder
+from sage_jax.stages.folder import RunFolder
 from sage_jax.stages.open_model import config_of
 from sage_jax.stages.run import Run
 from sage_jax.stages.scoring import results_folder
@@ -265,7 +265,7 @@ def calibrate(
     )
     inspect = dataclasses.replace(config.inspect, threshold=InspectConfig().threshold)
     train(dataclasses.replace(config, calibrate=section, inspect=inspect), stages="calibrate")
-    return open_json((Path(config.run_dir).expanduser() / FILE).read_text(encoding="utf-8"))
+    return open_json(RunFolder(Path(config.run_dir).expanduser()).calibration.read_text(encoding="utf-8"))
 
 
 def export(folder: Path | str, to: Path | str = "", *, stage: str = "", **options: Any) -> Path:

@@ -15,6 +15,7 @@ from sage_jax.inspection import inspect as inspection
 from sage_jax.inspection.images import References, UserImages, find_images
 from sage_jax.inspection.inspection_model import Threshold
 from sage_jax.journal.calibration_plot import plot_calibration
+from sage_jax.journal.summary import load_summary
 from sage_jax.metrics.calibration import Calibration, CalibrationError, Trade
 from sage_jax.metrics.calibration import calibrate as calibrate_scores
 from sage_jax.process.checksums import open_json, sealed_json
@@ -23,10 +24,10 @@ from sage_jax.process.shortages import raise_if_lacking
 from sage_jax.process.signals import Interrupted
 from sage_jax.stages.facts import told_images
 from sage_jax.stages.familiarity import learn_familiarity
+from sage_jax.stages.folder import RunFolder
 from sage_jax.stages.provenance import log_changes
 from sage_jax.stages.run import Stage, StageCost
 
-FILE: Final = "calibration.json"
 NOT_CALIBRATED: Final = 0.5
 """Threshold of a model without a calibration."""
 
@@ -72,11 +73,11 @@ def calibrate(stage: Stage) -> StageCost:
     except CalibrationError as error:
         raise ConfigError(f"calibrate.good = {config.calibrate.good}: {error}") from None
     made_for = {"stage": name, "model": evaluator.digest(), "with_reference": bool(_references(config))}
-    content = made_for | {"num_references": config.num_references} | dataclasses.asdict(found)
-    replace_file(run.folder.path / FILE, json.dumps(sealed_json(content), indent=1) + "\n")
+    learnt = learn_familiarity(stage, evaluator, made_for, asked_for["good"])
+    content = made_for | {"num_references": config.num_references, "familiarity": learnt} | dataclasses.asdict(found)
+    replace_file(run.folder.calibration, json.dumps(sealed_json(content), indent=1) + "\n")
     plot_calibration(found, scores["good"], scores.get("defective", []), run.folder.path / "calibration.png")
     log.line(f"threshold {found.threshold:.6f}: {promise_of(found)}")
-    learn_familiarity(stage, evaluator, made_for, asked_for["good"])
     for trade in found.trades:
         escapes = "" if trade.escapes is None else f", escapes {trade.escapes:.1%} of the defective ones"
         log.line(f"  threshold {trade.threshold:.6f}: false alarms at most {trade.promised:.2%}{escapes}")
@@ -128,17 +129,27 @@ def threshold_of(
 
     Args:
       as_configured: Whether images are compared with as many references as the config says; else nobody knows yet.
+
+    Raises:
+      ConfigError: The calibration is damaged, or gone.
     """
     if config.inspect.threshold >= 0.0:
         return Threshold(config.inspect.threshold, "none: the threshold was set by hand")
+    folder = RunFolder(Path(config.run_dir).expanduser())
+    path = folder.calibration
     try:
-        content = open_json((Path(config.run_dir).expanduser() / FILE).read_text(encoding="utf-8"))
+        content = open_json(path.read_text(encoding="utf-8"))
         found, made_for = _calibration(content), (content["stage"], content["model"], content["with_reference"])
     except FileNotFoundError:
+        if "calibrate" in load_summary(folder.summary)["stages"]:
+            raise ConfigError(
+                f"{path}: gone, though this run was calibrated: bring it back from a copy, calibrate again, or give "
+                "inspect.threshold"
+            ) from None
         return Threshold(NOT_CALIBRATED, "none: nobody chose the threshold; `sage-jax calibrate` does")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise_if_lacking(error, FILE)
-        raise ConfigError(f"{Path(config.run_dir) / FILE}: {error}: delete it, and calibrate again") from None
+        raise_if_lacking(error, path)
+        raise ConfigError(f"{path}: {error}: delete it, and calibrate again") from None
     if made_for[:2] != (stage, evaluator.digest()):
         why = f"none: the calibration is of another model (stage {made_for[0]}); calibrate again"
         return Threshold(NOT_CALIBRATED, why)

@@ -17,27 +17,31 @@ from sage_jax.evaluation.evaluator import Evaluator
 from sage_jax.inspection.batches import ImageBatch, read_ahead, read_batch, test_features, tile_features
 from sage_jax.inspection.images import UserImages
 from sage_jax.metrics.familiarity import Familiarity, Look, learn, look_at
-from sage_jax.process.checksums import read_npz
+from sage_jax.process.checksums import open_json, read_npz
 from sage_jax.process.files import replace_file
 from sage_jax.process.shortages import raise_if_lacking
+from sage_jax.stages.folder import RunFolder
 from sage_jax.stages.run import Stage
 
 FILE: Final = "familiarity.npz"
 _LEAST_IMAGES: Final = 4
 
 
-def learn_familiarity(stage: Stage, evaluator: Evaluator, made_for: dict[str, Any], options: InspectConfig) -> None:
+def learn_familiarity(stage: Stage, evaluator: Evaluator, made_for: dict[str, Any], options: InspectConfig) -> bool:
     """Learns what the good images of a calibration look like, and writes it; removes an older one where none is asked.
 
     Args:
       made_for: The model, its stage and whether it compares with references.
       options: What was inspected; its rows are in `calibration/good` of the run.
+
+    Returns:
+      Whether it is there.
     """
     path, rate = stage.run.folder.path / FILE, stage.config.calibrate.unsure_rate
     rows = _map_medians(stage.run.folder.path / "calibration" / "good" / "inspection.jsonl")
     if rate == 0.0 or len(rows) < _LEAST_IMAGES:
         path.unlink(missing_ok=True)
-        return
+        return False
     features, looks = _looks(stage, evaluator, options, rows)
     found = learn(features, looks, rate=rate)
     buffer = io.BytesIO()
@@ -49,28 +53,42 @@ def learn_familiarity(stage: Stage, evaluator: Evaluator, made_for: dict[str, An
         f"images unlike these are called unsure: {found.rate:.2%} or fewer of further good images like them, on average"
         f" over calibrations{more}"
     )
+    return True
 
 
 def familiarity_of(config: Config, evaluator: Evaluator, stage: str, *, with_reference: bool) -> Familiarity | None:
     """What the images look like that a model was calibrated on; None where that is not known, or of another model.
 
     Raises:
-      ConfigError: The file is broken.
+      ConfigError: The file is broken, or gone from a calibration that has one.
     """
-    path = Path(config.run_dir).expanduser() / FILE
+    folder = RunFolder(Path(config.run_dir).expanduser())
+    path, made = folder.path / FILE, {"stage": stage, "model": evaluator.digest(), "with_reference": with_reference}
     try:
         bank, about = read_npz(path, "bank", "rest")
         rest = json.loads(str(about))
         made_for = rest.pop("made_for")
         found = Familiarity(bank=bank, **rest)
     except FileNotFoundError:
+        if _is_expected(folder.calibration, made):
+            raise ConfigError(f"{path}: gone: bring it back from a copy, or calibrate again") from None
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise_if_lacking(error, path)
         raise ConfigError(f"{path}: {error}: delete it, and calibrate again") from None
-    if made_for != {"stage": stage, "model": evaluator.digest(), "with_reference": with_reference}:
-        return None
-    return found
+    return found if made_for == made else None
+
+
+def _is_expected(calibration: Path, made_for: dict[str, Any]) -> bool:
+    """Whether the calibration of a model says that it has learnt what images look like."""
+    try:
+        content = open_json(calibration.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:
+        raise_if_lacking(error, calibration)
+        raise ConfigError(f"{calibration}: {error}: delete it, and calibrate again") from None
+    return bool(content.get("familiarity")) and {name: content.get(name) for name in made_for} == made_for
 
 
 def _map_medians(path: Path) -> dict[str, float | None]:

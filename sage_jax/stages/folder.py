@@ -53,6 +53,11 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
+    def calibration(self) -> Path:
+        """Threshold of the run's model and what is promised of it."""
+        return self.path / "calibration.json"
+
+    @property
     def tokenizer(self) -> Path:
         """The run's tokenizer, in Hugging Face form."""
         return self.path / "tokenizer"

@@ -19,7 +19,6 @@ from sage_jax.evaluation.evaluator import Evaluator
 from sage_jax.process import signals
 from sage_jax.process.checksums import open_json
 from sage_jax.process.signals import Interrupted
-from sage_jax.stages.calibration import FILE as CALIBRATION
 from sage_jax.stages.calibration import calibrate, check_calibration, threshold_of
 from sage_jax.stages.lesson import Lesson
 from sage_jax.stages.run import Run, Stage
@@ -146,7 +145,7 @@ def read_calibration(run: Run) -> dict[str, Any] | None:
     Raises:
       ConfigError: It is damaged.
     """
-    path = run.folder.path / CALIBRATION
+    path = run.folder.calibration
     try:
         return open_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -67,7 +67,7 @@ def actions_on(path: Path | None = None) -> tuple[str, ...]:
     trained = tuple(f"go on with {stage}" for stage in CHAIN)
     every = (_OPEN, *_STAGES, _EXPORT, *trained, _EXPORT_AGAIN, _OPEN_EXPORT)
     parts = path.parts if path else Path().parts
-    if parts[:2] == ("run", "export"):
+    if parts[:2] in (("run", "export"), ("run", "exported.json")):  # which `export` writes
         return _EXPORT_AGAIN, _OPEN_EXPORT
     if parts[:2] != ("run", "stages"):
         return every

@@ -161,9 +161,22 @@ def test_a_calibration_with_another_number_of_references_is_not_used(
         assert used or "with up to 1 references, not 4" in found.promise
 
 
-def test_without_a_calibration_the_report_says_that_nobody_chose(run_folder: Path, tmp_path: Path) -> None:
+def test_a_calibration_that_is_gone_is_told_and_without_one_nobody_chose(
+    run_folder: Path, calibration: dict[str, object], tmp_path: Path
+) -> None:
+    assert calibration["familiarity"] is True
     folder = Path(shutil.copytree(run_folder, tmp_path / "run"))
-    (folder / "calibration.json").unlink(missing_ok=True)
+    known = (folder / "familiarity.npz").rename(tmp_path / "known.npz")
+    with pytest.raises(UserError, match=r"familiarity\.npz: gone: bring it back"):
+        sage_jax.load(folder)
+    shutil.copy(known, folder / "familiarity.npz")
+    (folder / "calibration.json").unlink()
+    with pytest.raises(UserError, match=r"calibration\.json: gone, though this run was calibrated: bring it back"):
+        sage_jax.load(folder)
+    assert sage_jax.load(folder, threshold=0.5).threshold().promise == "none: the threshold was set by hand"
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    del summary["stages"]["calibrate"]
+    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     found = sage_jax.load(folder).threshold()
     assert found.value == 0.5 and "nobody chose" in found.promise
 
