@@ -229,10 +229,11 @@ def test_a_campaign_of_nothing_has_failed() -> None:
 def test_a_damaged_file_is_tried_with_what_could_read_it() -> None:
     """A checkpoint with the stage that goes on from it; parameters with what answers, and the stages behind."""
     again = ("inspect", "evaluate", "judge", "calibrate", "benchmark", "facts", "export")
-    every = ("open", *again, *(f"go on with {stage}" for stage in LAST), "export again", "open the export")
+    last = ("export again", "open the export", "judge from replies")
+    every = ("open", *again, *(f"go on with {stage}" for stage in LAST), *last)
     done = {
         "run/stages/sfe/checkpoints/10/state": ("go on with sfe",),
-        "run/stages/sfe/final/manifest": ("open", *again, "go on with edpo", "export again", "open the export"),
+        "run/stages/sfe/final/manifest": ("open", *again, "go on with edpo", *last),
         "run/config.json": every,
         "cache/x/records": every,
         "run/export/config.json": ("export again", "open the export"),

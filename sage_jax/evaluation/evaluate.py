@@ -113,12 +113,13 @@ def _score_mode(stage: str, mode: str, evaluator: Evaluator, tested: TestData, w
 
 
 def _is_scored(folder: Path, stage: str, mode: str, wanted: str) -> bool:
-    """Whether summary and predictions of a mode are there; the first process decides for all."""
+    """Whether summary and predictions of a mode are there, and whole; the first process decides for all."""
     scored = False
     if jax.process_index() == 0:
         entry = load_summary(folder / "summary.json")["metrics"].get(stage, {}).get(mode, {})
         predictions = folder / "predictions" / f"{stage}_{mode}.jsonl"
         scored = entry.get("scored_of") == wanted and predictions.is_file()
+        scored = scored and file_sum(predictions) == entry.get("predictions")
     if jax.process_count() > 1:
         scored = bool(multihost_utils.broadcast_one_to_all(np.asarray(scored)))
     return scored

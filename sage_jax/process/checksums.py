@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import struct
 import zipfile
 import zlib
@@ -23,6 +24,7 @@ FILE: Final = "checksums.json"
 
 _FIELD: Final = "checksum"
 _FILES: Final = "files"
+_SHA256: Final = re.compile("[0-9a-f]{64}")
 _TRAILER: Final = b"sha256"
 _NO_NPZ: Final = (
     *(ValueError, KeyError, TypeError, EOFError, OverflowError, struct.error, zlib.error, zipfile.BadZipFile),
@@ -55,11 +57,22 @@ def damaged(folder: Path, *, listed: bool = False) -> list[str]:
     try:
         if not listed and not os.path.lexists(path):
             return []
-        sums = open_json(path.read_text(encoding="utf-8"))[_FILES]
+        sums = _listed(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError) as error:
         raise_if_lacking(error, path)
         return [FILE]
     return [name for name, value in sums.items() if not _is_whole(folder / name, value)]
+
+
+def _listed(text: str) -> dict[str, str]:
+    """The checksums of a list, which has one itself but where it was written before lists had."""
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise ValueError("its JSON is nested too deep") from None
+    if isinstance(content, dict) and content and all(map(_SHA256.fullmatch, map(str, content.values()))):
+        return content
+    return open_json(text)[_FILES]
 
 
 def sealed_json(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from sage_jax.hf.upload import HubApi, check_upload, upload
 from sage_jax.journal.run_log import RunLog
 from sage_jax.journal.summary import METRICS, MODES, load_summary
 from sage_jax.parameters import Params, digest
-from sage_jax.process.checksums import damaged, write_checksums
+from sage_jax.process.checksums import damaged, open_json, write_checksums
 from sage_jax.process.shortages import raise_if_lacking
 from sage_jax.stages.export_record import FILE as RECORD
 from sage_jax.stages.export_record import is_exported, note_export
@@ -210,6 +210,9 @@ def write_export(
         log.line(f"OpenGVLab's code for it is theirs and not in the folder ({files}); this brings it: {command}")
     if not options.license:
         log.line("export.license is not set: the card states no licence for the model but its base's, if any")
+    for account in (path / "data.json" for path in exported.trained.values()):
+        if not account.is_file():
+            log.line(f"{account} is gone: the card lacks what it says of the data")
     if jax.process_index() == 0 and _no_scores(exported):
         log.line(_no_scores(exported))
     _upload(folder, exported, log=log, api=api)
@@ -295,7 +298,7 @@ def _card(exported: Exported, folder: Path) -> None:
         if TRAINING_STAGES[stage].objective != "preference":
             fields.pop("preference")
         recipe.append((stage, {"seed": under["seed"], **fields}))
-        data, counts = under["data"], _json(stage_dir / "data.json")
+        data, counts = under["data"], _account(stage_dir / "data.json")
     content = CardContent(
         name=options.upload_to or export_folder(config).name,
         stage=exported.stage,
@@ -339,28 +342,31 @@ def _template_note(exported: Exported) -> str:
 
 def _revision(config: Config) -> str:
     """Revision of the data that the run read last, which is what was evaluated."""
-    return str(_json(Path(config.run_dir) / "data.json").get("revision", ""))
+    return str(_account(Path(config.run_dir) / "data.json").get("revision", ""))
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _account(path: Path) -> dict[str, Any]:
     """What a run says of its data, for the card; nothing where the file is gone."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return open_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise_if_lacking(error, path)
         raise ConfigError(f"{path}: damaged ({error}): delete it, the card then lacks what it says") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: damaged, it is no JSON object: delete it, the card then lacks what it says")
-    return content
 
 
 def _metrics(exported: Exported) -> dict[str, Any]:
     """Metrics of exactly these weights, by mode: what evaluation wrote under their hash and this config."""
     config = exported.config
-    key = scored_of(exported.evaluator, _revision(config))
     entries = load_summary(Path(config.run_dir) / "summary.json")["metrics"].get(exported.stage, {})
+    revision = _revision(config)
+    if entries and not revision:
+        raise ConfigError(
+            f"{Path(config.run_dir) / 'data.json'}: gone, and without it nobody knows whether the scores are of these "
+            "data: bring it back, or run the stage prepare, which writes it"
+        )
+    key = scored_of(exported.evaluator, revision)
     return {mode: entries[mode] for mode in MODES if entries.get(mode, {}).get("scored_of") == key}
 
 

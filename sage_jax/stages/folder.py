@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 import jax
 
 from sage_jax.config import Config, ConfigError
-from sage_jax.process.checksums import file_sum
+from sage_jax.process.checksums import file_sum, sealed_json
 from sage_jax.process.files import replace_file
 
 CONFIG: Final = "config.json"
@@ -78,6 +78,10 @@ class RunFolder:
             seal.unlink(missing_ok=True)  # a kill in between leaves a config without a checksum, which is read
             self.write_json(CONFIG, dataclasses.asdict(config))
             replace_file(seal, file_sum(self.path / CONFIG) + "\n")
+
+    def write_sealed(self, name: str, content: Mapping[str, object]) -> None:
+        """Writes a file of the folder with a checksum in it, for `process.checksums.open_json`."""
+        self.write_json(name, sealed_json(content))
 
     def write_json(self, name: str, content: object) -> None:
         """Writes a file of the folder, from the first process."""

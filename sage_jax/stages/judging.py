@@ -198,7 +198,8 @@ class _Marks:
         judging = Judging(mode.answers(), options)
         digest = mode.digest(config, judging.digest())
         before, path = mode.entry.get("judged") or {}, judgements_file(mode.folder, mode.model, mode.mode)
-        if before.get("judged_of") == digest and not before.get("failed") and path.is_file():
+        is_whole = path.is_file() and file_sum(path) == before.get("written")
+        if before.get("judged_of") == digest and not before.get("failed") and is_whole:
             log.line(f"{mode.name}: judged before, the same answers by the same judge")
             return StageCost(worked=False, resumed=True)
         found = judging.stored(self.asker)
@@ -220,6 +221,7 @@ class _Marks:
             "repetitions": options.repetitions,
             "judgements": len(judgements) - len(failed),
             "failed": len(failed),
+            "written": file_sum(path),
         }
         record_metrics(mode.folder / "summary.json", mode.model, mode.mode, metrics, {"judged": about})
         if failed:

@@ -43,7 +43,7 @@ def prepare_data(config: Config, folder: RunFolder, stage: str = "") -> Prepared
     barrier("data prepared")
     stop_if_asked("stopped while the data set was prepared; a build is whole or not kept")
     prepared = first or build()
-    folder.write_json(f"data_{stage}/data.json" if stage else "data.json", prepared_counts(prepared))
+    folder.write_sealed(f"data_{stage}/data.json" if stage else "data.json", prepared_counts(prepared))
     return prepared
 
 

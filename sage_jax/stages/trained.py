@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from sage_jax.config import TRAINING_STAGES, ConfigError, LoraConfig, starts_from
+from sage_jax.process.checksums import open_json
 from sage_jax.process.shortages import raise_if_lacking
 from sage_jax.stages.folder import RunFolder
 from sage_jax.training.finished import DONE, FINAL, final_config, final_weights, has_unsealed_final, is_finished
@@ -112,15 +113,17 @@ class TrainedStages:
     def missing(self, stage: str, *, wanted_by: str) -> ConfigError:
         """The error of a stage that another one needs; it names the stages to run."""
         needed = [name for name in self.lineage(stage) if name not in self or name == stage]
+        unsealed = next((path for path in map(self.folder.stage, needed) if has_unsealed_final(path)), None)
+        gone = f", or bring {unsealed / DONE} back: {FINAL} is there without it" if unsealed else ""
         return ConfigError(
             f"stage {wanted_by!r} needs stage {stage!r}, which has not finished in {self.folder.path}: "
-            f"run with --config.stages={','.join([*needed, wanted_by])}"
+            f"run with --config.stages={','.join([*needed, wanted_by])}{gone}"
         )
 
 
 def _revisions_in(path: Path) -> set[str]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = open_json(path.read_text(encoding="utf-8"))
         return {str(content["revision"]), str(content.get("tested_on", content["revision"]))}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise_if_lacking(error, path)

@@ -226,7 +226,7 @@ def _fit(
         stage.log.line(str(loader.shapes))
     cached = features if isinstance(features, CachedFeatures) else None
     about_data = prepared_counts(run.prepared_for(stage.name)) | {"tested_on": run.prepared.revision}
-    run.folder.write_json(f"stages/{stage.name}/data.json", about_data)
+    run.folder.write_sealed(f"stages/{stage.name}/data.json", about_data)
     about = {"keep_last": config.keep_last, "starts_from": run.trained.start_hash(stage.name)}
     with contextlib.closing(loader), StageCheckpoints(run.folder.stage(stage.name), **about) as checkpoints:
         trainer = Trainer(

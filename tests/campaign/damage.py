@@ -101,7 +101,7 @@ def _outcome(
     """How an action ended with a damaged file, and what it said."""
     ended = act(place, action, path, how, seed)
     if ended.outcome in ("done", "rebuilt") and ended.left != expected[action].left:
-        return "silent", ended.about
+        return ("told" if ended.named else "silent"), ended.about
     return ("same" if ended.outcome == "done" else ended.outcome), ended.about
 
 

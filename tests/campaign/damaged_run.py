@@ -36,6 +36,7 @@ _STAGES: Final = ("inspect", "evaluate", "judge", "calibrate", "benchmark", "fac
 """Stages that are called again on the finished run, beside training."""
 _OPEN, _OPEN_EXPORT = "open", "open the export"
 _EXPORT, _EXPORT_AGAIN = "export", "export again"
+_FROM_REPLIES: Final = "judge from replies"
 _LONG_AGO: Final = 1_000_000_000
 """A time of last access that a file has before an action."""
 
@@ -62,10 +63,10 @@ def actions_on(path: Path | None = None) -> tuple[str, ...]:
     """What a user may do next that could read a file; None = all of it.
 
     `open` is `sage_jax.load`, which alone reads the config of the run: the others are given one. `export` writes a new
-    one, `export again` finds the one that is there.
+    one, `export again` finds the one that is there; `judge from replies` has lost the judgements made of them.
     """
     trained = tuple(f"go on with {stage}" for stage in CHAIN)
-    every = (_OPEN, *_STAGES, _EXPORT, *trained, _EXPORT_AGAIN, _OPEN_EXPORT)
+    every = (_OPEN, *_STAGES, _EXPORT, *trained, _EXPORT_AGAIN, _OPEN_EXPORT, _FROM_REPLIES)
     parts = path.parts if path else Path().parts
     if parts[:2] in (("run", "export"), ("run", "exported.json")):  # which `export` writes
         return _EXPORT_AGAIN, _OPEN_EXPORT
@@ -87,12 +88,14 @@ class Ended:
       about: What it said.
       left: What it left that must not differ; None = nothing.
       read: Files that it read.
+      named: Whether anything that it said names the damaged file.
     """
 
     outcome: str
     about: str
     left: object
     read: frozenset[str]
+    named: bool = False
 
 
 def act(place: Place, action: str, path: Path | None = None, how: str = "", seed: str = "") -> Ended:
@@ -112,11 +115,20 @@ def act(place: Place, action: str, path: Path | None = None, how: str = "", seed
         if damaged is not None:
             copied.write_bytes(damaged)
     date_back(place.work)
-    (outcome, about), left = _acted(place, action, path)
+    outcome, said, left = _acted(place, action)
     read = read_since(place.work)
     if outcome == "done" and copied and copied.is_file() and copied.read_bytes() == intact != damaged:
         outcome = "rebuilt"
-    return Ended(outcome, about, left, read)
+    message = next((line for line in said.splitlines() if line.startswith("error: ")), "")
+    if outcome == "refused":
+        outcome = "told" if path and _is_named(path, message) else "untold"
+    about = message if outcome in ("told", "untold") else said if outcome == "traceback" else ""
+    return Ended(outcome, about[:300], left, read, named=path is not None and _is_named(path, said))
+
+
+def _is_named(path: Path, said: str) -> bool:
+    """Whether a text names a file, or a folder of it other than those of the run and of all data, which are in all."""
+    return any(str(part) in said for part in (path.name, *(part for part in path.parents if len(part.parts) > 1)))
 
 
 def tells_what_is_read(folder: Path) -> bool:
@@ -142,6 +154,9 @@ def _copy(place: Place, action: str) -> None:
         if action == _EXPORT_AGAIN:
             with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
                 _main(place, _EXPORT)
+    elif action == _FROM_REPLIES:
+        for path in (work / "run/judgements").glob("edpo_*"):
+            path.unlink()
     elif stage in CHAIN:  # stopped half way
         stages = work / "run/stages"
         (stages / stage / "DONE.json").unlink()
@@ -163,7 +178,8 @@ def read_since(folder: Path) -> frozenset[str]:
     return frozenset(str(path.relative_to(folder)) for path in files if path.stat().st_atime > _LONG_AGO)
 
 
-def _acted(place: Place, action: str, path: Path | None) -> tuple[Outcome, object]:
+def _acted(place: Place, action: str) -> tuple[str, str, object]:
+    """How an action ended (`done`, `refused` with exit status 2, or what should not be), what it said and left."""
     said, run = io.StringIO(), place.work / "run"
     opened: object = None
     try:
@@ -171,16 +187,12 @@ def _acted(place: Place, action: str, path: Path | None) -> tuple[Outcome, objec
             if action in (_OPEN, _OPEN_EXPORT):
                 status, opened = _opened(run / "export" if action == _OPEN_EXPORT else run)
             else:
-                status = _main(place, action.removeprefix("go on with ").removesuffix(" again"))
+                status = _main(place, action.removeprefix("go on with ").partition(" ")[0])
     except BaseException:  # whatever comes out of the program is what a user would see
-        return ("traceback", traceback.format_exc().splitlines()[-1][:200]), None
-    message = next((line for line in said.getvalue().splitlines() if line.startswith("error: ")), "")
+        return "traceback", traceback.format_exc().splitlines()[-1][:200], None
     if status == 0:
-        return ("done", ""), opened or _left(run, action)
-    # Of its folders, those of the run and of all data are in every path: they name nothing.
-    places = [part for part in path.parents if len(part.parts) > 1] if path else []
-    named = path is not None and any(str(part) in message for part in (path.name, *places))
-    return ("told" if status == 2 and named else "untold", message[:300]), None
+        return "done", said.getvalue(), opened or _left(run, action)
+    return "refused" if status == 2 else "untold", said.getvalue(), None
 
 
 def _main(place: Place, stage: str) -> int:
@@ -216,12 +228,13 @@ def _left(run: Path, action: str) -> object:
 _RESULTS: Final[dict[str, tuple[str, ...]]] = {
     "inspect": ("inspect/inspection.jsonl",),
     "evaluate": ("predictions/*.jsonl", "summary.json"),
-    "judge": ("judgements/*", "summary.json"),
+    "judge": ("judgements/edpo_*", "summary.json"),
+    _FROM_REPLIES: ("judgements/edpo_*", "summary.json"),
     "calibrate": ("calibration.json",),
     "benchmark": ("benchmarks/*/*.json*",),
     "facts": ("facts/**/*",),
     _EXPORT: ("export/**/*",),
-    _EXPORT_AGAIN: ("export/**/*",),
+    _EXPORT_AGAIN: ("export/**/*.json", "export/*.py", "export/*.safetensors"),  # but the card, which may be edited
 }
 """Files that each action is called for."""
 

@@ -61,6 +61,14 @@ def test_the_list_itself_may_be_damaged_or_missing(folder: Path) -> None:
     assert damaged(folder) == []
 
 
+def test_a_list_of_before_lists_had_a_checksum_is_read(folder: Path) -> None:
+    path = folder / FILE
+    path.write_text(json.dumps(json.loads(path.read_text())["files"]))
+    assert damaged(folder, listed=True) == []
+    (folder / "a.bin").write_bytes(b"other")
+    assert damaged(folder) == ["a.bin"]
+
+
 def test_json_comes_back_and_any_other_value_is_refused() -> None:
     text = json.dumps(sealed_json(CONTENT))
     assert open_json(text) == CONTENT

@@ -131,7 +131,7 @@ def test_the_card_has_the_scores_of_these_weights_alone(trained_here: Case, tmp_
         key = scored_of(evaluator, "cd" * 32)
         summary = {"metrics": {"sfe": {"one_shot": {"verdict_accuracy": metric, "scored_of": key}}}}
         run.folder.write_json("summary.json", summary)
-        run.folder.write_json("data.json", {"revision": revision, "train": 1, "test": 2})
+        run.folder.write_sealed("data.json", {"revision": revision, "train": 1, "test": 2})
         folder = tmp_path / revision[:2]
         run_stages(dataclasses.replace(run.config, export=ExportConfig(folder=str(folder), license="mit")))
         card = (folder / "README.md").read_text()

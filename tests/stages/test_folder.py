@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sage_jax.config import Config, ConfigError
+from sage_jax.process.checksums import open_json
 from sage_jax.stages.folder import RunFolder, held_by_one
 
 
@@ -21,6 +22,8 @@ def test_every_file_lies_in_the_folder_and_json_is_written_whole(tmp_path: Path)
     folder.write_json("stages/sfe/data.json", {"train": 3})
     folder.write_json("stages/sfe/data.json", {"train": 4})
     assert json.loads((folder.stage("sfe") / "data.json").read_text()) == {"train": 4}
+    folder.write_sealed("stages/sfe/data.json", {"train": 5})
+    assert open_json((folder.stage("sfe") / "data.json").read_text()) == {"train": 5}
     assert [path.name for path in folder.stage("sfe").iterdir()] == ["data.json"]  # no temporary file stays
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import NoReturn
 
@@ -11,6 +10,7 @@ import pytest
 
 from sage_jax.config import Config, DataConfig, TextConfig
 from sage_jax.data.trees.chat import Chat
+from sage_jax.process.checksums import open_json
 from sage_jax.stages.folder import RunFolder
 from sage_jax.stages.prepared import make_chat, prepare_data, prepared_counts
 
@@ -36,7 +36,7 @@ def test_a_data_set_is_built_once_and_counted(config: Config) -> None:
     assert {path: path.stat().st_mtime_ns for path in Path(config.data.cache_dir).rglob("*") if path.is_file()} == built
     assert prepared_counts(first) == prepared_counts(again)
     counts = {"revision": first.revision, "train": 8, "test": 4}
-    assert prepared_counts(first) == counts == json.loads((folder.path / "data.json").read_text())
+    assert prepared_counts(first) == counts == open_json((folder.path / "data.json").read_text())
 
 
 def test_the_tokenizer_stays_once_a_stage_has_begun(config: Config) -> None:

@@ -17,6 +17,7 @@ from sage_jax.config.command_line import read_config
 from sage_jax.data.sources.readers import source_revision
 from sage_jax.journal.summary import METRICS
 from sage_jax.journal.tables import summary_tables
+from sage_jax.process.checksums import open_json
 from sage_jax.stages.export import check_export
 from sage_jax.stages.stages import PACKAGES, run_stages
 from tests.support.endpoint_server import marks, served
@@ -69,7 +70,7 @@ def test_the_resolved_config_and_versions_are_kept(tiny_run: TinyRun) -> None:
 
 def test_the_data_revision_is_that_of_the_source(tiny_run: TinyRun) -> None:
     config = read_config(["--config", str(CONFIG)])
-    kept = json.loads((tiny_run.run_dir / "data.json").read_text())
+    kept = open_json((tiny_run.run_dir / "data.json").read_text())
     assert kept == {"revision": source_revision(config.data, config.seed), "train": 24, "test": 10}
 
 

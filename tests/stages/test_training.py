@@ -17,6 +17,7 @@ from sage_jax.config.command_line import read_config
 from sage_jax.data.images import encode_png
 from sage_jax.data.records import PAIR_TYPES
 from sage_jax.parameters import Params
+from sage_jax.process.checksums import open_json
 from sage_jax.stages.open_model import config_of
 from sage_jax.stages.run import Run
 from sage_jax.stages.scoring import results_folder
@@ -138,7 +139,7 @@ def test_each_stage_may_train_on_data_of_its_own(
     )
     sage_jax.train(config, stages="check,sfe,edpo")
     assert len(drawn) == 2 and drawn[-1] == (run_dir / "loss.png").read_bytes(), "a kill behind the mark would lose it"
-    counts = {stage: json.loads((run_dir / "stages" / stage / "data.json").read_text()) for stage in ("sfe", "edpo")}
+    counts = {stage: open_json((run_dir / "stages" / stage / "data.json").read_text()) for stage in ("sfe", "edpo")}
     assert (counts["sfe"]["train"], counts["edpo"]["train"]) == (8, 9)
     assert counts["sfe"]["revision"] != counts["edpo"]["revision"]
     assert counts["sfe"]["tested_on"] == counts["edpo"]["tested_on"] == Run(config).prepared.revision

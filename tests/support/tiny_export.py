@@ -75,7 +75,7 @@ def make_run(config: Config, *, stages: tuple[str, ...] = ("base", "sfe"), copie
         assert starts_from(stage) is None or (starts_from(stage) or "") in run.trained
         with StageCheckpoints(run.folder.stage(stage), keep_last=1) as checkpoints:
             checkpoints.save_final(params, config_json=json.dumps(dataclasses.asdict(run.config)))
-        run.folder.write_json(f"stages/{stage}/data.json", {"revision": "ab" * 32, "train": 24, "test": 10})
+        run.folder.write_sealed(f"stages/{stage}/data.json", {"revision": "ab" * 32, "train": 24, "test": 10})
     return run
 
 
