@@ -164,6 +164,9 @@ class CalibrateConfig:
         threshold is then the highest one that keeps it, if that one keeps `false_alarm_rate` as well. 0 = not asked.
       unsure_rate: Share of good images that may be called unsure for being unlike those calibrated on; of n images no
         less than 1 / (n + 1) can be promised. 0 = none ever are.
+      join_map: Whether the score of images with a reference may join the verdict with the map's peak. The weights are
+        learnt on a third of the good images and half of the defective ones, and the threshold is found on the others;
+        where these are too few for that, or for the rates that are asked for, the score stays the verdict's alone.
     """
 
     good: str = ""
@@ -172,6 +175,7 @@ class CalibrateConfig:
     false_alarm_rate: float = 0.05
     escape_rate: float = 0.0
     unsure_rate: float = 0.02
+    join_map: bool = True
 
     def __post_init__(self) -> None:
         require(0.0 <= self.unsure_rate < 1.0, f"unsure_rate = {self.unsure_rate}: give a share from 0 to below 1")

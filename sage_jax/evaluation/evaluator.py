@@ -62,14 +62,16 @@ class Evaluator:
 
     def digest(self, **beside: object) -> str:
         """Hash of all that decides an answer to a record, and of what else decides a result."""
-        config = self.config
+        config, decoding = self.config, dataclasses.asdict(self.responder.decoding)
+        if self.responder.decoding.joint_score is None:
+            del decoding["joint_score"]  # as it was before there was one: results of then still stand
         parts = {
             "weights": self.weights,
             "tokenizer": self.chat.tokenizer_digest(),
             "vocabulary": repr(self.vocabulary),
             "model": dataclasses.asdict(config.model),
             "text": dataclasses.asdict(config.text),
-            "decoding": dataclasses.asdict(self.responder.decoding),
+            "decoding": decoding,
             "facts_as": self.facts_as,
             **({"facts_written": self.facts_written} if self.facts_written else {}),
             **beside,

@@ -20,12 +20,12 @@ from sage_jax.generation.decoding import (
     Decoding,
     chosen_token,
     first_logits,
+    first_scores,
     next_token,
     prefill,
     unasked,
 )
 from sage_jax.generation.sampling import draw_keys
-from sage_jax.generation.verdict_tokens import verdict_score
 from sage_jax.models.sage import Sage
 
 
@@ -96,7 +96,8 @@ def prefill_rows(
     logits, similarity, state = prefill(model, batch, 0, decoding)
     rows, num_questions, _ = logits.shape
     keys, zero = draw_keys(decoding.sampling.seed, seeds, num_questions, state.turns), jnp.zeros((), jnp.int32)
-    first = first_logits(logits, decoding)
+    scores = first_scores(logits, batch, similarity, decoding)
+    first = first_logits(logits, scores.verdict_score, decoding)
     token, ended, state = chosen_token(state, first, unasked(batch), keys, zero, decoding)
     token_ids = jnp.full((rows, num_questions, decoding.max_new_tokens), decoding.end_id, jnp.int32)
     found = DecodeRows(
@@ -107,7 +108,7 @@ def prefill_rows(
         seeds=seeds,
         token_ids=token_ids.at[:, :, 0].set(token),
     )
-    return Scores(verdict_score(logits, decoding.verdict_ids), similarity), found
+    return scores, found
 
 
 def free_rows(model: Sage, group: DecodeRows, rows: int, decoding: Decoding) -> DecodeRows:

@@ -12,7 +12,7 @@ from sage_jax.batch import Answers, AnyArray, Scores, TreeBatch
 from sage_jax.generation.options import Decoding
 from sage_jax.generation.place_tokens import by_evidence, place_evidence, without_named
 from sage_jax.generation.sampling import choose, draw_keys
-from sage_jax.generation.verdict_tokens import opened_by_score, verdict_score
+from sage_jax.generation.verdict_tokens import joined_score, opened_by_score, verdict_score
 from sage_jax.models.decoder import KvCache
 from sage_jax.models.sage import Sage, tree_mask
 
@@ -169,15 +169,30 @@ def _first_answers(
     decoding: Decoding,
 ) -> tuple[Answers, DecodeState]:
     """Answers to the questions of a batch, from the logits of their first tokens."""
-    token_ids, state = _decode(model, state, first_logits(logits, decoding), unasked(batch), seeds, decoding)
-    return Answers(token_ids, verdict_score(logits, decoding.verdict_ids), similarity), state
+    scores = first_scores(logits, batch, similarity, decoding)
+    first = first_logits(logits, scores.verdict_score, decoding)
+    token_ids, state = _decode(model, state, first, unasked(batch), seeds, decoding)
+    return Answers(token_ids, scores.verdict_score, similarity), state
 
 
-def first_logits(logits: Float[Array, "B Q V"], decoding: Decoding) -> Float[Array, "B Q V"]:
+def first_scores(
+    logits: Float[Array, "B Q V"], batch: TreeBatch, similarity: Float[Array, "B M"], decoding: Decoding
+) -> Scores:
+    """The scores of a batch's questions, from the logits of their answers' first tokens."""
+    ids, joint = decoding.verdict_ids, decoding.joint_score
+    if joint is None:
+        return Scores(verdict_score(logits, ids), similarity)
+    compared = batch.reference_tile_mask.any(axis=1)
+    return Scores(joined_score(logits, ids, similarity, compared, joint), similarity)
+
+
+def first_logits(
+    logits: Float[Array, "B Q V"], scores: Float[Array, "B Q"], decoding: Decoding
+) -> Float[Array, "B Q V"]:
     """What the first tokens of the answers are chosen by, under `verdict_threshold`."""
     if decoding.verdict_threshold is None:
         return logits
-    return opened_by_score(logits, decoding.verdict_ids, decoding.verdict_threshold)
+    return opened_by_score(logits, scores, decoding.verdict_ids, decoding.verdict_threshold)
 
 
 def encode_prefix(model: Sage, batch: TreeBatch, size: int) -> ImagePrefix:
@@ -250,7 +265,7 @@ def prompt_scores(model: Sage, batch: TreeBatch, decoding: Decoding) -> Scores:
     hidden, images = model(prompts_of(batch))
     last = batch.source_index[:, :, 0, 0]
     logits = model.decoder.logits(jnp.take_along_axis(hidden, last[..., None], axis=1))
-    return Scores(verdict_score(logits, decoding.verdict_ids), images.compared.similarity)
+    return first_scores(logits, batch, images.compared.similarity, decoding)
 
 
 def next_turn(

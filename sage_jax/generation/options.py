@@ -10,6 +10,7 @@ from sage_jax.axes import Bool
 from sage_jax.batch import AnyArray
 from sage_jax.generation.place_tokens import PlaceIds
 from sage_jax.generation.sampling import Sampling
+from sage_jax.generation.verdict_tokens import JointScore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Decoding:
       sampling: How tokens are chosen.
       verdict_threshold: Score from which an image's first question is answered yes, and below which no; None = as the
         answer's own tokens are chosen.
+      joint_score: How that score joins verdict and map, of images with a reference; None = it is the verdict's alone.
       place_ids: Ids of the words of each cell; read where `map_places` is not 0.
       map_places: Weight of the map in the choice among the words of places.
     """
@@ -34,6 +36,7 @@ class Decoding:
     stop_ids: tuple[int, ...] = ()
     sampling: Sampling = Sampling()
     verdict_threshold: float | None = None
+    joint_score: JointScore | None = None
     place_ids: PlaceIds = ()
     map_places: float = 0.0
 

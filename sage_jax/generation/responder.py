@@ -36,6 +36,7 @@ from sage_jax.generation.decoding import (
     prefill_and_decode,
     prompt_scores,
 )
+from sage_jax.generation.verdict_tokens import JointScore
 from sage_jax.losses.log_probs import answer_logps, answer_token_logps
 from sage_jax.models.decoder import KvCache
 from sage_jax.models.sage import Sage
@@ -71,9 +72,9 @@ class Responder:
         self._image_id = model.placeholders.image
         self._functions = _compiled(graphdef, mesh, decoding, model.config.decoder.num_kv_heads)
 
-    def deciding(self, threshold: float | None) -> Responder:
+    def deciding(self, threshold: float | None, joint: JointScore | None = None) -> Responder:
         """The same model, whose answers to first questions open with the verdict by a threshold; None = their own."""
-        decoding = dataclasses.replace(self.decoding, verdict_threshold=threshold)
+        decoding = dataclasses.replace(self.decoding, verdict_threshold=threshold, joint_score=joint)
         return Responder(self._graphdef, self._params, self._mesh, decoding, self._max_positions)
 
     def encode_prefix(self, batch: TreeBatch) -> ImagePrefix:

@@ -1,30 +1,72 @@
-"""The verdict token of an answer: its score, and its choice by a threshold."""
+"""The verdict token of an answer: its score, that of an image with its map, and the token's choice by a threshold."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sage_jax.axes import Array, Float
+from sage_jax.axes import Array, Bool, Float
 
 VerdictIds = tuple[tuple[int, ...], tuple[int, ...]]
 """Ids that open a positive and a negative answer."""
 
 
+@dataclasses.dataclass(frozen=True)
+class JointScore:
+    """How the score of an image joins verdict token and map: sigmoid(verdict * log-odds + map * peak + offset).
+
+    The peak of the map is 1 - the least similarity of an image token to the reference.
+
+    Attributes:
+      verdict, map, offset: The weights, learnt on labelled images (`metrics.joint_score`).
+    """
+
+    verdict: float
+    map: float
+    offset: float
+
+
 def verdict_score(logits: Float[Array, "B Q V"], verdict_ids: VerdictIds) -> Float[Array, "B Q"]:
     """P(yes) / (P(yes) + P(no)) from an answer's first logits, 0..1."""
+    return jax.nn.sigmoid(_log_odds(logits, verdict_ids))
+
+
+def joined_score(
+    logits: Float[Array, "B Q V"],
+    verdict_ids: VerdictIds,
+    similarity: Float[Array, "B M"],
+    compared: Bool[Array, " B"],
+    joint: JointScore,
+) -> Float[Array, "B Q"]:
+    """`verdict_score`, but each image's first question by verdict and map where it was compared with a reference.
+
+    Args:
+      similarity: Of each image token to the reference.
+      compared: True where there is a reference.
+    """
+    odds = _log_odds(logits, verdict_ids)
+    peak = 1.0 - jnp.min(similarity, axis=-1, keepdims=True)  # B 1
+    joined = joint.verdict * odds[:, :1] + joint.map * peak + joint.offset
+    return jax.nn.sigmoid(odds.at[:, :1].set(jnp.where(compared[:, None], joined, odds[:, :1])))
+
+
+def _log_odds(logits: Float[Array, "B Q V"], verdict_ids: VerdictIds) -> Float[Array, "B Q"]:
     yes, no = (jax.nn.logsumexp(logits[..., jnp.asarray(ids)], axis=-1) for ids in verdict_ids)
-    return jax.nn.sigmoid(yes - no)
+    return yes - no
 
 
-def opened_by_score(logits: Float[Array, "B Q V"], verdict_ids: VerdictIds, threshold: float) -> Float[Array, "B Q V"]:
+def opened_by_score(
+    logits: Float[Array, "B Q V"], scores: Float[Array, "B Q"], verdict_ids: VerdictIds, threshold: float
+) -> Float[Array, "B Q V"]:
     """First logits with which each row's first question is answered yes from the threshold on, and no below it.
 
     All other tokens of that question become impossible, so that the words that follow are those of the verdict that a
     line acts on. Further questions stay as they are.
     """
-    positive = verdict_score(logits[:, :1], verdict_ids) >= jnp.float32(threshold)  # B 1
+    positive = scores[:, :1] >= jnp.float32(threshold)  # B 1
     opens = np.zeros((2, logits.shape[-1]), np.bool_)
     for row, ids in zip(opens, verdict_ids, strict=True):
         row[list(ids)] = True

@@ -162,6 +162,25 @@ class UserImages:
         return make_input(name, test_image, references, category, self._vocabulary, register=self._register)
 
 
+class ChosenImages:
+    """Some of other images, by their numbers."""
+
+    def __init__(self, images: Images, numbers: Sequence[int]) -> None:
+        self._images, self._numbers = images, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def key(self, index: int) -> str:
+        return self._images.key(self._numbers[index])
+
+    def stamp(self, index: int) -> str:
+        return self._images.stamp(self._numbers[index])
+
+    def read(self, index: int) -> InputImage:
+        return self._images.read(self._numbers[index])
+
+
 class SampleImages:
     """A few test records, to show what inspection gives: distinct images, as many defective as good where there are."""
 

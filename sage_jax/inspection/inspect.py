@@ -356,6 +356,7 @@ def row_of(found: Inspection, *, truth: Literal["defective", "good"] | None) -> 
         follow_ups=found.answers,
         reference=found.reference,
         num_references=found.num_references,
+        map_peak=found.map_peak,
         map_median=None if found.anomaly_map is None else float(np.median(found.anomaly_map)),
         doubt=found.doubt,
         facts=found.facts,

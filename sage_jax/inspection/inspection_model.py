@@ -10,6 +10,7 @@ import numpy as np
 
 from sage_jax.evaluation.evaluator import Evaluator
 from sage_jax.features.cached import CachedFeatures
+from sage_jax.generation.verdict_tokens import JointScore
 from sage_jax.inspection.batches import ImageBatch, answer_batch, cached_references, read_batch, test_features
 from sage_jax.inspection.images import InputImage
 from sage_jax.inspection.questions import ImageAnswers
@@ -27,12 +28,14 @@ class Threshold:
       promise: What holds of images like those calibrated on.
       calibration: What found it; None where nobody calibrated.
       num_references: References that images were compared with when it was found; 0 without.
+      joint_score: How the score joins verdict and map, of images with a reference; None = it is the verdict's alone.
     """
 
     value: float
     promise: str
     calibration: Calibration | None = None
     num_references: int = 0
+    joint_score: JointScore | None = None
 
     def probability(self, score: float) -> float | None:
         """Calibrated probability of a defect; None without a calibration on good and defective images."""
@@ -98,7 +101,7 @@ class InspectionModel:
         self.evaluator, self.stage, self.thresholds = evaluator, stage, thresholds
         self._familiarities, self._teller = familiarities, teller
         self._responders = {
-            with_reference: evaluator.responder.deciding(threshold.value)
+            with_reference: evaluator.responder.deciding(threshold.value, threshold.joint_score)
             for with_reference, threshold in thresholds.items()
         }
         self._references = cached_references(evaluator, one_for_all=True)

@@ -42,6 +42,7 @@ class InspectionRow:
       follow_ups: Further questions about the image, each with the model's answer.
       reference: Path of the good reference that it was compared with, the first of several; "" without one.
       num_references: References that it was compared with.
+      map_peak: Highest value of the anomaly map at an image token; None without a reference.
       map_median: Median of the anomaly map; None without a reference.
       doubt: Why the verdict is unsure; "" where it is not.
       facts: Sentences about the object and its typical anomalies that the model was given, or wrote first.
@@ -59,6 +60,7 @@ class InspectionRow:
     follow_ups: tuple[tuple[str, str], ...] = ()
     reference: str = ""
     num_references: int = 0
+    map_peak: float | None = None
     map_median: float | None = None
     doubt: str = ""
     facts: tuple[str, ...] = ()
@@ -207,6 +209,7 @@ def row_to_json(row: InspectionRow) -> dict[str, Any]:
         "error": row.error or None,
         "reference": row.reference or None,
         "num_references": row.num_references,
+        "map_peak": row.map_peak,
         "map_median": row.map_median,
         "doubt": row.doubt or None,
         "facts": list(row.facts),
@@ -228,6 +231,7 @@ def row_from_json(content: Mapping[str, Any]) -> InspectionRow:
         follow_ups=tuple((turn["question"], turn["answer"]) for turn in content["follow_ups"]),
         reference=content.get("reference") or "",  # rows of an inspection begun before there was one
         num_references=content.get("num_references") or int(bool(content.get("reference"))),
+        map_peak=content.get("map_peak"),
         map_median=content.get("map_median"),
         doubt=content.get("doubt") or "",
         facts=tuple(content.get("facts") or ()),

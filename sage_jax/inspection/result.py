@@ -30,11 +30,13 @@ class Inspection:
       category: Kind of part; "" where unknown.
       verdict: `defective` or `good`; `unsure` for an image unlike those calibrated on, whatever its score; `unreadable`
         for one that could not be inspected.
-      score: Anomaly score P(yes) / (P(yes) + P(no)), 0 to 1; None where unreadable.
+      score: Anomaly score, 0 to 1: P(yes) / (P(yes) + P(no)), or as a calibration has joined it with the map's peak;
+        None where unreadable.
       reason: The model's answer to the question whether there is a defect.
       answers: Further questions, each with the model's answer.
       boxes: Peaks of the map (left, top, right, bottom, score), px of the image, right and bottom exclusive.
       anomaly_map: 1 - similarity to the reference at each pixel, from 0 (alike); None without a reference.
+      map_peak: 1 - the least similarity of an image token to the reference; None without one.
       reference: Path or name of the reference that the image was compared with, the first of several; "" without one.
       num_references: References that it was compared with.
       doubt: Why the verdict is unsure; "" where it is not.
@@ -51,6 +53,7 @@ class Inspection:
     answers: tuple[tuple[str, str], ...] = ()
     boxes: tuple[Region, ...] = ()
     anomaly_map: Float[np.ndarray, "H W"] | None = None
+    map_peak: float | None = None
     reference: str = ""
     num_references: int = 0
     doubt: str = ""
@@ -113,6 +116,7 @@ def make_inspection(answers: ImageAnswers, config: Config, familiarity: Familiar
         answers=answers.follow_ups,
         boxes=tuple(boxes),
         anomaly_map=values if compared else None,
+        map_peak=1.0 - float(answers.similarity.min()) if compared else None,
         reference=record.reference_path if compared else "",
         num_references=len(record.references),
         doubt=doubt,

@@ -143,6 +143,12 @@ def calibrate(
     )
 
 
+def supports(num_good: int, num_defective: int, *, false_alarm_rate: float, escape_rate: float) -> bool:
+    """Whether so many images can promise such rates at all."""
+    kept = not escape_rate or (num_defective > 0 and clopper_pearson(0, num_defective) <= escape_rate)
+    return kept and _allowed(num_good, false_alarm_rate) >= 1
+
+
 def _keeping_escapes(missed: np.ndarray, rate: float, *, at_least: float, ordered: np.ndarray) -> float:
     """The highest threshold that keeps a rate of escapes, not below the one that keeps the rate of false alarms."""
     count = len(missed)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from sage_jax.config import Config, ConfigError, InspectConfig
 from sage_jax.evaluation.evaluator import Evaluator
+from sage_jax.generation.verdict_tokens import JointScore
 from sage_jax.inspection import inspect as inspection
-from sage_jax.inspection.images import References, UserImages, find_images
+from sage_jax.inspection.images import ChosenImages, Images, References, UserImages, find_images
 from sage_jax.inspection.inspection_model import Threshold
 from sage_jax.journal.calibration_plot import plot_calibration
 from sage_jax.journal.summary import load_summary
@@ -25,6 +26,7 @@ from sage_jax.process.signals import Interrupted
 from sage_jax.stages.facts import told_images
 from sage_jax.stages.familiarity import learn_familiarity
 from sage_jax.stages.folder import RunFolder
+from sage_jax.stages.joining import learn_joint_score, others, shares_to_learn_on, told_gain
 from sage_jax.stages.provenance import log_changes
 from sage_jax.stages.run import Stage, StageCost
 
@@ -43,26 +45,29 @@ def calibrate(stage: Stage) -> StageCost:
     log_changes(stage, name)
     asked_for = _inspections(config)
     try:
-        shown = {
+        shown: dict[str, Images] = {
             label: told_images(stage, UserImages(options, run.vocabulary, config.data))
             for label, options in asked_for.items()
         }
     except Interrupted as stopped:
         return StageCost(interrupted=str(stopped))
     evaluator = run.evaluator(name, run.weights.answering(name, wanted_by=stage.name), use_up=True)
-    scores: dict[str, list[float]] = {}
     for label, options in asked_for.items():
-        output, images = run.folder.path / "calibration" / label, shown[label]
-        asked = dataclasses.replace(evaluator, config=dataclasses.replace(config, inspect=options))
-        log.line(f"{len(images)} {label} images of {options.images}, compared with {options.references or 'nothing'}")
-        found = inspection.inspect(images, asked, stage=name, output=output, log=log, mesh=run.mesh)
-        if found.done < len(images):
-            why = f"stage calibrate stopped after {found.done} of {len(images)} {label} images; their rows are saved"
-            return StageCost(interrupted=why, counts=dict(found.counts))
-        rows = [json.loads(line) for line in (output / "inspection.jsonl").read_text(encoding="utf-8").splitlines()]
-        scores[label] = [row["score"] for row in rows if row["score"] is not None]
-        if unreadable := len(rows) - len(scores[label]):
-            log.line(f"{unreadable} of them cannot be read and do not count: {output / 'report.html'} names them")
+        given = f"{options.images}, compared with {options.references or 'nothing'}"
+        log.line(f"{len(shown[label])} {label} images of {given}")
+    joint = None
+    try:
+        if learnt_on := shares_to_learn_on(config, {label: len(images) for label, images in shown.items()}):
+            rows = {
+                label: _rows(stage, evaluator, name, shown[label], label, part) for label, part in learnt_on.items()
+            }
+            joint = learn_joint_score(rows, log)
+        scoring = dataclasses.replace(evaluator, responder=evaluator.responder.deciding(NOT_CALIBRATED, joint))
+        rest = {label: others(len(images), learnt_on.get(label)) for label, images in shown.items()}
+        found_rows = {label: _rows(stage, scoring, name, shown[label], label, part) for label, part in rest.items()}
+    except Interrupted as stopped:
+        return StageCost(interrupted=str(stopped))
+    scores = {label: [row["score"] for row in rows] for label, rows in found_rows.items()}
     try:
         found = calibrate_scores(
             scores["good"],
@@ -73,15 +78,44 @@ def calibrate(stage: Stage) -> StageCost:
     except CalibrationError as error:
         raise ConfigError(f"calibrate.good = {config.calibrate.good}: {error}") from None
     made_for = {"stage": name, "model": evaluator.digest(), "with_reference": bool(_references(config))}
-    learnt = learn_familiarity(stage, evaluator, made_for, asked_for["good"])
-    content = made_for | {"num_references": config.num_references, "familiarity": learnt} | dataclasses.asdict(found)
+    content = made_for | {
+        "num_references": config.num_references,
+        "familiarity": learn_familiarity(stage, evaluator, made_for, asked_for["good"]),
+        "joint_score": None if joint is None else dataclasses.asdict(joint),
+        **dataclasses.asdict(found),
+    }
     replace_file(run.folder.calibration, json.dumps(sealed_json(content), indent=1) + "\n")
     plot_calibration(found, scores["good"], scores.get("defective", []), run.folder.path / "calibration.png")
-    log.line(f"threshold {found.threshold:.6f}: {promise_of(found)}")
+    log.line(f"threshold {found.threshold:.6f}: {promise_of(found, joint)}")
+    if joint is not None:
+        log.line(told_gain(found_rows, joint))
     for trade in found.trades:
         escapes = "" if trade.escapes is None else f", escapes {trade.escapes:.1%} of the defective ones"
         log.line(f"  threshold {trade.threshold:.6f}: false alarms at most {trade.promised:.2%}{escapes}")
     return StageCost()
+
+
+def _rows(
+    stage: Stage, evaluator: Evaluator, name: str, images: Images, label: str, part: Sequence[int]
+) -> list[dict[str, Any]]:
+    """The rows of the readable ones of some images; they are kept in `calibration/` of the run.
+
+    Raises:
+      Interrupted: A signal has come; the rows that are done are kept.
+    """
+    run, options = stage.run, _inspections(stage.config)[label]
+    learns = evaluator.responder.decoding.verdict_threshold is None
+    output = run.folder.path / "calibration" / (f"{label}_to_join" if learns else label)
+    asked = dataclasses.replace(evaluator, config=dataclasses.replace(stage.config, inspect=options))
+    chosen = ChosenImages(images, part)
+    done = inspection.inspect(chosen, asked, stage=name, output=output, log=stage.log, mesh=run.mesh).done
+    if done < len(part):
+        raise Interrupted(f"stage calibrate stopped after {done} of {len(part)} {label} images; their rows are saved")
+    rows = [json.loads(line) for line in (output / "inspection.jsonl").read_text(encoding="utf-8").splitlines()]
+    readable = [row for row in rows if row["score"] is not None]
+    if unreadable := len(rows) - len(readable):
+        stage.log.line(f"{unreadable} of them cannot be read and do not count: {output / 'report.html'} names them")
+    return readable
 
 
 def check_calibration(config: Config) -> None:
@@ -112,10 +146,11 @@ def _named(field: str, given: str) -> Iterator[None]:
         raise ConfigError(str(error).replace(field, given)) from None
 
 
-def promise_of(found: Calibration) -> str:
-    """What the threshold holds, in a sentence."""
+def promise_of(found: Calibration, joint: JointScore | None = None) -> str:
+    """What the threshold holds, in a sentence, of scores that may join verdict and map."""
     good = f"of further good images like the {found.num_good} calibrated on, {found.promised:.2%} or fewer are called "
     text = f"{good}defective, on average over calibrations"
+    text += "" if joint is None else "; the score joins the verdict with the map"
     if found.escape_bound is None:
         return f"{text}; of escapes nothing is known without defective images"
     seen = f"{found.escapes} of {found.num_defective} defective ones escaped"
@@ -160,7 +195,8 @@ def threshold_of(
     if with_reference and as_configured and number != config.num_references:
         why = f"none: the calibration is of images with up to {number} references, not {config.num_references}"
         return Threshold(NOT_CALIBRATED, why)
-    return Threshold(found.threshold, promise_of(found), found, number if with_reference else 0)
+    joint = JointScore(**content["joint_score"]) if content.get("joint_score") else None
+    return Threshold(found.threshold, promise_of(found, joint), found, number if with_reference else 0, joint)
 
 
 def _calibration(content: dict[str, Any]) -> Calibration:

@@ -77,15 +77,20 @@ class Learnt:
 
     def _of(self, label: str, run: Run, name: str, lesson: Lesson) -> dict[str, Values]:
         evaluator = run.evaluator(name, run.weights.answering(name, wanted_by=LEARN), use_up=True)
-        threshold = {
-            compared: threshold_of(run.config, evaluator, name, with_reference=compared, as_configured=False).value
+        found = {
+            compared: threshold_of(run.config, evaluator, name, with_reference=compared, as_configured=False)
             for compared in (True, False)
         }
+        threshold = {compared: each.value for compared, each in found.items()}
+        # Of images without a reference it is the verdict's alone, whatever joins them.
+        scoring = evaluator.responder.deciding(None, found[True].joint_score)
+        judged = dataclasses.replace(evaluator, responder=scoring)
         stored = self.run.records("test", wanted_by="evaluate")
         tested = ChosenRecords(stored, range(len(stored))[: run.config.learn.test_records or None])
 
         def shown(what: str, records: Sequence[Record], measure: Callable[..., Found], *more: Any) -> Found:
             batches = -(-len(records) // max(1, evaluator.rows(len(records)))) if records else 0
+            asked = judged if measure is right_verdicts else evaluator
             with self.at_work.log.progress(batches, unit=f"{label}, {what}") as advance:
 
                 def told(done: int) -> None:
@@ -93,7 +98,7 @@ class Learnt:
                         raise Interrupted(f"stage learn stopped while it measured {what}; the trained version is kept")
                     advance(done)
 
-                return measure(evaluator, records, *more, told)
+                return measure(asked, records, *more, told)
 
         reasons = shown("reasons of corrections", lesson.held_out_records, right_reasons)
         of_test = shown("reasons of the test set", tested, right_reasons)

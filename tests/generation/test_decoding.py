@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from sage_jax.batch import TreeBatch
 from sage_jax.generation.decoding import (
@@ -16,10 +17,11 @@ from sage_jax.generation.decoding import (
     first_logits,
     prefill,
     prefill_and_decode,
+    prompt_scores,
     unasked,
 )
 from sage_jax.generation.options import Decoding
-from sage_jax.generation.verdict_tokens import verdict_score
+from sage_jax.generation.verdict_tokens import JointScore, verdict_score
 from sage_jax.models.attention.blocks import TreeBlocks
 from sage_jax.models.attention.tree import TreeBranches
 from sage_jax.models.sage import Sage
@@ -97,12 +99,34 @@ def test_a_padding_row_and_a_missing_question_are_not_asked() -> None:
 @pytest.mark.parametrize("threshold", [0.2, 0.8])
 def test_under_a_threshold_the_score_opens_the_first_answer(threshold: float) -> None:
     logits = jnp.asarray(np.random.default_rng(0).normal(0, 3, (6, 2, VOCAB_SIZE)), jnp.float32)
-    opened = first_logits(logits, dataclasses.replace(DECODING, verdict_threshold=threshold))
+    scores = verdict_score(logits, (YES, NO))
+    opened = first_logits(logits, scores, dataclasses.replace(DECODING, verdict_threshold=threshold))
     for row in range(6):
-        wanted = YES if float(verdict_score(logits, (YES, NO))[row, 0]) >= threshold else NO
+        wanted = YES if float(scores[row, 0]) >= threshold else NO
         assert int(opened[row, 0].argmax()) in wanted
     np.testing.assert_array_equal(opened[:, 1], logits[:, 1])
-    assert first_logits(logits, DECODING) is logits
+    assert first_logits(logits, scores, DECODING) is logits
+
+
+def test_a_joined_score_decides_how_answers_open(
+    model: Sage, prefilled: tuple[jax.Array, jax.Array, DecodeState]
+) -> None:
+    logits, similarity, _ = prefilled
+    compared = np.asarray(BATCH.reference_tile_mask).any(axis=1)
+    plain = np.asarray(verdict_score(logits, (YES, NO)), np.float64)
+    peak = 1.0 - np.asarray(similarity, np.float64).min(axis=1)
+    wanted = np.where(compared, special.expit(0.5 * special.logit(plain[:, 0]) + 8.0 * peak - 2.0), plain[:, 0])
+    decoding = dataclasses.replace(DECODING, verdict_threshold=0.5, joint_score=JointScore(0.5, 8.0, -2.0))
+    seeds = jnp.zeros(4, jnp.int32)
+    answers, _ = jax.jit(lambda model: prefill_and_decode(model, BATCH, seeds, decoding))(model)
+    asked = ~np.asarray(unasked(BATCH))
+    np.testing.assert_allclose(answers.verdict_score[asked[:, 0], 0], wanted[asked[:, 0]], rtol=1e-4)
+    np.testing.assert_allclose(answers.verdict_score[:, 1:][asked[:, 1:]], plain[:, 1:][asked[:, 1:]], rtol=2e-5)
+    again = jax.jit(lambda model: prompt_scores(model, BATCH, decoding))(model)
+    np.testing.assert_allclose(again.verdict_score[asked], answers.verdict_score[asked], rtol=2e-4)
+    for row in np.flatnonzero(asked[:, 0]):
+        assert int(answers.token_ids[row, 0, 0]) in (YES if wanted[row] >= 0.5 else NO)
+    assert compared.any() and (np.abs(wanted - plain[:, 0])[compared & asked[:, 0]] > 0.01).any()
 
 
 def test_a_wider_state_keeps_what_it_holds(prefilled: tuple[jax.Array, jax.Array, DecodeState]) -> None:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from sage_jax.generation.verdict_tokens import opened_by_score, verdict_score
+from sage_jax.generation.verdict_tokens import JointScore, joined_score, opened_by_score, verdict_score
 
 IDS = ((3, 7), (1, 4, 8))
 
@@ -18,11 +18,25 @@ def test_the_score_is_the_share_of_yes_among_yes_and_no() -> None:
     np.testing.assert_allclose(verdict_score(jnp.asarray(logits, jnp.float32), IDS), yes / (yes + no), rtol=1e-5)
 
 
+def test_a_joined_score_is_that_of_verdict_and_map_where_there_is_a_reference() -> None:
+    rng = np.random.default_rng(2)
+    logits, similarity = rng.normal(0.0, 4.0, (5, 2, 11)), rng.uniform(-0.2, 1.0, (5, 6))
+    compared = np.array([True, False, True, True, False])
+    joint = JointScore(verdict=0.7, map=3.5, offset=-1.25)
+    yes, no = (special.logsumexp(logits[..., list(ids)], axis=-1) for ids in IDS)
+    expected = special.expit(yes - no)
+    joined = special.expit(0.7 * (yes - no)[:, 0] + 3.5 * (1.0 - similarity.min(axis=-1)) - 1.25)
+    expected[:, 0] = np.where(compared, joined, expected[:, 0])
+    given = (jnp.asarray(logits, jnp.float32), IDS, jnp.asarray(similarity, jnp.float32), jnp.asarray(compared))
+    np.testing.assert_allclose(joined_score(*given, joint), expected, rtol=2e-5)
+    assert (np.abs(expected - special.expit(yes - no)).max(axis=0) > [0.1, -1.0]).all()
+
+
 def test_the_first_question_opens_as_the_threshold_says_and_others_as_they_were() -> None:
     logits = jnp.asarray(np.random.default_rng(1).normal(0.0, 4.0, (40, 3, 11)), jnp.float32)
     scores = np.asarray(verdict_score(logits, IDS))
     for threshold in (0.0, 0.2, float(scores[5, 0]), 0.9, 1.0):
-        found = np.asarray(opened_by_score(logits, IDS, threshold))
+        found = np.asarray(opened_by_score(logits, jnp.asarray(scores), IDS, threshold))
         np.testing.assert_array_equal(found[:, 1:], logits[:, 1:])
         for row in range(40):
             ids = IDS[0] if scores[row, 0] >= np.float32(threshold) else IDS[1]

@@ -26,6 +26,7 @@ FIELDS = {
     "error",
     "reference",
     "num_references",
+    "map_peak",
     "map_median",
     "doubt",
     "facts",

@@ -9,12 +9,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from scipy import special
 
 import sage_jax
 from sage_jax.config import CalibrateConfig, DataConfig
 from sage_jax.data.sources.generated import draw
 from sage_jax.errors import UserError
 from sage_jax.process.checksums import open_json, sealed_json
+from sage_jax.stages import joining
 from sage_jax.stages.calibration import threshold_of
 from sage_jax.stages.open_model import config_of
 from tests.support.tiny_run import TinyRun, read_jsonl, run_main
@@ -192,6 +194,40 @@ def test_a_threshold_once_set_by_hand_does_not_win_over_a_later_calibration(
     assert "set by hand" in sage_jax.load(folder).threshold().promise
     made = sage_jax.calibrate(folder, parts / "good", references=parts / "good" / "00.png", false_alarm_rate=0.1)
     assert sage_jax.load(folder).threshold().value == made["threshold"]
+
+
+def test_a_score_of_verdict_and_map_is_learnt_on_some_images_and_calibrated_on_the_others(
+    run_folder: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "_LEAST", {"good": 8, "defective": 4})
+    folder = Path(shutil.copytree(run_folder, tmp_path / "run"))
+    given = {"references": parts / "good" / "00.png", "false_alarm_rate": 0.1}
+    made = sage_jax.calibrate(folder, parts / "good", parts / "defective", **given)
+    joint = made["joint_score"]
+    assert joint["verdict"] >= 0.0 and joint["map"] >= 0.0 and joint["verdict"] + joint["map"] > 0.0
+    assert (made["num_good"], made["num_defective"]) == (16, 4)
+    taught, rest = (
+        {row["image"] for row in read_jsonl(folder / "calibration" / name / "inspection.jsonl")}
+        for name in ("good_to_join", "good")
+    )
+    assert len(taught) == 8 and len(rest) == 16 and not taught & rest
+    inspector, plain = sage_jax.load(folder), sage_jax.load(folder, threshold=0.5)
+    assert "joins the verdict with the map" in inspector.threshold().promise
+    assert inspector.threshold(with_reference=False).joint_score is None
+    for name in ("good/01.png", "defective/02.png"):
+        ours, alone = (one.inspect(parts / name, parts / "good" / "00.png") for one in (inspector, plain))
+        assert ours.score is not None and alone.score is not None and alone.map_peak is not None
+        logit = joint["verdict"] * special.logit(alone.score) + joint["map"] * alone.map_peak + joint["offset"]
+        assert ours.score == pytest.approx(special.expit(logit), rel=1e-3)
+        assert ours.verdict == ("defective" if ours.score >= made["threshold"] else "good")
+        assert ours.reason.startswith(("Yes", "True") if ours.verdict == "defective" else ("No", "False"))
+        without = [one.inspect(parts / name).score for one in (inspector, plain)]
+        assert without[0] == without[1]
+    log = (folder / "log.txt").read_text(encoding="utf-8")
+    assert "AUROC on the other images: joined " in log
+    sage_jax.train(_with_inspection(folder, output=str(tmp_path / "looked")), stages="inspect")
+    report = (tmp_path / "looked" / "report.html").read_text(encoding="utf-8")
+    assert "the score joins the verdict with the map" in report
 
 
 def test_what_cannot_be_promised_costs_one_line(run_folder: Path, parts: Path) -> None:

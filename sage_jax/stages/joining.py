@@ -1,0 +1,76 @@
+"""What part of a calibration's images teaches a score to join the verdict with the map, and what that brings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from scipy import special
+from sklearn.metrics import roc_auc_score
+
+from sage_jax.config import Config
+from sage_jax.generation.verdict_tokens import JointScore
+from sage_jax.journal.run_log import RunLog
+from sage_jax.metrics.calibration import log_odds, supports
+from sage_jax.metrics.joint_score import learn_weights
+
+_LEAST: Final = {"good": 10, "defective": 5}
+"""Images of each label without which nothing is learnt."""
+_EVERY: Final = {"good": 3, "defective": 2}
+"""One image in so many teaches; the threshold is found on the others, which the weights have not seen."""
+
+Rows = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Rows of an inspection by label."""
+
+
+def shares_to_learn_on(config: Config, numbers: Mapping[str, int]) -> dict[str, range]:
+    """Images of each label, by number, that teach the score; none where the others would not support the rates.
+
+    Args:
+      numbers: Images of each label.
+    """
+    options = config.calibrate
+    if not options.join_map or not (options.references or config.inspect.references) or "defective" not in numbers:
+        return {}
+    shares = {label: range(every - 1, numbers[label], every) for label, every in _EVERY.items()}
+    left = {label: numbers[label] - len(share) for label, share in shares.items()}
+    enough = all(len(share) >= _LEAST[label] for label, share in shares.items())
+    rates = {"false_alarm_rate": options.false_alarm_rate, "escape_rate": options.escape_rate}
+    return shares if enough and supports(left["good"], left["defective"], **rates) else {}
+
+
+def others(number: int, share: range | None) -> list[int]:
+    """The numbers of the images that do not teach."""
+    return [index for index in range(number) if share is None or index not in share]
+
+
+def learn_joint_score(rows: Rows, log: RunLog) -> JointScore | None:
+    """The weights that tell the images apart; None where too few of them can be read."""
+    labelled = [(row, label == "defective") for label, found in rows.items() for row in found]
+    if any(len(found) < _LEAST[label] for label, found in rows.items()):
+        log.line("too few images can be read to join verdict and map: the score is the verdict's alone")
+        return None
+    found = learn_weights(
+        [row["score"] for row, _ in labelled],
+        [row["map_peak"] for row, _ in labelled],
+        [defective for _, defective in labelled],
+    )
+    log.line(
+        f"score: sigmoid({found.verdict:.3f} x log-odds of the verdict + {found.map:.3f} x peak of the map "
+        f"{found.offset:+.3f}), learnt on {len(rows['good'])} good and {len(rows['defective'])} defective images"
+    )
+    return JointScore(found.verdict, found.map, found.offset)
+
+
+def told_gain(rows: Rows, joint: JointScore) -> str:
+    """AUROC of the joined score beside those of what it joins, on images that did not teach it."""
+    labels = [label == "defective" for label, found in rows.items() for _ in found]
+    scores = np.array([row["score"] for found in rows.values() for row in found])
+    peaks = np.array([row["map_peak"] for found in rows.values() for row in found])
+    named = {"joined": scores, "the map": peaks}
+    if joint.verdict > 0.0:
+        named["the verdict"] = special.expit((log_odds(scores) - joint.map * peaks - joint.offset) / joint.verdict)
+    return "AUROC on the other images: " + ", ".join(
+        f"{name} {roc_auc_score(labels, values):.4f}" for name, values in named.items()
+    )

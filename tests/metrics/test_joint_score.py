@@ -1,0 +1,52 @@
+"""Weights that join verdict and map: those of an independent logistic regression, and better than either alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import special
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from sage_jax.metrics.joint_score import learn_weights
+
+
+def _images(number: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores, peaks and labels: both tell something, and err on different images."""
+    rng = np.random.default_rng(seed)
+    defective = np.arange(number) % 3 == 0
+    odds = rng.normal(np.where(defective, 1.0, -1.0), 1.2)
+    return special.expit(odds), rng.normal(np.where(defective, 0.6, 0.3), 0.15), defective
+
+
+def test_the_weights_are_those_of_a_logistic_regression() -> None:
+    scores, peaks, defective = _images(60, 0)
+    found = learn_weights(list(scores), list(peaks), list(defective))
+    features = np.stack([special.logit(scores), peaks], axis=1)
+    middle, spread = features.mean(axis=0), features.std(axis=0)
+    # With balanced classes each image weighs n / (2 n_class): of twice as much as ours, so that C is half as large.
+    peer = LogisticRegression(C=1.0, class_weight="balanced", tol=1e-10).fit((features - middle) / spread, defective)
+    weights = peer.coef_[0] / spread
+    np.testing.assert_allclose([found.verdict, found.map], weights, rtol=1e-3)
+    np.testing.assert_allclose(found.offset, peer.intercept_[0] - weights @ middle, rtol=1e-3)
+
+
+def test_the_joined_score_tells_unseen_images_apart_better_than_either_alone() -> None:
+    found = learn_weights(*map(list, _images(60, 1)))
+    scores, peaks, defective = _images(3000, 2)
+    joined = roc_auc_score(defective, found(scores, peaks))
+    assert joined > max(roc_auc_score(defective, scores), roc_auc_score(defective, peaks)) + 0.02
+
+
+def test_no_weight_is_below_zero_and_images_that_a_line_parts_have_finite_ones() -> None:
+    scores, peaks, defective = _images(60, 3)
+    against = learn_weights(list(scores), list(-peaks), list(defective))
+    assert against.map == 0.0 and against.verdict > 0.0
+    apart = learn_weights([0.000001] * 10 + [1.0] * 5, [0.0] * 10 + [1.0] * 5, [False] * 10 + [True] * 5)
+    assert 0.0 < apart.verdict < 1.0 and 0.0 < apart.map < 10.0
+    assert (apart(np.array([0.0, 1.0]), np.array([0.0, 1.0])).round() == [0.0, 1.0]).all()
+
+
+def test_one_label_alone_teaches_nothing() -> None:
+    with pytest.raises(ValueError, match="one kind is lacking"):
+        learn_weights([0.1, 0.2], [0.1, 0.2], [False, False])

@@ -1,0 +1,79 @@
+"""Which images of a calibration teach the joined score, and what is told of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import special
+
+from sage_jax.config import CalibrateConfig, Config
+from sage_jax.journal.run_log import RunLog
+from sage_jax.stages.joining import learn_joint_score, others, shares_to_learn_on, told_gain
+
+CONFIG = Config(calibrate=CalibrateConfig(good="g", defective="d", references="r", false_alarm_rate=0.05))
+
+
+def test_a_third_of_the_good_and_half_of_the_defective_images_teach() -> None:
+    shares = shares_to_learn_on(CONFIG, {"good": 90, "defective": 20})
+    assert {label: len(share) for label, share in shares.items()} == {"good": 30, "defective": 10}
+    for label, number in (("good", 90), ("defective", 20)):
+        rest = others(number, shares[label])
+        assert sorted([*rest, *shares[label]]) == list(range(number)) and not set(rest) & set(shares[label])
+    assert others(3, None) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("fields", "numbers"),
+    [
+        ({"join_map": False}, {"good": 90, "defective": 20}),
+        ({"references": ""}, {"good": 90, "defective": 20}),
+        ({}, {"good": 90}),
+        ({}, {"good": 29, "defective": 20}),
+        ({}, {"good": 90, "defective": 9}),
+        ({"false_alarm_rate": 0.015}, {"good": 90, "defective": 20}),
+        ({"escape_rate": 0.2}, {"good": 90, "defective": 20}),
+    ],
+)
+def test_where_the_others_would_not_do_none_teach(fields: dict[str, object], numbers: dict[str, int]) -> None:
+    config = dataclasses.replace(CONFIG, calibrate=dataclasses.replace(CONFIG.calibrate, **fields))
+    assert shares_to_learn_on(config, numbers) == {}
+
+
+def test_the_gain_is_told_beside_what_is_joined(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def rows(number: int, middle: float) -> list[dict[str, float]]:
+        scores = special.expit(rng.normal(middle, 1.5, number))
+        return [{"score": float(s), "map_peak": float(rng.normal(0.3 + 0.1 * middle, 0.1))} for s in scores]
+
+    found = {"good": rows(40, -1.0), "defective": rows(30, 1.0)}
+    with RunLog(tmp_path, "calibrate") as log:
+        joint = learn_joint_score(found, log)
+        assert learn_joint_score({"good": found["good"], "defective": found["defective"][:4]}, log) is None
+    assert joint is not None and joint.verdict > 0.0 and joint.map > 0.0
+    said = (tmp_path / "log.txt").read_text()
+    assert "learnt on 40 good and 30 defective images" in said and "too few images can be read" in said
+    joined = {
+        label: [
+            {
+                **row,
+                "score": float(
+                    special.expit(
+                        joint.verdict * special.logit(row["score"]) + joint.map * row["map_peak"] + joint.offset
+                    )
+                ),
+            }
+            for row in part
+        ]
+        for label, part in found.items()
+    }
+    gain = told_gain(joined, joint)
+    values = {name.rpartition(" ")[0]: float(name.rpartition(" ")[2]) for name in gain.partition(": ")[2].split(", ")}
+    labels = np.repeat([False, True], [40, 30])
+    plain = np.array([row["score"] for part in found.values() for row in part])
+    better = np.mean(plain[labels][:, None] > plain[~labels])
+    assert values.keys() == {"joined", "the map", "the verdict"} and abs(values["the verdict"] - better) < 1e-3
+    assert values["joined"] >= max(values["the map"], values["the verdict"])
