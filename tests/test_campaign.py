@@ -63,6 +63,16 @@ def test_every_input_is_read_as_it_is(inputs: list[Target]) -> None:
         assert try_input(target, target.content) == ("read", ""), target.name
 
 
+def test_whatever_stands_in_place_of_an_input_is_read_or_refused(inputs: list[Target]) -> None:
+    """JSON of other kinds, or nested deeper than any parser goes: mutants become these now and then."""
+    others = [b"null", b"5", b"[]", b"{}", b'"text"', b"true", b"NaN", b"[" * 100_000, b'{"a":' * 100_000]
+    for target in inputs:
+        for content in (*others, b"[" * 5000 + b"]" * 5000, b'{"checksum":' + b"[" * 100_000, b"1" * 5000):
+            outcome, about = try_input(target, content)
+            target.path.write_bytes(target.content)
+            assert outcome in ("read", "refused"), f"{target.name}: {content[:20]!r}: {about}"
+
+
 def test_mutants_are_read_or_refused_in_one_message(tmp_path: Path) -> None:
     report = fuzz_inputs(tmp_path, 400, 7, keep=None, only="", say=lambda line: None)
     assert not report.failed, str(report)

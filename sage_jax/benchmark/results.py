@@ -177,7 +177,7 @@ def load_results(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return content if isinstance(content.get("stages"), dict) else {}
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise_if_lacking(error, path)
         return {}
 

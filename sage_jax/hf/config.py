@@ -103,7 +103,7 @@ def read_checkpoint_config(folder: Path) -> CheckpointConfig:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise WeightsError(f"{path}: there is no such file; give the folder of a downloaded checkpoint") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: cannot be read as JSON ({error}); download it again") from None
     given = values.get("model_type") if isinstance(values, dict) else None
     layout: Layout | None = next((name for name in TEXT_MODELS if name == given), None)

@@ -59,7 +59,7 @@ def read_generation_config(folder: Path, config: CheckpointConfig) -> Generation
     if path.is_file():
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise WeightsError(f"{path}: cannot be read as JSON ({error}); download it again") from None
         if not isinstance(values, dict):
             raise WeightsError(f"{path}: expected an object")

@@ -84,7 +84,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     """The content of a line, None where it is torn."""
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     known = {"key", "stamp", "made_by", "left", "row"}
     return entry if line.endswith(b"\n") and isinstance(entry, dict) and entry.keys() == known else None

@@ -74,7 +74,7 @@ def read_losses(metrics_jsonl: Path) -> dict[str, dict[int, float]]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             if number == len(lines):
                 break
             raise ValueError(f"{metrics_jsonl}:{number}: not JSON; remove the line") from None

@@ -122,7 +122,7 @@ class RunLog:
     def _keeps(self, line: str, step: int) -> bool:
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             return False
         return row["stage"] != self.stage or row["step"] <= step
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from sage_jax.config import TRAINING_STAGES, ConfigError
 from sage_jax.metrics.intervals import Metric
+from sage_jax.process.checksums import CHECKSUM, open_json, sealed_json
 from sage_jax.process.files import replace_file
 from sage_jax.process.peak_memory import PeakMemory
 from sage_jax.process.shortages import raise_if_lacking
@@ -76,7 +77,10 @@ def load_summary(path: Path) -> dict[str, Any]:
       ConfigError: The file is no summary.
     """
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        summary = json.loads(text)
+        if isinstance(summary, dict) and CHECKSUM in summary:  # those of before have none
+            summary = open_json(text)
     except FileNotFoundError:
         return {"stages": {}, "metrics": {}}
     except (OSError, ValueError, RecursionError) as error:
@@ -122,7 +126,7 @@ def record_cost(
         seconds, peak_memory_gb = seconds + before["seconds"], max(peak_memory_gb, before["peak_memory_gb"])
     cost = {"seconds": round(seconds, 3), "peak_memory_gb": round(peak_memory_gb, 4)}
     summary["stages"][stage] = cost | {name: round(value, 4) for name, value in sorted((measured | counted).items())}
-    write_json(path, summary)
+    write_json(path, sealed_json(summary))
 
 
 class CostMeter:
@@ -186,7 +190,7 @@ def record_metrics(
     modes = summary["metrics"].setdefault(model, {})
     entry = modes[mode] = {} if about and "scored_of" in about else modes.get(mode, {})
     entry.update({name: _as_json(name, value) for name, value in {**metrics, **(about or {})}.items()})
-    write_json(path, summary)
+    write_json(path, sealed_json(summary))
 
 
 def _as_json(name: str, value: Any) -> Any:

@@ -97,7 +97,7 @@ def _answer(path: Path, number: int, line: str) -> Answer:
             raise TypeError("a text is no string")
         marks = row.get("mle")
         rubric = marks and MleScore(*(float(marks[name]) for name in ("accuracy", "localization", "logic")))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}, line {number}: no prediction ({error!r}): delete the file, and run the stage evaluate again"
         ) from None

@@ -22,7 +22,8 @@ from sage_jax.process.shortages import raise_if_lacking
 FILE: Final = "checksums.json"
 """The list of a folder's files and their SHA-256, in the folder itself, with a checksum of its own."""
 
-_FIELD: Final = "checksum"
+CHECKSUM: Final = "checksum"
+"""Field of sealed JSON."""
 _FILES: Final = "files"
 _SHA256: Final = re.compile("[0-9a-f]{64}")
 _TRAILER: Final = b"sha256"
@@ -77,7 +78,7 @@ def _listed(text: str) -> dict[str, str]:
 
 def sealed_json(content: Mapping[str, Any]) -> dict[str, Any]:
     """The content with a checksum of itself, ready for JSON."""
-    return {**content, _FIELD: _sum_of_json(content)}
+    return {**content, CHECKSUM: _sum_of_json(content)}
 
 
 def open_json(text: str) -> dict[str, Any]:
@@ -92,9 +93,9 @@ def open_json(text: str) -> dict[str, Any]:
         raise ValueError("its JSON is nested too deep") from None
     if not isinstance(content, dict):
         raise ValueError("it is no JSON object")
-    if _FIELD not in content:
+    if CHECKSUM not in content:
         raise ValueError("it has no checksum; an earlier version may have written it")
-    if content.pop(_FIELD) != _sum_of_json(content):
+    if content.pop(CHECKSUM) != _sum_of_json(content):
         raise ValueError("its checksum is not that of its content")
     return content
 

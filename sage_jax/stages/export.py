@@ -141,7 +141,8 @@ def _sealed(folder: Path) -> list[str]:
 def _taken(folder: Path) -> ConfigError:
     return ConfigError(
         f"config.export.folder: {folder} is there already: delete it, or give another with --config.export.folder; "
-        f"{RECORD} of the run does not have it as what this command would write"
+        f"{RECORD} of the run does not have it as what this command would write, from these weights, this config and "
+        "the scores of summary.json"
     )
 
 

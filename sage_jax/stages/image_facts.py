@@ -39,7 +39,7 @@ class ImageFacts:
         if not self.book.is_complete(revision):
             raise ConfigError(
                 f"data.facts = 'model': the facts of this data set's images are not written yet: run with "
-                f"--config.stages=facts,{wanted_by}"
+                f"--config.stages=facts,{wanted_by}, which writes them to {self.book.path}"
             )
         return RecordsWithFacts(records, self.book.facts)
 

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import numpy as np
 from scipy import special
-from sklearn.metrics import roc_auc_score
 
 from sage_jax.config import Config
 from sage_jax.generation.verdict_tokens import JointScore
@@ -65,6 +64,8 @@ def learn_joint_score(rows: Rows, log: RunLog) -> JointScore | None:
 
 def told_gain(rows: Rows, joint: JointScore) -> str:
     """AUROC of the joined score beside those of what it joins, on images that did not teach it."""
+    from sklearn.metrics import roc_auc_score
+
     labels = [label == "defective" for label, found in rows.items() for _ in found]
     scores = np.array([row["score"] for found in rows.values() for row in found])
     peaks = np.array([row["map_peak"] for found in rows.values() for row in found])

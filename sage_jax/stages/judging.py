@@ -109,7 +109,7 @@ def check_judge(config: Config, stages: Sequence[str]) -> None:
 
 
 def _no_answers(folder: Path, models: Sequence[str] = ()) -> ConfigError:
-    of = f" of {', '.join(models)}" if models else ""
+    of = f" of {', '.join(models)} in summary.json" if models else " in summary.json and predictions/"
     return ConfigError(
         f"stage 'judge' needs the answers that stage 'evaluate' writes, and {folder} has none{of}: "
         "run with --config.stages=evaluate,judge"

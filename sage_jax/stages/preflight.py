@@ -124,7 +124,7 @@ def _check_starts(run: Run, stages: Sequence[str]) -> None:
         if _needs_facts(run, stage) and stage not in trained and "facts" not in before and not _has_facts(run):
             raise ConfigError(
                 f"data.facts = 'model': stage {stage!r} reads facts that a model has written about each image: put "
-                f"'facts' before it, after {run.config.facts.stage!r}"
+                f"'facts' before it, after {run.config.facts.stage!r}{_where_facts_are(run)}"
             )
         before.add(stage)
         if stage in ("evaluate", "calibrate", "benchmark", "inspect", "serve", "export") and not trained:
@@ -149,8 +149,16 @@ def _needs_facts(run: Run, stage: str) -> bool:
 
 def _has_facts(run: Run) -> bool:
     """Whether the model that writes facts has written some; whether they are all, the stage that reads them tells."""
-    made = run.config.facts.base_url or run.config.facts.stage in run.trained
-    return bool(made) and run.facts.book.path.is_file()
+    return _is_writer_there(run) and run.facts.book.path.is_file()
+
+
+def _where_facts_are(run: Run) -> str:
+    """The file that the facts are looked for in; "" while nothing can write them."""
+    return f"; there is no {run.facts.book.path}" if _is_writer_there(run) else ""
+
+
+def _is_writer_there(run: Run) -> bool:
+    return bool(run.config.facts.base_url) or run.config.facts.stage in run.trained
 
 
 def _check_training(run: Run, stages: Sequence[str]) -> None:

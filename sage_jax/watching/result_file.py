@@ -85,6 +85,6 @@ def _last_number(path: Path) -> int:
             file.truncate(size - len(tail) + len(whole))
     try:
         number = json.loads(lines[-1])["number"]
-    except (IndexError, ValueError, KeyError, TypeError):
+    except (IndexError, ValueError, KeyError, TypeError, RecursionError):
         return 0
     return number if isinstance(number, int) else 0

@@ -29,7 +29,9 @@ def main() -> int:
     fuzz.add_argument("--only", default="", help="one kind of input")
     damage = commands.add_parser("damage", help="damaged files of a run: found, rebuilt or told, never read")
     damage.add_argument("--cases", type=int, default=0, help="files and damages drawn; 0 = every file, four ways")
-    damage.add_argument("--only", default="", help="files whose path contains it")
+    damage.add_argument(
+        "--only", default="", help="files whose path contains it, or one of several with commas between"
+    )
     damage.add_argument("--share", type=_share, default="1/1", help="K/N: every Nth case from the Kth on")
     kill = commands.add_parser("kill", help="whole runs, killed at random moments: the same bytes in the end")
     kill.add_argument("--runs", type=int, default=50)

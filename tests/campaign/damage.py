@@ -38,7 +38,7 @@ def damage_run(
     Args:
       folder: For the run, its copies and results.
       cases: Drawn among all files and kinds of damage; 0 = all of them.
-      only: Files whose path contains it; "" = all.
+      only: Files whose path contains it, or one of several with commas between; "" = all.
       share: (2, 3) = every third case from the second on, for campaigns beside each other in one folder.
     """
     name = "_{}_of_{}".format(*share)
@@ -78,7 +78,7 @@ def _todo(
     # An empty file can only be deleted: the other ways leave it as it is.
     ways = {path: _HOW if (whole / path).stat().st_size else ("deleted",) for path in readers if readers[path]}
     every = enumerate((path, how) for path, found in ways.items() for how in found)
-    todo = [case for case in every if only in str(case[1][0])]
+    todo = [case for case in every if any(part in str(case[1][0]) for part in only.split(","))]
     return random.Random(seed).sample(todo, cases) if cases else todo
 
 

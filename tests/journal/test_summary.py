@@ -90,6 +90,19 @@ def test_what_is_no_summary_is_told(tmp_path: Path) -> None:
         load_summary(path)
 
 
+def test_a_number_that_nobody_measured_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    summary = full_summary(path, 0)
+    text = path.read_text(encoding="utf-8")
+    assert '"seconds": 83.2' in text
+    path.write_text(text.replace('"seconds": 83.2', '"seconds": 83.3'), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"summary.json: cannot be read \(its checksum .*delete it and run the stage"):
+        load_summary(path)
+    before = {name: value for name, value in json.loads(text).items() if name != "checksum"}
+    path.write_text(json.dumps(before), encoding="utf-8")  # as it was written before it had one
+    assert load_summary(path) == summary
+
+
 def test_every_metric_holds_value_interval_and_count(tmp_path: Path):
     summary = full_summary(tmp_path / "summary.json", 1)
     for model in MODELS:
@@ -107,6 +120,7 @@ def test_table_is_printed_from_the_file_and_fits_100_columns(tmp_path: Path):
     accuracy = {"value": 0.123456, "low": 0.1, "high": 0.2, "n": 4321}
     content["metrics"]["edpo"]["one_shot"]["verdict_accuracy"] = accuracy
     content["metrics"]["base"]["zero_shot"]["pixel_auroc"] = vars(UNDEFINED)
+    del content["checksum"]
     path.write_text(json.dumps(content), encoding="utf-8")
     text = printed_file(path)
     assert max(len(line) for line in text.splitlines()) <= 100

@@ -166,12 +166,13 @@ def test_whatever_is_damaged_in_an_export_is_told(trained_here: Case, tmp_path: 
 def test_a_damaged_account_of_the_data_is_told(trained_here: Case, tmp_path: Path, content: str) -> None:
     run, folder = trained_here.run, tmp_path / "out"
     account = run.folder.path / "data.json"
+    before = account.read_bytes() if account.exists() else None
     account.write_text(content)
     try:
         with pytest.raises(ConfigError, match=r"data.json: damaged.*: delete it"):
             run_stages(dataclasses.replace(run.config, export=ExportConfig(folder=str(folder), license="mit")))
     finally:
-        account.unlink()
+        account.unlink() if before is None else account.write_bytes(before)
     assert not folder.exists()
 
 

@@ -218,7 +218,10 @@ def test_an_endpoint_that_is_gone_is_one_error_and_loses_nothing(folder: Path) -
         (["--config.judge.model="], "judge.model is empty"),
         (["--config.judge.api_key_env=NO_SUCH_KEY"], "judge.api_key_env names an environment variable that is not set"),
         (["--config.judge.sbert_model=/nowhere"], "judge.sbert_model = '/nowhere': no folder"),
-        (["--config.judge.stages=('edpo',)"], "stage 'judge' needs the answers .* has none of edpo: run with --config"),
+        (
+            ["--config.judge.stages=('edpo',)"],
+            "stage 'judge' needs the answers .* has none of edpo in summary.json: run with --config",
+        ),
     ],
 )
 def test_what_is_missing_is_told_before_any_request(overrides: list[str], said: str, folder: Path) -> None:
