@@ -247,6 +247,7 @@ def test_a_damaged_file_is_tried_with_what_could_read_it() -> None:
         "run/config.json": every,
         "cache/x/records": every,
         "run/export/config.json": ("export again", "open the export"),
+        "run/judgements/edpo_one_shot.jsonl": every[:-1],
         "run/exported.json": ("export again", "open the export"),
     }
     assert {path: actions_on(Path(path)) for path in done} == done

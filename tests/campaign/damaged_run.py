@@ -70,6 +70,8 @@ def actions_on(path: Path | None = None) -> tuple[str, ...]:
     parts = path.parts if path else Path().parts
     if parts[:2] in (("run", "export"), ("run", "exported.json")):  # which `export` writes
         return _EXPORT_AGAIN, _OPEN_EXPORT
+    if parts[:2] == ("run", "judgements") and parts[2] != "replies.jsonl":
+        return every[:-1]  # the last one has lost them
     if parts[:2] != ("run", "stages"):
         return every
     if parts[3] == "checkpoints":
