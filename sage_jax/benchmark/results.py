@@ -10,9 +10,11 @@ from typing import Any, Final
 
 from sage_jax.benchmark.answer import Answer
 from sage_jax.benchmark.items import Asked, Item
+from sage_jax.config import ConfigError
 from sage_jax.metrics.letters import official_letter, read_letter
 from sage_jax.metrics.mmad import Choice, ChoiceAccuracy, accuracy_of, official_accuracy, rivals
 from sage_jax.metrics.verdicts import Prediction, accuracy_by_kind, count_unparsable, group_accuracy, verdict_accuracy
+from sage_jax.process.checksums import open_json, sealed_json
 from sage_jax.process.files import replace_file
 from sage_jax.process.shortages import raise_if_lacking
 
@@ -173,13 +175,20 @@ def write_official(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def load_results(path: Path) -> dict[str, Any]:
-    """The content of a benchmark's `summary.json`; empty where there is none, or where it is damaged."""
+    """The content of a benchmark's `summary.json`; empty where there is none.
+
+    Raises:
+      ConfigError: It is damaged.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content if isinstance(content.get("stages"), dict) else {}
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise_if_lacking(error, path)
+        return open_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
         return {}
+    except (OSError, ValueError) as error:
+        raise_if_lacking(error, path)
+        raise ConfigError(
+            f"{path}: damaged: {error}: delete it, and run the stage benchmark again: answers are kept"
+        ) from None
 
 
 def record_results(path: Path, stage: str, shots: int, about: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
@@ -194,4 +203,4 @@ def record_results(path: Path, stage: str, shots: int, about: Mapping[str, Any],
     kept = entry.get("shots", {}) if {**entry, "shots": None} == {**about, "shots": None} else {}
     kept = {**kept, str(shots): metrics}
     summary["stages"][stage] = {**about, "shots": dict(sorted(kept.items(), key=lambda each: int(each[0])))}
-    replace_file(path, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    replace_file(path, json.dumps(sealed_json(summary), indent=1, ensure_ascii=False) + "\n")

@@ -35,11 +35,12 @@ from sage_jax.hf.layouts import (
 from sage_jax.hf.safetensors_file import READABLE, StoredTensor, open_file, open_folder
 from sage_jax.hf.unsupported import quantised_tensors
 from sage_jax.parameters import Params
-from sage_jax.process.checksums import FILE as CHECKSUMS
 from sage_jax.process.checksums import damaged
 
 OWN_FILE: Final = "sage_fusion.safetensors"
 """File of SAGE's own parameters, beside the plain model."""
+CHECKSUMS: Final = "sage_checksums.json"
+"""List of an export's checksums; other tools have lists of other forms under the plain name."""
 
 _VOCAB_ROWS: Final = re.compile(r"(decoder|fact_encoder|fact_encoder/decoder)/(embedding/embedding|output/kernel)")
 _MEAN_ROWS: Final = 4096
@@ -107,7 +108,7 @@ def open_checkpoint(folder: Path | str, model: ModelConfig) -> Checkpoint:
       ConfigError: A field of `model` contradicts the checkpoint.
     """
     folder = Path(folder).expanduser()
-    if bad := damaged(folder):
+    if bad := damaged(folder, file=CHECKSUMS):
         raise WeightsError(
             f"{folder / bad[0]}: damaged, or changed by hand: it is not as it was exported. Bring it back from a copy, "
             f"or export anew; to read the folder as it stands, delete {folder / CHECKSUMS}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sage_jax.inspection.report import InspectionRow, row_from_json, row_to_json
+from sage_jax.process.checksums import open_json, sealed_json
 
 
 class Entry(NamedTuple):
@@ -21,7 +22,8 @@ class Entry(NamedTuple):
 class RowJournal:
     """A JSONL of finished rows, each with its image and what it was made by; only whole batches count.
 
-    A line holds `key` and `stamp` of the image, `made_by`, `left` (rows of the same batch that follow) and `row`. Who
+    A line holds `key` and `stamp` of the image, `made_by`, `left` (rows of the same batch that follow), `row` and a
+    checksum of these; behind a damaged one all images are inspected again. Who
     goes on after a kill thus cuts the images that are left into the batches of a run without one, and gets its numbers
     to the last bit. Rows stay on disk: memory holds a few hundred bytes an image.
 
@@ -61,7 +63,8 @@ class RowJournal:
             offset = file.tell()
             for position, (key, stamp, row) in enumerate(batch):
                 about = {"key": key, "stamp": stamp, "made_by": self._made_by, "left": len(batch) - position - 1}
-                line = json.dumps({**about, "row": row_to_json(row)}, ensure_ascii=False, allow_nan=False) + "\n"
+                content = sealed_json({**about, "row": row_to_json(row)})
+                line = json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
                 offsets.append(offset)
                 lines.append(line.encode())
                 offset += len(lines[-1])
@@ -81,10 +84,8 @@ class RowJournal:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """The content of a line, None where it is torn."""
+    """The content of a line, None where it is torn or damaged."""
     try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
+        return open_json(line.decode()) if line.endswith(b"\n") else None
+    except ValueError:
         return None
-    known = {"key", "stamp", "made_by", "left", "row"}
-    return entry if line.endswith(b"\n") and isinstance(entry, dict) and entry.keys() == known else None

@@ -75,7 +75,7 @@ class RunLog:
         self._first_step = step + 1
         if not self.metrics_path.exists():
             return
-        lines = self.metrics_path.read_text().splitlines()
+        lines = self.metrics_path.read_text(encoding="utf-8", errors="replace").splitlines()
         kept = [line for line in lines if self._keeps(line, step)]
         if len(kept) < len(lines):
             replace_file(self.metrics_path, "".join(line + "\n" for line in kept))
@@ -122,9 +122,9 @@ class RunLog:
     def _keeps(self, line: str, step: int) -> bool:
         try:
             row = json.loads(line)
-        except (ValueError, RecursionError):
-            return False
-        return row["stage"] != self.stage or row["step"] <= step
+            return row["stage"] != self.stage or row["step"] <= step
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return False  # cut short, or damaged: it is of a plot alone
 
     def _progress_line(self, text: str) -> None:
         if self._writes:

@@ -34,35 +34,42 @@ _NO_NPZ: Final = (
 """What a damaged .npz raises."""
 
 
-def write_checksums(folder: Path, names: Iterable[str] | None = None) -> None:
+def write_checksums(folder: Path, names: Iterable[str] | None = None, *, file: str = FILE) -> None:
     """Writes the list of a folder that is complete.
 
     Args:
       names: Files, relative to the folder; None = every file below it.
+      file: Name of the list.
     """
     found = names if names is not None else (str(path.relative_to(folder)) for path in _files(folder))
     sums = {name: file_sum(folder / name) for name in sorted(found)}
-    replace_file(folder / FILE, json.dumps(sealed_json({_FILES: sums}), indent=2) + "\n")
+    replace_file(folder / file, json.dumps(sealed_json({_FILES: sums}), indent=2) + "\n")
 
 
-def damaged(folder: Path, *, listed: bool = False) -> list[str]:
+def damaged(folder: Path, *, listed: bool = False, file: str = FILE) -> list[str]:
     """The files of a folder that are not as they were listed, missing ones too.
 
     Args:
       listed: Whether the folder was listed for certain, so that a missing list is a damage as well.
+      file: Name of the list.
 
     Raises:
       ShortageError: They cannot be read for want of a file handle or of permission.
     """
-    path = folder / FILE
+    path = folder / file
     try:
         if not listed and not os.path.lexists(path):
             return []
         sums = _listed(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError) as error:
         raise_if_lacking(error, path)
-        return [FILE]
-    return [name for name, value in sums.items() if not _is_whole(folder / name, value)]
+        return [file]
+    return [name for name, value in sums.items() if not (_is_inside(name) and _is_whole(folder / name, value))]
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a listed name stays in its folder."""
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 def _listed(text: str) -> dict[str, str]:
@@ -78,7 +85,7 @@ def _listed(text: str) -> dict[str, str]:
 
 def sealed_json(content: Mapping[str, Any]) -> dict[str, Any]:
     """The content with a checksum of itself, ready for JSON."""
-    return {**content, CHECKSUM: _sum_of_json(content)}
+    return {**content, CHECKSUM: _sum_of_json(json.loads(json.dumps(content)))}
 
 
 def open_json(text: str) -> dict[str, Any]:
@@ -145,8 +152,8 @@ def file_sum(path: Path) -> str:
 
 def _is_whole(path: Path, expected: str) -> bool:
     try:
-        return file_sum(path) == expected
-    except OSError as error:
+        return path.is_file() and file_sum(path) == expected  # a device has no end
+    except (OSError, ValueError) as error:
         raise_if_lacking(error, path)
         return False
 

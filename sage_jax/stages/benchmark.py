@@ -22,6 +22,7 @@ from sage_jax.benchmark.question_json import QuestionSet
 from sage_jax.benchmark.results import (
     ShotResults,
     choice_results,
+    load_results,
     record_results,
     verdict_results,
     write_answers,
@@ -73,6 +74,7 @@ def benchmark(stage: Stage) -> StageCost:
     run, log, options = stage.run, stage.log, stage.config.benchmark
     name = run.trained.to_answer(options.stage, wanted_by=stage.name)
     log_changes(stage, name)
+    load_results(benchmark_folder(run) / "summary.json")  # if it is damaged, before any work
     try:
         questions = _questions(stage)
         if stage.config.data.facts == "model":

@@ -16,7 +16,6 @@ from sage_jax.inspection import inspect as inspection
 from sage_jax.inspection.images import ChosenImages, Images, References, UserImages, find_images
 from sage_jax.inspection.inspection_model import Threshold
 from sage_jax.journal.calibration_plot import plot_calibration
-from sage_jax.journal.summary import load_summary
 from sage_jax.metrics.calibration import Calibration, CalibrationError, Trade
 from sage_jax.metrics.calibration import calibrate as calibrate_scores
 from sage_jax.process.checksums import open_json, sealed_json
@@ -30,6 +29,7 @@ from sage_jax.stages.joining import learn_joint_score, others, shares_to_learn_o
 from sage_jax.stages.provenance import log_changes
 from sage_jax.stages.run import Stage, StageCost
 
+PLOT: Final = "calibration.png"
 NOT_CALIBRATED: Final = 0.5
 """Threshold of a model without a calibration."""
 
@@ -85,7 +85,7 @@ def calibrate(stage: Stage) -> StageCost:
         **dataclasses.asdict(found),
     }
     replace_file(run.folder.calibration, json.dumps(sealed_json(content), indent=1) + "\n")
-    plot_calibration(found, scores["good"], scores.get("defective", []), run.folder.path / "calibration.png")
+    plot_calibration(found, scores["good"], scores.get("defective", []), run.folder.path / PLOT)
     log.line(f"threshold {found.threshold:.6f}: {promise_of(found, joint)}")
     if joint is not None:
         log.line(told_gain(found_rows, joint))
@@ -176,7 +176,7 @@ def threshold_of(
         content = open_json(path.read_text(encoding="utf-8"))
         found, made_for = _calibration(content), (content["stage"], content["model"], content["with_reference"])
     except FileNotFoundError:
-        if "calibrate" in load_summary(folder.summary)["stages"]:
+        if (folder.path / PLOT).exists():  # which is written behind it, and by nothing else
             raise ConfigError(
                 f"{path}: gone, though this run was calibrated: bring it back from a copy, calibrate again, or give "
                 "inspect.threshold"

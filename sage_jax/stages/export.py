@@ -23,7 +23,7 @@ from sage_jax.hf.config import CheckpointConfig
 from sage_jax.hf.config_fields import TEXT_SECTION, TextModel
 from sage_jax.hf.config_writer import check_expressible, text_model_of
 from sage_jax.hf.exporting import export_checkpoint
-from sage_jax.hf.importing import OWN_FILE
+from sage_jax.hf.importing import CHECKSUMS, OWN_FILE
 from sage_jax.hf.model_card import CardContent, licence_files, model_card, read_base
 from sage_jax.hf.original_code import code_files, copy_command
 from sage_jax.hf.processor import save_generation_config, save_processor, save_text_files
@@ -123,7 +123,7 @@ def export(stage: Stage) -> StageCost:
         note = functools.partial(note_export, run.folder.path, folder, **record)
         write_export(params, exported, log=stage.log, add_files=[note])
     elif is_exported(run.folder.path, folder, **record):
-        if bad := damaged(folder):
+        if bad := damaged(folder, file=CHECKSUMS):
             raise ConfigError(f"{folder / bad[0]}: damaged: not as it was exported: delete {folder} to export it again")
         stage.log.line(f"{name} was exported before: {folder}; delete it to export it again")
         _upload(folder, exported, log=stage.log)
@@ -189,7 +189,7 @@ def write_export(
     def write(written: Path) -> None:
         for writer in writers:
             writer(exported, written)
-        write_checksums(written, _sealed(written))
+        write_checksums(written, _sealed(written), file=CHECKSUMS)
         for add in add_files:
             add(written)
 

@@ -55,6 +55,9 @@ def learn_joint_score(rows: Rows, log: RunLog) -> JointScore | None:
         [row["map_peak"] for row, _ in labelled],
         [defective for _, defective in labelled],
     )
+    if not (found.verdict or found.map):
+        log.line("neither verdict nor map tells these images apart: the score is the verdict's alone")
+        return None
     log.line(
         f"score: sigmoid({found.verdict:.3f} x log-odds of the verdict + {found.map:.3f} x peak of the map "
         f"{found.offset:+.3f}), learnt on {len(rows['good'])} good and {len(rows['defective'])} defective images"
@@ -67,6 +70,8 @@ def told_gain(rows: Rows, joint: JointScore) -> str:
     from sklearn.metrics import roc_auc_score
 
     labels = [label == "defective" for label, found in rows.items() for _ in found]
+    if all(labels) or not any(labels):
+        return "of the other images none that can be read are defective: what joining brings is not known"
     scores = np.array([row["score"] for found in rows.values() for row in found])
     peaks = np.array([row["map_peak"] for found in rows.values() for row in found])
     named = {"joined": scores, "the map": peaks}

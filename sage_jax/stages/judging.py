@@ -144,23 +144,19 @@ def _evaluated(stage: Stage, folder: Path) -> Iterator[_Mode]:
     """
     asked = stage.config.judge.stages
     metrics = load_summary(folder / "summary.json")["metrics"]
-    found = [
-        (model, mode)
-        for model in asked or MODELS
-        for mode in MODES
-        if mode in metrics.get(model, {}) and predictions_file(folder, model, mode).is_file()
-    ]
+    found = [(model, mode) for model in asked or MODELS for mode in MODES if mode in metrics.get(model, {})]
     if not found:
         raise _no_answers(folder, asked)
     if missing := [model for model in asked if model not in dict(found)]:
         stage.log.line(f"not evaluated in {folder}, so not judged: {', '.join(missing)}")
     for model, mode in found:
         path, entry = predictions_file(folder, model, mode), metrics[model][mode]
-        content = file_sum(path)
-        if entry.get("predictions", content) != content:
+        content = file_sum(path) if path.is_file() else ""
+        if not content or entry.get("predictions", content) != content:
+            what = "not the answers" if content else "gone, the answers"
             raise ConfigError(
-                f"{path}: not the answers that {folder / 'summary.json'} tells about, for it was changed or an "
-                "evaluation has not ended: run with --config.stages=evaluate,judge"
+                f"{path}: {what} that {folder / 'summary.json'} tells about, for it was changed or an evaluation has "
+                "not ended: run with --config.stages=evaluate,judge"
             )
         yield _Mode(folder, model, mode, entry, content)
 

@@ -64,6 +64,7 @@ class StageCheckpoints:
 
     def __init__(self, directory: Path | str, *, keep_last: int, starts_from: str = "") -> None:
         self._starts_from = starts_from
+        self._unsealed: Path | None = None
         if keep_last < 1:
             raise ConfigError(f"keep_last = {keep_last}: give 1 or more, or a stopped run cannot resume")
         self.directory = Path(directory).absolute()
@@ -122,6 +123,7 @@ class StageCheckpoints:
             "arrays": _shapes(state),
         }
         self._best.scores[step] = score
+        self._unsealed = self._folder(step)
         self._manager.save(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)),
@@ -184,6 +186,11 @@ class StageCheckpoints:
             replace_file(marker, json.dumps(sealed_json(about), indent=2))
         _barrier("final_marked")
 
+    def seal_written(self) -> None:
+        """Writes the checksums of the checkpoint under way if it is whole by now; to be called in each step."""
+        if self._unsealed is not None and self._unsealed.is_dir():
+            self._seal()
+
     def wait(self) -> None:
         """Returns when every started checkpoint is on disk."""
         self._manager.wait_until_finished()
@@ -202,6 +209,7 @@ class StageCheckpoints:
             folder = self._folder(step)
             if folder.is_dir() and not (folder / CHECKSUMS).exists() and _size(folder) <= _MOST_SEALED:
                 write_checksums(folder)
+        self._unsealed = None
 
     def _require_whole(self, step: int) -> None:
         if bad := damaged(self._folder(step)):

@@ -147,6 +147,7 @@ class Trainer:
                 state, metrics = compiled(state, frozen, batch)
                 step += 1
                 log.follow(step, metrics, given)  # waits for the step before, while this one runs
+                self.checkpoints.seal_written()
                 stopping = stop.agreed()
                 evaluating = _is_due(step, train.eval_every, train.steps) and not stopping
                 if stopping or evaluating or _is_due(step, train.checkpoint_every, train.steps):

@@ -21,6 +21,7 @@ from sage_jax.benchmark.results import (
     write_answers,
     write_official,
 )
+from sage_jax.config import ConfigError
 from tests.support.official_mmad import official_table
 
 DETECT = Asked("Is there any defect?", "Anomaly Detection", {"A": "Yes.", "B": "No."}, "A")
@@ -98,13 +99,16 @@ def test_a_summary_keeps_what_was_measured_on_the_same_and_drops_the_rest(tmp_pa
     assert stages["sfe"]["shots"] == {"0": {"zero": 3}} and stages["edpo"]["shots"] == {"0": {"other": 2}}
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"stages": 3}', "\xff"])
-def test_a_damaged_summary_is_measured_anew(content: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"stages": 3}', "\xff", "[" * 100_000])
+def test_a_damaged_summary_is_told_before_results_of_others_are_lost(content: str, tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
-    path.write_text(content, encoding="latin-1")
     assert load_results(path) == {}
     record_results(path, "sfe", 0, {}, {"a": 1})
     assert load_results(path)["stages"]["sfe"]["shots"] == {"0": {"a": 1}}
+    for damaged in (content, path.read_text().replace('"a": 1', '"a": 2')):
+        path.write_text(damaged, encoding="latin-1")
+        with pytest.raises(ConfigError, match=r"summary\.json: damaged: .*: delete it, and run the stage benchmark"):
+            record_results(path, "edpo", 0, {}, {"b": 1})
 
 
 def test_answers_are_written_a_line_each(tmp_path: Path) -> None:

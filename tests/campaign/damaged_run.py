@@ -17,6 +17,7 @@ from typing import Final
 
 import sage_jax
 from sage_jax.errors import UserError
+from sage_jax.journal.summary import JUDGED_METRICS
 from sage_jax.main import main
 from sage_jax.training.finished import final_weights
 from tests.campaign.kinds import Kind
@@ -37,6 +38,8 @@ _STAGES: Final = ("inspect", "evaluate", "judge", "calibrate", "benchmark", "fac
 _OPEN, _OPEN_EXPORT = "open", "open the export"
 _EXPORT, _EXPORT_AGAIN = "export", "export again"
 _FROM_REPLIES: Final = "judge from replies"
+_OF_DAMAGE: Final = ("damaged", "gone", " has none of these weights")
+"""Words of a line that tells of a damage while an action goes on."""
 _LONG_AGO: Final = 1_000_000_000
 """A time of last access that a file has before an action."""
 
@@ -90,7 +93,7 @@ class Ended:
       about: What it said.
       left: What it left that must not differ; None = nothing.
       read: Files that it read.
-      named: Whether anything that it said names the damaged file.
+      named: Whether it told of a damage of the file, and went on.
     """
 
     outcome: str
@@ -125,7 +128,8 @@ def act(place: Place, action: str, path: Path | None = None, how: str = "", seed
     if outcome == "refused":
         outcome = "told" if path and _is_named(path, message) else "untold"
     about = message if outcome in ("told", "untold") else said if outcome == "traceback" else ""
-    return Ended(outcome, about[:300], left, read, named=path is not None and _is_named(path, said))
+    told = [line for line in said.splitlines() if any(word in line for word in _OF_DAMAGE)]
+    return Ended(outcome, about[:300], left, read, named=any(path and path.name in line for line in told))
 
 
 def _is_named(path: Path, said: str) -> bool:
@@ -220,7 +224,7 @@ def _left(run: Path, action: str) -> object:
     if action.startswith("go on with "):
         return final_weights(run / "stages" / action.removeprefix("go on with "))
     return {
-        str(path.relative_to(run)): hashlib.sha256(_comparable(path)).hexdigest()
+        str(path.relative_to(run)): hashlib.sha256(_comparable(path, action)).hexdigest()
         for pattern in _RESULTS[action]
         for path in sorted(run.glob(pattern))
         if path.is_file()
@@ -241,11 +245,19 @@ _RESULTS: Final[dict[str, tuple[str, ...]]] = {
 """Files that each action is called for."""
 
 
-def _comparable(path: Path) -> bytes:
-    """A file without what measures the machine, and without an order that is none."""
+def _comparable(path: Path, action: str) -> bytes:
+    """A file without what measures the machine, and without an order that is none.
+
+    An evaluation that is done anew begins its metrics anew: what a judge said of earlier answers is not of these.
+    """
     if path.name == "summary.json":
         summary = json.loads(path.read_text(encoding="utf-8"))
-        return json.dumps(summary.get("metrics", summary)).encode()
+        metrics = summary.get("metrics", summary)
+        judged = {"judged", *JUDGED_METRICS} if action == "evaluate" else set()
+        for entry in (entry for modes in metrics.values() for entry in modes.values() if isinstance(entry, dict)):
+            for name in judged & entry.keys():
+                del entry[name]
+        return json.dumps(metrics).encode()
     if path.suffix == ".jsonl":
         return b"".join(sorted(path.read_bytes().splitlines()))
     return path.read_bytes()

@@ -10,8 +10,14 @@ from typing import Any
 from sage_jax.benchmark.journal import Answered, AnswerJournal
 from sage_jax.corrections.store import FILE as CORRECTIONS
 from sage_jax.corrections.store import CorrectionStore
+from sage_jax.data.written_facts import FactBook
 from sage_jax.endpoint.replies import ReplyStore
+from sage_jax.inspection.finished_rows import RowJournal
+from sage_jax.inspection.report import InspectionRow
+from sage_jax.journal.run_log import RunLog
 from sage_jax.judging.answers import read_answers
+from sage_jax.process.checksums import FILE as CHECKSUMS
+from sage_jax.process.checksums import damaged, write_checksums
 from sage_jax.watching.journal import FILE as WATCHED
 from sage_jax.watching.journal import Done, Known, WatchJournal
 from tests.campaign.stored_targets import Stored
@@ -20,12 +26,16 @@ from tests.support.corrected import finding
 
 def sealed_journals(folder: Path) -> list[Stored]:
     """Those whose lines have checksums, in a folder; what is read of each is whether it was written."""
-    return [_answered(folder / "answered"), _replies(folder / "replies")]
+    made = ((_answered, "answered"), (_replies, "replies"), (_rows, "rows"), (_facts, "facts"))
+    return [make(folder / name) for make, name in made]
 
 
 def plain_journals(folder: Path) -> list[Stored]:
     """Those without checksums, in a folder."""
-    made = ((_predictions, "predictions"), (_corrections, "corrections"), (_watched, "watched"))
+    made = (
+        *((_predictions, "predictions"), (_corrections, "corrections"), (_watched, "watched")),
+        *((_metrics, "metrics"), (_list, "list")),
+    )
     return [make(folder / name) for make, name in made]
 
 
@@ -66,6 +76,57 @@ def _replies(folder: Path) -> Stored:
         return all(found.get(key) in (None, text) for key, text in written.items()) and len(found) <= len(written)
 
     return Stored("replies of an endpoint", path, read)
+
+
+def _rows(folder: Path) -> Stored:
+    """Rows of an inspection under way; those behind a damaged one count as not there."""
+    folder.mkdir(parents=True)
+    path = folder / "inspection.jsonl.partial"
+    journal = RowJournal(path, "model")
+    rows = {f"k{n}": InspectionRow(f"{n}.png", "part", "good", 0.25 * n, "No.") for n in range(4)}
+    for keys in (("k0", "k1"), ("k2", "k3")):
+        journal.append([(key, "stamp", rows[key]) for key in keys])
+
+    def read(path: Path) -> Any:
+        found = RowJournal(path, "model")
+        entries = found.find()
+        return list(found.rows(entry.offset for entry in entries.values())) == [rows[key] for key in entries]
+
+    return Stored("rows of an inspection under way", path, read)
+
+
+def _facts(folder: Path) -> Stored:
+    """Facts that a model wrote; a damaged line counts as not there."""
+    path, written = folder / "facts.jsonl", {b"a": ("One.", "Two."), b"b": ("Three.",)}
+    FactBook(path).add((image, "name", facts) for image, facts in written.items())
+
+    def read(path: Path) -> Any:
+        found = FactBook(path)
+        return all(found.of(image) in (None, facts) for image, facts in written.items()) and len(found) <= len(written)
+
+    return Stored("facts of a model", path, read)
+
+
+def _metrics(folder: Path) -> Stored:
+    """Rows of a plot; damaged ones are dropped."""
+    with RunLog(folder, "sfe") as log:
+        for step in (1, 2, 3):
+            log.metrics(step, {"loss": 1.0 / step})
+
+    def read(path: Path) -> Any:
+        with RunLog(folder, "sfe") as log:
+            log.resume_from(2)
+        return len(path.read_bytes().splitlines())
+
+    return Stored("metrics of a run", folder / "metrics.jsonl", read)
+
+
+def _list(folder: Path) -> Stored:
+    """A list of checksums."""
+    folder.mkdir(parents=True)
+    (folder / "a").write_bytes(b"content")
+    write_checksums(folder)
+    return Stored("list of checksums", folder / CHECKSUMS, lambda _: damaged(folder, listed=True))
 
 
 def _corrections(folder: Path) -> Stored:

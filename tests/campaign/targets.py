@@ -295,6 +295,12 @@ def _of_a_run(folder: Path) -> list[Target]:
         Target("table under way", folder / "logps.partial", (folder / "logps.partial").read_bytes(), partial),
         Target("config.json of a run", folder / "config.json", config, run_config),
         Target("summary.json", folder / "summary.json", json.dumps(summary).encode(), load_summary),
+        Target(
+            "sealed summary.json",
+            folder / "sealed_summary.json",
+            json.dumps(sealed_json(summary)).encode(),
+            load_summary,
+        ),
         Target("sealed JSON", folder / "DONE.json", json.dumps(sealed_json(about)).encode(), sealed, True, about),
         Target("sealed table", folder / "table", sealed_bytes(table), bytes_of, True, table),
         Target("tokenizer.json", tokenizer, tokenizer.read_bytes(), tokens, True, tokens(tokenizer)),

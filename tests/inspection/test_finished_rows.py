@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,22 @@ def test_whatever_byte_a_kill_came_at_whole_batches_are_kept(journal: RowJournal
         keys = {"ka", "kb", "kc"} if cut == len(whole) else {"ka", "kb"} if cut >= first else set()
         assert journal.find().keys() == keys
         assert (tmp_path / "rows.partial").stat().st_size == {3: len(whole), 2: first, 0: 0}[len(keys)]
+
+
+def test_whatever_bit_is_flipped_no_other_row_is_found(journal: RowJournal, tmp_path: Path):
+    for batch in BATCHES:
+        journal.append(batch)
+    path, rng = tmp_path / "rows.partial", random.Random(0)
+    whole = path.read_bytes()
+    written: dict[str, InspectionRow] = dict(zip(("ka", "kb", "kc"), ROWS, strict=True))
+    fewer = 0
+    for _ in range(300):
+        at = rng.randrange(len(whole))
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :])
+        found = journal.find()
+        assert list(journal.rows(entry.offset for entry in found.values())) == [written[key] for key in found]
+        fewer += len(found) < 3
+    assert fewer == 300
 
 
 def test_what_is_appended_after_a_cut_is_found(journal: RowJournal, tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,27 @@ def test_a_row_cut_short_by_a_kill_is_dropped(tmp_path: Path):
         run.resume_from(1)
         run.metrics(2, {"loss": 2.0})
     assert [row["step"] for row in rows_of(tmp_path)] == [1, 2]
+
+
+def test_damaged_rows_are_dropped_and_stop_nothing(tmp_path: Path):
+    with RunLog(tmp_path, "sfe") as log:
+        for step in (1, 2):
+            log.metrics(step, {"loss": 1.0})
+    path, rng = tmp_path / "metrics.jsonl", random.Random(0)
+    whole = path.read_bytes()
+    for content in (
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"stage": "sfe", "step": "x"}',
+        b"[" * 100_000,
+        *(whole for _ in range(200)),
+    ):
+        changed = bytearray(content + b"\n" if content is not whole else whole)
+        changed[rng.randrange(len(changed))] ^= (1 << rng.randrange(8)) if content is whole else 0
+        path.write_bytes(bytes(changed))
+        with RunLog(tmp_path, "sfe") as log:
+            log.resume_from(2)
 
 
 def test_rows_are_json_for_any_reader_even_when_a_value_is_not_finite(tmp_path: Path):

@@ -61,6 +61,25 @@ def test_the_list_itself_may_be_damaged_or_missing(folder: Path) -> None:
     assert damaged(folder) == []
 
 
+@pytest.mark.parametrize("name", ["/dev/zero", "../../etc/hostname", "a\0", "inner", "loop"])
+def test_a_list_from_elsewhere_opens_nothing_but_files_of_its_folder(folder: Path, name: str) -> None:
+    (folder / "loop").symlink_to("/dev/zero")
+    content = {"files": {name: "0" * 64}}
+    for text in (json.dumps(content["files"]), json.dumps(sealed_json(content))):
+        (folder / FILE).write_text(text)
+        assert damaged(folder) == [name]
+
+
+def test_a_list_may_have_another_name(folder: Path) -> None:
+    write_checksums(folder, ["a.bin"], file="mine.json")
+    (folder / "a.bin").write_bytes(b"other")
+    assert damaged(folder, file="mine.json") == ["a.bin"] and damaged(folder, file="none.json") == []
+
+
+def test_keys_that_are_no_texts_come_back_as_json_writes_them() -> None:
+    assert open_json(json.dumps(sealed_json({"by_step": {1: 0.5}}))) == {"by_step": {"1": 0.5}}
+
+
 def test_a_list_of_before_lists_had_a_checksum_is_read(folder: Path) -> None:
     path = folder / FILE
     path.write_text(json.dumps(json.loads(path.read_text())["files"]))

@@ -164,9 +164,10 @@ def test_a_calibration_with_another_number_of_references_is_not_used(
 
 
 def test_a_calibration_that_is_gone_is_told_and_without_one_nobody_chose(
-    run_folder: Path, calibration: dict[str, object], tmp_path: Path
+    run_folder: Path, parts: Path, calibration: dict[str, object], tmp_path: Path
 ) -> None:
     assert calibration["familiarity"] is True
+    shutil.copytree(parts / "good", tmp_path / "few")
     folder = Path(shutil.copytree(run_folder, tmp_path / "run"))
     known = (folder / "familiarity.npz").rename(tmp_path / "known.npz")
     with pytest.raises(UserError, match=r"familiarity\.npz: gone: bring it back"):
@@ -176,9 +177,11 @@ def test_a_calibration_that_is_gone_is_told_and_without_one_nobody_chose(
     with pytest.raises(UserError, match=r"calibration\.json: gone, though this run was calibrated: bring it back"):
         sage_jax.load(folder)
     assert sage_jax.load(folder, threshold=0.5).threshold().promise == "none: the threshold was set by hand"
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    del summary["stages"]["calibrate"], summary["checksum"]
-    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    (folder / "calibration.png").unlink()
+    with pytest.raises(
+        UserError, match="promise a rate of false alarms"
+    ):  # is in the summary, and has calibrated nothing
+        sage_jax.calibrate(folder, tmp_path / "few", false_alarm_rate=0.01)
     found = sage_jax.load(folder).threshold()
     assert found.value == 0.5 and "nobody chose" in found.promise
 

@@ -19,11 +19,10 @@ from sage_jax.config import ConfigError, DecodingConfig, ExportConfig, ModelConf
 from sage_jax.data.trees.tokenizer import load_tokenizer
 from sage_jax.evaluation.evaluator import scored_of
 from sage_jax.hf.faults import WeightsError
-from sage_jax.hf.importing import open_checkpoint
+from sage_jax.hf.importing import CHECKSUMS, open_checkpoint
 from sage_jax.hf.tokenizer import find_conversation, read_tokenizer
 from sage_jax.hf.upload import UploadError
 from sage_jax.journal.run_log import RunLog
-from sage_jax.process.checksums import FILE as CHECKSUMS
 from sage_jax.stages.export import Exported, write_export
 from sage_jax.stages.run import Run
 from sage_jax.stages.stages import run_stages

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 
 from sage_jax.config import ConfigError, MeshConfig
+from sage_jax.process.checksums import damaged
 from sage_jax.sharding import make_mesh, param_shardings
 from sage_jax.training import checkpoint
 from sage_jax.training.checkpoint import StageCheckpoints
@@ -187,6 +189,18 @@ if __name__ == "__main__":
         checkpoints.wait()
         save(checkpoints, 2, large_state(2))
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_checkpoint_has_its_checksums_as_soon_as_it_is_whole(tmp_path: Path):
+    """A process that is killed behind it, with no other save and no end, leaves it sealed."""
+    folder = tmp_path / "sfe" / "checkpoints" / "5"
+    with StageCheckpoints(tmp_path / "sfe", keep_last=1) as checkpoints:
+        checkpoints.seal_written()
+        save(checkpoints, 5, random_state(5))
+        end = time.monotonic() + 60
+        while not (folder / "checksums.json").exists() and time.monotonic() < end:
+            checkpoints.seal_written()  # as each step does
+        assert (folder / "checksums.json").exists() and damaged(folder) == []
 
 
 @pytest.mark.parametrize("how", ["truncated", "emptied", "flipped", "deleted"])
