@@ -253,10 +253,10 @@ def _comparable(path: Path, action: str) -> bytes:
     if path.name == "summary.json":
         summary = json.loads(path.read_text(encoding="utf-8"))
         metrics = summary.get("metrics", summary)
-        judged = {"judged", *JUDGED_METRICS} if action == "evaluate" else set()
-        for entry in (entry for modes in metrics.values() for entry in modes.values() if isinstance(entry, dict)):
-            for name in judged & entry.keys():
-                del entry[name]
+        if action == "evaluate":
+            for entry in (entry for modes in metrics.values() for entry in modes.values()):
+                for name in {"judged", *JUDGED_METRICS} & entry.keys():
+                    del entry[name]
         return json.dumps(metrics).encode()
     if path.suffix == ".jsonl":
         return b"".join(sorted(path.read_bytes().splitlines()))
