@@ -208,7 +208,7 @@ def test_a_stopped_campaign_of_damage_goes_on_and_shares_its_cases(
 def test_a_run_that_cannot_be_gone_on_with_is_no_ground_to_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.campaign.damage._finished", lambda place: [Path("run/a")])
+    monkeypatch.setattr("tests.campaign.damage.finished", lambda place: [Path("run/a")])
     monkeypatch.setattr("tests.campaign.damage.act", lambda *given: Ended("told", "no", None, frozenset()))
     with pytest.raises(SystemExit, match="nothing is damaged, and yet: .*open: no"):
         damage_run(tmp_path, 0, 0, say=lambda line: None)

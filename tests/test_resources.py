@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.campaign.full_disk import full_disks
 from tests.campaign.lacks import LACKS, NAMES, Lack, small_disk
 from tests.campaign.resources import fault_of, resource_runs
 from tests.campaign.work import Ended, Work
@@ -106,3 +107,26 @@ def test_a_message_about_something_else_and_a_lack_that_never_bites_are_failures
     lacks = {"bites": Lack(lambda work: said["it"], full.says), "never": Lack(lambda work: Ended(0, ""), full.says)}
     report = resource_runs(tmp_path, 2, 0, only="", say=lambda line: None, lacks=lacks)
     assert [line.split(":")[0] for line in report.failures] == ["never"] and "had enough of it" in report.failures[0]
+
+
+def test_an_action_that_does_not_tell_of_a_full_disk_or_ends_otherwise_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = ("refused", "error: /x: No space left on device: make room\n", None)
+    ends = {
+        "inspect": [("done", "", "a"), full, ("done", "", "a")],
+        "judge": [("done", "", "a"), ("refused", "error: x\n", None), ("done", "", "a")],
+        "facts": [("done", "", "a"), full, ("done", "", "b")],
+        "export": [("done", "", "a"), full, full],
+    }
+    monkeypatch.setattr("tests.campaign.full_disk.acted", lambda place, action: ends[action].pop(0))
+    monkeypatch.setattr("tests.campaign.full_disk.copy_run", lambda place, action: None)
+    monkeypatch.setattr("tests.campaign.full_disk.finished", lambda place: [])
+    monkeypatch.setattr(
+        "tests.campaign.full_disk.small_disk", lambda disk, size: contextlib.nullcontext(lambda size: None)
+    )
+    monkeypatch.setattr("tests.campaign.full_disk._ROOM", 0)
+    (tmp_path / "disk").mkdir()
+    report = full_disks(tmp_path, 1, 0, only="inspect,judge,facts,export", say=lambda line: None)
+    found = {kind.partition(":")[0]: outcome for kind, outcome in report.counts}
+    assert found == {"inspect": "same", "judge": "untold", "facts": "silent", "export": "untold"}

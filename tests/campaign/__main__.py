@@ -1,9 +1,10 @@
-"""Campaigns that break the program on purpose: `python -m tests.campaign fuzz | damage | kill | resources`.
+"""Campaigns that break the program on purpose: `python -m tests.campaign fuzz | damage | kill | resources | full`.
 
     python -m tests.campaign fuzz --mutants 10000 --seed 0 --keep failing
     python -m tests.campaign damage --cases 0 --seed 0 --keep damaged
     python -m tests.campaign kill --runs 50 --seed 0 --keep killed
     python -m tests.campaign resources --rounds 3 --seed 0
+    python -m tests.campaign full --rounds 2 --seed 0
 
 Exit status 1 if anything was found. docs/reliability.md has what they found.
 """
@@ -35,13 +36,16 @@ def main() -> int:
     damage.add_argument("--share", type=_share, default="1/1", help="K/N: every Nth case from the Kth on")
     kill = commands.add_parser("kill", help="whole runs, killed at random moments: the same bytes in the end")
     kill.add_argument("--runs", type=int, default=50)
-    for command in (damage, kill):
+    full = commands.add_parser("full", help="everything that a finished run is good for, on a full disk")
+    full.add_argument("--rounds", type=int, default=2)
+    full.add_argument("--only", default="", help="actions, with commas between")
+    for command in (damage, kill, full):
         command.add_argument("--keep", default="", help="folder to work in, where a campaign that was stopped goes on")
     kill.add_argument("--only", default="", help="kinds of run, with commas between")
     resources = commands.add_parser("resources", help="runs that lack something: told, and gone on from")
     resources.add_argument("--rounds", type=int, default=3)
     resources.add_argument("--only", default="", help="kinds of lack, with commas between")
-    for command in (fuzz, damage, kill, resources):
+    for command in (fuzz, damage, kill, resources, full):
         command.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="campaign-") as scratch:
@@ -57,6 +61,10 @@ def main() -> int:
             from tests.campaign.damage import damage_run
 
             report = damage_run(kept, options.cases, options.seed, share=options.share, only=options.only, say=print)
+        elif options.command == "full":
+            from tests.campaign.full_disk import full_disks
+
+            report = full_disks(kept, options.rounds, options.seed, only=options.only, say=print)
         elif options.command == "resources":
             from tests.campaign.resources import resource_runs
 

@@ -46,7 +46,7 @@ def damage_run(
     write_inputs(folder / "inputs")
     with judge(folder / f"port{name}") as url:
         place = Place(folder / "whole", folder / f"work{name}", RUN.overrides(folder / "inputs", url))
-        files = _finished(place)
+        files = finished(place)
         results = folder / f"results{name}.jsonl"
         done = rows_of(results, seed)
         expected = {action: act(place, action) for action in actions_on()}
@@ -119,7 +119,7 @@ def _unmoved(rows: Iterable[dict[str, Any]]) -> str:
     return f"{len(unmoved)} of {len(ends)} files were neither told of nor rebuilt: {', '.join(unmoved)}"
 
 
-def _finished(place: Place) -> list[Path]:
+def finished(place: Place) -> list[Path]:
     """Files of the run that is damaged, which is trained if none is there."""
     whole = place.whole
     whole.mkdir(parents=True, exist_ok=True)

@@ -111,7 +111,7 @@ def act(place: Place, action: str, path: Path | None = None, how: str = "", seed
       how: The damage.
       seed: Draws where it is.
     """
-    _copy(place, action)
+    copy_run(place, action)
     copied = place.work / path if path else None
     intact = copied.read_bytes() if copied else b""
     damaged = damage(intact, how, random.Random(seed)) if copied else None
@@ -120,7 +120,7 @@ def act(place: Place, action: str, path: Path | None = None, how: str = "", seed
         if damaged is not None:
             copied.write_bytes(damaged)
     date_back(place.work)
-    outcome, said, left = _acted(place, action)
+    outcome, said, left = acted(place, action)
     read = read_since(place.work)
     if outcome == "done" and copied and copied.is_file() and copied.read_bytes() == intact != damaged:
         outcome = "rebuilt"
@@ -148,7 +148,7 @@ def tells_what_is_read(folder: Path) -> bool:
     return found
 
 
-def _copy(place: Place, action: str) -> None:
+def copy_run(place: Place, action: str) -> None:
     """A copy of the run in which an action has something to do."""
     work, stage = place.work, action.removeprefix("go on with ")
     shutil.rmtree(work, ignore_errors=True)
@@ -184,7 +184,7 @@ def read_since(folder: Path) -> frozenset[str]:
     return frozenset(str(path.relative_to(folder)) for path in files if path.stat().st_atime > _LONG_AGO)
 
 
-def _acted(place: Place, action: str) -> tuple[str, str, object]:
+def acted(place: Place, action: str) -> tuple[str, str, object]:
     """How an action ended (`done`, `refused` with exit status 2, or what should not be), what it said and left."""
     said, run = io.StringIO(), place.work / "run"
     opened: object = None
