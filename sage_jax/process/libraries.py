@@ -28,10 +28,13 @@ def quieten_libraries() -> None:
 def _unraisable(told: Any) -> None:
     """Tells an exception that nobody can catch, as Python does by itself.
 
-    Left out is what follows a failed write of a checkpoint: writes beside it come back to a loop that has ended, each
-    with a traceback of its own. The failure itself is raised.
+    Left out is what follows a failure that is raised itself: writes of a checkpoint beside a failed one come back to a
+    loop that has ended, each with a traceback of its own; a loop that found no file handle left is deleted half made.
     """
-    if not (isinstance(told.exc_value, RuntimeError) and str(told.exc_value) == "Event loop is closed"):
+    error = told.exc_value
+    ended = isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+    half_made = isinstance(error, AttributeError) and "EventLoop' object has no attribute '_ssock'" in str(error)
+    if not (ended or half_made):
         sys.__unraisablehook__(told)
 
 

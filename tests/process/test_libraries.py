@@ -91,3 +91,21 @@ def test_the_stages_import_nothing_heavy_that_only_some_of_them_need() -> None:
         " if name in sys.modules))"
     )
     assert python(code).stdout.split() == []
+
+
+def test_a_loop_that_lacked_a_file_handle_is_told_once() -> None:
+    code = (
+        "from sage_jax.process.libraries import settle_libraries as s; s()\n"
+        "import asyncio, gc, os, resource\n"
+        "most = max(map(int, os.listdir('/proc/self/fd'))) + 1\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))\n"
+        "held = []\n"
+        "try:\n"
+        "    while True: held.append(os.dup(0))\n"
+        "except OSError: pass\n"
+        "try: asyncio.new_event_loop()\n"
+        "except OSError as error: print(error.errno)\n"
+        "gc.collect()"
+    )
+    ended = python(code)
+    assert (ended.stdout, ended.stderr) == ("24\n", "")
