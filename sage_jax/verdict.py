@@ -1,12 +1,29 @@
-"""The verdict that an answer begins with: one reading of it for data sets, metrics and the rubric judge."""
+"""The verdict that an answer begins with, read alike by data sets, metrics and judge; what a score joins it with."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Final, Literal
 
 Language = Literal["en", "zh"]
 """What questions and answers are written in: English or Chinese."""
+
+
+@dataclasses.dataclass(frozen=True)
+class JointScore:
+    """How the score of an image joins verdict token and map: sigmoid(verdict * log-odds + map * peak + offset).
+
+    The peak of the map is 1 - the least similarity of an image token to the reference.
+
+    Attributes:
+      verdict, map, offset: The weights, learnt on labelled images (`metrics.joint_score`).
+    """
+
+    verdict: float
+    map: float
+    offset: float
+
 
 CHINESE_YES: Final = (
     "是",

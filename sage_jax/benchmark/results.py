@@ -181,7 +181,10 @@ def load_results(path: Path) -> dict[str, Any]:
       ConfigError: It is damaged.
     """
     try:
-        return open_json(path.read_text(encoding="utf-8"))
+        content = open_json(path.read_text(encoding="utf-8"), always=False)
+        if not isinstance(content.get("stages"), dict):
+            raise ValueError("it has no object stages")
+        return content
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -10,7 +10,7 @@ from sage_jax.axes import Bool
 from sage_jax.batch import AnyArray
 from sage_jax.generation.place_tokens import PlaceIds
 from sage_jax.generation.sampling import Sampling
-from sage_jax.generation.verdict_tokens import JointScore
+from sage_jax.verdict import JointScore
 
 
 @dataclasses.dataclass(frozen=True)

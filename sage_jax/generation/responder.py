@@ -36,13 +36,13 @@ from sage_jax.generation.decoding import (
     prefill_and_decode,
     prompt_scores,
 )
-from sage_jax.generation.verdict_tokens import JointScore
 from sage_jax.losses.log_probs import answer_logps, answer_token_logps
 from sage_jax.models.decoder import KvCache
 from sage_jax.models.sage import Sage
 from sage_jax.parameters import Params, merge
 from sage_jax.process.device_memory import smallest_free
 from sage_jax.sharding import MESH_AXES_OF, activation_sharding, batch_sharding
+from sage_jax.verdict import JointScore
 
 _SHORTEST: Final = 16
 _SHARE_FOR_ROWS: Final = 0.4

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sage_jax.axes import Array, Bool, Float
+from sage_jax.verdict import JointScore
 
 VerdictIds = tuple[tuple[int, ...], tuple[int, ...]]
 """Ids that open a positive and a negative answer."""
-
-
-@dataclasses.dataclass(frozen=True)
-class JointScore:
-    """How the score of an image joins verdict token and map: sigmoid(verdict * log-odds + map * peak + offset).
-
-    The peak of the map is 1 - the least similarity of an image token to the reference.
-
-    Attributes:
-      verdict, map, offset: The weights, learnt on labelled images (`metrics.joint_score`).
-    """
-
-    verdict: float
-    map: float
-    offset: float
 
 
 def verdict_score(logits: Float[Array, "B Q V"], verdict_ids: VerdictIds) -> Float[Array, "B Q"]:

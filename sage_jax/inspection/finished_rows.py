@@ -23,9 +23,9 @@ class RowJournal:
     """A JSONL of finished rows, each with its image and what it was made by; only whole batches count.
 
     A line holds `key` and `stamp` of the image, `made_by`, `left` (rows of the same batch that follow), `row` and a
-    checksum of these; behind a damaged one all images are inspected again. Who
-    goes on after a kill thus cuts the images that are left into the batches of a run without one, and gets its numbers
-    to the last bit. Rows stay on disk: memory holds a few hundred bytes an image.
+    checksum of these; behind a damaged one all images are inspected again. Who goes on after a kill thus cuts the
+    images that are left into the batches of a run without one, and gets its numbers to the last bit. Rows stay on disk:
+    memory holds a few hundred bytes an image.
 
     Args:
       path: The file; made with the first batch.

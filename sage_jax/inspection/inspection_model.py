@@ -10,13 +10,13 @@ import numpy as np
 
 from sage_jax.evaluation.evaluator import Evaluator
 from sage_jax.features.cached import CachedFeatures
-from sage_jax.generation.verdict_tokens import JointScore
 from sage_jax.inspection.batches import ImageBatch, answer_batch, cached_references, read_batch, test_features
 from sage_jax.inspection.images import InputImage
 from sage_jax.inspection.questions import ImageAnswers
 from sage_jax.inspection.result import Inspection, make_inspection, unreadable
 from sage_jax.metrics.calibration import Calibration
 from sage_jax.metrics.familiarity import Familiarity
+from sage_jax.verdict import JointScore
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from sage_jax.config import TRAINING_STAGES, ConfigError
 from sage_jax.metrics.intervals import Metric
-from sage_jax.process.checksums import CHECKSUM, open_json, sealed_json
+from sage_jax.process.checksums import open_json, sealed_json
 from sage_jax.process.files import replace_file
 from sage_jax.process.peak_memory import PeakMemory
 from sage_jax.process.shortages import raise_if_lacking
@@ -77,17 +77,14 @@ def load_summary(path: Path) -> dict[str, Any]:
       ConfigError: The file is no summary.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        summary = json.loads(text)
-        if isinstance(summary, dict) and CHECKSUM in summary:  # those of before have none
-            summary = open_json(text)
+        summary = open_json(path.read_text(encoding="utf-8"), always=False)
     except FileNotFoundError:
         return {"stages": {}, "metrics": {}}
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise_if_lacking(error, path)
         raise ConfigError(f"{path}: cannot be read ({error}); delete it and run the stage evaluate again") from None
     for name in ("stages", "metrics"):
-        if not isinstance(summary, dict) or not isinstance(summary.setdefault(name, {}), dict):
+        if not isinstance(summary.setdefault(name, {}), dict):
             raise ConfigError(f"{path}: expected an object {name}; delete it and run the stage evaluate again")
     return summary
 

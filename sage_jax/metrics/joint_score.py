@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Final
 
@@ -11,25 +10,13 @@ from scipy import optimize, special
 
 from sage_jax.axes import Bool, Float
 from sage_jax.metrics.calibration import log_odds
+from sage_jax.verdict import JointScore
 
 _RIDGE: Final = 1.0
 """Penalty on the weights of standardised features: images that a line tells apart give no weights without end."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Weights:
-    """sigmoid(verdict * log-odds of the score + map * peak of the map + offset), both weights 0 or more."""
-
-    verdict: float
-    map: float
-    offset: float
-
-    def __call__(self, scores: Float[np.ndarray, " n"], peaks: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """Scores of images, from those of their verdicts and the peaks of their maps."""
-        return special.expit(self.verdict * log_odds(scores) + self.map * np.asarray(peaks) + self.offset)
-
-
-def learn_weights(scores: Sequence[float], peaks: Sequence[float], defective: Sequence[bool]) -> Weights:
+def learn_weights(scores: Sequence[float], peaks: Sequence[float], defective: Sequence[bool]) -> JointScore:
     """Logistic regression with a ridge, on the log-odds of the verdict and the peak of the map.
 
     A weight below 0 would call an image better for more evidence against it: none is.
@@ -49,7 +36,7 @@ def learn_weights(scores: Sequence[float], peaks: Sequence[float], defective: Se
     middle, spread = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-6)
     found = _regression((features - middle) / spread, labels)
     verdict, on_map = found[:2] / spread
-    return Weights(float(verdict), float(on_map), float(found[2] - found[:2] @ (middle / spread)))
+    return JointScore(float(verdict), float(on_map), float(found[2] - found[:2] @ (middle / spread)))
 
 
 def _regression(features: Float[np.ndarray, "n 2"], labels: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " 3"]:

@@ -22,8 +22,7 @@ from sage_jax.process.shortages import raise_if_lacking
 FILE: Final = "checksums.json"
 """The list of a folder's files and their SHA-256, in the folder itself, with a checksum of its own."""
 
-CHECKSUM: Final = "checksum"
-"""Field of sealed JSON."""
+_CHECKSUM: Final = "checksum"
 _FILES: Final = "files"
 _SHA256: Final = re.compile("[0-9a-f]{64}")
 _TRAILER: Final = b"sha256"
@@ -85,11 +84,14 @@ def _listed(text: str) -> dict[str, str]:
 
 def sealed_json(content: Mapping[str, Any]) -> dict[str, Any]:
     """The content with a checksum of itself, ready for JSON."""
-    return {**content, CHECKSUM: _sum_of_json(json.loads(json.dumps(content)))}
+    return {**content, _CHECKSUM: _sum_of_json(json.loads(json.dumps(content)))}
 
 
-def open_json(text: str) -> dict[str, Any]:
+def open_json(text: str, *, always: bool = True) -> dict[str, Any]:
     """The content that was sealed.
+
+    Args:
+      always: Whether content without a checksum is refused, which earlier versions have written of some files.
 
     Raises:
       ValueError: It is no JSON object, or not what was sealed.
@@ -100,9 +102,11 @@ def open_json(text: str) -> dict[str, Any]:
         raise ValueError("its JSON is nested too deep") from None
     if not isinstance(content, dict):
         raise ValueError("it is no JSON object")
-    if CHECKSUM not in content:
+    if _CHECKSUM not in content and not always:
+        return content
+    if _CHECKSUM not in content:
         raise ValueError("it has no checksum; an earlier version may have written it")
-    if content.pop(CHECKSUM) != _sum_of_json(content):
+    if content.pop(_CHECKSUM) != _sum_of_json(content):
         raise ValueError("its checksum is not that of its content")
     return content
 

@@ -11,16 +11,14 @@ from typing import Any, Final
 
 from sage_jax.config import Config, ConfigError, InspectConfig
 from sage_jax.evaluation.evaluator import Evaluator
-from sage_jax.generation.verdict_tokens import JointScore
 from sage_jax.inspection import inspect as inspection
 from sage_jax.inspection.images import ChosenImages, Images, References, UserImages, find_images
 from sage_jax.inspection.inspection_model import Threshold
 from sage_jax.journal.calibration_plot import plot_calibration
 from sage_jax.metrics.calibration import Calibration, CalibrationError, Trade
 from sage_jax.metrics.calibration import calibrate as calibrate_scores
-from sage_jax.process.checksums import open_json, sealed_json
+from sage_jax.process.checksums import sealed_json
 from sage_jax.process.files import replace_file
-from sage_jax.process.shortages import raise_if_lacking
 from sage_jax.process.signals import Interrupted
 from sage_jax.stages.facts import told_images
 from sage_jax.stages.familiarity import learn_familiarity
@@ -28,6 +26,7 @@ from sage_jax.stages.folder import RunFolder
 from sage_jax.stages.joining import learn_joint_score, others, shares_to_learn_on, told_gain
 from sage_jax.stages.provenance import log_changes
 from sage_jax.stages.run import Stage, StageCost
+from sage_jax.verdict import JointScore
 
 PLOT: Final = "calibration.png"
 NOT_CALIBRATED: Final = 0.5
@@ -171,20 +170,18 @@ def threshold_of(
     if config.inspect.threshold >= 0.0:
         return Threshold(config.inspect.threshold, "none: the threshold was set by hand")
     folder = RunFolder(Path(config.run_dir).expanduser())
-    path = folder.calibration
-    try:
-        content = open_json(path.read_text(encoding="utf-8"))
-        found, made_for = _calibration(content), (content["stage"], content["model"], content["with_reference"])
-    except FileNotFoundError:
+    content = folder.read_calibration()
+    if content is None:
         if (folder.path / PLOT).exists():  # which is written behind it, and by nothing else
             raise ConfigError(
-                f"{path}: gone, though this run was calibrated: bring it back from a copy, calibrate again, or give "
-                "inspect.threshold"
-            ) from None
+                f"{folder.calibration}: gone, though this run was calibrated: bring it back from a copy, calibrate "
+                "again, or give inspect.threshold"
+            )
         return Threshold(NOT_CALIBRATED, "none: nobody chose the threshold; `sage-jax calibrate` does")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise_if_lacking(error, path)
-        raise ConfigError(f"{path}: {error}: delete it, and calibrate again") from None
+    try:
+        found, made_for = _calibration(content), (content["stage"], content["model"], content["with_reference"])
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{folder.calibration}: lacks {error}: delete it, and calibrate again") from None
     if made_for[:2] != (stage, evaluator.digest()):
         why = f"none: the calibration is of another model (stage {made_for[0]}); calibrate again"
         return Threshold(NOT_CALIBRATED, why)

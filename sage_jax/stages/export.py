@@ -349,7 +349,7 @@ def _revision(config: Config) -> str:
 def _account(path: Path) -> dict[str, Any]:
     """What a run says of its data, for the card; nothing where the file is gone."""
     try:
-        return open_json(path.read_text(encoding="utf-8"))
+        return open_json(path.read_text(encoding="utf-8"), always=False)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

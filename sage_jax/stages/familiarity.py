@@ -17,7 +17,7 @@ from sage_jax.evaluation.evaluator import Evaluator
 from sage_jax.inspection.batches import ImageBatch, read_ahead, read_batch, test_features, tile_features
 from sage_jax.inspection.images import UserImages
 from sage_jax.metrics.familiarity import Familiarity, Look, learn, look_at
-from sage_jax.process.checksums import open_json, read_npz
+from sage_jax.process.checksums import read_npz
 from sage_jax.process.files import replace_file
 from sage_jax.process.shortages import raise_if_lacking
 from sage_jax.stages.folder import RunFolder
@@ -70,7 +70,7 @@ def familiarity_of(config: Config, evaluator: Evaluator, stage: str, *, with_ref
         made_for = rest.pop("made_for")
         found = Familiarity(bank=bank, **rest)
     except FileNotFoundError:
-        if _is_expected(folder.calibration, made):
+        if _is_expected(folder, made):
             raise ConfigError(f"{path}: gone: bring it back from a copy, or calibrate again") from None
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -79,15 +79,9 @@ def familiarity_of(config: Config, evaluator: Evaluator, stage: str, *, with_ref
     return found if made_for == made else None
 
 
-def _is_expected(calibration: Path, made_for: dict[str, Any]) -> bool:
+def _is_expected(folder: RunFolder, made_for: dict[str, Any]) -> bool:
     """Whether the calibration of a model says that it has learnt what images look like."""
-    try:
-        content = open_json(calibration.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError) as error:
-        raise_if_lacking(error, calibration)
-        raise ConfigError(f"{calibration}: {error}: delete it, and calibrate again") from None
+    content = folder.read_calibration() or {}
     return bool(content.get("familiarity")) and {name: content.get(name) for name in made_for} == made_for
 
 

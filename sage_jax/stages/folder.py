@@ -7,13 +7,14 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import jax
 
 from sage_jax.config import Config, ConfigError
-from sage_jax.process.checksums import file_sum, sealed_json
+from sage_jax.process.checksums import file_sum, open_json, sealed_json
 from sage_jax.process.files import replace_file
+from sage_jax.process.shortages import raise_if_lacking
 
 CONFIG: Final = "config.json"
 CONFIG_SUM: Final = "config.json.sha256"
@@ -56,6 +57,20 @@ class RunFolder:
     def calibration(self) -> Path:
         """Threshold of the run's model and what is promised of it."""
         return self.path / "calibration.json"
+
+    def read_calibration(self) -> dict[str, Any] | None:
+        """Content of the calibration, whatever model it is of; None without one.
+
+        Raises:
+          ConfigError: It is damaged.
+        """
+        try:
+            return open_json(self.calibration.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise_if_lacking(error, self.calibration)
+            raise ConfigError(f"{self.calibration}: {error}: delete it, and calibrate again") from None
 
     @property
     def tokenizer(self) -> Path:

@@ -9,10 +9,10 @@ import numpy as np
 from scipy import special
 
 from sage_jax.config import Config
-from sage_jax.generation.verdict_tokens import JointScore
 from sage_jax.journal.run_log import RunLog
 from sage_jax.metrics.calibration import log_odds, supports
 from sage_jax.metrics.joint_score import learn_weights
+from sage_jax.verdict import JointScore
 
 _LEAST: Final = {"good": 10, "defective": 5}
 """Images of each label without which nothing is learnt."""
@@ -62,7 +62,7 @@ def learn_joint_score(rows: Rows, log: RunLog) -> JointScore | None:
         f"score: sigmoid({found.verdict:.3f} x log-odds of the verdict + {found.map:.3f} x peak of the map "
         f"{found.offset:+.3f}), learnt on {len(rows['good'])} good and {len(rows['defective'])} defective images"
     )
-    return JointScore(found.verdict, found.map, found.offset)
+    return found
 
 
 def told_gain(rows: Rows, joint: JointScore) -> str:

@@ -17,7 +17,6 @@ from sage_jax.data.trees.encode import ChosenRecords
 from sage_jax.evaluation.before_after import Compared, Values, compare, right_questions, right_reasons, right_verdicts
 from sage_jax.evaluation.evaluator import Evaluator
 from sage_jax.process import signals
-from sage_jax.process.checksums import open_json
 from sage_jax.process.signals import Interrupted
 from sage_jax.stages.calibration import calibrate, check_calibration, threshold_of
 from sage_jax.stages.lesson import Lesson
@@ -114,7 +113,7 @@ class Learnt:
 
     def _calibrated(self) -> dict[str, Any]:
         """Calibrates the version where the run is; before and after, and why it could not be done."""
-        before = read_calibration(self.run)
+        before = self.run.folder.read_calibration()
         found: dict[str, Any] = {"before": before, "after": None, "fault": ""}
         if before is None:
             return found
@@ -125,11 +124,11 @@ class Learnt:
             return found | {"fault": str(error)}
         if cost.interrupted:
             raise Interrupted(cost.interrupted)
-        return found | {"after": read_calibration(self.made)}
+        return found | {"after": self.made.folder.read_calibration()}
 
     def _calibration_values(self, run: Run) -> dict[str, Values]:
         """Right verdicts on the images of a calibration, each under the threshold that it found."""
-        content = read_calibration(run)
+        content = run.folder.read_calibration()
         found: dict[str, Values] = {}
         if content is None:
             return found
@@ -142,21 +141,6 @@ class Learnt:
                 if row["score"] is not None
             }
         return found
-
-
-def read_calibration(run: Run) -> dict[str, Any] | None:
-    """The calibration of a run, whatever model it is of; None without one.
-
-    Raises:
-      ConfigError: It is damaged.
-    """
-    path = run.folder.calibration
-    try:
-        return open_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}: delete it, and calibrate again") from None
 
 
 def judgement(measures: Mapping[str, Compared], calibration: Mapping[str, Any]) -> tuple[bool, str]:

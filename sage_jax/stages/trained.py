@@ -123,7 +123,7 @@ class TrainedStages:
 
 def _revisions_in(path: Path) -> set[str]:
     try:
-        content = open_json(path.read_text(encoding="utf-8"))
+        content = open_json(path.read_text(encoding="utf-8"), always=False)
         return {str(content["revision"]), str(content.get("tested_on", content["revision"]))}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise_if_lacking(error, path)

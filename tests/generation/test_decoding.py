@@ -21,11 +21,12 @@ from sage_jax.generation.decoding import (
     unasked,
 )
 from sage_jax.generation.options import Decoding
-from sage_jax.generation.verdict_tokens import JointScore, verdict_score
+from sage_jax.generation.verdict_tokens import verdict_score
 from sage_jax.models.attention.blocks import TreeBlocks
 from sage_jax.models.attention.tree import TreeBranches
 from sage_jax.models.sage import Sage
 from sage_jax.parameters import merge
+from sage_jax.verdict import JointScore
 from tests.support.tiny_sage import TINY, VOCAB_SIZE, batch_of, on_device, random_params, random_tree, structure
 
 YES, NO = (10, 11), (12, 13)

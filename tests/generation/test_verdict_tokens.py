@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from sage_jax.generation.verdict_tokens import JointScore, joined_score, opened_by_score, verdict_score
+from sage_jax.generation.verdict_tokens import joined_score, opened_by_score, verdict_score
+from sage_jax.verdict import JointScore
 
 IDS = ((3, 7), (1, 4, 8))
 

@@ -76,6 +76,15 @@ def test_a_list_may_have_another_name(folder: Path) -> None:
     assert damaged(folder, file="mine.json") == ["a.bin"] and damaged(folder, file="none.json") == []
 
 
+def test_content_of_before_it_had_a_checksum_is_taken_where_that_is_said() -> None:
+    text = json.dumps(sealed_json({"a": 1}))
+    assert open_json(text, always=False) == open_json('{"a": 1}', always=False) == {"a": 1}
+    with pytest.raises(ValueError, match="it has no checksum"):
+        open_json('{"a": 1}')
+    with pytest.raises(ValueError, match="its checksum is not that"):
+        open_json(text.replace('"a": 1', '"a": 2'), always=False)
+
+
 def test_keys_that_are_no_texts_come_back_as_json_writes_them() -> None:
     assert open_json(json.dumps(sealed_json({"by_step": {1: 0.5}}))) == {"by_step": {"1": 0.5}}
 
