@@ -12,6 +12,7 @@ import pytest
 from sage_jax.process.checksums import (
     FILE,
     damaged,
+    file_sum,
     open_bytes,
     open_json,
     read_npz,
@@ -68,6 +69,14 @@ def test_a_list_from_elsewhere_opens_nothing_but_files_of_its_folder(folder: Pat
     for text in (json.dumps(content["files"]), json.dumps(sealed_json(content))):
         (folder / FILE).write_text(text)
         assert damaged(folder) == [name]
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_a_whole_file_outside_the_folder_is_not_of_it(folder: Path, tmp_path: Path, absolute: bool) -> None:
+    inner, outside = folder / "inner", tmp_path / "a.bin"
+    name = str(outside) if absolute else "../a.bin"
+    (inner / FILE).write_text(json.dumps(sealed_json({"files": {name: file_sum(outside)}})))
+    assert (inner / name).is_file() and damaged(inner) == [name]
 
 
 def test_a_list_may_have_another_name(folder: Path) -> None:
