@@ -1,10 +1,12 @@
-"""Share of images that a calibrated run calls unsure: held-out board crops, and photographs of other things.
+"""Share of images that a calibrated run calls unsure: further images like its own, and photographs of other things.
 
     pip install scikit-image
     python -m bench.unfamiliar --run runs/deeppcb_0 --folder boards_good
+    python -m bench.unfamiliar --run runs/quickstart --folder products --alone
 
-`--folder` is what bench/board_folders.py wrote, and the run has been calibrated on its `calibrate/`. The photographs
-are those that come with scikit-image, each whole and its four corners, compared with the folder's first reference.
+`--folder` is what bench/board_folders.py or bench/product_folders.py wrote, and the run has been calibrated on its
+`calibrate/`. The photographs are those that come with scikit-image, each whole and its four corners, compared with the
+folder's first reference; or nothing is compared, `--alone`, where the run was calibrated without references.
 
 Beside each share stands that of the simplest rival: the median of the absolute difference to the reference, in grey
 levels, against its own conformal limit at 2 % on the same calibration images.
@@ -26,7 +28,6 @@ from PIL import Image
 import sage_jax
 from sage_jax.axes import UInt8
 
-SIDE_PX: Final = 128
 PHOTOGRAPHS: Final = (
     "astronaut", "brick", "camera", "cat", "chelsea", "clock", "coffee", "coins", "grass", "gravel",
     "hubble_deep_field", "immunohistochemistry", "moon", "page", "rocket", "text",
@@ -37,8 +38,9 @@ def main() -> None:
     """Prints the shares."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="a calibrated run")
-    parser.add_argument("--folder", required=True, help="what bench/board_folders.py wrote")
+    parser.add_argument("--folder", required=True, help="what bench/board_folders.py or bench/product_folders.py wrote")
     parser.add_argument("--most", type=int, default=200, help="most crops of each kind")
+    parser.add_argument("--alone", action="store_true", help="without references, as the run was calibrated")
     options = parser.parse_args()
     inspector, folder = sage_jax.load(options.run), Path(options.folder)
     calibrated = sorted((folder / "calibrate").iterdir())
@@ -48,41 +50,40 @@ def main() -> None:
         found, apart = [], []
         for path in sorted((folder / "test" / kind).iterdir())[: options.most]:
             reference = folder / "references/test" / kind / path.name
-            found.append(inspector.inspect(path, references=reference))
+            found.append(inspector.inspect(path, references=None if options.alone else reference))
             apart.append(_apart(path, reference))
-        _print(f"board crops, {kind}", found, apart, limit)
-    far = list(photographs())
-    found = list(inspector.inspect_many((pixels for _, pixels in far), _first(folder)))
-    _print("photographs of other things", found, [_apart(pixels, _first(folder)) for _, pixels in far], limit)
+        _print(f"like its own, {kind}", found, apart, limit)
+    reference = sorted((folder / "references/test/good").iterdir())[0]
+    far = list(photographs(Image.open(reference).width))
+    given = None if options.alone else reference
+    found = list(inspector.inspect_many((pixels for _, pixels in far), given))
+    _print("photographs of other things", found, [_apart(pixels, reference) for _, pixels in far], limit)
     called = [f"{name} ({one.score:.3f})" for (name, _), one in zip(far, found, strict=True) if one.verdict != "unsure"]
     print(f"not called unsure: {', '.join(called) or 'none'}")
 
 
-def photographs() -> Iterator[tuple[str, UInt8[np.ndarray, "H W 3"]]]:
-    """Name and pixels of each photograph, shrunk to the side of a crop, and of its corners at full size."""
+def photographs(side: int) -> Iterator[tuple[str, UInt8[np.ndarray, "H W 3"]]]:
+    """Name and pixels of each photograph, shrunk to a side in px, and of its corners at full size."""
     data = importlib.import_module("skimage.data")
     for name in PHOTOGRAPHS:
         pixels = np.asarray(getattr(data, name)())
         pixels = np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels[..., :3]
-        yield name, np.asarray(Image.fromarray(pixels).resize((SIDE_PX, SIDE_PX)))
+        yield name, np.asarray(Image.fromarray(pixels).resize((side, side)))
         height, width = pixels.shape[:2]
-        for top in (0, height - SIDE_PX):
-            for left in (0, width - SIDE_PX):
-                yield f"{name} {top},{left}", np.ascontiguousarray(pixels[top : top + SIDE_PX, left : left + SIDE_PX])
-
-
-def _first(folder: Path) -> Path:
-    return sorted((folder / "references/test/good").iterdir())[0]
+        for top in (0, height - side):
+            for left in (0, width - side):
+                yield f"{name} {top},{left}", np.ascontiguousarray(pixels[top : top + side, left : left + side])
 
 
 def _apart(image: Path | UInt8[np.ndarray, "H W 3"], reference: Path) -> float:
     """Median of the absolute difference of grey values."""
     shown = Image.open(image) if isinstance(image, Path) else Image.fromarray(image)
-    return float(np.median(np.abs(_grey(shown) - _grey(Image.open(reference)))))
+    good = Image.open(reference)
+    return float(np.median(np.abs(_grey(shown, good.size) - _grey(good, good.size))))
 
 
-def _grey(image: Image.Image) -> np.ndarray:
-    return np.asarray(image.convert("L").resize((SIDE_PX, SIDE_PX)), np.float32)
+def _grey(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(image.convert("L").resize(size), np.float32)
 
 
 def _limit(values: list[float], rate: float = 0.02) -> float:

@@ -10,7 +10,6 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from sage_jax.axes import Float
 from sage_jax.batch import TreeBatch
 from sage_jax.data.records import Record
 from sage_jax.data.trees.encode import feature_form, tiles_per_image
@@ -62,28 +61,19 @@ def read_batch(inputs: Sequence[InputImage], evaluator: Evaluator, rows: int) ->
 
 
 def answer_batch(
-    batch: ImageBatch, evaluator: Evaluator, references: CachedFeatures | None, tests: CachedFeatures | None = None
+    batch: ImageBatch, evaluator: Evaluator, references: CachedFeatures | None
 ) -> list[ImageAnswers | None]:
     """The model's answers about every image of a batch, in order; None for unreadable ones.
 
     Args:
       references: Cache of the references' ViT features; None = they are computed with each batch.
-      tests: Gives the test images' features, which are then part of the answers.
     """
     found: list[ImageAnswers | None] = [None] * len(batch.inputs)
     for positions, records, trees in batch.trees:
         trees = trees if references is None else references.put_into(trees)
-        trees = trees if tests is None else tests.put_into(trees)
         for row, answers in enumerate(answer_images(trees, records, evaluator)):
-            features = None if tests is None else tile_features(trees, row)
-            found[positions[row]] = dataclasses.replace(answers, features=features)
+            found[positions[row]] = answers
     return found
-
-
-def tile_features(batch: TreeBatch, row: int) -> Float[np.ndarray, "M E"]:
-    """Features of a row's image tokens, of a batch whose test images come as features."""
-    tiles = np.asarray(batch.tiles)[row, np.asarray(batch.tile_mask)[row]]
-    return tiles.reshape(-1, tiles.shape[-1])
 
 
 def cached_references(evaluator: Evaluator, *, one_for_all: bool) -> CachedFeatures | None:
@@ -102,18 +92,6 @@ def cached_references(evaluator: Evaluator, *, one_for_all: bool) -> CachedFeatu
         tiles_at_once=responder.rows(1 if one_for_all else _REFERENCES_AT_ONCE) * tiles_per_image(model),
         capacity=megabytes * 10**6,
         images=("reference_tiles",),
-    )
-
-
-def test_features(evaluator: Evaluator, rows: int) -> CachedFeatures:
-    """What gives the ViT's features of the test images of batches of so many rows; it keeps next to none."""
-    responder, model = evaluator.responder, evaluator.config.model
-    return CachedFeatures(
-        responder.vit_features,
-        form=feature_form(model, np.dtype(compute_dtype(model))),
-        tiles_at_once=responder.rows(rows) * tiles_per_image(model),
-        capacity=0,
-        images=("tiles",),
     )
 
 

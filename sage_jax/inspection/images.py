@@ -18,6 +18,9 @@ from sage_jax.data.records import PAIR_TYPES, Record, Reference
 from sage_jax.data.registration import registered
 from sage_jax.process.shortages import raise_if_lacking
 
+UNKNOWN_CATEGORY: Final = "part"
+"""Of images about which nobody says what they show."""
+
 _LIST_SUFFIXES: Final = (".txt", ".lst", ".list")
 _KEPT_REFERENCES: Final = 8
 
@@ -102,7 +105,7 @@ def make_input(
 def category_of(path: Path, vocabulary: Vocabulary) -> str:
     """Category of an image in a folder that bears its name, else `part`."""
     folder = path.parent.name
-    return folder if folder.replace("_", " ") in vocabulary.objects else "part"
+    return folder if folder.replace("_", " ") in vocabulary.objects else UNKNOWN_CATEGORY
 
 
 class UserImages:

@@ -28,7 +28,6 @@ from sage_jax.inspection.batches import (
     cached_references,
     read_ahead,
     read_batch,
-    test_features,
 )
 from sage_jax.inspection.finished_rows import RowJournal
 from sage_jax.inspection.images import Images, InputImage
@@ -100,7 +99,6 @@ def inspect(
     chunks = [missing[start : start + rows].tolist() for start in range(0, len(missing), rows)]
     one_for_all = _has_one_reference(evaluator.config.inspect.references)
     references = cached_references(evaluator, one_for_all=one_for_all)
-    tests = None if familiarity is None else test_features(evaluator, rows)
     speed = _Speed()
     with (
         StopRequest(log.line, mesh, after="this batch") as stop,
@@ -109,7 +107,7 @@ def inspect(
         _RowWriter(evaluator, output, journal, offsets, familiarity) as writer,
     ):
         for chunk in read:
-            answers = answer_batch(chunk.batch, evaluator, references, tests)
+            answers = answer_batch(chunk.batch, evaluator, references)
             writer.put(chunk, answers)
             done += len(chunk.indices)
             speed.batch_done(answers)

@@ -11,10 +11,11 @@ from sage_jax.axes import Float, UInt8
 from sage_jax.config import Config
 from sage_jax.errors import UserError
 from sage_jax.evaluation.evaluator import anomaly_map
+from sage_jax.inspection.looks import look_of
 from sage_jax.inspection.overlay import Region, overlay, picture
 from sage_jax.inspection.questions import ImageAnswers
 from sage_jax.inspection.report import Verdict
-from sage_jax.metrics.familiarity import Familiarity, look_at
+from sage_jax.metrics.familiarity import Familiarity
 from sage_jax.metrics.localisation import peak_boxes
 from sage_jax.process.files import replace_file
 
@@ -103,9 +104,7 @@ def make_inspection(answers: ImageAnswers, config: Config, familiarity: Familiar
     verdict: Verdict = "defective" if score >= np.float32(options.threshold) else "good"  # as the model compares them
     pixels, values = anomaly_map(record, answers.similarity, config.model)
     compared = record.reference_image is not None
-    doubt = ""
-    if familiarity is not None and answers.features is not None:
-        doubt = familiarity.doubt(answers.features, look_at(pixels, float(np.median(values)) if compared else None))
+    doubt = "" if familiarity is None else familiarity.doubt(look_of(record))
     boxes = peak_boxes(values, threshold=options.map_threshold, max_boxes=_MOST_BOXES) if compared else ()
     return Inspection(
         image=record.test_path,

@@ -1,7 +1,8 @@
 """Whether an image is like those that a model was calibrated on; of one that is not, the score means nothing.
 
-Patches are compared with a memory bank of good ones, a greedy coreset (PatchCore, Roth et al. 2022), and three plainer
-measures stand beside them. The limit is that of split conformal prediction over the largest standardised measure.
+Patches are compared with a memory bank of good ones and with the reference, and three plainer measures stand beside
+them. The limit is that of conformal prediction over the largest standardised measure, each image held against a bank
+of others, which is no denser than the one that is kept.
 """
 
 from __future__ import annotations
@@ -14,47 +15,28 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
-from scipy import ndimage
 
-from sage_jax.axes import Float, UInt8
+from sage_jax.axes import Float
+from sage_jax.metrics.image_look import CELLS, Look, Patches
 
-_BANK: Final = 1024
-_CANDIDATES: Final = 16384
-"""Patches among which the coreset is sought."""
-_FOLDS: Final = 2
+_BANK: Final = 8192
+"""Most patches of a bank."""
+_FOLDS: Final = 4
+_COUNTED: Final = 0.75
+"""Share of an image's patches, the nearest ones, that tell how far it is: a defect may cover the others."""
+_LEAST_DEVIATION: Final = 0.001
+"""Of a statistic of patches, whose colours are 0 to 1."""
 
-_LEAST_SPREAD: Final = {"patches": 0.005, "match": 0.005, "sharpness": 0.1, "brightness": 0.01}
+_LEAST_SPREAD: Final = {"patches": 0.05, "match": 0.05, "sharpness": 0.1, "brightness": 0.01, "size": 0.05}
 """By measure: below this, images do not differ in anything that matters."""
 _SIGNED: Final = {
     "patches": ("its patches are unlike those of the good images that it was calibrated on",) * 2,
     "match": ("it does not match its reference", ""),
     "sharpness": ("it is sharper than the images that it was calibrated on", "it is less sharp than those"),
     "brightness": ("it is brighter than the images that it was calibrated on", "it is darker than those"),
+    "size": ("it is larger than the images that it was calibrated on", "it is smaller than those"),
 }
 _ONE_SIDED: Final = ("patches", "match")
-
-Features = Float[np.ndarray, "M E"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Look:
-    """What is measured of an image beside its patches.
-
-    Attributes:
-      match: Median of the anomaly map, which a defect does not raise; None without a reference.
-      sharpness: Logarithm of the deviation of the Laplacian of grey values, 0 to 1.
-      brightness: Mean grey value, 0 to 1.
-    """
-
-    match: float | None
-    sharpness: float
-    brightness: float
-
-
-def look_at(pixels: UInt8[np.ndarray, "H W 3"], match: float | None) -> Look:
-    """The look of an image."""
-    grey = pixels.astype(np.float32).mean(axis=-1) / 255.0
-    return Look(match, math.log(float(ndimage.laplace(grey).std()) + 1e-3), float(grey.mean()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +44,9 @@ class Familiarity:
     """What calibration images look like, and how far another may be from them.
 
     Attributes:
-      bank: Patches of good images, each of length 1.
+      bank: Patches of good images, standardised.
+      mean, deviation: Of each statistic of patches, over all patches of good images: what standardises them.
+      categories: Kinds of part among the good images; none where nobody says what they show.
       middle, spread: By measure: median, and what nine tenths of the images are apart from it at most: above it for
         patches and match, to either side for the others. So no measure with a long tail stands for all.
       limit: Of the largest distance of a measure from its middle, in spreads.
@@ -70,6 +54,9 @@ class Familiarity:
     """
 
     bank: Float[np.ndarray, "G E"]
+    mean: Float[np.ndarray, " E"]
+    deviation: Float[np.ndarray, " E"]
+    categories: tuple[str, ...]
     middle: dict[str, float]
     spread: dict[str, float]
     limit: float
@@ -77,40 +64,47 @@ class Familiarity:
 
     def digest(self) -> str:
         """Hash of its content, hexadecimal."""
-        rest = json.dumps([self.middle, self.spread, self.limit, self.rate], sort_keys=True)
-        return hashlib.sha256(self.bank.tobytes() + rest.encode()).hexdigest()[:24]
+        rest = json.dumps([self.categories, self.middle, self.spread, self.limit, self.rate], sort_keys=True)
+        content = b"".join(each.tobytes() for each in (self.bank, self.mean, self.deviation))
+        return hashlib.sha256(content + rest.encode()).hexdigest()[:24]
 
-    def doubt(self, features: Features, look: Look) -> str:
+    def doubt(self, look: Look) -> str:
         """Why an image is unlike those of the calibration, as a sentence; "" where it is like them."""
-        values = _values(distance(features, self.bank), look)
+        if look.category and self.categories and look.category not in self.categories:
+            return f"it is of a {look.category.replace('_', ' ')}, and no image of one was calibrated on"
+        away = distance((look.patches - self.mean) / self.deviation, self.bank)
+        values = _values(away, look, self.deviation)
         apart = {name: (values[name] - self.middle[name]) / self.spread[name] for name in self.middle}
         worst = max(apart, key=lambda name: _apart(name, apart[name]))
         return "" if _apart(worst, apart[worst]) <= self.limit else _SIGNED[worst][int(apart[worst] < 0.0)]
 
 
-def learn(features: Sequence[Features], looks: Sequence[Look], *, rate: float, seed: int = 0) -> Familiarity:
+def learn(looks: Sequence[Look], *, rate: float, seed: int = 0) -> Familiarity:
     """What good images look like; each one's patches are measured against a bank of the others.
 
     Args:
-      features: Of the patches of each image.
-      looks: Of the same images; all with a match, or none.
+      looks: Of the images; all with references, or none.
       rate: Share of such images that may be called unfamiliar. Of n images the least is 1 / (n + 1), which is taken
         where it is larger.
-      seed: Of the draw of candidates for the bank.
+      seed: Of the draw of the bank's patches.
 
     Raises:
       ValueError: There are fewer than four images.
     """
-    number = len(features)
-    if number < 2 * _FOLDS:
-        raise ValueError(f"{number} images are too few to tell what others should look like: give {2 * _FOLDS} or more")
+    number = len(looks)
+    if number < _FOLDS:
+        raise ValueError(f"{number} images are too few to tell what others should look like: give {_FOLDS} or more")
     rng = np.random.default_rng(seed)
+    every = np.stack([look.patches for look in looks]).astype(np.float32)
+    mean, deviation = every.mean(axis=(0, 1)), np.maximum(every.std(axis=(0, 1)), _LEAST_DEVIATION)
+    patches = (every - mean) / deviation
     away = np.zeros(number)
     for fold in range(_FOLDS):
-        bank = coreset([each for index, each in enumerate(features) if index % _FOLDS != fold], _BANK, rng)
+        others = patches[np.arange(number) % _FOLDS != fold]
+        bank = bank_of(others, _BANK * len(others) // number, rng)
         for index in range(fold, number, _FOLDS):
-            away[index] = distance(features[index], bank)
-    values = [_values(far, look) for far, look in zip(away, looks, strict=True)]
+            away[index] = distance(patches[index], bank)
+    values = [_values(far, look, deviation) for far, look in zip(away, looks, strict=True)]
     columns = {name: np.asarray([value[name] for value in values]) for name in values[0]}
     middle = {name: float(np.median(column)) for name, column in columns.items()}
     apart = {name: _apart(name, column - middle[name]) for name, column in columns.items()}
@@ -118,7 +112,10 @@ def learn(features: Sequence[Features], looks: Sequence[Look], *, rate: float, s
     largest = np.sort(np.max([far / spread[name] for name, far in apart.items()], axis=0))
     passed = min(math.ceil((number + 1) * (1.0 - rate) - 1e-9), number)
     return Familiarity(
-        bank=coreset(features, _BANK, rng),
+        bank=bank_of(patches, _BANK, rng),
+        mean=mean,
+        deviation=deviation,
+        categories=tuple(sorted({look.category for look in looks if look.category})),
         middle=middle,
         spread=spread,
         limit=float(largest[passed - 1]),
@@ -126,24 +123,48 @@ def learn(features: Sequence[Features], looks: Sequence[Look], *, rate: float, s
     )
 
 
-def distance(features: Features, bank: Float[np.ndarray, "G E"]) -> float:
-    """Mean over patches of 1 - cosine to the nearest patch of a bank."""
-    return float(np.mean(1.0 - (_unit(features) @ bank.T).max(axis=1)))
+def distance(patches: Patches, bank: Float[np.ndarray, "G E"]) -> float:
+    """Mean distance of an image's patches to the nearest one of a bank, the farthest quarter left out."""
+    return _nearest_of(np.sqrt(np.maximum(_squared(patches, bank).min(axis=1), 0.0)))
 
 
-def coreset(features: Sequence[Features], size: int, rng: np.random.Generator) -> Float[np.ndarray, "G E"]:
-    """Patches of length 1 that cover all: each in turn the one farthest from those chosen (greedy k-center)."""
-    pool = _unit(np.concatenate(list(features)))
-    if len(pool) > _CANDIDATES:
-        pool = pool[np.sort(rng.choice(len(pool), _CANDIDATES, replace=False))]
-    if len(pool) <= size:
-        return pool
-    chosen = np.zeros(size, np.int64)
-    nearest = pool @ pool[0]
-    for index in range(1, size):
-        chosen[index] = int(nearest.argmin())
-        nearest = np.maximum(nearest, pool @ pool[chosen[index]])
-    return pool[chosen]
+def match(look: Look, deviation: Float[np.ndarray, " E"]) -> float:
+    """Mean distance of an image's patches to those of its reference, the farthest quarter left out.
+
+    Each patch is compared with the one at its place and the eight around it, of several references with the best.
+    """
+    side = np.arange(CELLS)
+    near = [np.clip(side + step, 0, CELLS - 1) for step in (-1, 0, 1)]
+    grids = [(each / deviation).reshape(CELLS, CELLS, -1) for each in (look.patches, *look.references)]
+    apart = [
+        np.sum(np.square(grids[0] - other[np.ix_(rows, columns)]), axis=-1)
+        for other in grids[1:]
+        for rows in near
+        for columns in near
+    ]
+    return _nearest_of(np.sqrt(np.min(apart, axis=0)).ravel())
+
+
+def bank_of(patches: Float[np.ndarray, "_ M E"], size: int, rng: np.random.Generator) -> Float[np.ndarray, "G E"]:
+    """Patches of images, at most `size` of them, drawn alike from all."""
+    pool = patches.reshape(-1, patches.shape[-1]).astype(np.float32)
+    return pool if len(pool) <= size else pool[np.sort(rng.choice(len(pool), size, replace=False))]
+
+
+def _nearest_of(distances: Float[np.ndarray, " M"]) -> float:
+    """Mean of the smallest three quarters."""
+    counted = math.ceil(_COUNTED * len(distances))
+    return float(np.mean(np.partition(distances, counted - 1)[:counted]))
+
+
+def _squared(some: Float[np.ndarray, "_ E"], others: Float[np.ndarray, "_ E"]) -> Float[np.ndarray, "_ _"]:
+    """Squares of the distances of each to each."""
+    some, others = some.astype(np.float32), others.astype(np.float32)
+    lengths = [np.einsum("ie,ie->i", each, each) for each in (some, others)]
+    found = some @ (-2.0 * others.T)
+    found += lengths[0][:, None]
+    found += lengths[1]
+    return found
 
 
 def _apart(name: str, difference: Any) -> Any:
@@ -151,11 +172,6 @@ def _apart(name: str, difference: Any) -> Any:
     return difference if name in _ONE_SIDED else abs(difference)
 
 
-def _values(patches: float, look: Look) -> dict[str, float]:
-    found = {"patches": patches, "sharpness": look.sharpness, "brightness": look.brightness}
-    return found if look.match is None else {**found, "match": look.match}
-
-
-def _unit(features: Float[np.ndarray, "_ E"]) -> Float[np.ndarray, "_ E"]:
-    values = np.asarray(features, np.float32)
-    return values / (np.linalg.norm(values, axis=-1, keepdims=True) + 1e-6)
+def _values(patches: float, look: Look, deviation: Float[np.ndarray, " E"]) -> dict[str, float]:
+    found = {"patches": patches, "sharpness": look.sharpness, "brightness": look.brightness, "size": look.size}
+    return {**found, "match": match(look, deviation)} if look.references else found

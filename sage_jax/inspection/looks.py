@@ -1,0 +1,43 @@
+"""The look of an image that is inspected, beside that of its references, each of which is looked at once."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from sage_jax.axes import UInt8
+from sage_jax.data.images import remembered_rgb
+from sage_jax.data.records import Record, Reference
+from sage_jax.inspection.images import UNKNOWN_CATEGORY
+from sage_jax.metrics.image_look import Look, Patches, look_at, measured_side, patch_statistics
+from sage_jax.process.recently_used import RecentlyUsed
+
+_MOST_REFERENCES: Final = 8
+"""References that an image must match; of more, the first."""
+
+_KEPT: Final = RecentlyUsed(8 * 10**6)
+"""Statistics of references, some thousands of them."""
+
+
+def look_of(record: Record) -> Look:
+    """The look of a record's image, compared with its references."""
+    pixels = remembered_rgb(record.test_image, name=record.test_path, keep=False)
+    references = [_patches_of(each) for each in record.references[:_MOST_REFERENCES]]
+    category = "" if record.category == UNKNOWN_CATEGORY else record.category
+    return look_at(pixels, patches_of(pixels), references, category)
+
+
+def patches_of(pixels: UInt8[np.ndarray, "H W 3"]) -> Patches:
+    """Statistics of the patches of an image of any size."""
+    side = measured_side(*pixels.shape[:2])
+    if pixels.shape[:2] != (side, side):
+        pixels = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
+    return patch_statistics(pixels)
+
+
+def _patches_of(reference: Reference) -> Patches:
+    key = hashlib.sha256(reference.image).digest()
+    return _KEPT.get(key, lambda: patches_of(remembered_rgb(reference.image, name=reference.path)))

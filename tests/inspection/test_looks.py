@@ -1,0 +1,74 @@
+"""The look of a record's image, beside that of its references."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sage_jax.data.images import encode_png
+from sage_jax.data.records import Record, Reference
+from sage_jax.inspection import looks
+from sage_jax.inspection.looks import look_of, patches_of
+from sage_jax.metrics.image_look import patch_statistics
+from tests.support.tiny_export import record
+
+
+def picture(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+
+def compared(*seeds: int) -> Record:
+    """An image with these references."""
+    first, *others = (Reference(encode_png(picture(seed)), f"good/{seed}.png") for seed in seeds)
+    return dataclasses.replace(
+        record(0, num_facts=1),
+        test_image=encode_png(picture(0)),
+        reference_image=first.image,
+        reference_path=first.path,
+        further_references=tuple(others),
+    )
+
+
+def test_the_look_has_the_patches_of_image_and_references() -> None:
+    found = look_of(compared(101, 102))
+    np.testing.assert_array_equal(found.patches, patch_statistics(picture(0)))
+    assert len(found.references) == 2
+    for seed, patches in zip((101, 102), found.references, strict=True):
+        np.testing.assert_array_equal(patches, patch_statistics(picture(seed)))
+    alone = dataclasses.replace(compared(101), reference_image=None, reference_path="")
+    assert look_of(alone).references == ()
+
+
+def test_a_category_that_nobody_gave_is_unknown() -> None:
+    image = compared(101)
+    assert look_of(dataclasses.replace(image, category="part")).category == ""
+    assert look_of(dataclasses.replace(image, category="hex nut")).category == "hex nut"
+
+
+def test_a_reference_of_many_images_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def count(pixels: np.ndarray) -> np.ndarray:
+        seen.append(int(pixels.sum()))
+        return patch_statistics(pixels)
+
+    monkeypatch.setattr(looks, "patch_statistics", count)
+    for _ in range(3):
+        look_of(compared(201, 202))
+    assert [seen.count(int(picture(seed).sum())) for seed in (0, 201, 202)] == [3, 1, 1]
+
+
+def test_of_many_references_the_first_eight_count() -> None:
+    assert len(look_of(compared(*range(301, 321))).references) == 8
+
+
+def test_large_small_and_oblong_images_have_as_many_patches() -> None:
+    whole = picture(5)[:40, :40]
+    large = np.asarray(Image.fromarray(whole).resize((1000, 500), Image.Resampling.BILINEAR))
+    for pixels in (large, whole, picture(6)[:3, :9], picture(7)[:63, :20]):
+        assert patches_of(pixels).shape == (64, 12) and np.isfinite(patches_of(pixels)).all()
+    doubled = np.asarray(Image.fromarray(large).resize((2000, 1000), Image.Resampling.BILINEAR))
+    np.testing.assert_allclose(patches_of(doubled), patches_of(large), atol=0.01)
