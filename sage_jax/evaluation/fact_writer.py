@@ -39,7 +39,7 @@ class FactWriter:
         (batch,) = asking.batches(asked, with_reference=False, answers="none", rows=rows)
         shown = shown_records(batch, records)
         told, _ = write_facts(
-            self.evaluator.responder.deciding(None),  # facts open with no verdict
+            self.evaluator.responder.decoding_with(verdict_threshold=None),  # facts open with no verdict
             chat,
             batch,
             max_new_tokens=config.max_tokens,

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from sage_jax.axes import Array, Bool, Float, Int
-from sage_jax.batch import Answers, AnyArray, Scores, TreeBatch
+from sage_jax.batch import Answers, AnyArray, TreeBatch
 from sage_jax.generation.options import Decoding
 from sage_jax.generation.place_tokens import by_evidence, place_evidence, without_named
+from sage_jax.generation.prompt_scores import first_scores, prompts_of
 from sage_jax.generation.sampling import choose, draw_keys
-from sage_jax.generation.verdict_tokens import joined_score, opened_by_score, verdict_score
+from sage_jax.generation.verdict_tokens import opened_by_score
 from sage_jax.models.decoder import KvCache
 from sage_jax.models.sage import Sage, tree_mask
 
@@ -75,12 +76,20 @@ class ImagePrefix:
 
 
 def prefill_and_decode(
-    model: Sage, batch: TreeBatch, seeds: Int[Array, " B"], decoding: Decoding
+    model: Sage,
+    batch: TreeBatch,
+    seeds: Int[Array, " B"],
+    decoding: Decoding,
+    begun: Int[Array, "B Q L"] | None = None,
 ) -> tuple[Answers, DecodeState]:
-    """Answers to a batch's questions, image and questions prefilled as one tree."""
+    """Answers to a batch's questions, image and questions prefilled as one tree.
+
+    Args:
+      begun: Token ids that answers begin with, -1 from where the model goes on; None = it says all.
+    """
     room = decoding.max_new_tokens * batch.source_index.shape[1]
     logits, similarity, state = prefill(model, batch, room, decoding)
-    return _first_answers(model, batch, state, logits, similarity, seeds, decoding)
+    return _first_answers(model, batch, state, logits, similarity, seeds, decoding, begun)
 
 
 def prefill(
@@ -167,23 +176,13 @@ def _first_answers(
     similarity: Float[Array, "B M"],
     seeds: Int[Array, " B"],
     decoding: Decoding,
+    begun: Int[Array, "B Q L"] | None,
 ) -> tuple[Answers, DecodeState]:
     """Answers to the questions of a batch, from the logits of their first tokens."""
     scores = first_scores(logits, batch, similarity, decoding)
     first = first_logits(logits, scores.verdict_score, decoding)
-    token_ids, state = _decode(model, state, first, unasked(batch), seeds, decoding)
+    token_ids, state = _decode(model, state, first, unasked(batch), seeds, decoding, begun)
     return Answers(token_ids, scores.verdict_score, similarity), state
-
-
-def first_scores(
-    logits: Float[Array, "B Q V"], batch: TreeBatch, similarity: Float[Array, "B M"], decoding: Decoding
-) -> Scores:
-    """The scores of a batch's questions, from the logits of their answers' first tokens."""
-    ids, joint = decoding.verdict_ids, decoding.joint_score
-    if joint is None:
-        return Scores(verdict_score(logits, ids), similarity)
-    compared = batch.reference_tile_mask.any(axis=1)
-    return Scores(joined_score(logits, ids, similarity, compared, joint), similarity)
 
 
 def first_logits(
@@ -219,7 +218,13 @@ def _image_end(model: Sage, batch: TreeBatch) -> Int[Array, " B"]:
 
 
 def decode_from_prefix(
-    model: Sage, batch: TreeBatch, prefix: ImagePrefix, seeds: Int[Array, " B"], size: int, decoding: Decoding
+    model: Sage,
+    batch: TreeBatch,
+    prefix: ImagePrefix,
+    seeds: Int[Array, " B"],
+    size: int,
+    decoding: Decoding,
+    begun: Int[Array, "B Q L"] | None = None,
 ) -> tuple[Answers, DecodeState]:
     """What `prefill_and_decode` gives, from images that are encoded and prefilled; the prefix stays as it is.
 
@@ -251,21 +256,7 @@ def decode_from_prefix(
     seen = jnp.concatenate([shown, asked], axis=2)
     similarity = images.compared.similarity
     logits, state = _asked(model, batch, cache, last_hidden, seen, similarity, decoding)
-    return _first_answers(model, batch, state, logits, similarity, seeds, decoding)
-
-
-def prompts_of(batch: TreeBatch) -> TreeBatch:
-    """The batch without answer slots, so that attention over its tree makes no blocks of answers."""
-    ranked = {name: getattr(batch, name)[:, :, :0] for name in ("target_ids", "target_mask", "claim_mask")}
-    return dataclasses.replace(batch, **ranked)
-
-
-def prompt_scores(model: Sage, batch: TreeBatch, decoding: Decoding) -> Scores:
-    """What `prefill_and_decode` gives of scores, without a cache and without an answer."""
-    hidden, images = model(prompts_of(batch))
-    last = batch.source_index[:, :, 0, 0]
-    logits = model.decoder.logits(jnp.take_along_axis(hidden, last[..., None], axis=1))
-    return first_scores(logits, batch, images.compared.similarity, decoding)
+    return _first_answers(model, batch, state, logits, similarity, seeds, decoding, begun)
 
 
 def next_turn(
@@ -314,6 +305,7 @@ def _decode(
     ended: Bool[Array, "B Q"],
     seeds: Int[Array, " B"],
     decoding: Decoding,
+    begun: Int[Array, "B Q L"] | None = None,
 ) -> tuple[Int[Array, "B Q L"], DecodeState]:
     """One token of every question in each step, until all answers are closed.
 
@@ -323,6 +315,7 @@ def _decode(
     Args:
       logits: Of each answer's first token.
       ended: True where there is nothing to answer.
+      begun: Token ids that answers begin with, -1 from where the model goes on; None = it says all.
     """
     rows, num_questions, _ = logits.shape
     new = decoding.max_new_tokens
@@ -330,7 +323,8 @@ def _decode(
 
     def step(carry: tuple[Array, Array, Array, Array, DecodeState]) -> tuple[Array, Array, Array, Array, DecodeState]:
         index, token, written, ended, state = carry
-        token, ended, state = next_token(model, state, token, ended, keys, index + 1, decoding)
+        given = None if begun is None else begun[:, :, index + 1]
+        token, ended, state = next_token(model, state, token, ended, keys, index + 1, decoding, given)
         written = jax.lax.dynamic_update_index_in_dim(written, token, index + 1, axis=2)
         return index + 1, token, written, ended, state
 
@@ -338,7 +332,8 @@ def _decode(
         return (carry[0] < new - 1) & ~jnp.all(carry[3])
 
     zero = jnp.zeros((), jnp.int32)
-    token, ended, state = chosen_token(state, logits, ended, keys, zero, decoding)
+    given = None if begun is None else begun[:, :, 0]
+    token, ended, state = chosen_token(state, logits, ended, keys, zero, decoding, given=given)
     written = jnp.full((rows, num_questions, new), decoding.end_id, jnp.int32).at[:, :, 0].set(token)
     carry = (zero, token, written, ended, state)
     _, _, written, _, state = jax.lax.while_loop(unfinished, step, carry)
@@ -353,6 +348,7 @@ def next_token(
     keys: Array,
     step: Int[Array, ""] | Int[Array, "B 1"],
     decoding: Decoding,
+    given: Int[Array, "B Q"] | None = None,
 ) -> tuple[Int[Array, "B Q"], Bool[Array, "B Q"], DecodeState]:
     """Each question's next token, which answers have ended with it, and where the conversations then stand.
 
@@ -361,13 +357,14 @@ def next_token(
       ended: True where there is nothing more to answer.
       keys: Those of `draw_keys`.
       step: Number of the next token in its answer.
+      given: The next token where it is not the model's to choose, else -1; None = it never is.
     """
     own = jnp.eye(token.shape[1], dtype=bool) & ~ended[..., None]  # what fills up a closed answer is never seen
     visible = jax.lax.dynamic_update_slice_in_dim(state.visible, own, state.length, axis=2)
     hidden, cache = model.decoder(model.decoder.embedding(token), state.position_ids, visible, state.cache)
     assert cache is not None
     state = dataclasses.replace(state, cache=cache, visible=visible, position_ids=state.position_ids + ~ended)
-    return chosen_token(state, model.decoder.logits(hidden), ended, keys, step, decoding, before=token)
+    return chosen_token(state, model.decoder.logits(hidden), ended, keys, step, decoding, before=token, given=given)
 
 
 def chosen_token(
@@ -378,11 +375,13 @@ def chosen_token(
     step: Int[Array, ""] | Int[Array, "B 1"],
     decoding: Decoding,
     before: Int[Array, "B Q"] | None = None,
+    given: Int[Array, "B Q"] | None = None,
 ) -> tuple[Int[Array, "B Q"], Bool[Array, "B Q"], DecodeState]:
     """The token that each question's logits give, and the map where a place is named; else as `next_token`."""
     if state.places is not None:
         logits = by_evidence(logits, before, state.places, decoding.place_ids, decoding.map_places)
     found = choose(logits, state.used, keys, step, decoding.sampling)
+    found = found if given is None else jnp.where(given >= 0, given, found)
     token = jnp.where(ended, decoding.end_id, found).astype(jnp.int32)
     ended = ended | decoding.closes(token)
     if state.places is not None:

@@ -12,6 +12,7 @@ from sage_jax.data.records import Question, Record
 from sage_jax.data.trees.chat import Chat, FactsAs
 from sage_jax.data.trees.encode import TreeError
 from sage_jax.data.trees.shapes import bucket_for
+from sage_jax.generation.arguments import Begun
 from sage_jax.generation.decoding import ImagePrefix
 from sage_jax.generation.responder import Responder, compiled_size
 
@@ -70,6 +71,7 @@ class Dialogue:
         *,
         facts_as: FactsAs = "fusion",
         seeds: Int[np.ndarray, " B"] | None = None,
+        begun: Begun | None = None,
         prefix: ImagePrefix | None = None,
     ) -> None:
         """Asks the batch's own question.
@@ -80,6 +82,7 @@ class Dialogue:
           batch: Images with one question each, without answers (`make_eval_batches`, answers `none`).
           facts_as: As the batch was made with.
           seeds: Of each row's draws, see `Responder.answer`.
+          begun: Token ids that the first answers begin with, likewise.
           prefix: Of the same images in the same order, which are then not read again (`Responder.encode_prefix`).
 
         Raises:
@@ -91,9 +94,9 @@ class Dialogue:
         self._facts_as: FactsAs = facts_as
         self._real = (np.asarray(batch.record_index) >= 0) & (np.asarray(batch.question_ids)[:, 0] >= 0)
         if prefix is None:
-            self.answers, self._state = responder.first_turn(batch, seeds)
+            self.answers, self._state = responder.first_turn(batch, seeds, begun)
         else:
-            self.answers, self._state = responder.answer_from(prefix, batch, seeds)
+            self.answers, self._state = responder.answer_from(prefix, batch, seeds, begun)
         self.said = np.asarray(self.answers.token_ids)[:, 0]
 
     def ask(self, question: str) -> list[str]:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sage_jax.axes import Array, Bool, Float, Int, UInt8
 from sage_jax.batch import Answers, Scores, TreeBatch
 from sage_jax.data.trees.encode import TreeError
+from sage_jax.generation.arguments import Begun, begun_of, draws_of, lean
 from sage_jax.generation.continuous_decode import (
     DecodeRows,
     RowStates,
@@ -34,15 +35,14 @@ from sage_jax.generation.decoding import (
     encode_prefix,
     next_turn,
     prefill_and_decode,
-    prompt_scores,
 )
+from sage_jax.generation.prompt_scores import prompt_scores
 from sage_jax.losses.log_probs import answer_logps, answer_token_logps
 from sage_jax.models.decoder import KvCache
 from sage_jax.models.sage import Sage
 from sage_jax.parameters import Params, merge
 from sage_jax.process.device_memory import smallest_free
 from sage_jax.sharding import MESH_AXES_OF, activation_sharding, batch_sharding
-from sage_jax.verdict import JointScore
 
 _SHORTEST: Final = 16
 _SHARE_FOR_ROWS: Final = 0.4
@@ -72,9 +72,9 @@ class Responder:
         self._image_id = model.placeholders.image
         self._functions = _compiled(graphdef, mesh, decoding, model.config.decoder.num_kv_heads)
 
-    def deciding(self, threshold: float | None, joint: JointScore | None = None) -> Responder:
-        """The same model, whose answers to first questions open with the verdict by a threshold; None = their own."""
-        decoding = dataclasses.replace(self.decoding, verdict_threshold=threshold, joint_score=joint)
+    def decoding_with(self, **fields: Any) -> Responder:
+        """The same model with other values in some fields of `Decoding`."""
+        decoding = dataclasses.replace(self.decoding, **fields)
         return Responder(self._graphdef, self._params, self._mesh, decoding, self._max_positions)
 
     def encode_prefix(self, batch: TreeBatch) -> ImagePrefix:
@@ -82,13 +82,14 @@ class Responder:
         self._require_positions(batch.token_mask)
         size = min(compiled_size(int(self._image_end(batch).max())), batch.token_ids.shape[1])
         with jax.set_mesh(self._mesh):
-            return self._functions.encode_prefix(self._params, self._put(_lean(batch)), size)
+            return self._functions.encode_prefix(self._params, self._put(lean(batch)), size)
 
     def answer_from(
         self,
         prefix: ImagePrefix,
         batch: TreeBatch,
         seeds: Int[np.ndarray, " B"] | None = None,
+        begun: Begun | None = None,
         *,
         max_new_tokens: int = 0,
     ) -> tuple[Answers, DecodeState]:
@@ -104,36 +105,44 @@ class Responder:
         size = compiled_size(int(np.max(behind - self._image_end(batch), initial=1)))
         bare = dataclasses.replace(batch, tiles=batch.tiles[:, :0], reference_tiles=batch.reference_tiles[:, :0])
         with jax.set_mesh(self._mesh):
-            given = self._put((bare, _seeds(seeds, batch.token_ids)))
+            given = self._put((bare, draws_of(seeds, batch.token_ids), self._begun(begun, batch, longest)))
             answers, state = self._functions.answer_from(self._params, prefix, *given, size, longest)
             return jax.tree.map(np.asarray, answers), state
+
+    def _begun(self, begun: Begun | None, batch: TreeBatch, longest: int = 0) -> Begun:
+        return begun_of(begun, batch.source_index.shape[:2], longest or self.decoding.max_new_tokens)
 
     def _image_end(self, batch: TreeBatch) -> Int[np.ndarray, " B"]:
         here = np.asarray(batch.token_ids) == self._image_id
         return np.where(here, np.arange(1, here.shape[1] + 1), 0).max(axis=1)
 
-    def answer(self, batch: TreeBatch, seeds: Int[np.ndarray, " B"] | None = None) -> Answers:
+    def answer(
+        self, batch: TreeBatch, seeds: Int[np.ndarray, " B"] | None = None, begun: Begun | None = None
+    ) -> Answers:
         """Answers to all questions of the batch, in host memory.
 
         Args:
           seeds: What tells a row's draws from those of other rows, 0 to 2^31 - 1; all 0 by default.
+          begun: Token ids that answers begin with, -1 from where the model goes on; None = it says all.
         """
         self._require_positions(batch.token_mask)
         with jax.set_mesh(self._mesh):
-            given = self._put((_lean(batch), _seeds(seeds, batch.token_ids)))
+            given = self._put((lean(batch), draws_of(seeds, batch.token_ids), self._begun(begun, batch)))
             return jax.tree.map(np.asarray, self._functions.answer(self._params, *given))
 
     def scores(self, batch: TreeBatch) -> Scores:
         """The answers' scores alone, in host memory: one pass over the tree, nothing is decoded."""
         self._require_positions(batch.token_mask)
         with jax.set_mesh(self._mesh):
-            return jax.tree.map(np.asarray, self._functions.scores(self._params, self._put(_lean(batch))))
+            return jax.tree.map(np.asarray, self._functions.scores(self._params, self._put(lean(batch))))
 
-    def first_turn(self, batch: TreeBatch, seeds: Int[np.ndarray, " B"] | None = None) -> tuple[Answers, DecodeState]:
+    def first_turn(
+        self, batch: TreeBatch, seeds: Int[np.ndarray, " B"] | None = None, begun: Begun | None = None
+    ) -> tuple[Answers, DecodeState]:
         """The same answers, and what a next turn needs, on the devices."""
         self._require_positions(batch.token_mask)
         with jax.set_mesh(self._mesh):
-            given = self._put((_lean(batch), _seeds(seeds, batch.token_ids)))
+            given = self._put((lean(batch), draws_of(seeds, batch.token_ids), self._begun(begun, batch)))
             answers, state = self._functions.first_turn(self._params, *given)
             return jax.tree.map(np.asarray, answers), state
 
@@ -164,7 +173,7 @@ class Responder:
         with jax.set_mesh(self._mesh):
             if slots > state.visible.shape[-1]:
                 state = self._functions.widen(state, slots)
-            said = self._put((token_ids, token_mask, _seeds(seeds, token_ids)))
+            said = self._put((token_ids, token_mask, draws_of(seeds, token_ids)))
             answered, state = self._functions.next_turn(self._params, state, *said)
             return np.asarray(answered), state
 
@@ -173,7 +182,7 @@ class Responder:
         self._require_positions(batch.token_mask)
         with jax.set_mesh(self._mesh):
             return self._functions.prefill_rows(
-                self._params, *self._put((_lean(batch), _seeds(seeds, batch.token_ids)))
+                self._params, *self._put((lean(batch), draws_of(seeds, batch.token_ids)))
             )
 
     def rows_that_fit(self, group: DecodeRows, most: int) -> int:
@@ -217,7 +226,7 @@ class Responder:
         """Summed log-probability of every answer of the batch, in nats."""
         self._require_positions(batch.token_mask)
         with jax.set_mesh(self._mesh):
-            return np.asarray(self._functions.logps(self._params, self._put(_lean(batch))))
+            return np.asarray(self._functions.logps(self._params, self._put(lean(batch))))
 
     def vit_features(self, tiles: UInt8[np.ndarray, "A H W 3"]) -> Float[np.ndarray, "A M E"]:
         """What the adapter reads of each tile, in the compute dtype; as many tiles as the mesh divides."""
@@ -272,19 +281,6 @@ def compiled_size(size: int) -> int:
     return found
 
 
-def _lean(batch: TreeBatch) -> TreeBatch:
-    """The batch as it is, or without tiles of references where no row shows one: they would be encoded for nothing."""
-    if np.asarray(batch.reference_tile_mask).any():
-        return batch
-    return dataclasses.replace(
-        batch, reference_tiles=batch.reference_tiles[:, :0], reference_tile_mask=batch.reference_tile_mask[:, :0]
-    )
-
-
-def _seeds(seeds: Int[np.ndarray, " B"] | None, rows: Any) -> Int[np.ndarray, " B"]:
-    return np.zeros(len(rows), np.int32) if seeds is None else np.asarray(seeds, np.int32)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Compiled:
     """The jitted functions of a structure."""
@@ -314,20 +310,20 @@ class _Traced:
     def _model(self, params: Params) -> Sage:
         return merge(self._graphdef, params)
 
-    def first_turn(self, params: Params, batch: TreeBatch, seeds: Array) -> tuple[Answers, DecodeState]:
-        return prefill_and_decode(self._model(params), batch, seeds, self._decoding)
+    def first_turn(self, params: Params, batch: TreeBatch, seeds: Array, begun: Array) -> tuple[Answers, DecodeState]:
+        return prefill_and_decode(self._model(params), batch, seeds, self._decoding, begun)
 
-    def answer(self, params: Params, batch: TreeBatch, seeds: Array) -> Answers:
-        return self.first_turn(params, batch, seeds)[0]
+    def answer(self, params: Params, batch: TreeBatch, seeds: Array, begun: Array) -> Answers:
+        return self.first_turn(params, batch, seeds, begun)[0]
 
     def encode_prefix(self, params: Params, batch: TreeBatch, size: int) -> ImagePrefix:
         return encode_prefix(self._model(params), batch, size)
 
     def answer_from(
-        self, params: Params, prefix: ImagePrefix, batch: TreeBatch, seeds: Array, size: int, longest: int
+        self, params: Params, prefix: ImagePrefix, batch: TreeBatch, seeds: Array, begun: Array, size: int, longest: int
     ) -> tuple[Answers, DecodeState]:
         decoding = dataclasses.replace(self._decoding, max_new_tokens=longest)
-        return decode_from_prefix(self._model(params), batch, prefix, seeds, size, decoding)
+        return decode_from_prefix(self._model(params), batch, prefix, seeds, size, decoding, begun)
 
     def next_turn(
         self, params: Params, state: DecodeState, token_ids: Array, token_mask: Array, seeds: Array
@@ -371,7 +367,7 @@ def _compiled(graphdef: nnx.GraphDef[Sage], mesh: Mesh, decoding: Decoding, num_
         answer=jax.jit(traced.answer, out_shardings=whole),
         first_turn=jax.jit(traced.first_turn, out_shardings=(whole, state)),
         encode_prefix=jax.jit(traced.encode_prefix, static_argnums=2, out_shardings=prefix),
-        answer_from=jax.jit(traced.answer_from, static_argnums=(4, 5), out_shardings=(whole, state)),
+        answer_from=jax.jit(traced.answer_from, static_argnums=(5, 6), out_shardings=(whole, state)),
         next_turn=jax.jit(traced.next_turn, out_shardings=(whole, state), donate_argnums=1),
         widen=jax.jit(DecodeState.widened, static_argnums=1, out_shardings=state),
         prefill_rows=jax.jit(traced.prefill_rows, out_shardings=(whole, held)),

@@ -9,8 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from sage_jax.evaluation.evaluator import Evaluator
-from sage_jax.features.cached import CachedFeatures
-from sage_jax.inspection.batches import ImageBatch, answer_batch, cached_references, read_batch, test_features
+from sage_jax.inspection.batches import ImageBatch, answer_batch, cached_references, read_batch
 from sage_jax.inspection.images import InputImage
 from sage_jax.inspection.questions import ImageAnswers
 from sage_jax.inspection.result import Inspection, make_inspection, unreadable
@@ -101,11 +100,12 @@ class InspectionModel:
         self.evaluator, self.stage, self.thresholds = evaluator, stage, thresholds
         self._familiarities, self._teller = familiarities, teller
         self._responders = {
-            with_reference: evaluator.responder.deciding(threshold.value, threshold.joint_score)
+            with_reference: evaluator.responder.decoding_with(
+                verdict_threshold=threshold.value, joint_score=threshold.joint_score
+            )
             for with_reference, threshold in thresholds.items()
         }
         self._references = cached_references(evaluator, one_for_all=True)
-        self._tests: dict[int, CachedFeatures] = {}
 
     def findings(self, inputs: Sequence[InputImage], questions: Sequence[str], *, rows: int) -> Iterator[Inspection]:
         """The findings on images in order, in batches of a fixed number of rows; unreadable images get theirs too.
@@ -140,10 +140,7 @@ class InspectionModel:
 
     def answer(self, read: ReadBatch) -> list[ImageAnswers | None]:
         """The model's answers about each image, in order; None for unreadable ones."""
-        tests = None
-        if self._familiarities[read.compared] is not None:
-            tests = self._tests.setdefault(read.rows, test_features(read.evaluator, read.rows))
-        return answer_batch(read.batch, read.evaluator, self._references, tests)
+        return answer_batch(read.batch, read.evaluator, self._references)
 
     def finding(self, read: ReadBatch, image: InputImage, said: ImageAnswers | None) -> Inspection:
         """The finding on an image of a batch."""

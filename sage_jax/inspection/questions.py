@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from sage_jax.axes import Float
+from sage_jax.axes import Int
 from sage_jax.batch import Answers, TreeBatch
 from sage_jax.data.records import Question, Record
 from sage_jax.evaluation.evaluator import Evaluator, draw_seeds, inspection_record, shown_records
+from sage_jax.generation.arguments import Begun
 from sage_jax.generation.decoding import ImagePrefix
 from sage_jax.generation.dialogue import Dialogue, fact_record, write_facts
+from sage_jax.inspection.agreement import agreeing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +29,6 @@ class ImageAnswers:
       similarity: Of each image token to the reference; 1 without one.
       follow_ups: The questions of `inspect.questions`, each with its answer.
       lengths: Tokens of each answer, the closing ones included.
-      features: The ViT's of the image's tokens, where it is asked how familiar the image is.
     """
 
     record: Record
@@ -36,7 +37,6 @@ class ImageAnswers:
     similarity: np.ndarray
     follow_ups: tuple[tuple[str, str], ...]
     lengths: tuple[int, ...]
-    features: Float[np.ndarray, "M E"] | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -67,17 +67,17 @@ def answer_images(batch: TreeBatch, records: Sequence[Record], evaluator: Evalua
     Raises:
       TreeError: A conversation is longer than the largest bucket, where the config has buckets.
     """
-    responder, prefix = evaluator.responder, None
+    prefix = None
     if evaluator.config.inspect.facts == "model":
         batch, prefix, records = _with_own_facts(batch, records, evaluator)
     shown = shown_records(batch, records)
     seeds = draw_seeds(shown)
-    in_turn = _in_turn(evaluator)
-    if in_turn:
-        answers, token_ids = _conversation(batch, seeds, prefix, evaluator)
-    else:
-        answers = responder.answer(batch, seeds) if prefix is None else responder.answer_from(prefix, batch, seeds)[0]
-        token_ids = np.asarray(answers.token_ids)
+    answers, said = _ask(batch, seeds, prefix, evaluator)
+
+    def again(begun: Begun) -> Int[np.ndarray, "B Q L"]:
+        return _ask(batch, seeds, prefix, evaluator, begun)[1]
+
+    token_ids, in_turn = agreeing(again, said, shown, evaluator), _in_turn(evaluator)
     for row, record in enumerate(shown):
         if record is not None:
             asked = evaluator.config.inspect.questions if in_turn else [each.text for each in record.questions[1:]]
@@ -97,17 +97,27 @@ def _in_turn(evaluator: Evaluator) -> bool:
     return config.ask == "in_turn" and bool(config.questions)
 
 
-def _conversation(
-    batch: TreeBatch, seeds: np.ndarray, prefix: ImagePrefix | None, evaluator: Evaluator
-) -> tuple[Answers, np.ndarray]:
-    """Answers to the batch's own question, and token ids of all answers of the conversations [B, Q, L]."""
+def _ask(
+    batch: TreeBatch,
+    seeds: Int[np.ndarray, " B"],
+    prefix: ImagePrefix | None,
+    evaluator: Evaluator,
+    begun: Begun | None = None,
+) -> tuple[Answers, Int[np.ndarray, "B Q L"]]:
+    """Answers to the batch's own questions, and token ids of all answers, those to questions in turn too.
+
+    Args:
+      begun: What the answers to the batch's first questions begin with.
+    """
+    responder = evaluator.responder
+    if not _in_turn(evaluator):
+        if prefix is None:
+            answers = responder.answer(batch, seeds, begun)
+        else:
+            answers = responder.answer_from(prefix, batch, seeds, begun)[0]
+        return answers, np.asarray(answers.token_ids)
     dialogue = Dialogue(
-        evaluator.responder,
-        evaluator.chat,
-        batch,
-        facts_as=evaluator.facts_as,
-        seeds=seeds,
-        prefix=prefix,
+        responder, evaluator.chat, batch, facts_as=evaluator.facts_as, seeds=seeds, begun=begun, prefix=prefix
     )
     said = [dialogue.said]
     for question in evaluator.config.inspect.questions:
@@ -130,7 +140,7 @@ def _with_own_facts(
     asking = dataclasses.replace(evaluator, facts_as="text")
     (asked,) = asking.batches([fact_record(record, chat) for record in records], **how)
     told, prefix = write_facts(
-        evaluator.responder.deciding(None),  # facts open with no verdict
+        evaluator.responder.decoding_with(verdict_threshold=None),  # facts open with no verdict
         chat,
         asked,
         max_new_tokens=evaluator.config.inspect.fact_tokens,

@@ -61,7 +61,8 @@ def calibrate(stage: Stage) -> StageCost:
                 label: _rows(stage, evaluator, name, shown[label], label, part) for label, part in learnt_on.items()
             }
             joint = learn_joint_score(rows, log)
-        scoring = dataclasses.replace(evaluator, responder=evaluator.responder.deciding(NOT_CALIBRATED, joint))
+        responder = evaluator.responder.decoding_with(verdict_threshold=NOT_CALIBRATED, joint_score=joint)
+        scoring = dataclasses.replace(evaluator, responder=responder)
         rest = {label: others(len(images), learnt_on.get(label)) for label, images in shown.items()}
         found_rows = {label: _rows(stage, scoring, name, shown[label], label, part) for label, part in rest.items()}
     except Interrupted as stopped:
@@ -79,7 +80,7 @@ def calibrate(stage: Stage) -> StageCost:
     made_for = {"stage": name, "model": evaluator.digest(), "with_reference": bool(_references(config))}
     content = made_for | {
         "num_references": config.num_references,
-        "familiarity": learn_familiarity(stage, evaluator, made_for, asked_for["good"]),
+        "familiarity": learn_familiarity(stage, made_for, shown["good"]),
         "joint_score": None if joint is None else dataclasses.asdict(joint),
         **dataclasses.asdict(found),
     }

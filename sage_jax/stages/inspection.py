@@ -39,7 +39,7 @@ def inspect(stage: Stage) -> StageCost:
     familiarity = familiarity_of(stage.config, evaluator, name, with_reference=with_reference)
     decided = dataclasses.replace(options, threshold=threshold.value)
     config = dataclasses.replace(stage.config, inspect=decided)
-    deciding = evaluator.responder.deciding(threshold.value, threshold.joint_score)
+    deciding = evaluator.responder.decoding_with(verdict_threshold=threshold.value, joint_score=threshold.joint_score)
     evaluator = dataclasses.replace(evaluator, config=config, responder=deciding)
     result = inspection.inspect(
         images,

@@ -82,7 +82,7 @@ class Learnt:
         }
         threshold = {compared: each.value for compared, each in found.items()}
         # Of images without a reference it is the verdict's alone, whatever joins them.
-        scoring = evaluator.responder.deciding(None, found[True].joint_score)
+        scoring = evaluator.responder.decoding_with(verdict_threshold=None, joint_score=found[True].joint_score)
         judged = dataclasses.replace(evaluator, responder=scoring)
         stored = self.run.records("test", wanted_by="evaluate")
         tested = ChosenRecords(stored, range(len(stored))[: run.config.learn.test_records or None])

@@ -66,7 +66,7 @@ def test_the_hash_changes_with_all_that_decides_an_answer(evaluator: Evaluator) 
     changed = [
         dataclasses.replace(evaluator, weights="other"),
         dataclasses.replace(evaluator, facts_as="text"),
-        dataclasses.replace(evaluator, responder=evaluator.responder.deciding(0.3)),
+        dataclasses.replace(evaluator, responder=evaluator.responder.decoding_with(verdict_threshold=0.3)),
         dataclasses.replace(evaluator, config=dataclasses.replace(config, text=fewer)),
     ]
     found = {each.digest() for each in changed}

@@ -17,6 +17,12 @@ SUBJECT: Final = "part"
 INSPECTION_QUESTION: Final = f"Is there a defect in this {SUBJECT}?"
 INSPECTION_QUESTIONS: Final[dict[Language, str]] = {"en": INSPECTION_QUESTION, "zh": "这个零件是否有缺陷？"}
 
+INSPECTION_OPENINGS: Final[dict[bool, tuple[str, ...]]] = {
+    True: ("Yes. There is", f"Yes. The {SUBJECT} has", "Yes. There is a defect"),
+    False: (f"No. The {SUBJECT} is intact", "No. There is no defect"),
+}
+"""How answers to the inspection question can begin, by verdict; the last ones say all that the verdict does."""
+
 # Reading order: row by row from the top, so that cell i is row i // 3, column i % 3.
 PLACES: Final = (
     "upper left",

@@ -12,7 +12,7 @@ import pytest
 
 from sage_jax.batch import TreeBatch
 from sage_jax.config import MeshConfig
-from sage_jax.generation.decoding import prompts_of
+from sage_jax.generation.prompt_scores import prompts_of
 from sage_jax.models.attention.masked import attend
 from sage_jax.models.attention.splash_tree import TreeSlotMask, attend_dense, attend_slots
 from sage_jax.models.attention.tree import TreeLayout, TreeSlots, tree_layout

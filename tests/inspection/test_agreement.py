@@ -1,0 +1,128 @@
+"""An answer that contradicts its verdict is said anew, and no other."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sage_jax.config import InspectConfig
+from sage_jax.data.adpl.facts import DefectWords, Vocabulary
+from sage_jax.data.adpl.wording import INSPECTION_OPENINGS
+from sage_jax.evaluation.evaluator import Evaluator
+from sage_jax.generation.sampling import Sampling
+from sage_jax.inspection.agreement import agreeing
+from sage_jax.inspection.questions import ImageAnswers, answer_images, asked_record
+from sage_jax.metrics.mle import read
+from sage_jax.stages.run import Run
+from tests.support.tiny_export import TRAINED_HERE, make_run, record
+
+ALWAYS_GOOD = 2.0
+"""A threshold that no score reaches: all answers open with no."""
+NEGATIVE = ("no", "false")
+FURTHER = "Is the seal whole?"
+RECORDS = [record(number, num_facts=2) for number in range(3)]
+
+
+@pytest.fixture(scope="module")
+def evaluator(tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
+    """A model of random weights, whose words differ from image to image, under a threshold."""
+    text = dataclasses.replace(TRAINED_HERE.text, buckets=())
+    config = dataclasses.replace(TRAINED_HERE, run_dir=str(tmp_path_factory.mktemp("agree") / "run"), text=text)
+    run: Run = make_run(config)
+    found = run.evaluator("sfe", run.weights.answering("sfe", wanted_by="test"))
+    sampling = Sampling(temperature=1.5)  # greedy, random weights say one token over and over
+    responder = found.responder.decoding_with(verdict_threshold=ALWAYS_GOOD, sampling=sampling, max_new_tokens=24)
+    return dataclasses.replace(found, responder=responder)
+
+
+def ask(evaluator: Evaluator, **options: Any) -> list[ImageAnswers]:
+    """What is said of the records."""
+    asking = dataclasses.replace(
+        evaluator, config=dataclasses.replace(evaluator.config, inspect=InspectConfig(**options))
+    )
+    asked = [asked_record(each, asking) for each in RECORDS]
+    (batch,) = asking.batches(asked, with_reference=True, answers="none", rows=8)
+    return list(answer_images(batch, asked, asking))
+
+
+def with_defect(evaluator: Evaluator, *names: str) -> Evaluator:
+    """The model, read by a vocabulary to which these words are defects."""
+    some = next(iter(evaluator.vocabulary.defects.values()))
+    defects: dict[str, DefectWords] = {
+        name: dataclasses.replace(some, name=name, term=name, synonyms=(), generic=False) for name in names
+    }
+    return dataclasses.replace(evaluator, vocabulary=Vocabulary({}, defects, evaluator.vocabulary.default))
+
+
+def words_of_one(said: list[ImageAnswers]) -> tuple[int, str]:
+    """An image, and a word that is in the answer about it alone."""
+    words = [re.findall(r"[a-z]{3,}", re.sub(r"^\W*(no|false)", "", each.reason.lower())) for each in said]
+    for row, own in enumerate(words):
+        others = {word for other, each in enumerate(words) if other != row for word in each}
+        if alone := [word for word in own if word not in others]:
+            return row, alone[0]
+    raise AssertionError(f"no answer has a word of its own: {words}")
+
+
+@pytest.mark.parametrize("how", ["together", "in_turn"])
+def test_an_answer_that_contradicts_its_verdict_is_said_anew(evaluator: Evaluator, how: str) -> None:
+    options: dict[str, Any] = {"questions": (FURTHER,), "ask": how}
+    said = ask(with_defect(evaluator, "no such word"), **options)
+    assert all(each.reason.lower().startswith(NEGATIVE) for each in said), [each.reason for each in said]
+    row, word = words_of_one(said)
+    found = ask(with_defect(evaluator, word), **options)
+    for index, (before, after) in enumerate(zip(said, found, strict=True)):
+        if index == row:
+            assert after.reason.startswith(INSPECTION_OPENINGS[False])
+            assert not re.search(rf"\b{word}\b", after.reason.lower())
+        else:
+            assert after.reason == before.reason and after.follow_ups == before.follow_ups
+        assert after.verdict_score == before.verdict_score
+
+
+def openings_given(evaluator: Evaluator, answer: str) -> list[str]:
+    """What answers are begun with, one after the other, of a model that contradicts its verdict by saying this."""
+    ids = evaluator.chat.answer_ids(answer)
+    said, given = np.asarray([[ids]], np.int32), list[str]()
+
+    def stubborn(begun: np.ndarray) -> np.ndarray:
+        given.append(evaluator.chat.decode([each for each in begun[0, 0] if each >= 0]))
+        return said
+
+    assert agreeing(stubborn, said, RECORDS[:1], with_defect(evaluator, "crack")).tolist() == said.tolist()
+    return given
+
+
+@pytest.mark.parametrize(
+    ("answer", "openings"),
+    [
+        ("No. There is a crack.", INSPECTION_OPENINGS[False]),
+        ("Yes. It is intact.", INSPECTION_OPENINGS[True]),
+        ("No. It is intact.", ()),
+        ("Yes. It has a crack.", ()),
+    ],
+)
+def test_each_opening_of_the_verdict_is_tried_once(
+    evaluator: Evaluator, answer: str, openings: tuple[str, ...]
+) -> None:
+    assert openings_given(evaluator, answer) == list(openings)
+
+
+@pytest.mark.parametrize("verdict", [True, False])
+def test_the_last_opening_says_by_itself_what_the_verdict_does(verdict: bool) -> None:
+    said = read(f"{INSPECTION_OPENINGS[verdict][-1]}.", defect_terms=("crack",), places=("top",))
+    assert said.verdict is verdict and said.state == ("defective" if verdict else "good")
+
+
+def test_answers_that_are_too_short_for_an_opening_stay(evaluator: Evaluator) -> None:
+    short = dataclasses.replace(evaluator, responder=evaluator.responder.decoding_with(max_new_tokens=4))
+    assert openings_given(short, "No. There is a crack.") == []
+
+
+def test_a_model_that_opens_its_answers_itself_keeps_them(evaluator: Evaluator) -> None:
+    own = dataclasses.replace(evaluator, responder=evaluator.responder.decoding_with(verdict_threshold=None))
+    assert openings_given(own, "No. There is a crack.") == []
