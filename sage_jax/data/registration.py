@@ -26,7 +26,7 @@ _MOST_SHIFT: Final = 0.4
 """Of the image's side."""
 _GAIN: Final = 0.03
 """Correlation that a motion must add to be taken: what does not match anywhere stays where it is."""
-_LEAST_MATCH: Final = 0.3
+LEAST_MATCH: Final = 0.3
 """Of two pictures of noise the best motion reaches 0.1."""
 _LEAST_OVERLAP: Final = 0.4
 
@@ -74,7 +74,7 @@ def find_motion(test: UInt8[np.ndarray, "H W 3"], reference: UInt8[np.ndarray, "
     best = sorted(near, key=lambda motion: -_correlation(seen, kept, motion))[:_CANDIDATES]
     found = max((_refined(seen, kept, motion) for motion in best), key=lambda motion: _correlation(seen, kept, motion))
     match = _correlation(seen, kept, found)
-    if match < max(still + _GAIN, _LEAST_MATCH):
+    if match < max(still + _GAIN, LEAST_MATCH):
         return Motion(0.0, 0.0, 0.0, still, still)
     return Motion(found[0], found[1] / size[1], found[2] / size[0], match, still)
 

@@ -15,11 +15,13 @@ import jax
 
 from sage_jax.benchmark.tables import print_benchmark
 from sage_jax.config import LEARN, TRAINING_STAGES, Config, ConfigError, DecoderConfig, DecodingConfig, config_changes
+from sage_jax.config.data import OF_IMAGES
 from sage_jax.data import check as data_check
 from sage_jax.data import store
 from sage_jax.data.drawing.sheet import contact_sheet
+from sage_jax.data.lie_of_parts import lie_of_parts
 from sage_jax.data.records import Fault
-from sage_jax.data.sources.readers import left_out
+from sage_jax.data.sources.readers import as_stored, left_out
 from sage_jax.data.trees.tokenizer import load_tokenizer
 from sage_jax.hf.config import read_checkpoint_config
 from sage_jax.inspection.console import print_inspection
@@ -202,9 +204,20 @@ def prepare(stage: Stage) -> StageCost:
     stage.log.line(f"{counts}, {stage.run.chat.vocab_size} tokens, revision {prepared.revision[:12]}")
     for sentence in left_out(stage.config.data):
         stage.log.line(f"note: {sentence}")
+    _tell_lie_of_parts(stage)
     _show_drawn_defects(stage)
     check_text(stage)
     return StageCost()
+
+
+def _tell_lie_of_parts(stage: Stage) -> None:
+    """Says whether good images lie as their references do, where they are a user's own."""
+    config = stage.config
+    if config.data.source not in OF_IMAGES or not stage.run.prepared.num_train or jax.process_index() > 0:
+        return
+    images = as_stored(config.data, config.seed)
+    if sentence := lie_of_parts(images, config.data, similarity=config.model.fusion.similarity):
+        stage.log.line(sentence)
 
 
 def _show_drawn_defects(stage: Stage) -> None:

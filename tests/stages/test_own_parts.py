@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,7 @@ def test_good_parts_alone_go_through_all_stages(tiny_run: TinyRun, photographs: 
     config = read_config(["--config", str(CONFIG), f"--config.data.cache_dir={tiny_run.folder / 'cache'}", *overrides])
     log = (run_dir / "log.txt").read_text(encoding="utf-8")
     assert "0 defective images are kept for testing" in log and "1 files *.gif are not read" in log
+    assert re.search(r"prepare: \d+ (of \d+ )?good images (lie|match their references nowhere)", log)
     with Image.open(run_dir / "drawn_defects.png") as sheet:
         assert sheet.size[0] == 6 * 192 and np.asarray(sheet).std() > 20.0
     records = store.open_split(Run(config).prepared, "train")

@@ -259,6 +259,11 @@ def _read(data: DataConfig, split: Literal["train", "test"], seed: int) -> Itera
             )
 
 
+def as_stored(data: DataConfig, seed: int) -> Iterator[AnnotatedImage | Fault]:
+    """The images of the training split, with their references as they are stored: not moved, and nothing drawn."""
+    return _images(data, "train", seed)
+
+
 def _registered(image: AnnotatedImage | Fault) -> AnnotatedImage | Fault:
     """The image with its references moved to where its part lies; one that cannot be read is told by the check."""
     if isinstance(image, Fault) or image.reference_image is None:
