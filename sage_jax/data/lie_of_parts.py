@@ -16,7 +16,8 @@ from sage_jax.data.registration import LEAST_MATCH, Motion, find_motion
 LOOKED_AT: Final = 24
 """Images that are looked at, the first ones."""
 _MANY: Final = 0.5
-"""Share of moved images from which a whole data set counts as unregistered."""
+"""Share of images from which a whole data set counts as they do."""
+_SEVERAL: Final = 4
 
 
 def lie_of_parts(images: Iterable[AnnotatedImage | Fault], data: DataConfig, *, similarity: str) -> str:
@@ -30,31 +31,37 @@ def lie_of_parts(images: Iterable[AnnotatedImage | Fault], data: DataConfig, *, 
     motions = list(itertools.islice(_motions(images), LOOKED_AT))
     if not motions:
         return ""
-    match, unmoved = (float(np.median([getattr(each, name) for each in motions])) for name in ("match", "unmoved"))
+    number, nowhere = len(motions), [each for each in motions if each.match < LEAST_MATCH]
     moved = [each for each in motions if not each.still]
-    if match < LEAST_MATCH:
-        cure = (
-            ""
-            if similarity == "max"
-            else (
-                ": for surfaces without position set model.fusion.similarity=max, data.num_references=4 or more and "
-                "data.register=none"
-            )
-        )
-        return f"{len(motions)} good images match their references nowhere (correlation {match:.2f}){cure}"
+    match, unmoved = (float(np.median([getattr(each, name) for each in motions])) for name in ("match", "unmoved"))
+    if len(nowhere) >= _MANY * number:
+        return f"{len(nowhere)} of {number} good images match their references nowhere{_for_surfaces(data, similarity)}"
+    beside = f"; {len(nowhere)} match nowhere" if nowhere else ""
     if not moved:
-        return f"{len(motions)} good images lie as their references do (correlation {match:.2f})"
+        like = f"{number - len(nowhere)} of {number} good images lie as their references do"
+        return f"{like} (correlation {match:.2f}){beside}"
     turn = np.rad2deg(np.median([abs(each.turn) for each in moved]))
     shift = 100.0 * np.median([max(abs(each.down), abs(each.across)) for each in moved])
-    lie = (
-        f"{len(moved)} of {len(motions)} good images lie otherwise than their references, turned by {turn:.1f} degrees "
-        f"and shifted by {shift:.1f} % of the side at the median: correlation {unmoved:.2f} as they lie, {match:.2f} "
-        "if moved"
-    )
     if data.register == "rigid":
-        return f"{lie}; data.register=rigid moves the references"
-    cure = "; data.register=rigid would move the references" if len(moved) >= _MANY * len(motions) else ""
-    return lie + cure
+        cure = "; data.register=rigid moves the references"
+    else:
+        cure = "; data.register=rigid would move the references" if len(moved) >= _MANY * number else ""
+    return (
+        f"{len(moved)} of {number} good images lie otherwise than their references, turned by {turn:.1f} degrees and "
+        f"shifted by {shift:.1f} % of the side at the median: correlation {unmoved:.2f} as they lie, {match:.2f} if "
+        f"moved{beside}{cure}"
+    )
+
+
+def _for_surfaces(data: DataConfig, similarity: str) -> str:
+    """Which options, other than they are, serve surfaces without position."""
+    wanted = {
+        "model.fusion.similarity=max": similarity == "max",
+        "data.num_references=4 or more": data.num_references >= _SEVERAL,
+        "data.register=none": data.register == "none",
+    }
+    missing = [option for option, is_set in wanted.items() if not is_set]
+    return f": for surfaces without position set {', '.join(missing)}" if missing else ""
 
 
 def _motions(images: Iterable[AnnotatedImage | Fault]) -> Iterator[Motion]:

@@ -42,7 +42,7 @@ def begun_of(begun: Begun | None, rows_and_questions: tuple[int, ...], longest: 
         rows, questions, length = begun.shape
         if rows != found.shape[0] or questions > found.shape[1] or length >= longest:
             raise ValueError(
-                f"begun answers {begun.shape} of a batch of {found.shape}: give fewer tokens, and all rows"
+                f"begun answers {begun.shape} of a batch {found.shape}: give all rows, no more questions, fewer tokens"
             )
         found[:, :questions, :length] = begun
     return found

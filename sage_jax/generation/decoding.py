@@ -230,8 +230,9 @@ def decode_from_prefix(
 
     Args:
       size: Slots for the tokens that follow the images.
+      begun: Token ids that answers begin with, as there.
     """
-    num_questions, begun = batch.source_index.shape[1], prefix.real.shape[1]
+    num_questions, held = batch.source_index.shape[1], prefix.real.shape[1]
     end = _image_end(model, batch)
     index = end[:, None] + jnp.arange(size)
 
@@ -243,7 +244,7 @@ def decode_from_prefix(
     images = model.embed_facts(prefix.images, batch.fact_ids, batch.fact_mask, real & (question >= 0))
     embedded = model.embed_tokens(behind(batch.token_ids), images)
     none = jnp.full(question.shape, -1)
-    before = jnp.broadcast_to(prefix.real[:, None], (len(real), size, begun))
+    before = jnp.broadcast_to(prefix.real[:, None], (len(real), size, held))
     room = decoding.max_new_tokens * num_questions
     mask = jnp.concatenate([before, tree_mask(real, question, none)], axis=2)
     cache = prefix.cache.widened(size + room)
@@ -252,7 +253,7 @@ def decode_from_prefix(
     last_hidden, cache = model.decoder(embedded, behind(batch.position_ids), mask, cache, last)
     assert cache is not None
     asked = _seen(batch, question, real)
-    shown = jnp.broadcast_to(prefix.real[:, None], (*asked.shape[:2], begun)) & asked.any(axis=-1, keepdims=True)
+    shown = jnp.broadcast_to(prefix.real[:, None], (*asked.shape[:2], held)) & asked.any(axis=-1, keepdims=True)
     seen = jnp.concatenate([shown, asked], axis=2)
     similarity = images.compared.similarity
     logits, state = _asked(model, batch, cache, last_hidden, seen, similarity, decoding)

@@ -93,10 +93,11 @@ class Responder:
         *,
         max_new_tokens: int = 0,
     ) -> tuple[Answers, DecodeState]:
-        """What `open` gives for a batch of the same images in the same order, which are not read again.
+        """What `first_turn` gives for a batch of the same images in the same order, which are not read again.
 
         Args:
           prefix: Of the images; it stays as it is, for other batches.
+          begun: As in `answer`.
           max_new_tokens: Longest answer; 0 = that of `decoding`.
         """
         longest = max_new_tokens or self.decoding.max_new_tokens

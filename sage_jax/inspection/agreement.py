@@ -27,8 +27,10 @@ def agreeing(
     Where score and threshold have decided against the model's own verdict, its words can be those of the latter: "No.
     There is a crack." Such a row is asked again with the first words of an answer of its verdict given, from which the
     model goes on: "No. The part is intact ...". Further questions of the row are answered anew with it. A row that
-    agrees under none of `INSPECTION_OPENINGS` keeps what it said first. Answers in another language than English, and
-    those of a model that opens them itself, stay.
+    agrees under none of `INSPECTION_OPENINGS` keeps what it said first. Answers in another language than English,
+    those of a model that opens them itself, and words that the rubric does not read (`metrics.mle.read`) stay.
+
+    The whole batch is asked again, with the programs that are compiled: up to three times, which is rare.
 
     Args:
       ask: Asks the same batch.
@@ -39,7 +41,7 @@ def agreeing(
     if evaluator.responder.decoding.verdict_threshold is None or evaluator.chat.language != "en":
         return said
     readings = {row: _read(said[row, 0], evaluator) for row, record in enumerate(shown) if record is not None}
-    wrong = {row: read.verdict for row, read in readings.items() if contradicts(read, abnormal_yes=True)}
+    wrong = {row: reading.verdict for row, reading in readings.items() if contradicts(reading, abnormal_yes=True)}
     found = said.copy() if wrong else said
     for number in range(max(map(len, INSPECTION_OPENINGS.values()))):
         openings = {
@@ -48,24 +50,22 @@ def agreeing(
             if verdict is not None and number < len(INSPECTION_OPENINGS[verdict])
         }
         begun = _begun(openings, len(said), evaluator)
-        if begun is None:
-            break
-        anew = ask(begun)
-        for row in openings:
-            if not contradicts(_read(anew[row, 0], evaluator), abnormal_yes=True):
-                found[row] = anew[row]
-                del wrong[row]
+        if (begun >= 0).any():
+            anew = ask(begun)
+            for row in np.flatnonzero((begun >= 0).any(axis=(1, 2))):
+                if not contradicts(_read(anew[row, 0], evaluator), abnormal_yes=True):
+                    found[row] = anew[row]
+                    del wrong[int(row)]
     return found
 
 
-def _begun(openings: dict[int, str], rows: int, evaluator: Evaluator) -> Begun | None:
-    """Token ids of the openings of rows' first answers; None where there are none, or no room behind one."""
-    ids = {row: evaluator.chat.answer_ids(opening)[:-1] for row, opening in openings.items()}  # not closed
-    longest = max(map(len, ids.values()), default=0)
-    if not 0 < longest < evaluator.responder.decoding.max_new_tokens:
-        return None
-    begun = np.full((rows, 1, longest), -1, np.int32)
-    for row, opening in ids.items():
+def _begun(openings: dict[int, str], rows: int, evaluator: Evaluator) -> Begun:
+    """Token ids of the openings of rows' first answers, not closed; those that leave no room behind them left out."""
+    room = evaluator.responder.decoding.max_new_tokens - 1
+    ids = {row: evaluator.chat.answer_ids(opening)[:-1] for row, opening in openings.items()}
+    fitting = {row: opening for row, opening in ids.items() if len(opening) <= room}
+    begun = np.full((rows, 1, max(map(len, fitting.values()), default=0)), -1, np.int32)
+    for row, opening in fitting.items():
         begun[row, 0, : len(opening)] = opening
     return begun
 

@@ -190,6 +190,7 @@ def _made_by(evaluator: Evaluator, output: Path, familiarity: Familiarity | None
         facts=config.facts,
         fact_tokens=config.fact_tokens,
         output=str(output),
+        words="agreeing",  # rows of a version that did not say contradictions anew are not gone on with
         familiarity="" if familiarity is None else familiarity.digest(),
     )
 

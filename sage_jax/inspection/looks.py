@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from sage_jax.axes import UInt8
-from sage_jax.data.images import remembered_rgb
+from sage_jax.data.images import remembered_rgb, shrink
 from sage_jax.data.records import Record, Reference
 from sage_jax.inspection.images import UNKNOWN_CATEGORY
 from sage_jax.metrics.image_look import Look, Patches, look_at, measured_side, patch_statistics
@@ -22,12 +22,20 @@ _KEPT: Final = RecentlyUsed(8 * 10**6)
 """Statistics of references, some thousands of them."""
 
 
-def look_of(record: Record) -> Look:
-    """The look of a record's image, compared with its references."""
-    pixels = remembered_rgb(record.test_image, name=record.test_path, keep=False)
-    references = [_patches_of(each) for each in record.references[:_MOST_REFERENCES]]
-    category = "" if record.category == UNKNOWN_CATEGORY else record.category
-    return look_at(pixels, patches_of(pixels), references, category)
+def look_of(record: Record, shrink_px: int) -> Look:
+    """The look of a record's image, compared with its references.
+
+    Args:
+      shrink_px: `data.shrink_px`: images of a data set are stored so, and others are measured so.
+    """
+    pixels = _shrunk(remembered_rgb(record.test_image, name=record.test_path, keep=False), shrink_px)
+    references = [_patches_of(each, shrink_px) for each in record.references[:_MOST_REFERENCES]]
+    category = " ".join(record.category.replace("_", " ").lower().split())
+    return look_at(pixels, patches_of(pixels), references, "" if category == UNKNOWN_CATEGORY else category)
+
+
+def _shrunk(pixels: UInt8[np.ndarray, "H W 3"], shrink_px: int) -> UInt8[np.ndarray, "_ _ 3"]:
+    return shrink(pixels, shrink_px) if 0 < shrink_px < max(pixels.shape[:2]) else pixels
 
 
 def patches_of(pixels: UInt8[np.ndarray, "H W 3"]) -> Patches:
@@ -38,6 +46,10 @@ def patches_of(pixels: UInt8[np.ndarray, "H W 3"]) -> Patches:
     return patch_statistics(pixels)
 
 
-def _patches_of(reference: Reference) -> Patches:
-    key = hashlib.sha256(reference.image).digest()
-    return _KEPT.get(key, lambda: patches_of(remembered_rgb(reference.image, name=reference.path)))
+def _patches_of(reference: Reference, shrink_px: int) -> Patches:
+    key = hashlib.sha256(reference.image).digest(), shrink_px
+
+    def look() -> Patches:
+        return patches_of(_shrunk(remembered_rgb(reference.image, name=reference.path, keep=False), shrink_px))
+
+    return _KEPT.get(key, look)

@@ -104,7 +104,7 @@ def make_inspection(answers: ImageAnswers, config: Config, familiarity: Familiar
     verdict: Verdict = "defective" if score >= np.float32(options.threshold) else "good"  # as the model compares them
     pixels, values = anomaly_map(record, answers.similarity, config.model)
     compared = record.reference_image is not None
-    doubt = "" if familiarity is None else familiarity.doubt(look_of(record))
+    doubt = "" if familiarity is None else familiarity.doubt(look_of(record, config.data.shrink_px))
     boxes = peak_boxes(values, threshold=options.map_threshold, max_boxes=_MOST_BOXES) if compared else ()
     return Inspection(
         image=record.test_path,

@@ -2,7 +2,7 @@
 
 Patches are compared with a memory bank of good ones and with the reference, and three plainer measures stand beside
 them. The limit is that of conformal prediction over the largest standardised measure, each image held against a bank
-of others, which is no denser than the one that is kept.
+and against measures of others, which are no more than those that are kept.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ from sage_jax.metrics.image_look import CELLS, Look, Patches
 
 _BANK: Final = 8192
 """Most patches of a bank."""
-_FOLDS: Final = 4
+_LEAST_IMAGES: Final = 4
+_MOST_FOLDS: Final = 10
 _COUNTED: Final = 0.75
 """Share of an image's patches, the nearest ones, that tell how far it is: a defect may cover the others."""
-_LEAST_DEVIATION: Final = 0.001
+_LEAST_DEVIATION: Final = 0.01
 """Of a statistic of patches, whose colours are 0 to 1."""
 
-_LEAST_SPREAD: Final = {"patches": 0.05, "match": 0.05, "sharpness": 0.1, "brightness": 0.01, "size": 0.05}
+_LEAST_SPREAD: Final = {"patches": 0.25, "match": 0.25, "sharpness": 0.2, "brightness": 0.02, "size": 0.05}
 """By measure: below this, images do not differ in anything that matters."""
+_LEAST_LIMIT: Final = 1.0
+"""In spreads: images of a fixed camera, which hardly differ, leave room for what does not matter."""
 _SIGNED: Final = {
     "patches": ("its patches are unlike those of the good images that it was calibrated on",) * 2,
     "match": ("it does not match its reference", ""),
@@ -46,7 +49,7 @@ class Familiarity:
     Attributes:
       bank: Patches of good images, standardised.
       mean, deviation: Of each statistic of patches, over all patches of good images: what standardises them.
-      categories: Kinds of part among the good images; none where nobody says what they show.
+      categories: Kinds of part of the good images; none where it is not said of each of them.
       middle, spread: By measure: median, and what nine tenths of the images are apart from it at most: above it for
         patches and match, to either side for the others. So no measure with a long tail stands for all.
       limit: Of the largest distance of a measure from its middle, in spreads.
@@ -71,10 +74,10 @@ class Familiarity:
     def doubt(self, look: Look) -> str:
         """Why an image is unlike those of the calibration, as a sentence; "" where it is like them."""
         if look.category and self.categories and look.category not in self.categories:
-            return f"it is of a {look.category.replace('_', ' ')}, and no image of one was calibrated on"
+            return f"it is said to be of another kind of part ({look.category}) than those that it was calibrated on"
         away = distance((look.patches - self.mean) / self.deviation, self.bank)
         values = _values(away, look, self.deviation)
-        apart = {name: (values[name] - self.middle[name]) / self.spread[name] for name in self.middle}
+        apart = {name: (values[name] - self.middle[name]) / self.spread[name] for name in self.middle if name in values}
         worst = max(apart, key=lambda name: _apart(name, apart[name]))
         return "" if _apart(worst, apart[worst]) <= self.limit else _SIGNED[worst][int(apart[worst] < 0.0)]
 
@@ -92,35 +95,45 @@ def learn(looks: Sequence[Look], *, rate: float, seed: int = 0) -> Familiarity:
       ValueError: There are fewer than four images.
     """
     number = len(looks)
-    if number < _FOLDS:
-        raise ValueError(f"{number} images are too few to tell what others should look like: give {_FOLDS} or more")
+    if number < _LEAST_IMAGES:
+        raise ValueError(f"{number} images are too few to tell what others look like: give {_LEAST_IMAGES} or more")
     rng = np.random.default_rng(seed)
     every = np.stack([look.patches for look in looks]).astype(np.float32)
     mean, deviation = every.mean(axis=(0, 1)), np.maximum(every.std(axis=(0, 1)), _LEAST_DEVIATION)
     patches = (every - mean) / deviation
+    folds = np.arange(number) % min(number, _MOST_FOLDS)
     away = np.zeros(number)
-    for fold in range(_FOLDS):
-        others = patches[np.arange(number) % _FOLDS != fold]
+    for fold in range(folds.max() + 1):
+        others = patches[folds != fold]
         bank = bank_of(others, _BANK * len(others) // number, rng)
-        for index in range(fold, number, _FOLDS):
-            away[index] = distance(patches[index], bank)
+        away[folds == fold] = [distance(each, bank) for each in patches[folds == fold]]
     values = [_values(far, look, deviation) for far, look in zip(away, looks, strict=True)]
     columns = {name: np.asarray([value[name] for value in values]) for name in values[0]}
-    middle = {name: float(np.median(column)) for name, column in columns.items()}
-    apart = {name: _apart(name, column - middle[name]) for name, column in columns.items()}
-    spread = {name: max(float(np.quantile(far, 0.9)), _LEAST_SPREAD[name]) for name, far in apart.items()}
-    largest = np.sort(np.max([far / spread[name] for name, far in apart.items()], axis=0))
+    largest = np.zeros(number)
+    for fold in range(folds.max() + 1):
+        middle, spread = _middle_and_spread({name: column[folds != fold] for name, column in columns.items()})
+        apart = [_apart(name, column[folds == fold] - middle[name]) / spread[name] for name, column in columns.items()]
+        largest[folds == fold] = np.max(apart, axis=0)
     passed = min(math.ceil((number + 1) * (1.0 - rate) - 1e-9), number)
+    middle, spread = _middle_and_spread(columns)
+    categories = {look.category for look in looks}
     return Familiarity(
         bank=bank_of(patches, _BANK, rng),
         mean=mean,
         deviation=deviation,
-        categories=tuple(sorted({look.category for look in looks if look.category})),
+        categories=() if "" in categories else tuple(sorted(categories)),
         middle=middle,
         spread=spread,
-        limit=float(largest[passed - 1]),
+        limit=max(_LEAST_LIMIT, float(np.sort(largest)[passed - 1])),
         rate=1.0 - passed / (number + 1),
     )
+
+
+def _middle_and_spread(columns: dict[str, Float[np.ndarray, " I"]]) -> tuple[dict[str, float], dict[str, float]]:
+    """By measure: the median of some images, and what nine tenths of them are apart from it at most."""
+    middle = {name: float(np.median(column)) for name, column in columns.items()}
+    apart = {name: _apart(name, column - middle[name]) for name, column in columns.items()}
+    return middle, {name: max(float(np.quantile(far, 0.9)), _LEAST_SPREAD[name]) for name, far in apart.items()}
 
 
 def distance(patches: Patches, bank: Float[np.ndarray, "G E"]) -> float:

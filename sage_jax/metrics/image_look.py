@@ -19,6 +19,8 @@ Patches = Float[np.ndarray, "M E"]
 
 _SMALLEST, _LARGEST = 64, 256
 """Sides, px, between which images are measured."""
+_SHARP_PX: Final = 1024
+"""Side of the middle of an image, in which sharpness is measured."""
 _SCALES: Final = (0.7, 1.4, 2.8)
 """Deviations of the Gaussians whose slopes are edges, px."""
 
@@ -30,7 +32,7 @@ class Look:
     Attributes:
       patches: Its statistics (`patch_statistics`).
       references: Those of the good images that it is compared with; none without a reference.
-      sharpness: Logarithm of the deviation of the Laplacian of grey values, 0 to 1.
+      sharpness: Logarithm of the deviation of the Laplacian of grey values, 0 to 1, in the middle.
       brightness: Mean grey value, 0 to 1.
       size: Logarithm of the longer side, px.
       category: Kind of part; "" where unknown.
@@ -54,11 +56,13 @@ def look_at(
       references: Those of the images that it is compared with.
       category: Kind of part; "" where unknown.
     """
-    grey = pixels.astype(np.float32).mean(axis=-1) / 255.0
+    grey = pixels.mean(axis=-1, dtype=np.float32) / 255.0
+    top, left = (max(0, (side - _SHARP_PX) // 2) for side in grey.shape)
+    middle = grey[top : top + _SHARP_PX, left : left + _SHARP_PX]
     return Look(
         patches=patches,
         references=tuple(references),
-        sharpness=math.log(float(ndimage.laplace(grey).std()) + 1e-3),
+        sharpness=math.log(float(ndimage.laplace(middle).std()) + 1e-3),
         brightness=float(grey.mean()),
         size=math.log(max(pixels.shape[:2])),
         category=category,

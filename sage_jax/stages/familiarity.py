@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -12,6 +13,7 @@ import numpy as np
 
 from sage_jax.config import Config, ConfigError
 from sage_jax.evaluation.evaluator import Evaluator
+from sage_jax.inspection.batches import read_ahead
 from sage_jax.inspection.images import Images
 from sage_jax.inspection.looks import look_of
 from sage_jax.metrics.familiarity import Familiarity, learn
@@ -19,11 +21,14 @@ from sage_jax.metrics.image_look import Look
 from sage_jax.process.checksums import read_npz
 from sage_jax.process.files import replace_file
 from sage_jax.process.shortages import raise_if_lacking
+from sage_jax.process.stop_request import stop_if_asked
 from sage_jax.stages.folder import RunFolder
 from sage_jax.stages.run import Stage
 
 FILE: Final = "familiarity.npz"
 _ARRAYS: Final = ("bank", "mean", "deviation")
+_FORMAT: Final = 2
+"""1, which said nothing of itself, had patches of the model's own."""
 _LEAST_IMAGES: Final = 4
 
 
@@ -46,7 +51,7 @@ def learn_familiarity(stage: Stage, made_for: dict[str, Any], images: Images) ->
     buffer = io.BytesIO()
     arrays = {name: getattr(found, name) for name in _ARRAYS}
     rest = {field.name: getattr(found, field.name) for field in dataclasses.fields(found) if field.name not in arrays}
-    np.savez(buffer, **arrays, rest=np.asarray(json.dumps({**rest, "made_for": made_for})))
+    np.savez(buffer, **arrays, rest=np.asarray(json.dumps({**rest, "format": _FORMAT, "made_for": made_for})))
     replace_file(path, buffer.getvalue())
     more = "" if found.rate <= rate + 1e-9 else f" ({rate:.2%} were asked for; {len(looks)} images promise no less)"
     stage.log.line(
@@ -65,19 +70,22 @@ def familiarity_of(config: Config, evaluator: Evaluator, stage: str, *, with_ref
     folder = RunFolder(Path(config.run_dir).expanduser())
     path, made = folder.path / FILE, {"stage": stage, "model": evaluator.digest(), "with_reference": with_reference}
     try:
-        *arrays, about = read_npz(path, *_ARRAYS, "rest")
+        (about,) = read_npz(path, "rest")
         rest = json.loads(str(about))
-        made_for = rest.pop("made_for")
+        if rest.pop("made_for") != made:
+            return None
+        if rest.pop("format", None) != _FORMAT:
+            raise ValueError("it was written by an earlier version")
         categories = tuple(rest.pop("categories"))
-        found = Familiarity(**dict(zip(_ARRAYS, arrays, strict=True)), categories=categories, **rest)
+        arrays = dict(zip(_ARRAYS, read_npz(path, *_ARRAYS), strict=True))
+        return Familiarity(**arrays, categories=categories, **rest)
     except FileNotFoundError:
         if _is_expected(folder, made):
             raise ConfigError(f"{path}: gone: bring it back from a copy, or calibrate again") from None
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise_if_lacking(error, path)
-        raise ConfigError(f"{path}: {error}: delete it, and calibrate again") from None
-    return found if made_for == made else None
+        raise ConfigError(f"{path}: {error}: calibrate again") from None
 
 
 def _is_expected(folder: RunFolder, made_for: dict[str, Any]) -> bool:
@@ -87,12 +95,23 @@ def _is_expected(folder: RunFolder, made_for: dict[str, Any]) -> bool:
 
 
 def _looks(stage: Stage, images: Images) -> list[Look]:
-    """The look of each readable image."""
-    looks = list[Look]()
-    with stage.log.progress(len(images), unit="image") as advance:
-        for index in range(len(images)):
-            record = images.read(index).record
-            if record is not None:
-                looks.append(look_of(record))
-            advance(index + 1)
+    """The look of each readable image.
+
+    Raises:
+      Interrupted: A signal has come.
+    """
+    shrink_px, looks = stage.config.data.shrink_px, list[Look]()
+
+    def look(index: int) -> Look | None:
+        record = images.read(index).record
+        return None if record is None else look_of(record, shrink_px)
+
+    with (
+        stage.log.progress(len(images), unit="image") as advance,
+        contextlib.closing(read_ahead(range(len(images)), look)) as found,
+    ):
+        for done, each in enumerate(found, start=1):
+            stop_if_asked("stage calibrate stopped; the rows of its inspection are saved")
+            looks += [] if each is None else [each]
+            advance(done)
     return looks

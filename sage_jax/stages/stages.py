@@ -23,6 +23,7 @@ from sage_jax.data.lie_of_parts import lie_of_parts
 from sage_jax.data.records import Fault
 from sage_jax.data.sources.readers import as_stored, left_out
 from sage_jax.data.trees.tokenizer import load_tokenizer
+from sage_jax.errors import UserError
 from sage_jax.hf.config import read_checkpoint_config
 from sage_jax.inspection.console import print_inspection
 from sage_jax.journal.run_log import RunLog
@@ -216,8 +217,9 @@ def _tell_lie_of_parts(stage: Stage) -> None:
     if config.data.source not in OF_IMAGES or not stage.run.prepared.num_train or jax.process_index() > 0:
         return
     images = as_stored(config.data, config.seed)
-    if sentence := lie_of_parts(images, config.data, similarity=config.model.fusion.similarity):
-        stage.log.line(sentence)
+    with contextlib.suppress(OSError, UserError):  # what cannot be read is told where it is stored
+        if sentence := lie_of_parts(images, config.data, similarity=config.model.fusion.similarity):
+            stage.log.line(sentence)
 
 
 def _show_drawn_defects(stage: Stage) -> None:

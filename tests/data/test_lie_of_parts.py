@@ -69,14 +69,34 @@ def test_a_few_images_that_lie_elsewhere_speak_for_nothing() -> None:
 
 def test_parts_that_lie_as_in_their_references_are_told() -> None:
     told = lie_of_parts(parts(3), REGISTERED, similarity="aligned")
-    assert told.startswith("3 good images lie as their references do (correlation 1.0")
+    assert told.startswith("3 of 3 good images lie as their references do (correlation 1.0") and "nowhere" not in told
 
 
-@pytest.mark.parametrize(("similarity", "cured"), [("aligned", True), ("max", False)])
-def test_surfaces_that_match_nowhere_are_told_with_what_reads_them(similarity: str, cured: bool) -> None:
-    told = lie_of_parts(surfaces(3), REGISTERED, similarity=similarity)
-    assert told.startswith("3 good images match their references nowhere (correlation ")
-    assert ("model.fusion.similarity=max" in told) is cured
+@pytest.mark.parametrize(
+    ("data", "similarity", "cure"),
+    [
+        (
+            REGISTERED,
+            "aligned",
+            ": for surfaces without position set model.fusion.similarity=max, data.num_references=4 or more, "
+            "data.register=none",
+        ),
+        (AS_THEY_LIE, "max", ": for surfaces without position set data.num_references=4 or more"),
+        (dataclasses.replace(AS_THEY_LIE, num_references=4), "max", ""),
+    ],
+)
+def test_surfaces_that_match_nowhere_are_told_with_what_reads_them(
+    data: DataConfig, similarity: str, cure: str
+) -> None:
+    told = lie_of_parts(surfaces(3), data, similarity=similarity)
+    assert told == f"3 of 3 good images match their references nowhere{cure}"
+
+
+def test_surfaces_among_parts_are_counted_for_themselves() -> None:
+    told = lie_of_parts([*parts(3), *surfaces(2)], AS_THEY_LIE, similarity="aligned")
+    assert told.startswith("3 of 5 good images lie as their references do") and told.endswith("; 2 match nowhere")
+    mostly = lie_of_parts([*parts(1), *surfaces(3)], AS_THEY_LIE, similarity="max")
+    assert mostly.startswith("3 of 4 good images match their references nowhere")
 
 
 def test_what_has_no_other_image_as_reference_and_what_is_not_good_is_left_out() -> None:
@@ -97,5 +117,5 @@ def test_no_more_than_the_first_images_are_looked_at() -> None:
             read.append(one)
             yield one
 
-    assert lie_of_parts(each(), REGISTERED, similarity="aligned").startswith(f"{LOOKED_AT} good images")
+    assert lie_of_parts(each(), REGISTERED, similarity="aligned").startswith(f"{LOOKED_AT} of {LOOKED_AT} good images")
     assert len(read) == LOOKED_AT

@@ -68,9 +68,10 @@ def words_of_one(said: list[ImageAnswers]) -> tuple[int, str]:
     raise AssertionError(f"no answer has a word of its own: {words}")
 
 
+@pytest.mark.parametrize("facts", ["data", "model"])
 @pytest.mark.parametrize("how", ["together", "in_turn"])
-def test_an_answer_that_contradicts_its_verdict_is_said_anew(evaluator: Evaluator, how: str) -> None:
-    options: dict[str, Any] = {"questions": (FURTHER,), "ask": how}
+def test_an_answer_that_contradicts_its_verdict_is_said_anew(evaluator: Evaluator, how: str, facts: str) -> None:
+    options: dict[str, Any] = {"questions": (FURTHER,), "ask": how, "facts": facts, "fact_tokens": 8}
     said = ask(with_defect(evaluator, "no such word"), **options)
     assert all(each.reason.lower().startswith(NEGATIVE) for each in said), [each.reason for each in said]
     row, word = words_of_one(said)
@@ -116,6 +117,27 @@ def test_each_opening_of_the_verdict_is_tried_once(
 def test_the_last_opening_says_by_itself_what_the_verdict_does(verdict: bool) -> None:
     said = read(f"{INSPECTION_OPENINGS[verdict][-1]}.", defect_terms=("crack",), places=("top",))
     assert said.verdict is verdict and said.state == ("defective" if verdict else "good")
+
+
+def test_a_row_that_has_room_is_said_anew_beside_one_that_has_not(evaluator: Evaluator) -> None:
+    ids = [evaluator.chat.answer_ids(each) for each in ("No. There is a crack.", "Yes. It is intact.")]
+    said = np.full((2, 1, max(map(len, ids))), evaluator.chat.end_id, np.int32)
+    for row, each in enumerate(ids):
+        said[row, 0, : len(each)] = each
+    lengths = {
+        text: len(evaluator.chat.answer_ids(text)) - 1 for texts in INSPECTION_OPENINGS.values() for text in texts
+    }
+    room = min(lengths.values()) + 1
+    short = dataclasses.replace(evaluator, responder=evaluator.responder.decoding_with(max_new_tokens=room))
+    begun = list[np.ndarray]()
+
+    def note(given: np.ndarray) -> np.ndarray:
+        begun.append(given)
+        return said
+
+    agreeing(note, said, RECORDS[:2], with_defect(short, "crack"))
+    assert begun and all(given.shape[2] == room - 1 for given in begun)
+    assert any((given[0] >= 0).any() != (given[1] >= 0).any() for given in begun)
 
 
 def test_answers_that_are_too_short_for_an_opening_stay(evaluator: Evaluator) -> None:

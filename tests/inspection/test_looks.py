@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sage_jax.data.images import encode_png
+from sage_jax.data.images import encode_png, shrink
 from sage_jax.data.records import Record, Reference
 from sage_jax.inspection import looks
 from sage_jax.inspection.looks import look_of, patches_of
@@ -33,19 +33,32 @@ def compared(*seeds: int) -> Record:
 
 
 def test_the_look_has_the_patches_of_image_and_references() -> None:
-    found = look_of(compared(101, 102))
+    found = look_of(compared(101, 102), 0)
     np.testing.assert_array_equal(found.patches, patch_statistics(picture(0)))
     assert len(found.references) == 2
     for seed, patches in zip((101, 102), found.references, strict=True):
         np.testing.assert_array_equal(patches, patch_statistics(picture(seed)))
     alone = dataclasses.replace(compared(101), reference_image=None, reference_path="")
-    assert look_of(alone).references == ()
+    assert look_of(alone, 0).references == ()
 
 
-def test_a_category_that_nobody_gave_is_unknown() -> None:
-    image = compared(101)
-    assert look_of(dataclasses.replace(image, category="part")).category == ""
-    assert look_of(dataclasses.replace(image, category="hex nut")).category == "hex nut"
+@pytest.mark.parametrize(
+    ("given", "known"), [("part", ""), ("hex nut", "hex nut"), ("Hex_Nut", "hex nut"), (" hex  nut", "hex nut")]
+)
+def test_a_category_is_known_by_its_words(given: str, known: str) -> None:
+    assert look_of(dataclasses.replace(compared(101), category=given), 0).category == known
+
+
+def test_images_are_measured_as_a_data_set_stores_them() -> None:
+    large = np.asarray(Image.fromarray(picture(0)).resize((640, 480), Image.Resampling.BICUBIC))
+    stored, given = (encode_png(each) for each in (shrink(large, 128), large))
+    image = dataclasses.replace(compared(101), test_image=given, reference_image=given)
+    same = dataclasses.replace(image, test_image=stored, reference_image=stored)
+    one, other = look_of(image, 128), look_of(same, 128)
+    assert (one.size, one.sharpness, one.brightness) == (other.size, other.sharpness, other.brightness)
+    np.testing.assert_array_equal(one.patches, other.patches)
+    np.testing.assert_array_equal(one.references[0], other.references[0])
+    assert look_of(image, 0).size > one.size
 
 
 def test_a_reference_of_many_images_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,12 +70,12 @@ def test_a_reference_of_many_images_is_looked_at_once(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(looks, "patch_statistics", count)
     for _ in range(3):
-        look_of(compared(201, 202))
+        look_of(compared(201, 202), 0)
     assert [seen.count(int(picture(seed).sum())) for seed in (0, 201, 202)] == [3, 1, 1]
 
 
 def test_of_many_references_the_first_eight_count() -> None:
-    assert len(look_of(compared(*range(301, 321))).references) == 8
+    assert len(look_of(compared(*range(301, 321)), 0).references) == 8
 
 
 def test_large_small_and_oblong_images_have_as_many_patches() -> None:

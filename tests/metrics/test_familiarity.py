@@ -32,17 +32,17 @@ def looks(rng: np.random.Generator, number: int) -> list[Look]:
     return [look(rng) for _ in range(number)]
 
 
-@pytest.mark.parametrize(("number", "rate"), [(60, 0.05), (200, 0.02)])
+@pytest.mark.parametrize(("number", "rate"), [(4, 0.2), (20, 0.05), (60, 0.05), (200, 0.02)])
 def test_images_like_those_of_the_calibration_are_doubted_as_rarely_as_promised(number: int, rate: float) -> None:
     shares, promised = [], []
-    for seed in range(12):
+    for seed in range(12 if number > 20 else 60):
         rng = np.random.default_rng(seed)
         known = learn(looks(rng, number), rate=rate)
-        shares.append(np.mean([bool(known.doubt(each)) for each in looks(rng, 150)]))
+        shares.append(np.mean([bool(known.doubt(each)) for each in looks(rng, 150 if number > 20 else 20)]))
         promised.append(known.rate)
     assert max(promised) <= rate + 1e-9
     error = np.std(shares) / math.sqrt(len(shares))
-    assert 0.2 * rate < np.mean(shares) < promised[0] + 3 * error
+    assert 0.1 * rate < np.mean(shares) < promised[0] + 2 * error
 
 
 def known_and_like(**changed: Any) -> tuple[Familiarity, Look]:
@@ -123,16 +123,35 @@ def test_without_references_the_match_is_not_measured() -> None:
 def test_a_kind_of_part_that_nobody_calibrated_on_is_told() -> None:
     rng = np.random.default_rng(9)
     some = [
-        dataclasses.replace(one, category=("nut", "hex_bolt")[index % 2]) for index, one in enumerate(looks(rng, 40))
+        dataclasses.replace(one, category=("nut", "hex bolt")[index % 2]) for index, one in enumerate(looks(rng, 40))
     ]
     known, like = learn(some, rate=0.1), some[0]
-    assert known.categories == ("hex_bolt", "nut")
-    for category in ("nut", "hex_bolt", ""):
+    assert known.categories == ("hex bolt", "nut")
+    for category in ("nut", "hex bolt", ""):
         assert known.doubt(dataclasses.replace(like, category=category)) == ""
-    other = dataclasses.replace(like, category="tile_floor")
-    assert known.doubt(other) == "it is of a tile floor, and no image of one was calibrated on"
-    anything = learn([dataclasses.replace(one, category="") for one in some], rate=0.1)
-    assert anything.categories == () and anything.doubt(other) == ""
+    other = dataclasses.replace(like, category="tile floor")
+    assert "of another kind of part (tile floor)" in known.doubt(other)
+    mixed = learn([*some, dataclasses.replace(like, category="")], rate=0.1)  # what the last one shows nobody knows
+    assert mixed.categories == () and mixed.doubt(other) == ""
+
+
+def test_what_a_fixed_camera_never_shows_is_no_reason_for_doubt_where_it_does_not_matter() -> None:
+    rng = np.random.default_rng(11)
+    one = look(rng)
+    same = learn([one] * 20, rate=0.05)
+    for drift in (
+        {"brightness": one.brightness + 0.5 / 255},
+        {"sharpness": one.sharpness + 0.1},
+        {"size": one.size + 0.03},
+    ):
+        assert same.doubt(dataclasses.replace(one, **drift)) == ""
+    assert same.doubt(dataclasses.replace(one, patches=one.patches + 0.5 / 255)) == ""
+    assert "brighter" in same.doubt(dataclasses.replace(one, brightness=one.brightness + 0.1))
+
+
+def test_images_without_a_reference_are_held_against_the_other_measures_alone() -> None:
+    known, like = known_and_like()
+    assert known.doubt(dataclasses.replace(like, references=())) == ""
 
 
 def test_patches_are_measured_in_deviations_of_each_statistic() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
 import shutil
 from pathlib import Path
 
@@ -73,8 +75,7 @@ def test_far_images_are_unsure_everywhere_and_near_ones_are_not(run_folder: Path
     defective = [row for name, row in rows.items() if name.startswith("defective")]
     good = [row for row in like if row not in defective]
     assert len(good) == 20 and sum(row["verdict"] == "unsure" for row in good) <= 4
-    # What a model that hardly trained sees of a defect is everywhere in its map, so that a reference may not match.
-    assert len(defective) == DEFECTIVE and sum("patches" in (row["doubt"] or "") for row in defective) <= 1
+    assert len(defective) == DEFECTIVE and sum(row["verdict"] == "unsure" for row in defective) <= 4
     assert all((row["verdict"] == "unsure") == (row["doubt"] is not None) for row in like)
     inspector = sage_jax.load(run_folder)
     for name in ("noise", "00", "01"):
@@ -105,12 +106,21 @@ def test_without_a_reference_nothing_is_known_of_what_is_far(run_folder: Path, p
     assert found.verdict != "unsure" and not found.doubt
 
 
+def of_an_earlier_version(path: Path) -> bytes:
+    """The file as it was written before it said which format it has."""
+    with np.load(path) as stored:
+        rest = json.loads(str(stored["rest"]))
+        buffer = io.BytesIO()
+        np.savez(buffer, bank=stored["bank"], rest=np.asarray(json.dumps({**rest, "format": None})))
+    return buffer.getvalue()
+
+
 def test_a_rate_of_zero_forgets_and_a_broken_file_is_named(run_folder: Path, parts: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(run_folder, tmp_path / "run"))
     whole = (folder / FILE).read_bytes()
-    for broken in (whole[: len(whole) // 2], b"no archive", b""):
+    for broken in (whole[: len(whole) // 2], b"no archive", b"", of_an_earlier_version(folder / FILE)):
         (folder / FILE).write_bytes(broken)
-        with pytest.raises(UserError, match=rf"{FILE}: .*: delete it, and calibrate again"):
+        with pytest.raises(UserError, match=rf"{FILE}: .*: calibrate again"):
             sage_jax.load(folder)
     calibrated(folder, parts, unsure_rate=0.0)
     assert not (folder / FILE).exists()
