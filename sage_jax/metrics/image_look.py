@@ -15,6 +15,10 @@ from sage_jax.axes import Float, UInt8
 CELLS: Final = 8
 """Patches along a side."""
 
+NUM_COLOURS: Final = 3
+NUM_STATISTICS: Final = 12
+"""Of a patch: mean colours, slopes, deviations of colours."""
+
 Patches = Float[np.ndarray, "M E"]
 
 _SMALLEST, _LARGEST = 64, 256
