@@ -30,7 +30,7 @@ def agreeing(
     agrees under none of `INSPECTION_OPENINGS` keeps what it said first. Answers in another language than English,
     those of a model that opens them itself, and words that the rubric does not read (`metrics.mle.read`) stay.
 
-    The whole batch is asked again, with the programs that are compiled: up to three times, which is rare.
+    The whole batch is asked again, with the programs that are compiled, up to three times.
 
     Args:
       ask: Asks the same batch.

@@ -25,10 +25,10 @@ _LEAST_IMAGES: Final = 4
 _MOST_FOLDS: Final = 10
 _COUNTED: Final = 0.75
 """Share of an image's patches, the nearest ones, that tell how far it is: a defect may cover the others."""
-_LEAST_DEVIATION: Final = np.where(np.arange(NUM_STATISTICS) < NUM_COLOURS, 0.05, 0.01)
+_LEAST_DEVIATION: Final = np.where(np.arange(NUM_STATISTICS) < NUM_COLOURS, 0.05, 0.02)
 """Of each statistic of patches, of which colours come first; all are of values from 0 to 1."""
 
-_LEAST_SPREAD: Final = {"patches": 0.07, "match": 0.07, "sharpness": 0.1, "brightness": 0.02, "size": 0.05}
+_LEAST_SPREAD: Final = {"patches": 0.07, "match": 0.07, "sharpness": 0.15, "brightness": 0.02, "size": 0.05}
 """By measure: below this, images do not differ in anything that matters."""
 _LEAST_LIMIT: Final = 1.0
 """In spreads: images of a fixed camera, which hardly differ, leave room for what does not matter."""

@@ -12,7 +12,9 @@ from sage_jax.data.images import encode_png, shrink
 from sage_jax.data.records import Record, Reference
 from sage_jax.inspection import looks
 from sage_jax.inspection.looks import look_of, patches_of
-from sage_jax.metrics.image_look import patch_statistics
+from sage_jax.metrics.familiarity import learn
+from sage_jax.metrics.image_look import Look, look_at, patch_statistics
+from tests.support.moved_scenes import scene
 from tests.support.tiny_export import record
 
 
@@ -85,3 +87,20 @@ def test_large_small_and_oblong_images_have_as_many_patches() -> None:
         assert patches_of(pixels).shape == (64, 12) and np.isfinite(patches_of(pixels)).all()
     doubled = np.asarray(Image.fromarray(large).resize((2000, 1000), Image.Resampling.BILINEAR))
     np.testing.assert_allclose(patches_of(doubled), patches_of(large), atol=0.01)
+
+
+def shots(number: int, *, light: float = 0.0, noise: float = 2.0) -> list[Look]:
+    """What a fixed camera sees of one part: the same picture with noise, in grey levels, under a lamp that drifts."""
+    rng = np.random.default_rng(12)
+    seen = [scene(7)[:96, :96] + light + rng.normal(0.0, noise, (96, 96, 3)) for _ in range(number)]
+    pictures = [np.clip(each, 0.0, 255.0).astype(np.uint8) for each in seen]
+    return [look_at(each, patches_of(each)) for each in pictures]
+
+
+@pytest.mark.parametrize(
+    ("change", "far"),
+    [({"light": 0.5}, False), ({"noise": 1.8}, False), ({"noise": 2.2}, False), ({"light": 25.0}, True)],
+)
+def test_a_fixed_camera_that_drifts_a_little_is_like_itself(change: dict[str, float], far: bool) -> None:
+    known = learn(shots(40), rate=0.05)
+    assert [bool(known.doubt(each)) for each in shots(5, **change)] == [far] * 5

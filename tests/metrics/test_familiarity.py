@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sage_jax.metrics.familiarity import Familiarity, bank_of, distance, learn, match
-from sage_jax.metrics.image_look import NUM_STATISTICS, Look
+from sage_jax.metrics.image_look import NUM_COLOURS, NUM_STATISTICS, Look
 
 SIDE, WIDTH = 8, NUM_STATISTICS
 
@@ -145,7 +145,8 @@ def test_what_a_fixed_camera_never_shows_is_no_reason_for_doubt_where_it_does_no
         {"size": one.size + 0.03},
     ):
         assert same.doubt(dataclasses.replace(one, **drift)) == ""
-    assert same.doubt(dataclasses.replace(one, patches=one.patches + 0.5 / 255)) == ""
+    other_light = one.patches + 0.5 / 255 * (np.arange(WIDTH) < NUM_COLOURS)
+    assert same.doubt(dataclasses.replace(one, patches=other_light)) == ""
     assert "brighter" in same.doubt(dataclasses.replace(one, brightness=one.brightness + 0.1))
 
 
