@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sage_jax.config import InspectConfig
 from sage_jax.data.adpl.facts import DefectWords, Vocabulary
 from sage_jax.data.adpl.wording import INSPECTION_OPENINGS
 from sage_jax.evaluation.evaluator import Evaluator
 from sage_jax.generation.sampling import Sampling
 from sage_jax.inspection.agreement import agreeing
-from sage_jax.inspection.questions import ImageAnswers, answer_images, asked_record
+from sage_jax.inspection.questions import ImageAnswers
 from sage_jax.metrics.mle import read
-from sage_jax.stages.run import Run
-from tests.support.tiny_export import TRAINED_HERE, make_run, record
+from tests.support.asked import inspected, random_evaluator
+from tests.support.tiny_export import record
 
 ALWAYS_GOOD = 2.0
 """A threshold that no score reaches: all answers open with no."""
@@ -30,23 +29,10 @@ RECORDS = [record(number, num_facts=2) for number in range(3)]
 @pytest.fixture(scope="module")
 def evaluator(tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
     """A model of random weights, whose words differ from image to image, under a threshold."""
-    text = dataclasses.replace(TRAINED_HERE.text, buckets=())
-    config = dataclasses.replace(TRAINED_HERE, run_dir=str(tmp_path_factory.mktemp("agree") / "run"), text=text)
-    run: Run = make_run(config)
-    found = run.evaluator("sfe", run.weights.answering("sfe", wanted_by="test"))
+    found = random_evaluator(tmp_path_factory.mktemp("agree") / "run")
     sampling = Sampling(temperature=1.5)  # greedy, random weights say one token over and over
     responder = found.responder.decoding_with(verdict_threshold=ALWAYS_GOOD, sampling=sampling, max_new_tokens=24)
     return dataclasses.replace(found, responder=responder)
-
-
-def ask(evaluator: Evaluator, **options: Any) -> list[ImageAnswers]:
-    """What is said of the records."""
-    asking = dataclasses.replace(
-        evaluator, config=dataclasses.replace(evaluator.config, inspect=InspectConfig(**options))
-    )
-    asked = [asked_record(each, asking) for each in RECORDS]
-    (batch,) = asking.batches(asked, with_reference=True, answers="none", rows=8)
-    return list(answer_images(batch, asked, asking))
 
 
 def with_defect(evaluator: Evaluator, *names: str) -> Evaluator:
@@ -72,10 +58,10 @@ def words_of_one(said: list[ImageAnswers]) -> tuple[int, str]:
 @pytest.mark.parametrize("how", ["together", "in_turn"])
 def test_an_answer_that_contradicts_its_verdict_is_said_anew(evaluator: Evaluator, how: str, facts: str) -> None:
     options: dict[str, Any] = {"questions": (FURTHER,), "ask": how, "facts": facts, "fact_tokens": 8}
-    said = ask(with_defect(evaluator, "no such word"), **options)
+    said = inspected(with_defect(evaluator, "no such word"), RECORDS, **options)
     assert all(each.reason.lower().startswith(NEGATIVE) for each in said), [each.reason for each in said]
     row, word = words_of_one(said)
-    found = ask(with_defect(evaluator, word), **options)
+    found = inspected(with_defect(evaluator, word), RECORDS, **options)
     for index, (before, after) in enumerate(zip(said, found, strict=True)):
         if index == row:
             assert after.reason.startswith(INSPECTION_OPENINGS[False])

@@ -11,9 +11,9 @@ import pytest
 from sage_jax.config import InspectConfig
 from sage_jax.data.adpl.preferences import INSPECTION_QUESTION
 from sage_jax.evaluation.evaluator import Evaluator
-from sage_jax.inspection.questions import ImageAnswers, answer_images, asked_record
-from sage_jax.stages.run import Run
-from tests.support.tiny_export import TRAINED_HERE, make_run, record
+from sage_jax.inspection.questions import ImageAnswers, asked_record
+from tests.support.asked import inspected, random_evaluator
+from tests.support.tiny_export import record
 
 FURTHER = ("Where is the scratch?", "Is the seal whole?")
 RECORDS = [record(number, num_facts=number % 3) for number in range(3)]
@@ -22,10 +22,7 @@ RECORDS = [record(number, num_facts=number % 3) for number in range(3)]
 @pytest.fixture(scope="module")
 def evaluator(tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
     """A model of random weights, whose answers differ from question to question."""
-    text = dataclasses.replace(TRAINED_HERE.text, buckets=())
-    config = dataclasses.replace(TRAINED_HERE, run_dir=str(tmp_path_factory.mktemp("asked") / "run"), text=text)
-    run: Run = make_run(config)
-    return run.evaluator("sfe", run.weights.answering("sfe", wanted_by="test"))
+    return random_evaluator(tmp_path_factory.mktemp("asked") / "run")
 
 
 _ASKED: dict[str, list[ImageAnswers]] = {}
@@ -34,17 +31,8 @@ _ASKED: dict[str, list[ImageAnswers]] = {}
 def answers(evaluator: Evaluator, **options: Any) -> list[ImageAnswers]:
     """What is said of the records; the same is asked once."""
     if repr(options) not in _ASKED:
-        _ASKED[repr(options)] = _answers(evaluator, **options)
+        _ASKED[repr(options)] = inspected(evaluator, RECORDS, **options)
     return _ASKED[repr(options)]
-
-
-def _answers(evaluator: Evaluator, **options: Any) -> list[ImageAnswers]:
-    asking = dataclasses.replace(
-        evaluator, config=dataclasses.replace(evaluator.config, inspect=InspectConfig(**options))
-    )
-    asked = [asked_record(each, asking) for each in RECORDS]
-    (batch,) = asking.batches(asked, with_reference=True, answers="none", rows=8)
-    return list(answer_images(batch, asked, asking))
 
 
 def test_the_inspection_question_comes_first_and_further_ones_stand_beside_it(evaluator: Evaluator) -> None:
