@@ -66,13 +66,11 @@ class ReadBatch:
     Attributes:
       batch: Their trees.
       evaluator: The model, with the threshold and the questions of these images.
-      rows: Rows of the batches.
       compared: Whether one of the images has a reference, which chose the threshold.
     """
 
     batch: ImageBatch
     evaluator: Evaluator
-    rows: int
     compared: bool
 
 
@@ -136,7 +134,7 @@ class InspectionModel:
         evaluator = dataclasses.replace(self.evaluator, config=config, responder=self._responders[compared])
         rows = evaluator.responder.rows(rows)
         inputs = inputs if self._teller is None else self._teller.told(inputs, rows)
-        return ReadBatch(read_batch(inputs, evaluator, rows), evaluator, rows, compared)
+        return ReadBatch(read_batch(inputs, evaluator, rows), evaluator, compared)
 
     def answer(self, read: ReadBatch) -> list[ImageAnswers | None]:
         """The model's answers about each image, in order; None for unreadable ones."""
