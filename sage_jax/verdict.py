@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import Final, Literal
 
 Language = Literal["en", "zh"]
@@ -23,6 +24,26 @@ class JointScore:
     verdict: float
     map: float
     offset: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreShifts:
+    """What is added to the log-odds of an image's score by its kind of part, so that one threshold serves all kinds.
+
+    Attributes:
+      of_category: By name, of the kinds that were calibrated each by itself.
+      others: Of all other images.
+    """
+
+    of_category: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    others: float = 0.0
+
+    def of(self, category: str) -> float:
+        """What is added to the log-odds of an image's score."""
+        return self.of_category.get(category, self.others)
+
+    def __bool__(self) -> bool:
+        return bool(self.of_category) or self.others != 0.0
 
 
 CHINESE_YES: Final = (

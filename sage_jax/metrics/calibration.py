@@ -85,7 +85,12 @@ class Calibration:
 
 
 def calibrate(
-    good: Sequence[float], defective: Sequence[float], *, false_alarm_rate: float, escape_rate: float = 0.0
+    good: Sequence[float],
+    defective: Sequence[float],
+    *,
+    false_alarm_rate: float,
+    escape_rate: float = 0.0,
+    groups: Sequence[Sequence[float]] = (),
 ) -> Calibration:
     """The lowest threshold of which a rate of false alarms can be promised, and what else the scores tell.
 
@@ -96,30 +101,24 @@ def calibrate(
     Split conformal prediction (Vovk et al. 2005): a further good image, drawn as the n were, scores above the k-th
     highest of them with a probability of at most k / (n + 1), whatever the scores' distribution.
 
+    With groups the rate is promised of each by itself: the threshold is the highest of theirs (Mondrian conformal
+    prediction, Vovk et al. 2005).
+
     Args:
       good: Anomaly scores, 0 to 1, of good images.
       defective: Of defective ones; may be empty.
       false_alarm_rate: Share of good images that may be called defective, above 0 and below 1.
       escape_rate: Share of defective images that may be called good, above 0 and below 1; 0 = not asked for.
+      groups: Scores of good images of one kind each, some or all of `good`; none = all are one group.
 
     Raises:
       CalibrationError: There are too few images for a rate, no threshold keeps both rates, or the scores of good images
         are as high as scores can be.
     """
     ordered, missed = np.sort(np.asarray(good, np.float64))[::-1], np.asarray(defective, np.float64)
-    count = len(ordered)
-    allowed = _allowed(count, false_alarm_rate)
-    if allowed < 1:
-        raise CalibrationError(
-            f"{count} good images promise a rate of false alarms of {1 / (count + 1):.4f} at best, not "
-            f"{false_alarm_rate:g}: give {math.ceil(1 / false_alarm_rate) - 1} or more, or ask for a higher rate"
-        )
-    threshold = _above(ordered[allowed - 1])
-    if threshold > 1.0:
-        raise CalibrationError(
-            f"{allowed} of {count} good images score {ordered[allowed - 1]:g}, as high as a defective one can: "
-            "the model does not know these parts; train it on them"
-        )
+    count, apart = len(ordered), [np.asarray(each, np.float64) for each in groups] or [ordered]
+    each_promises = [conformal_threshold(scores, false_alarm_rate) for scores in apart]
+    threshold, promised = (max(values) for values in zip(*each_promises, strict=True))
     if escape_rate:
         threshold = _keeping_escapes(missed, escape_rate, at_least=threshold, ordered=ordered)
     escapes = int(np.sum(missed < threshold))
@@ -130,7 +129,7 @@ def calibrate(
         threshold=threshold,
         false_alarm_rate=false_alarm_rate,
         escape_rate=escape_rate,
-        promised=allowed / (count + 1),
+        promised=promised,
         num_good=count,
         num_defective=len(missed),
         false_alarms=int(np.sum(ordered >= threshold)),
@@ -139,8 +138,30 @@ def calibrate(
         slope=slope,
         intercept=intercept,
         calibration_error=_cross_fitted_error(scores, labels) if min(count, len(missed)) >= _FOLDS else None,
-        trades=_trades(ordered, missed),
+        trades=_trades(apart, missed),
     )
+
+
+def conformal_threshold(good: Float[np.ndarray, " n"], rate: float) -> tuple[float, float]:
+    """The lowest threshold of which a rate of false alarms can be promised of good images, and what it promises.
+
+    Raises:
+      CalibrationError: There are too few images for the rate, or their scores are as high as scores can be.
+    """
+    ordered, count = np.sort(np.asarray(good, np.float64))[::-1], len(good)
+    allowed = _allowed(count, rate)
+    if allowed < 1:
+        raise CalibrationError(
+            f"{count} good images promise a rate of false alarms of {1 / (count + 1):.4f} at best, not "
+            f"{rate:g}: give {math.ceil(1 / rate) - 1} or more, or ask for a higher rate"
+        )
+    threshold = _above(ordered[allowed - 1])
+    if threshold > 1.0:
+        raise CalibrationError(
+            f"{allowed} of {count} good images score {ordered[allowed - 1]:g}, as high as a defective one can: "
+            "the model does not know these parts; train it on them"
+        )
+    return threshold, allowed / (count + 1)
 
 
 def supports(num_good: int, num_defective: int, *, false_alarm_rate: float, escape_rate: float) -> bool:
@@ -195,13 +216,15 @@ def _above(score: float) -> float:
     return math.floor(score / RESOLUTION + 1.5) * RESOLUTION
 
 
-def _trades(ordered: np.ndarray, missed: np.ndarray) -> tuple[Trade, ...]:
+def _trades(groups: Sequence[np.ndarray], missed: np.ndarray) -> tuple[Trade, ...]:
     found = []
     for rate in _RATES:
-        allowed = _allowed(len(ordered), rate)
-        if allowed >= 1 and (threshold := _above(ordered[allowed - 1])) <= 1.0:
-            escapes = float(np.mean(missed < threshold)) if len(missed) else None
-            found.append(Trade(threshold, allowed / (len(ordered) + 1), escapes))
+        try:
+            each_promises = [conformal_threshold(scores, rate) for scores in groups]
+        except CalibrationError:
+            continue
+        threshold, promised = (max(values) for values in zip(*each_promises, strict=True))
+        found.append(Trade(threshold, promised, float(np.mean(missed < threshold)) if len(missed) else None))
     return tuple(dict.fromkeys(found))
 
 
