@@ -58,6 +58,7 @@ def contradictions(evaluator: Evaluator, stage: str, under: Threshold, inputs: l
     """How many answers contradict their verdict: as the model goes on from the verdict, and as they are reported."""
     found = {}
     responder = evaluator.responder.decoding_with(verdict_threshold=under.value, joint_score=under.joint_score)
+    evaluator = dataclasses.replace(evaluator, shifts=under.shifts)
     model = InspectionModel(
         dataclasses.replace(evaluator, responder=responder),
         stage,

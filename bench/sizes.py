@@ -217,6 +217,7 @@ def _empty(size: Size, rows: int, questions: int, answers: int, length: int) -> 
         token_labels=np.full((rows, size.image_tokens), -1, np.float32),
         token_names=np.full((rows, size.image_tokens, 1), -1, np.int32),
         record_index=np.arange(rows, dtype=np.int32),
+        score_shift=np.zeros(rows, np.float32),
         prefix_slots=size.image_tokens,
         target_slots=length - size.image_tokens - questions * size.question_tokens,
         question_slots=size.question_tokens,

@@ -49,6 +49,7 @@ class TreeBatch:
       token_names: Token ids of the name of the defect that each image token shows; -1 behind a name's last token, and
         throughout where it shows none or where that is not known.
       record_index: Row of the data set that the image came from; -1 for padding rows.
+      score_shift: What is added to the log-odds of the score of each row's first question; zeros until attached.
       prefix_slots, question_slots: Room for the longest prefix and the longest question, part of the batch's shape:
         what tree attention makes its blocks of; 0 = not known, and attention computes every pair of tokens.
       answer_slots: Room for the longest answer in a block of tree attention; 0 = L.
@@ -77,6 +78,7 @@ class TreeBatch:
     token_labels: Float[AnyArray, "B M"]
     token_names: Int[AnyArray, "B M J"]
     record_index: Int[AnyArray, " B"]
+    score_shift: Float[AnyArray, " B"]
     prefix_slots: int = dataclasses.field(default=0, metadata={"static": True})
     question_slots: int = dataclasses.field(default=0, metadata={"static": True})
     answer_slots: int = dataclasses.field(default=0, metadata={"static": True})

@@ -20,6 +20,7 @@ def as_published(config: Config, *, run_dir: str) -> Config:
     | similarity | `max` | `aligned` for registered pairs |
     | fusion | distinct patches alone | differences, places, marks in the image |
     | words of places | the decoder's | the decoder's and the map's |
+    | map | of tokens | drawn finer by pixels, of registered pairs |
     | encoder | patches, frozen in stage 1 | a convolutional stem, trained |
     | loss of stage 1 | next token | weights on claims, dense similarity on masks |
     | stage 2 | adjacent pair `hard`, extreme pair, nothing else | `soft`, other weights, next-token loss |
@@ -34,7 +35,7 @@ def as_published(config: Config, *, run_dir: str) -> Config:
         config,
         run_dir=run_dir,
         model=dataclasses.replace(config.model, vit=vit, fusion=fusion),
-        evaluate=dataclasses.replace(config.evaluate, decoding=decoding),
+        evaluate=dataclasses.replace(config.evaluate, decoding=decoding, map_detail="tokens"),
         base=_plain_loss(config.base),
         plain=dataclasses.replace(_plain_loss(config.plain), freeze=_FROZEN),
         sfe=dataclasses.replace(_plain_loss(config.sfe), freeze=_FROZEN),

@@ -68,6 +68,9 @@ class EvaluateConfig:
       weights_dtype: Of the kernels and embeddings that evaluation and inspection answer with: `float32`; `bfloat16`;
         or `int8` kernels in the blocks, with a scale for each column. The narrower, the less memory they take and the
         less a decoded token reads; on CPU, where they are widened for each token, decoding is slower.
+      map_detail: What the anomaly map of evaluation and inspection is made of: `tokens`, 1 - similarity of each image
+        token (SFE); or `pixels`, ours, where `model.fusion.similarity` is `aligned` and pairs lie to a pixel: the same
+        drawn finer by the absolute difference to the reference. Boxes, places and scores are read from tokens.
       bootstrap_samples: Resamples of the 95 % intervals.
       num_records: Test records used; 0 = all.
       name: Folder below `run_dir`/evaluations that the results go to; "" = `run_dir` itself for the data that the run
@@ -79,6 +82,7 @@ class EvaluateConfig:
     max_new_tokens: int = 40
     decoding: DecodingConfig = DecodingConfig()
     weights_dtype: Literal["float32", "bfloat16", "int8"] = "float32"
+    map_detail: Literal["tokens", "pixels"] = "pixels"
     bootstrap_samples: int = 1000
     num_records: int = 0
     name: str = ""
@@ -167,6 +171,9 @@ class CalibrateConfig:
       join_map: Whether the score of images with a reference may join the verdict with the map's peak. The weights are
         learnt on a third of the good images and half of the defective ones, and the threshold is found on the others;
         where these are too few for that, or for the rates that are asked for, the score stays the verdict's alone.
+      by_category: Whether each kind of part with enough good images for the rate keeps it by itself: its scores are
+        shifted so that its own threshold lies at one half, as those of all others do. Kinds are those of
+        `inspect.category`, where images lie in folders of their names.
     """
 
     good: str = ""
@@ -176,6 +183,7 @@ class CalibrateConfig:
     escape_rate: float = 0.0
     unsure_rate: float = 0.02
     join_map: bool = True
+    by_category: bool = True
 
     def __post_init__(self) -> None:
         require(0.0 <= self.unsure_rate < 1.0, f"unsure_rate = {self.unsure_rate}: give a share from 0 to below 1")

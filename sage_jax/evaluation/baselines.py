@@ -17,10 +17,13 @@ BLUR_PX: Final = 2.0
 """Deviation of the Gaussian over the difference: a lone pixel of noise is no defect."""
 
 
-def difference_map(record: Record) -> Float[np.ndarray, "H W"]:
+def difference_map(record: Record, longest: int = 0) -> Float[np.ndarray, "H W"]:
     """Absolute difference of test and reference in grey levels 0 to 255, mean over channels, blurred by `BLUR_PX`.
 
     Of several references the least at each pixel. A reference of another size is stretched to that of the test image.
+
+    Args:
+      longest: Longer side of the map, px, to which larger images are shrunk first; 0 = as they are.
 
     Raises:
       ImageFault: An image cannot be read.
@@ -28,13 +31,22 @@ def difference_map(record: Record) -> Float[np.ndarray, "H W"]:
     """
     if not record.references:
         raise ValueError(f"record {record.record_id} has no reference to differ from")
-    test = remembered_rgb(record.test_image, name=record.test_path, keep=False)
+    test = _shrunk(remembered_rgb(record.test_image, name=record.test_path, keep=False), longest)
     found = []
     for each in record.references:
         reference = remembered_rgb(each.image, name=each.path, keep=False)
         apart = np.abs(test.astype(np.float32) - _resized(reference, test.shape[:2])).mean(axis=-1)
         found.append(np.asarray(ndimage.gaussian_filter(apart, BLUR_PX, mode="nearest"), np.float32))
     return np.minimum.reduce(found)
+
+
+def _shrunk(image: UInt8[np.ndarray, "H W 3"], longest: int) -> UInt8[np.ndarray, "H W 3"]:
+    height, width = image.shape[:2]
+    if not 0 < longest < max(height, width):
+        return image
+    share = longest / max(height, width)
+    size = max(1, round(width * share)), max(1, round(height * share))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
 
 
 def _resized(image: UInt8[np.ndarray, "H W 3"], shape: tuple[int, ...]) -> Float[np.ndarray, "H W 3"]:

@@ -15,7 +15,7 @@ from sage_jax.evaluation.answers import Marker
 from sage_jax.evaluation.evaluator import Evaluator, inspection_record
 from sage_jax.metrics.intervals import Metric, bootstrap_mean
 from sage_jax.metrics.paired import paired_gain
-from sage_jax.verdict import parse_verdict
+from sage_jax.verdict import ScoreShifts, parse_verdict
 
 Values = dict[str, list[float]]
 """1 for right and 0 for wrong, by image."""
@@ -82,18 +82,24 @@ class Inspections(Sequence[Record]):
 
 
 def right_verdicts(
-    evaluator: Evaluator, records: Sequence[Record], threshold: Mapping[bool, float], advance: Advance
+    evaluator: Evaluator,
+    records: Sequence[Record],
+    threshold: Mapping[bool, float],
+    shifts: Mapping[bool, ScoreShifts],
+    advance: Advance,
 ) -> Values:
     """Whether the verdict on each image is right, as inspection gives it.
 
     Args:
       records: One or more of each image, with their state.
       threshold: Score from which a part is called defective, with a reference (True) and without.
+      shifts: What is added to the scores of kinds of parts, likewise.
       advance: Takes the number of batches done of those with or without a reference.
     """
     values: Values = {}
     for with_reference, part in _by_reference(records):
-        for record, found in evaluator.scores(Inspections(part), with_reference=with_reference, advance=advance):
+        judge = dataclasses.replace(evaluator, shifts=shifts[with_reference])
+        for record, found in judge.scores(Inspections(part), with_reference=with_reference, advance=advance):
             defective = float(found.verdict_score[0]) >= np.float32(threshold[with_reference])
             values.setdefault(record.image_id, []).append(float(defective == record.anomalous))
     return values

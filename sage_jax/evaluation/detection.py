@@ -9,14 +9,15 @@ from typing import Any, Final, overload
 import numpy as np
 
 from sage_jax.axes import Float
-from sage_jax.config import ModelConfig
+from sage_jax.config import Config
 from sage_jax.data.adpl.preferences import cell_of
 from sage_jax.data.images import decode_mask
 from sage_jax.data.records import Box, Record
 from sage_jax.data.trees.encode import ChosenRecords, RecordCounts
 from sage_jax.data.trees.tiles import image_size
 from sage_jax.evaluation.baselines import DifferenceMaps
-from sage_jax.evaluation.evaluator import Evaluator, anomaly_map, inspection_record
+from sage_jax.evaluation.evaluator import Evaluator, inspection_record
+from sage_jax.evaluation.maps import anomaly_map
 from sage_jax.metrics.detection import auroc_gain, detection_metrics
 from sage_jax.metrics.intervals import Metric
 from sage_jax.metrics.localisation import peak_boxes
@@ -95,7 +96,7 @@ def detection(
     cells: dict[str, frozenset[str]] = {}
     if with_reference:
         with watch.progress(2 * len(asked) * (1 + bool(members)), unit=f"{name} map") as advance:
-            maps = _Maps(asked, similarities, evaluator.config.model, advance)
+            maps = _Maps(asked, similarities, evaluator.config, advance)
             metrics |= pixel_metrics(maps, _Masks(asked), images, **samples)
             for category, chosen in members.items():
                 shown, masks = ChosenItems(maps, chosen), ChosenItems(_Masks(asked), chosen)
@@ -192,10 +193,10 @@ class _Maps(Sequence[np.ndarray]):
         self,
         records: Sequence[Record],
         similarities: Sequence[np.ndarray],
-        model: ModelConfig,
+        config: Config,
         advance: Callable[[int], None],
     ) -> None:
-        self._records, self._similarities, self._model, self._advance = records, similarities, model, advance
+        self._records, self._similarities, self._config, self._advance = records, similarities, config, advance
         self._num_made = 0
         self.cells: dict[int, frozenset[str]] = {}
 
@@ -203,12 +204,12 @@ class _Maps(Sequence[np.ndarray]):
         return len(self._similarities)
 
     def __getitem__(self, index: Any) -> Any:
-        found = anomaly_map(self._records[index], self._similarities[index], self._model)[1]
+        found = anomaly_map(self._records[index], self._similarities[index], self._config)
         if index not in self.cells:
-            self.cells[index] = cells_of_regions(found)
+            self.cells[index] = cells_of_regions(found.tokens)
         self._num_made += 1
         self._advance(self._num_made)
-        return found
+        return found.values
 
 
 class _Masks(Sequence[np.ndarray | None]):

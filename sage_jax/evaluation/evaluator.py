@@ -1,4 +1,4 @@
-"""What is asked of a model about records, by evaluation and inspection alike: answers, scores, rankings, maps."""
+"""What is asked of a model about records, by evaluation and inspection alike: answers, scores, rankings."""
 
 from __future__ import annotations
 
@@ -13,21 +13,19 @@ from typing import Final, TypeVar
 import jax
 import numpy as np
 
-from sage_jax.axes import Float, Int
+from sage_jax.axes import Int
 from sage_jax.batch import Answers, Scores, TreeBatch
-from sage_jax.config import Config, ModelConfig
+from sage_jax.config import Config
 from sage_jax.data.adpl.facts import Vocabulary
 from sage_jax.data.adpl.wording import INSPECTION_QUESTIONS
-from sage_jax.data.images import remembered_rgb
 from sage_jax.data.records import Question, Record
 from sage_jax.data.stream.pipeline import make_eval_batches
 from sage_jax.data.trees.chat import Chat, FactsAs
 from sage_jax.data.trees.encode import AnswersKept, TreeFormat, TreeUse
-from sage_jax.data.trees.tiles import blank_tiles, map_from_tokens
 from sage_jax.generation.continuous_batching import ContinuousBatching
 from sage_jax.generation.responder import Responder
 from sage_jax.process.device_memory import smallest_free
-from sage_jax.verdict import Language
+from sage_jax.verdict import Language, ScoreShifts
 
 Found = TypeVar("Found")
 
@@ -50,6 +48,7 @@ class Evaluator:
       weights: Hash of the model's parameters.
       facts_as: How the stage was given its facts.
       facts_written: Hash of what decided the facts that a model wrote about the images; "" = none are read.
+      shifts: What calibration adds to the scores of kinds of parts.
     """
 
     responder: Responder
@@ -59,6 +58,7 @@ class Evaluator:
     weights: str
     facts_as: FactsAs = "fusion"
     facts_written: str = ""
+    shifts: ScoreShifts = ScoreShifts()
 
     def digest(self, **beside: object) -> str:
         """Hash of all that decides an answer to a record, and of what else decides a result."""
@@ -74,6 +74,7 @@ class Evaluator:
             "decoding": decoding,
             "facts_as": self.facts_as,
             **({"facts_written": self.facts_written} if self.facts_written else {}),
+            **({"shifts": dataclasses.asdict(self.shifts)} if self.shifts else {}),
             **beside,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
@@ -136,7 +137,13 @@ class Evaluator:
         """The records in batches; `rows` fixes their size, so that few records compile nothing anew."""
         form, use = TreeFormat(self.chat, self.config.model, self.config.text), TreeUse(answers, facts=self.facts_as)
         batch_size = rows or self.rows(len(records))
-        return make_eval_batches(records, form, use, batch_size=batch_size, with_reference=with_reference)
+        batches = make_eval_batches(records, form, use, batch_size=batch_size, with_reference=with_reference)
+        return (self._shifted(batch, records) for batch in batches) if self.shifts else batches
+
+    def _shifted(self, batch: TreeBatch, records: Sequence[Record]) -> TreeBatch:
+        shown = shown_records(batch, records)
+        added = [0.0 if record is None else self.shifts.of(record.category) for record in shown]
+        return dataclasses.replace(batch, score_shift=np.asarray(added, np.float32))
 
 
 def shown_records(batch: TreeBatch, records: Sequence[Record]) -> list[Record | None]:
@@ -160,17 +167,6 @@ def draw_seeds(shown: Sequence[Record | None]) -> Int[np.ndarray, " B"]:
 def inspection_record(record: Record, language: Language = "en") -> Record:
     """The record with the one question that inspection asks: whether there is a defect."""
     return dataclasses.replace(record, questions=(Question(INSPECTION_QUESTIONS[language], ()),))
-
-
-def anomaly_map(
-    record: Record, similarity: Float[np.ndarray, " M"], model: ModelConfig
-) -> tuple[np.ndarray, Float[np.ndarray, "H W"]]:
-    """The test image, and 1 - similarity laid back over it (SFE, step 3): larger where it is unlike its reference."""
-    image = remembered_rgb(record.test_image, name=record.test_path, keep=False)
-    height, width = image.shape[:2]
-    tiled, side = blank_tiles(width, height, model=model), int(np.sqrt(model.tokens_per_tile))
-    values = 1.0 - similarity[: len(tiled.tiles) * side**2]
-    return image, map_from_tokens(values, tiled, tokens_per_side=side, height=height, width=width)
 
 
 def scored_of(evaluator: Evaluator, data_revision: str) -> str:

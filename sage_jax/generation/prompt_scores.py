@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from sage_jax.axes import Array, Float
 from sage_jax.batch import Scores, TreeBatch
 from sage_jax.generation.options import Decoding
-from sage_jax.generation.verdict_tokens import joined_score, verdict_score
+from sage_jax.generation.verdict_tokens import verdict_score
 from sage_jax.models.sage import Sage
 
 
@@ -31,8 +31,6 @@ def first_scores(
     logits: Float[Array, "B Q V"], batch: TreeBatch, similarity: Float[Array, "B M"], decoding: Decoding
 ) -> Scores:
     """The scores of a batch's questions, from the logits of their answers' first tokens."""
-    ids, joint = decoding.verdict_ids, decoding.joint_score
-    if joint is None:
-        return Scores(verdict_score(logits, ids), similarity)
     compared = batch.reference_tile_mask.any(axis=1)
-    return Scores(joined_score(logits, ids, similarity, compared, joint), similarity)
+    how = decoding.verdict_ids, batch.score_shift, decoding.joint_score
+    return Scores(verdict_score(logits, *how, similarity, compared), similarity)

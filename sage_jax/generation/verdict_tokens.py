@@ -13,28 +13,29 @@ VerdictIds = tuple[tuple[int, ...], tuple[int, ...]]
 """Ids that open a positive and a negative answer."""
 
 
-def verdict_score(logits: Float[Array, "B Q V"], verdict_ids: VerdictIds) -> Float[Array, "B Q"]:
-    """P(yes) / (P(yes) + P(no)) from an answer's first logits, 0..1."""
-    return jax.nn.sigmoid(_log_odds(logits, verdict_ids))
-
-
-def joined_score(
+def verdict_score(
     logits: Float[Array, "B Q V"],
     verdict_ids: VerdictIds,
-    similarity: Float[Array, "B M"],
-    compared: Bool[Array, " B"],
-    joint: JointScore,
+    shift: Float[Array, " B"] | None = None,
+    joint: JointScore | None = None,
+    similarity: Float[Array, "B M"] | None = None,
+    compared: Bool[Array, " B"] | None = None,
 ) -> Float[Array, "B Q"]:
-    """`verdict_score`, but each image's first question by verdict and map where it was compared with a reference.
+    """P(yes) / (P(yes) + P(no)) from an answer's first logits, 0..1; each image's first as calibration has it.
 
     Args:
+      shift: Added to the log-odds of the first question of a row; None = 0.
+      joint: How that score joins verdict and map; None = it is the verdict's alone, and the rest is not read.
       similarity: Of each image token to the reference.
-      compared: True where there is a reference.
+      compared: True where there is a reference: else the score is the verdict's alone.
     """
     odds = _log_odds(logits, verdict_ids)
-    peak = 1.0 - jnp.min(similarity, axis=-1, keepdims=True)  # B 1
-    joined = joint.verdict * odds[:, :1] + joint.map * peak + joint.offset
-    return jax.nn.sigmoid(odds.at[:, :1].set(jnp.where(compared[:, None], joined, odds[:, :1])))
+    first = odds[:, 0]
+    if joint is not None:
+        assert similarity is not None and compared is not None
+        joined = joint.verdict * first + joint.map * (1.0 - jnp.min(similarity, axis=-1)) + joint.offset
+        first = jnp.where(compared, joined, first)
+    return jax.nn.sigmoid(odds.at[:, 0].set(first if shift is None else first + shift))
 
 
 def _log_odds(logits: Float[Array, "B Q V"], verdict_ids: VerdictIds) -> Float[Array, "B Q"]:

@@ -26,7 +26,7 @@ AUTO_MAP: Final = {"AutoModel": "modeling_sage.SageModel"}
 
 
 def sage_settings(
-    model: ModelConfig, chat: Chat, *, facts_as: FactsAs, max_new_tokens: int, bits: int = 16
+    model: ModelConfig, chat: Chat, *, facts_as: FactsAs, max_new_tokens: int, bits: int = 16, finer_map: bool = False
 ) -> dict[str, Any]:
     """What config.json says under `sage`: what transformers' InternVL has no field for.
 
@@ -36,6 +36,7 @@ def sage_settings(
       facts_as: How the stage was given its facts.
       max_new_tokens: Longest answer.
       bits: Depth of wide images (`data.bits`).
+      finer_map: Whether the map of registered pairs is drawn finer by their pixels (`evaluate.map_detail`).
     """
     text, decoder = chat.text, dataclasses.asdict(model.decoder)
     return {
@@ -64,6 +65,7 @@ def sage_settings(
         "comparison_id": chat.comparison_id,
         "verdict_ids": [list(ids) for ids in chat.verdict_ids],
         "max_new_tokens": max_new_tokens,
+        **({"map_detail": "pixels"} if finer_map and model.fusion.similarity == "aligned" else {}),
         **({} if bits in (0, 16) else {"bits": bits}),
         **({} if chat.language == "en" else {"language": chat.language}),
     }

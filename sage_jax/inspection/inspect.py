@@ -182,6 +182,7 @@ def _made_by(evaluator: Evaluator, output: Path, familiarity: Familiarity | None
     return evaluator.digest(
         threshold=config.threshold,
         map_threshold=config.map_threshold,
+        map_detail=evaluator.config.evaluate.map_detail,
         category=config.category,
         register=evaluator.config.data.register,
         num_references=evaluator.config.num_references,

@@ -15,7 +15,7 @@ from sage_jax.inspection.questions import ImageAnswers
 from sage_jax.inspection.result import Inspection, make_inspection, unreadable
 from sage_jax.metrics.calibration import Calibration
 from sage_jax.metrics.familiarity import Familiarity
-from sage_jax.verdict import JointScore
+from sage_jax.verdict import JointScore, ScoreShifts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Threshold:
       calibration: What found it; None where nobody calibrated.
       num_references: References that images were compared with when it was found; 0 without.
       joint_score: How the score joins verdict and map, of images with a reference; None = it is the verdict's alone.
+      shifts: What is added to the log-odds of the scores of kinds of parts, so that the threshold serves all.
     """
 
     value: float
@@ -35,6 +36,7 @@ class Threshold:
     calibration: Calibration | None = None
     num_references: int = 0
     joint_score: JointScore | None = None
+    shifts: ScoreShifts = ScoreShifts()
 
     def probability(self, score: float) -> float | None:
         """Calibrated probability of a defect; None without a calibration on good and defective images."""
@@ -127,11 +129,10 @@ class InspectionModel:
         """
         compared = any(each.record is not None and each.record.reference_image is not None for each in inputs)
         config = self.evaluator.config
-        options = dataclasses.replace(
-            config.inspect, questions=tuple(questions), threshold=self.thresholds[compared].value
-        )
-        config = dataclasses.replace(config, inspect=options)
-        evaluator = dataclasses.replace(self.evaluator, config=config, responder=self._responders[compared])
+        threshold = self.thresholds[compared]
+        options = dataclasses.replace(config.inspect, questions=tuple(questions), threshold=threshold.value)
+        decided = {"config": dataclasses.replace(config, inspect=options), "shifts": threshold.shifts}
+        evaluator = dataclasses.replace(self.evaluator, responder=self._responders[compared], **decided)
         rows = evaluator.responder.rows(rows)
         inputs = inputs if self._teller is None else self._teller.told(inputs, rows)
         return ReadBatch(read_batch(inputs, evaluator, rows), evaluator, compared)

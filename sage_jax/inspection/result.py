@@ -10,7 +10,7 @@ import numpy as np
 from sage_jax.axes import Float, UInt8
 from sage_jax.config import Config
 from sage_jax.errors import UserError
-from sage_jax.evaluation.evaluator import anomaly_map
+from sage_jax.evaluation.maps import anomaly_map
 from sage_jax.inspection.looks import look_of
 from sage_jax.inspection.overlay import Region, overlay, picture
 from sage_jax.inspection.questions import ImageAnswers
@@ -35,8 +35,8 @@ class Inspection:
         None where unreadable.
       reason: The model's answer to the question whether there is a defect.
       answers: Further questions, each with the model's answer.
-      boxes: Peaks of the map (left, top, right, bottom, score), px of the image, right and bottom exclusive.
-      anomaly_map: 1 - similarity to the reference at each pixel, from 0 (alike); None without a reference.
+      boxes: Peaks of the tokens' map (left, top, right, bottom, score), px of the image, right and bottom exclusive.
+      anomaly_map: How unlike the reference each pixel is, from 0 (alike), see `evaluation.maps`; None without one.
       map_peak: 1 - the least similarity of an image token to the reference; None without one.
       reference: Path or name of the reference that the image was compared with, the first of several; "" without one.
       num_references: References that it was compared with.
@@ -102,10 +102,10 @@ def make_inspection(answers: ImageAnswers, config: Config, familiarity: Familiar
     """
     record, score, options = answers.record, answers.verdict_score, config.inspect
     verdict: Verdict = "defective" if score >= np.float32(options.threshold) else "good"  # as the model compares them
-    pixels, values = anomaly_map(record, answers.similarity, config.model)
+    found = anomaly_map(record, answers.similarity, config)
     compared = record.reference_image is not None
     doubt = "" if familiarity is None else familiarity.doubt(look_of(record, config.data.shrink_px))
-    boxes = peak_boxes(values, threshold=options.map_threshold, max_boxes=_MOST_BOXES) if compared else ()
+    boxes = peak_boxes(found.tokens, threshold=options.map_threshold, max_boxes=_MOST_BOXES) if compared else ()
     return Inspection(
         image=record.test_path,
         category=record.category,
@@ -114,13 +114,13 @@ def make_inspection(answers: ImageAnswers, config: Config, familiarity: Familiar
         reason=answers.reason,
         answers=answers.follow_ups,
         boxes=tuple(boxes),
-        anomaly_map=values if compared else None,
+        anomaly_map=found.values if compared else None,
         map_peak=1.0 - float(answers.similarity.min()) if compared else None,
         reference=record.reference_path if compared else "",
         num_references=len(record.references),
         doubt=doubt,
         facts=record.facts[: config.text.max_facts],
-        pixels=pixels,
+        pixels=found.image,
     )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from sage_jax.config import Config, ConfigError, InspectConfig
+from scipy import special
+
+from sage_jax.config import CalibrateConfig, Config, ConfigError, InspectConfig
 from sage_jax.evaluation.evaluator import Evaluator
 from sage_jax.inspection import inspect as inspection
 from sage_jax.inspection.images import ChosenImages, Images, References, UserImages, find_images
@@ -17,6 +19,7 @@ from sage_jax.inspection.inspection_model import Threshold
 from sage_jax.journal.calibration_plot import plot_calibration
 from sage_jax.metrics.calibration import Calibration, CalibrationError, Trade
 from sage_jax.metrics.calibration import calibrate as calibrate_scores
+from sage_jax.metrics.score_shifts import learn_shifts, shifted
 from sage_jax.process.checksums import sealed_json
 from sage_jax.process.files import replace_file
 from sage_jax.process.signals import Interrupted
@@ -26,11 +29,13 @@ from sage_jax.stages.folder import RunFolder
 from sage_jax.stages.joining import learn_joint_score, others, shares_to_learn_on, told_gain
 from sage_jax.stages.provenance import log_changes
 from sage_jax.stages.run import Stage, StageCost
-from sage_jax.verdict import JointScore
+from sage_jax.verdict import JointScore, ScoreShifts
 
 PLOT: Final = "calibration.png"
 NOT_CALIBRATED: Final = 0.5
 """Threshold of a model without a calibration."""
+NO_SHIFTS: Final = ScoreShifts()
+"""Of scores that are those of the model, whatever the part."""
 
 
 def calibrate(stage: Stage) -> StageCost:
@@ -67,14 +72,8 @@ def calibrate(stage: Stage) -> StageCost:
         found_rows = {label: _rows(stage, scoring, name, shown[label], label, part) for label, part in rest.items()}
     except Interrupted as stopped:
         return StageCost(interrupted=str(stopped))
-    scores = {label: [row["score"] for row in rows] for label, rows in found_rows.items()}
     try:
-        found = calibrate_scores(
-            scores["good"],
-            scores.get("defective", []),
-            false_alarm_rate=config.calibrate.false_alarm_rate,
-            escape_rate=config.calibrate.escape_rate,
-        )
+        found, shifts, scores = _calibrated(found_rows, config.calibrate)
     except CalibrationError as error:
         raise ConfigError(f"calibrate.good = {config.calibrate.good}: {error}") from None
     made_for = {"stage": name, "model": evaluator.digest(), "with_reference": bool(_references(config))}
@@ -82,17 +81,44 @@ def calibrate(stage: Stage) -> StageCost:
         "num_references": config.num_references,
         "familiarity": learn_familiarity(stage, made_for, shown["good"]),
         "joint_score": None if joint is None else dataclasses.asdict(joint),
+        "shifts": dataclasses.asdict(shifts),
         **dataclasses.asdict(found),
     }
     replace_file(run.folder.calibration, json.dumps(sealed_json(content), indent=1) + "\n")
     plot_calibration(found, scores["good"], scores.get("defective", []), run.folder.path / PLOT)
-    log.line(f"threshold {found.threshold:.6f}: {promise_of(found, joint)}")
+    log.line(f"threshold {found.threshold:.6f}: {promise_of(found, joint, shifts)}")
+    for category, shift in shifts.of_category.items():
+        log.line(f"  {category}: threshold {special.expit(-shift):.6f} of its scores before they were shifted")
     if joint is not None:
         log.line(told_gain(found_rows, joint))
     for trade in found.trades:
         escapes = "" if trade.escapes is None else f", escapes {trade.escapes:.1%} of the defective ones"
         log.line(f"  threshold {trade.threshold:.6f}: false alarms at most {trade.promised:.2%}{escapes}")
     return StageCost()
+
+
+def _calibrated(
+    rows: Mapping[str, Sequence[Mapping[str, Any]]], options: CalibrateConfig
+) -> tuple[Calibration, ScoreShifts, dict[str, list[float]]]:
+    """What scores tell of a threshold, the shifts of kinds of parts, and the shifted scores by label."""
+    by_kind = dict[str, list[float]]()
+    for row in rows["good"]:
+        by_kind.setdefault(row["category"], []).append(row["score"])
+    shifts = ScoreShifts()
+    if options.by_category:
+        shifts = learn_shifts(by_kind, false_alarm_rate=options.false_alarm_rate)
+    scores = {label: shifted_scores(found, shifts) for label, found in rows.items()}
+    groups = [shifted(by_kind[category], shift).tolist() for category, shift in shifts.of_category.items()]
+    rates = {"false_alarm_rate": options.false_alarm_rate, "escape_rate": options.escape_rate}
+    found = calibrate_scores(scores["good"], scores.get("defective", []), groups=groups, **rates)
+    return found, shifts, scores
+
+
+def shifted_scores(rows: Sequence[Mapping[str, Any]], shifts: ScoreShifts) -> list[float]:
+    """The scores of rows of a calibration, which have none added, as inspection gives them."""
+    if not shifts:
+        return [row["score"] for row in rows]
+    return [float(shifted([row["score"]], shifts.of(row["category"]))[0]) for row in rows]
 
 
 def _rows(
@@ -146,10 +172,12 @@ def _named(field: str, given: str) -> Iterator[None]:
         raise ConfigError(str(error).replace(field, given)) from None
 
 
-def promise_of(found: Calibration, joint: JointScore | None = None) -> str:
-    """What the threshold holds, in a sentence, of scores that may join verdict and map."""
+def promise_of(found: Calibration, joint: JointScore | None = None, shifts: ScoreShifts = NO_SHIFTS) -> str:
+    """What the threshold holds, in a sentence, of scores that may join verdict and map, and be shifted by kind."""
     good = f"of further good images like the {found.num_good} calibrated on, {found.promised:.2%} or fewer are called "
     text = f"{good}defective, on average over calibrations"
+    if shifts:
+        text += f", of each of these kinds by itself: {', '.join(shifts.of_category)}; of others nothing is promised"
     text += "" if joint is None else "; the score joins the verdict with the map"
     if found.escape_bound is None:
         return f"{text}; of escapes nothing is known without defective images"
@@ -194,7 +222,9 @@ def threshold_of(
         why = f"none: the calibration is of images with up to {number} references, not {config.num_references}"
         return Threshold(NOT_CALIBRATED, why)
     joint = JointScore(**content["joint_score"]) if content.get("joint_score") else None
-    return Threshold(found.threshold, promise_of(found, joint), found, number if with_reference else 0, joint)
+    shifts = ScoreShifts(**content.get("shifts", {}))
+    promise = promise_of(found, joint, shifts)
+    return Threshold(found.threshold, promise, found, number if with_reference else 0, joint, shifts)
 
 
 def _calibration(content: dict[str, Any]) -> Calibration:

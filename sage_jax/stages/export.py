@@ -283,9 +283,13 @@ def _model_files(exported: Exported, folder: Path) -> None:
 
 def _torch_module(exported: Exported, folder: Path) -> None:
     config, evaluator = exported.config, exported.evaluator
-    new = config.evaluate.max_new_tokens
     settings = sage_settings(
-        config.model, evaluator.chat, facts_as=evaluator.facts_as, max_new_tokens=new, bits=config.data.bits
+        config.model,
+        evaluator.chat,
+        facts_as=evaluator.facts_as,
+        max_new_tokens=config.evaluate.max_new_tokens,
+        bits=config.data.bits,
+        finer_map=config.evaluate.map_detail == "pixels",
     )
     add_torch_module(folder, settings)
 

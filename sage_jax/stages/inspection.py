@@ -40,7 +40,7 @@ def inspect(stage: Stage) -> StageCost:
     decided = dataclasses.replace(options, threshold=threshold.value)
     config = dataclasses.replace(stage.config, inspect=decided)
     deciding = evaluator.responder.decoding_with(verdict_threshold=threshold.value, joint_score=threshold.joint_score)
-    evaluator = dataclasses.replace(evaluator, config=config, responder=deciding)
+    evaluator = dataclasses.replace(evaluator, config=config, responder=deciding, shifts=threshold.shifts)
     result = inspection.inspect(
         images,
         evaluator,

@@ -18,10 +18,11 @@ from sage_jax.evaluation.before_after import Compared, Values, compare, right_qu
 from sage_jax.evaluation.evaluator import Evaluator
 from sage_jax.process import signals
 from sage_jax.process.signals import Interrupted
-from sage_jax.stages.calibration import calibrate, check_calibration, threshold_of
+from sage_jax.stages.calibration import calibrate, check_calibration, shifted_scores, threshold_of
 from sage_jax.stages.lesson import Lesson
 from sage_jax.stages.run import Run, Stage
 from sage_jax.stages.versions import Version
+from sage_jax.verdict import ScoreShifts
 
 MEASURES: Final = {
     "corrections_held_out": "Verdicts, corrections held out",
@@ -80,7 +81,7 @@ class Learnt:
             compared: threshold_of(run.config, evaluator, name, with_reference=compared, as_configured=False)
             for compared in (True, False)
         }
-        threshold = {compared: each.value for compared, each in found.items()}
+        deciding = [{compared: getattr(each, name) for compared, each in found.items()} for name in ("value", "shifts")]
         # Of images without a reference it is the verdict's alone, whatever joins them.
         scoring = evaluator.responder.decoding_with(verdict_threshold=None, joint_score=found[True].joint_score)
         judged = dataclasses.replace(evaluator, responder=scoring)
@@ -102,8 +103,8 @@ class Learnt:
         reasons = shown("reasons of corrections", lesson.held_out_records, right_reasons)
         of_test = shown("reasons of the test set", tested, right_reasons)
         return {
-            "corrections_held_out": shown("corrections", lesson.held_out_records, right_verdicts, threshold),
-            "corrections_trained": shown("corrections", lesson.trained_records, right_verdicts, threshold),
+            "corrections_held_out": shown("corrections", lesson.held_out_records, right_verdicts, *deciding),
+            "corrections_trained": shown("corrections", lesson.trained_records, right_verdicts, *deciding),
             "corrections_kind": reasons["kind"],
             "corrections_place": reasons["place"],
             "test_verdicts": shown("test set", tested, right_questions),
@@ -135,10 +136,11 @@ class Learnt:
         for label in ("good", "defective"):
             path = run.folder.path / "calibration" / label / "inspection.jsonl"
             rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
+            readable = [row for row in rows if row["score"] is not None]
+            scores = shifted_scores(readable, ScoreShifts(**content.get("shifts", {})))
             found[f"calibration_{label}"] = {
-                row["image"]: [float((row["score"] >= content["threshold"]) == (label == "defective"))]
-                for row in rows
-                if row["score"] is not None
+                row["image"]: [float((score >= content["threshold"]) == (label == "defective"))]
+                for row, score in zip(readable, scores, strict=True)
             }
         return found
 

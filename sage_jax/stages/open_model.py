@@ -103,7 +103,9 @@ def _of_export(folder: Path, sage: dict[str, Any], scratch: Path) -> Config:
     return dataclasses.replace(
         config,
         base=dataclasses.replace(config.base, facts=sage["facts_as"]),
-        evaluate=dataclasses.replace(config.evaluate, max_new_tokens=sage["max_new_tokens"]),
+        evaluate=dataclasses.replace(
+            config.evaluate, max_new_tokens=sage["max_new_tokens"], map_detail=sage.get("map_detail", "tokens")
+        ),
     )
 
 

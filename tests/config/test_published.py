@@ -33,5 +33,7 @@ def test_a_paper_config_has_the_papers_method_and_our_data_and_sizes(name: str) 
     assert (paper.data, paper.text) == (ours.data, ours.text)
     assert (ours.evaluate.decoding.map_places > 0.0) == (name == "deeppcb")
     assert paper.evaluate.decoding.map_places == 0.0
-    assert dataclasses.replace(paper.evaluate, decoding=ours.evaluate.decoding) == ours.evaluate
+    assert (ours.evaluate.map_detail, paper.evaluate.map_detail) == ("pixels", "tokens")
+    same = {"decoding": ours.evaluate.decoding, "map_detail": "pixels"}
+    assert dataclasses.replace(paper.evaluate, **same) == ours.evaluate
     assert dataclasses.replace(paper.model.decoder) == ours.model.decoder

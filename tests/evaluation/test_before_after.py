@@ -13,7 +13,8 @@ from sage_jax.config import DataConfig
 from sage_jax.data.records import Record
 from sage_jax.data.sources.readers import read_records
 from sage_jax.evaluation.before_after import Values, compare, right_questions, right_verdicts
-from sage_jax.verdict import parse_verdict
+from sage_jax.metrics.score_shifts import shifted
+from sage_jax.verdict import ScoreShifts, parse_verdict
 
 
 def values(right: np.ndarray) -> Values:
@@ -40,20 +41,22 @@ def test_a_measure_without_images_is_left_out() -> None:
     assert compare({"a": {}, "b": {"1": []}}, {"a": {}, "b": {"1": []}}, **SAMPLES) == {}
 
 
+@dataclasses.dataclass(frozen=True)
 class Scorer:
-    """Scores records by a table: question number -> score."""
+    """Scores records by a table: question number -> score, to whose log-odds the shifts are added."""
 
-    def __init__(self, score: Any) -> None:
-        self._score = score
-        self.chat = type("Chat", (), {"language": "en"})()
-        self.asked: list[bool] = []
+    score: Any
+    shifts: ScoreShifts = ScoreShifts()
+    chat: Any = dataclasses.field(default_factory=lambda: type("Chat", (), {"language": "en"})())
+    asked: list[bool] = dataclasses.field(default_factory=list)
 
     def scores(self, records: Sequence[Record], *, with_reference: bool, advance: Any) -> Iterator[Any]:
         for index in range(len(records)):
             record = records[index]
             self.asked.append(with_reference)
             assert (record.reference_image is not None) == with_reference
-            found = [self._score(record, question) for question in record.questions]
+            scores = [self.score(record, question) for question in record.questions]
+            found = [*shifted(scores[:1], self.shifts.of(record.category)), *scores[1:]]
             yield record, type("Scores", (), {"verdict_score": np.asarray(found, np.float32)})()
         advance(1)
 
@@ -67,11 +70,23 @@ def records() -> list[Record]:
 
 def test_verdicts_follow_the_threshold_of_images_with_and_without_a_reference(records: list[Record]) -> None:
     scorer: Any = Scorer(lambda record, question: 0.6)
-    found = right_verdicts(scorer, records, {True: 0.5, False: 0.7}, lambda done: None)
+    plain = {True: ScoreShifts(), False: ScoreShifts()}
+    found = right_verdicts(scorer, records, {True: 0.5, False: 0.7}, plain, lambda done: None)
     for record in records:
         called = record.reference_image is not None
         assert found[record.image_id] == [float(called == record.anomalous)]
     assert set(scorer.asked) == {True, False}
+
+
+def test_verdicts_follow_the_shift_of_the_kind_of_part(records: list[Record]) -> None:
+    scorer: Any = Scorer(lambda record, question: 0.6)
+    chosen = sorted({each.category for each in records})[0]
+    shifts = {True: ScoreShifts({chosen: -1.0}, 0.5), False: ScoreShifts()}
+    found = right_verdicts(scorer, records, {True: 0.5, False: 0.7}, shifts, lambda done: None)
+    for record in records:
+        called = record.reference_image is not None and record.category != chosen
+        assert found[record.image_id] == [float(called == record.anomalous)]
+    assert any(each.category != chosen for each in records)
 
 
 def test_each_question_counts_by_the_likelier_of_yes_and_no(records: list[Record]) -> None:

@@ -11,10 +11,8 @@ from sage_jax.config import Config
 from sage_jax.config.command_line import read_config
 from sage_jax.data import store
 from sage_jax.data.adpl.preferences import INSPECTION_QUESTION
-from sage_jax.data.trees.tiles import tile_image
 from sage_jax.evaluation.evaluator import (
     Evaluator,
-    anomaly_map,
     draw_seeds,
     inspection_record,
     scored_of,
@@ -84,20 +82,6 @@ def test_a_score_is_of_model_data_and_how_it_was_evaluated(evaluator: Evaluator)
     assert scored_of(evaluator, "another") != before
     assert scored_of(with_evaluate(bootstrap_samples=7), "revision") != before
     assert scored_of(with_evaluate(stages=("sfe",)), "revision") == before  # which stages are scored changes none
-
-
-def test_the_map_is_one_minus_similarity_where_the_tokens_lie(tiny_run: TinyRun) -> None:
-    config = read_config(["--config", str(CONFIG), f"--config.data.cache_dir={tiny_run.folder / 'cache'}"])
-    prepared = store.prepare(config.data, config.text, seed=config.seed, run_dir=tiny_run.run_dir)
-    record = store.open_split(prepared, "test")[0]
-    tokens = config.model.tokens_per_tile
-    similarity = np.ones(tokens, np.float32)
-    similarity[tokens - 1] = 0.25  # the last token: lower right
-    image, found = anomaly_map(record, similarity, config.model)
-    assert found.shape == image.shape[:2] == (32, 32)
-    assert len(tile_image(image, tile_px=32, max_tiles=1).tiles) == 1
-    assert min(np.unravel_index(found.argmax(), found.shape)) >= 16
-    assert found.max() == pytest.approx(0.75, abs=1e-5) and found[0, 0] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_inspection_asks_one_question_of_the_trained_wording(tiny_run: TinyRun) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import special
 
-from sage_jax.generation.verdict_tokens import joined_score, opened_by_score, verdict_score
+from sage_jax.generation.verdict_tokens import opened_by_score, verdict_score
 from sage_jax.verdict import JointScore
 
 IDS = ((3, 7), (1, 4, 8))
@@ -19,18 +20,25 @@ def test_the_score_is_the_share_of_yes_among_yes_and_no() -> None:
     np.testing.assert_allclose(verdict_score(jnp.asarray(logits, jnp.float32), IDS), yes / (yes + no), rtol=1e-5)
 
 
-def test_a_joined_score_is_that_of_verdict_and_map_where_there_is_a_reference() -> None:
+@pytest.mark.parametrize("shift", [None, [0.4, -2.5, 6.0, 0.0, 1.0]])
+def test_a_joined_score_is_that_of_verdict_and_map_where_there_is_a_reference_and_shifted(
+    shift: list[float] | None,
+) -> None:
     rng = np.random.default_rng(2)
     logits, similarity = rng.normal(0.0, 4.0, (5, 2, 11)), rng.uniform(-0.2, 1.0, (5, 6))
     compared = np.array([True, False, True, True, False])
-    joint = JointScore(verdict=0.7, map=3.5, offset=-1.25)
+    joint, added = JointScore(verdict=0.7, map=3.5, offset=-1.25), np.array(shift or [0.0] * 5)
     yes, no = (special.logsumexp(logits[..., list(ids)], axis=-1) for ids in IDS)
-    expected = special.expit(yes - no)
-    joined = special.expit(0.7 * (yes - no)[:, 0] + 3.5 * (1.0 - similarity.min(axis=-1)) - 1.25)
-    expected[:, 0] = np.where(compared, joined, expected[:, 0])
-    given = (jnp.asarray(logits, jnp.float32), IDS, jnp.asarray(similarity, jnp.float32), jnp.asarray(compared))
-    np.testing.assert_allclose(joined_score(*given, joint), expected, rtol=2e-5)
-    assert (np.abs(expected - special.expit(yes - no)).max(axis=0) > [0.1, -1.0]).all()
+    odds = yes - no
+    joined = 0.7 * odds[:, 0] + 3.5 * (1.0 - similarity.min(axis=-1)) - 1.25
+    expected = special.expit(np.stack([np.where(compared, joined, odds[:, 0]) + added, odds[:, 1]], axis=1))
+    shifts = None if shift is None else jnp.asarray(shift, jnp.float32)
+    given = (jnp.asarray(logits, jnp.float32), IDS, shifts)
+    found = verdict_score(*given, joint, jnp.asarray(similarity, jnp.float32), jnp.asarray(compared))
+    np.testing.assert_allclose(found, expected, rtol=2e-5)
+    assert (np.abs(expected - special.expit(odds)).max(axis=0) > [0.1, -1.0]).all()
+    alone = special.expit(odds + np.stack([added, np.zeros(5)], axis=1))
+    np.testing.assert_allclose(verdict_score(*given), alone, rtol=2e-5)
 
 
 def test_the_first_question_opens_as_the_threshold_says_and_others_as_they_were() -> None:

@@ -24,10 +24,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import sage_jax
-from sage_jax.config import FusionConfig, ModelConfig, VitConfig
-from sage_jax.data.images import decode_rgb
+from sage_jax.config import Config, FusionConfig, ModelConfig, VitConfig
+from sage_jax.data.images import decode_rgb, encode_png
+from sage_jax.data.records import Record
 from sage_jax.data.trees.chat import FactsAs
 from sage_jax.data.trees.tiles import map_from_tokens, tile_image
+from sage_jax.evaluation.maps import anomaly_map
 from sage_jax.hf.layouts import own_rows, tensors
 from sage_jax.hf.torch_module import CODE_FILES, sage_settings
 from sage_jax.models.fact_fusion import FactEncoder, FactFusion, compare
@@ -38,6 +40,7 @@ from tests.support.tiny_sage import TINY, VOCAB_SIZE, random_params
 WIDTH, NUM_PLACES = TINY.decoder.embed_dim, 4
 CODE = Path(sage_jax.__path__[0]) / "hf" / "remote_code"
 ROOT = Path(__file__).parents[2]
+RECORD = Record("r", "i", b"", None, "part", "standard comparison", (), (), (), None, (), None, "", "")
 
 
 def shipped(name: str) -> Any:
@@ -156,6 +159,25 @@ def test_tiles_and_maps_are_those_of_the_package(width: int, height: int, max_ti
     expected = map_from_tokens(values, ours, tokens_per_side=2, height=height, width=width)
     found = PROCESSING.lay_back(values, grid, tokens_per_side=2, width=width, height=height)
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("size", [(31, 64), (64, 50), (1500, 1100)])
+@pytest.mark.parametrize("max_tiles", [1, 6])
+def test_maps_drawn_finer_are_those_of_the_package(size: tuple[int, int], max_tiles: int) -> None:
+    rng = np.random.default_rng(max_tiles)
+    vit, fusion = VitConfig(tile_px=16, patch_px=4), FusionConfig(similarity="aligned")
+    config = Config(model=ModelConfig(vit=vit, fusion=fusion, max_tiles=max_tiles))
+    image, reference = (rng.integers(0, 256, (*size[::-1], 3), np.uint8) for _ in range(2))
+    pair = {"test_image": encode_png(image), "reference_image": encode_png(reference)}
+    similarity = rng.random(4 * len(tile_image(image, tile_px=16, max_tiles=max_tiles).tiles)).astype(np.float32)
+    expected = anomaly_map(dataclasses.replace(RECORD, **pair), similarity, config)
+    chat = type("Tokenizer", (), dict.fromkeys(("no_padding", "no_truncation"), lambda self: None))()
+    settings = {"tokens_per_side": 2, "tile_px": 16, "max_tiles": max_tiles, "map_detail": "pixels"}
+    processor = PROCESSING.SageProcessor(chat, settings)
+    shown = Image.fromarray(image), similarity, Image.fromarray(reference)
+    np.testing.assert_allclose(processor.anomaly_map(*shown), expected.values, atol=1e-5)
+    np.testing.assert_allclose(processor.anomaly_map(*shown[:2]), expected.tokens, atol=1e-6)
+    assert np.abs(expected.values - expected.tokens).max() > 0.1
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "CMYK", "I;16", "1", "turned"])

@@ -233,6 +233,48 @@ def test_a_score_of_verdict_and_map_is_learnt_on_some_images_and_calibrated_on_t
     assert "the score joins the verdict with the map" in report
 
 
+def test_kinds_of_parts_are_calibrated_each_by_itself(run_folder: Path, tmp_path: Path) -> None:
+    """Two kinds of 12 images and a third of too few: a shift of each, which verdict, score and words follow."""
+    folder, good = Path(shutil.copytree(run_folder, tmp_path / "run")), tmp_path / "good"
+    drawn = [each for each in draw(DataConfig(num_train=200, num_test=1, image_px=40), "train", 9) if not each.defects]
+    kinds = ("gear", "screw", "washer")
+    for kind, number in zip(kinds, (12, 12, 4), strict=True):
+        (good / kind).mkdir(parents=True)
+        for index in range(number):
+            (good / kind / f"{index:02}.png").write_bytes(drawn.pop().test_image)
+    reference = good / "gear" / "00.png"
+    given = {"references": reference, "false_alarm_rate": 0.1}
+    made = sage_jax.calibrate(folder, good, **given)
+    rows = read_jsonl(folder / "calibration" / "good" / "inspection.jsonl")
+    scores = {kind: sorted(row["score"] for row in rows if row["category"] == kind) for kind in kinds}
+    assert [len(each) for each in scores.values()] == [12, 12, 4]
+    shifts = made["shifts"]
+    assert set(shifts["of_category"]) == {"gear", "screw"} and made["promised"] == 1 / 13
+    for kind in ("gear", "screw"):
+        assert special.expit(-shifts["of_category"][kind]) == pytest.approx(scores[kind][-1], abs=2e-6)
+    assert made["threshold"] == pytest.approx(0.5, abs=1e-4)
+    inspector, plain = sage_jax.load(folder), sage_jax.load(folder, threshold=0.5)
+    promise = inspector.threshold().promise
+    assert "each of these kinds by itself: gear, screw; of others nothing is promised" in promise
+    for kind in kinds:
+        ours, raw = (one.inspect(good / kind / "01.png", reference, category=kind) for one in (inspector, plain))
+        shift = shifts["of_category"].get(kind, shifts["others"])
+        assert ours.score is not None and raw.score is not None
+        assert ours.score == pytest.approx(special.expit(special.logit(raw.score) + shift), rel=1e-3)
+        assert ours.verdict == ("defective" if ours.score >= made["threshold"] else "good")
+        assert ours.reason.startswith(("Yes", "True") if ours.verdict == "defective" else ("No", "False"))
+    fields = {"images": str(good), "references": str(reference), "output": str(tmp_path / "looked")}
+    sage_jax.train(_with_inspection(folder, **fields), stages="inspect")
+    found = {row["image"]: row["score"] for row in read_jsonl(tmp_path / "looked" / "inspection.jsonl")}
+    for row in rows:
+        shift = shifts["of_category"].get(row["category"], shifts["others"])
+        assert found[row["image"]] == pytest.approx(special.expit(special.logit(row["score"]) + shift), rel=1e-3)
+    config = _with_inspection(folder)
+    together = dataclasses.replace(config.calibrate, by_category=False, good=str(good), references=str(reference))
+    sage_jax.train(config, stages="calibrate", calibrate=together)
+    assert json.loads((folder / "calibration.json").read_text("utf-8"))["shifts"] == {"of_category": {}, "others": 0.0}
+
+
 def test_what_cannot_be_promised_costs_one_line(run_folder: Path, parts: Path) -> None:
     with pytest.raises(UserError, match=r"24 good images promise .* give 99 or more"):
         sage_jax.calibrate(run_folder, parts / "good", references=parts / "good" / "00.png", false_alarm_rate=0.01)

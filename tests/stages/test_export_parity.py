@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from sage_jax.config import ExportConfig
-from sage_jax.evaluation.evaluator import anomaly_map
+from sage_jax.evaluation.maps import anomaly_map
 from sage_jax.models.sage import Sage
 from sage_jax.models.vit import IMAGENET_DEVIATION, IMAGENET_MEAN
 from sage_jax.parameters import merge
@@ -139,8 +139,8 @@ def test_answers_do_not_hang_on_the_bases_generation_config(trained_here: Case, 
 def test_the_anomaly_map_is_that_of_jax(trained_here: Case) -> None:
     ours, theirs = answers(trained_here, with_reference=True)
     for number, ((_, _, similarity), answer) in enumerate(zip(ours, theirs, strict=True)):
-        _, expected = anomaly_map(record(number, num_facts=0), similarity, trained_here.run.config.model)
-        np.testing.assert_allclose(answer.anomaly_map, expected, atol=1e-5)
+        expected = anomaly_map(record(number, num_facts=0), similarity, trained_here.run.config)
+        np.testing.assert_allclose(answer.anomaly_map, expected.values, atol=1e-5)
     alone = trained_here.sage.answer(picture(0), "Is it whole?")
     assert alone.anomaly_map is None and alone.similarity is None
 

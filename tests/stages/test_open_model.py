@@ -35,6 +35,7 @@ def test_an_export_keeps_its_settings_and_a_released_checkpoint_has_none(tmp_pat
     assert found.run_dir == str(tmp_path / "scratch") and found.model.weights == str(tmp_path)
     assert (found.model.fusion.num_distinct, found.model.max_tiles, found.text.max_facts) == (5, 2, 3)
     assert (found.base.facts, found.evaluate.max_new_tokens, found.text.system) == ("text", 9, "none")
+    assert found.evaluate.map_detail == "tokens"
     assert found.data == Config().data
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "internvl", "sage": {**sage, "language": "zh"}}))
     assert config_of(tmp_path).data.language == "zh"

@@ -113,6 +113,7 @@ def batch_of(
         token_labels=rng.choice(np.array([-1.0, 0.0, 0.05, 0.4], np.float32), (rows, 2 * TOKENS_PER_TILE)),
         token_names=np.random.default_rng(rows).integers(-1, VOCAB_SIZE, (rows, 2 * TOKENS_PER_TILE, 2), np.int32),
         record_index=np.where(real, np.arange(rows), -1).astype(np.int32),
+        score_shift=np.zeros(rows, np.float32),
         prefix_slots=_room(_prefix_length(tree) for tree in trees if tree is not None),
         question_slots=_room(len(ids) for tree in trees if tree is not None for ids, _ in tree.questions),
     )

@@ -197,6 +197,7 @@ def empty_batch(
         token_labels=np.full((rows, tiles * tokens_per_side(model) ** 2), -1, np.float32),
         token_names=np.full((rows, tiles * tokens_per_side(model) ** 2, NAME_TOKENS), -1, np.int32),
         record_index=np.full(rows, -1, np.int32),
+        score_shift=np.zeros(rows, np.float32),
         prefix_slots=shape.prefix_slots,
         question_slots=shape.question_slots,
         answer_slots=min(shape.answer_slots, length),

@@ -40,7 +40,7 @@ class SageAnswer:
       verdict_score: P(yes) / (P(yes) + P(no)) at the answer's first token, 0..1: of "Is there a defect?" the anomaly
         score.
       similarity: Of each image token to the reference [M], -1..1; None without one.
-      anomaly_map: 1 - similarity over the picture, float32 [height, width]; None without a reference.
+      anomaly_map: Where the picture is unlike the reference, float32 [height, width]; None without one.
     """
 
     text: str
@@ -285,7 +285,7 @@ class SageModel(InternVLPreTrainedModel, GenerationMixin):
             return SageAnswer(text, score, None, None)
         num_tokens = int(inputs["num_tiles"][0]) * settings["tokens_per_side"] ** 2
         similarity = compared.similarity[0, :num_tokens].float().cpu().numpy()
-        return SageAnswer(text, score, similarity, self.processor.anomaly_map(image, similarity))
+        return SageAnswer(text, score, similarity, self.processor.anomaly_map(image, similarity, reference))
 
     def verdict_score(self, logits: torch.Tensor) -> torch.Tensor:
         """P(yes) / (P(yes) + P(no)) of next-token logits [..., V] where an answer begins."""

@@ -18,6 +18,8 @@ from PIL import Image, ImageOps
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+BLUR_PX = 2.0
+COMPARED_PX = 1024
 WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -85,6 +87,47 @@ def lay_back(values: np.ndarray, grid: tuple[int, int], *, tokens_per_side: int,
     return np.array(Image.fromarray(laid).resize((width, height), Image.Resampling.BILINEAR))
 
 
+def drawn_finer(tokens: np.ndarray, image: Image.Image, reference: Image.Image, cells: tuple[int, int]) -> np.ndarray:
+    """A map [height, width] of a registered pair, drawn finer by its pixels.
+
+    At each pixel it is the geometric mean of the highest value of the tokens within a token's width, and of the
+    absolute difference to the reference: mean over channels, blurred, as share of the range of grey levels. Larger
+    pictures are compared at 1,024 px.
+
+    Args:
+      tokens: What the tokens say, laid over the picture.
+      cells: Rows and columns of tokens.
+    """
+    size = image.size
+    if max(size) > COMPARED_PX:
+        share = COMPARED_PX / max(size)
+        smaller = (max(1, round(size[0] * share)), max(1, round(size[1] * share)))
+        image = image.resize(smaller, Image.Resampling.BOX)
+    reference = reference if reference.size == image.size else reference.resize(image.size, Image.Resampling.BILINEAR)
+    apart = np.abs(np.asarray(image, np.float32) - np.asarray(reference, np.float32)).mean(axis=-1) / 255.0
+    reach = int(4.0 * BLUR_PX + 0.5)
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / BLUR_PX) ** 2)
+    near = stretched(tokens, image.size)
+    for axis, (pixels, number) in enumerate(zip(apart.shape, cells, strict=True)):
+        apart = windows(apart, (reach, reach), axis) @ (weights / weights.sum())
+        width = max(1, round(pixels / number))
+        near = windows(near, (width // 2, width - 1 - width // 2), axis).max(axis=-1)
+    return stretched(np.sqrt(np.clip(near, 0.0, 1.0) * apart), size)
+
+
+def windows(values: np.ndarray, beside: tuple[int, int], axis: int) -> np.ndarray:
+    """Each value with so many before and behind it on a new last axis; borders are repeated."""
+    padded = np.pad(values, [beside if each == axis else (0, 0) for each in range(values.ndim)], mode="edge")
+    return np.lib.stride_tricks.sliding_window_view(padded, sum(beside) + 1, axis=axis)
+
+
+def stretched(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Values [height, width] at another width and height, bilinear."""
+    if values.shape == size[::-1]:
+        return values.astype(np.float32)
+    return np.array(Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
+
+
 class SageProcessor:
     """Examples to model inputs, and token ids back to text.
 
@@ -135,12 +178,19 @@ class SageProcessor:
         """Tiles of a picture and their grid."""
         return cut_tiles(self._rgb(image), tile_px=self.settings["tile_px"], max_tiles=self.settings["max_tiles"])
 
-    def anomaly_map(self, image: Image.Image, similarity: np.ndarray) -> np.ndarray:
-        """1 - similarity [M] laid back over the picture: larger where it is unlike its reference."""
-        upright = self._rgb(image)
-        grid = self.tiles(image)[1]
-        side = self.settings["tokens_per_side"]
-        return lay_back(1.0 - similarity, grid, tokens_per_side=side, width=upright.width, height=upright.height)
+    def anomaly_map(
+        self, image: Image.Image, similarity: np.ndarray, reference: Image.Image | None = None
+    ) -> np.ndarray:
+        """The map [height, width], larger where the picture is unlike its reference.
+
+        It is 1 - similarity [M] laid back over the picture; with the reference, where the settings say so, drawn finer.
+        """
+        upright, (columns, rows) = self._rgb(image), self.tiles(image)[1]
+        side, (width, height) = self.settings["tokens_per_side"], upright.size
+        laid = lay_back(1.0 - similarity, (columns, rows), tokens_per_side=side, width=width, height=height)
+        if reference is None or self.settings.get("map_detail") != "pixels":
+            return laid
+        return drawn_finer(laid, upright, self._rgb(reference), (rows * side, columns * side))
 
     def prompt_ids(self, example: SageExample, num_image_tokens: int, num_reference_tokens: int = 0) -> list[int]:
         """Token ids up to where the answer begins.
