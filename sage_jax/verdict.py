@@ -13,17 +13,20 @@ Language = Literal["en", "zh"]
 
 @dataclasses.dataclass(frozen=True)
 class JointScore:
-    """How the score of an image joins verdict token and map: sigmoid(verdict * log-odds + map * peak + offset).
+    """How the score of an image joins verdict token, map and pixels.
 
-    The peak of the map is 1 - the least similarity of an image token to the reference.
+    It is sigmoid(verdict * log-odds + map * peak + difference * apart + offset). The peak of the map is 1 - the least
+    similarity of an image token to the reference; `apart`, of registered pairs, the largest absolute difference of
+    pixels (`evaluation.baselines`), as share of the range of grey levels.
 
     Attributes:
-      verdict, map, offset: The weights, learnt on labelled images (`metrics.joint_score`).
+      verdict, map, offset, difference: The weights, learnt on labelled images (`metrics.joint_score`).
     """
 
     verdict: float
     map: float
     offset: float
+    difference: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

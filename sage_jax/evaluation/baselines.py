@@ -16,6 +16,9 @@ from sage_jax.data.records import Record
 BLUR_PX: Final = 2.0
 """Deviation of the Gaussian over the difference: a lone pixel of noise is no defect."""
 
+COMPARED_PX: Final = 1024
+"""Longer side at which the pixels of large images are compared: more would show no more, and take long."""
+
 
 def difference_map(record: Record, longest: int = 0) -> Float[np.ndarray, "H W"]:
     """Absolute difference of test and reference in grey levels 0 to 255, mean over channels, blurred by `BLUR_PX`.
@@ -38,6 +41,11 @@ def difference_map(record: Record, longest: int = 0) -> Float[np.ndarray, "H W"]
         apart = np.abs(test.astype(np.float32) - _resized(reference, test.shape[:2])).mean(axis=-1)
         found.append(np.asarray(ndimage.gaussian_filter(apart, BLUR_PX, mode="nearest"), np.float32))
     return np.minimum.reduce(found)
+
+
+def difference_peak(record: Record) -> float:
+    """The largest absolute difference of an image to its reference, 0 to 1; larger images at `COMPARED_PX`."""
+    return float(difference_map(record, COMPARED_PX).max()) / 255.0
 
 
 def _shrunk(image: UInt8[np.ndarray, "H W 3"], longest: int) -> UInt8[np.ndarray, "H W 3"]:

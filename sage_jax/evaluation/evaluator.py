@@ -22,6 +22,7 @@ from sage_jax.data.records import Question, Record
 from sage_jax.data.stream.pipeline import make_eval_batches
 from sage_jax.data.trees.chat import Chat, FactsAs
 from sage_jax.data.trees.encode import AnswersKept, TreeFormat, TreeUse
+from sage_jax.evaluation.baselines import difference_peak
 from sage_jax.generation.continuous_batching import ContinuousBatching
 from sage_jax.generation.responder import Responder
 from sage_jax.process.device_memory import smallest_free
@@ -138,12 +139,24 @@ class Evaluator:
         form, use = TreeFormat(self.chat, self.config.model, self.config.text), TreeUse(answers, facts=self.facts_as)
         batch_size = rows or self.rows(len(records))
         batches = make_eval_batches(records, form, use, batch_size=batch_size, with_reference=with_reference)
-        return (self._shifted(batch, records) for batch in batches) if self.shifts else batches
+        joint = self.responder.decoding.joint_score
+        weight = joint.difference if joint is not None and with_reference else 0.0
+        if not (self.shifts or weight):
+            return batches
+        return (self._shifted(batch, records, weight) for batch in batches)
 
-    def _shifted(self, batch: TreeBatch, records: Sequence[Record]) -> TreeBatch:
-        shown = shown_records(batch, records)
-        added = [0.0 if record is None else self.shifts.of(record.category) for record in shown]
-        return dataclasses.replace(batch, score_shift=np.asarray(added, np.float32))
+    def _shifted(self, batch: TreeBatch, records: Sequence[Record], weight: float) -> TreeBatch:
+        """The batch with what is added to the log-odds of its scores.
+
+        Args:
+          weight: Of the difference of pixels, which the devices do not compute.
+        """
+        added = np.zeros(len(batch.record_index), np.float32)
+        for row, record in enumerate(shown_records(batch, records)):
+            if record is not None:
+                apart = weight * difference_peak(record) if weight and record.references else 0.0
+                added[row] = self.shifts.of(record.category) + apart
+        return dataclasses.replace(batch, score_shift=added)
 
 
 def shown_records(batch: TreeBatch, records: Sequence[Record]) -> list[Record | None]:

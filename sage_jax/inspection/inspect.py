@@ -357,6 +357,7 @@ def row_of(found: Inspection, *, truth: Literal["defective", "good"] | None) -> 
         reference=found.reference,
         num_references=found.num_references,
         map_peak=found.map_peak,
+        difference_peak=found.difference_peak,
         map_median=None if found.anomaly_map is None else float(np.median(found.anomaly_map)),
         doubt=found.doubt,
         facts=found.facts,

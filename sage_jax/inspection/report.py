@@ -43,6 +43,7 @@ class InspectionRow:
       reference: Path of the good reference that it was compared with, the first of several; "" without one.
       num_references: References that it was compared with.
       map_peak: Highest value of the anomaly map at an image token; None without a reference.
+      difference_peak: Largest absolute difference of pixels to the reference, 0 to 1; None where none was taken.
       map_median: Median of the anomaly map; None without a reference.
       doubt: Why the verdict is unsure; "" where it is not.
       facts: Sentences about the object and its typical anomalies that the model was given, or wrote first.
@@ -61,6 +62,7 @@ class InspectionRow:
     reference: str = ""
     num_references: int = 0
     map_peak: float | None = None
+    difference_peak: float | None = None
     map_median: float | None = None
     doubt: str = ""
     facts: tuple[str, ...] = ()
@@ -210,6 +212,7 @@ def row_to_json(row: InspectionRow) -> dict[str, Any]:
         "reference": row.reference or None,
         "num_references": row.num_references,
         "map_peak": row.map_peak,
+        "difference_peak": row.difference_peak,
         "map_median": row.map_median,
         "doubt": row.doubt or None,
         "facts": list(row.facts),
@@ -232,6 +235,7 @@ def row_from_json(content: Mapping[str, Any]) -> InspectionRow:
         reference=content.get("reference") or "",  # rows of an inspection begun before there was one
         num_references=content.get("num_references") or int(bool(content.get("reference"))),
         map_peak=content.get("map_peak"),
+        difference_peak=content.get("difference_peak"),
         map_median=content.get("map_median"),
         doubt=content.get("doubt") or "",
         facts=tuple(content.get("facts") or ()),

@@ -38,6 +38,8 @@ class Inspection:
       boxes: Peaks of the tokens' map (left, top, right, bottom, score), px of the image, right and bottom exclusive.
       anomaly_map: How unlike the reference each pixel is, from 0 (alike), see `evaluation.maps`; None without one.
       map_peak: 1 - the least similarity of an image token to the reference; None without one.
+      difference_peak: The largest absolute difference of pixels to the reference, 0 to 1, of models for registered
+        pairs; None of others, and without a reference.
       reference: Path or name of the reference that the image was compared with, the first of several; "" without one.
       num_references: References that it was compared with.
       doubt: Why the verdict is unsure; "" where it is not.
@@ -55,6 +57,7 @@ class Inspection:
     boxes: tuple[Region, ...] = ()
     anomaly_map: Float[np.ndarray, "H W"] | None = None
     map_peak: float | None = None
+    difference_peak: float | None = None
     reference: str = ""
     num_references: int = 0
     doubt: str = ""
@@ -116,6 +119,7 @@ def make_inspection(answers: ImageAnswers, config: Config, familiarity: Familiar
         boxes=tuple(boxes),
         anomaly_map=found.values if compared else None,
         map_peak=1.0 - float(answers.similarity.min()) if compared else None,
+        difference_peak=found.apart,
         reference=record.reference_path if compared else "",
         num_references=len(record.references),
         doubt=doubt,

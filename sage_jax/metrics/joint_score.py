@@ -1,4 +1,4 @@
-"""How the score of an image joins the verdict with the map: two weights and an offset, learnt on labelled images."""
+"""How the score of an image joins verdict, map and pixels: weights and an offset, learnt on labelled images."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ _RIDGE: Final = 1.0
 """Penalty on the weights of standardised features: images that a line tells apart give no weights without end."""
 
 
-def learn_weights(scores: Sequence[float], peaks: Sequence[float], defective: Sequence[bool]) -> JointScore:
-    """Logistic regression with a ridge, on the log-odds of the verdict and the peak of the map.
+def learn_weights(
+    scores: Sequence[float],
+    peaks: Sequence[float],
+    defective: Sequence[bool],
+    differences: Sequence[float] | None = None,
+) -> JointScore:
+    """Logistic regression with a ridge, on the log-odds of the verdict, the peak of the map and that of the pixels.
 
     A weight below 0 would call an image better for more evidence against it: none is.
 
@@ -25,6 +30,7 @@ def learn_weights(scores: Sequence[float], peaks: Sequence[float], defective: Se
       scores: P(yes) / (P(yes) + P(no)) of each image, 0 to 1.
       peaks: 1 - the least similarity of an image token to the reference.
       defective: Its label; both kinds are needed.
+      differences: The largest absolute difference of pixels to the reference, 0 to 1; None = it counts for nothing.
 
     Raises:
       ValueError: All images have one label.
@@ -32,24 +38,26 @@ def learn_weights(scores: Sequence[float], peaks: Sequence[float], defective: Se
     labels = np.asarray(defective, bool)
     if labels.all() or not labels.any():
         raise ValueError("weights are learnt on good and defective images: one kind is lacking")
-    features = np.stack([log_odds(np.asarray(scores)), np.asarray(peaks, np.float64)], axis=1)
+    others = [peaks] if differences is None else [peaks, differences]
+    features = np.stack([log_odds(np.asarray(scores)), *(np.asarray(each, np.float64) for each in others)], axis=1)
     middle, spread = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-6)
-    found = _regression((features - middle) / spread, labels)
-    verdict, on_map = found[:2] / spread
-    return JointScore(float(verdict), float(on_map), float(found[2] - found[:2] @ (middle / spread)))
+    weights, offset = _regression((features - middle) / spread, labels)
+    verdict, on_map, *on_pixels = (float(each) for each in weights / spread)
+    return JointScore(verdict, on_map, float(offset - weights @ (middle / spread)), *on_pixels)
 
 
-def _regression(features: Float[np.ndarray, "n 2"], labels: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " 3"]:
+def _regression(features: Float[np.ndarray, "n k"], labels: Bool[np.ndarray, " n"]) -> tuple[np.ndarray, float]:
     """Weights and offset of least loss; both labels count alike, however many images have them."""
-    share = labels.mean()
+    share, number = labels.mean(), features.shape[1]
     each = np.where(labels, 0.5 / share, 0.5 / (1.0 - share))
 
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
-        logits = features @ values[:2] + values[2]
+        weights, logits = values[:number], features @ values[:number] + values[number]
         error = each * (special.expit(logits) - labels)
-        gradient = np.array([*(error @ features + _RIDGE * values[:2]), error.sum()])
-        total = each @ (np.logaddexp(0.0, logits) - labels * logits) + 0.5 * _RIDGE * values[:2] @ values[:2]
+        gradient = np.array([*(error @ features + _RIDGE * weights), error.sum()])
+        total = each @ (np.logaddexp(0.0, logits) - labels * logits) + 0.5 * _RIDGE * weights @ weights
         return float(total), gradient
 
-    bounds = [(0.0, None), (0.0, None), (None, None)]
-    return optimize.minimize(loss, np.array([1.0, 1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=bounds).x
+    start, bounds = np.array([*[1.0] * number, 0.0]), [*[(0.0, None)] * number, (None, None)]
+    found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return found[:number], float(found[number])

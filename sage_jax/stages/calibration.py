@@ -23,6 +23,7 @@ from sage_jax.metrics.score_shifts import learn_shifts, shifted
 from sage_jax.process.checksums import sealed_json
 from sage_jax.process.files import replace_file
 from sage_jax.process.signals import Interrupted
+from sage_jax.stages.drawn_images import DrawnImages
 from sage_jax.stages.facts import told_images
 from sage_jax.stages.familiarity import learn_familiarity
 from sage_jax.stages.folder import RunFolder
@@ -62,14 +63,13 @@ def calibrate(stage: Stage) -> StageCost:
     joint = None
     try:
         if learnt_on := shares_to_learn_on(config, {label: len(images) for label, images in shown.items()}):
-            rows = {
-                label: _rows(stage, evaluator, name, shown[label], label, part) for label, part in learnt_on.items()
-            }
-            joint = learn_joint_score(rows, log)
+            joint = _joint_score(stage, evaluator, name, shown, learnt_on)
         responder = evaluator.responder.decoding_with(verdict_threshold=NOT_CALIBRATED, joint_score=joint)
         scoring = dataclasses.replace(evaluator, responder=responder)
         rest = {label: others(len(images), learnt_on.get(label)) for label, images in shown.items()}
-        found_rows = {label: _rows(stage, scoring, name, shown[label], label, part) for label, part in rest.items()}
+        found_rows = {
+            label: _rows(stage, scoring, name, ChosenImages(shown[label], part), label) for label, part in rest.items()
+        }
     except Interrupted as stopped:
         return StageCost(interrupted=str(stopped))
     try:
@@ -97,6 +97,21 @@ def calibrate(stage: Stage) -> StageCost:
     return StageCost()
 
 
+def _joint_score(
+    stage: Stage, evaluator: Evaluator, name: str, shown: Mapping[str, Images], learnt_on: Mapping[str, Sequence[int]]
+) -> JointScore | None:
+    """How the score joins verdict, map and pixels, by some images of each label; by drawn defects where none have any.
+
+    Raises:
+      Interrupted: A signal has come; the rows that are done are kept.
+    """
+    taught: dict[str, Images] = {label: ChosenImages(shown[label], part) for label, part in learnt_on.items()}
+    if drawn := "defective" not in taught:
+        taught["defective"] = DrawnImages(taught["good"], stage.config.seed)
+    rows = {label: _rows(stage, evaluator, name, images, f"{label}_to_join") for label, images in taught.items()}
+    return learn_joint_score(rows, stage.log, drawn=drawn)
+
+
 def _calibrated(
     rows: Mapping[str, Sequence[Mapping[str, Any]]], options: CalibrateConfig
 ) -> tuple[Calibration, ScoreShifts, dict[str, list[float]]]:
@@ -121,22 +136,21 @@ def shifted_scores(rows: Sequence[Mapping[str, Any]], shifts: ScoreShifts) -> li
     return [float(shifted([row["score"]], shifts.of(row["category"]))[0]) for row in rows]
 
 
-def _rows(
-    stage: Stage, evaluator: Evaluator, name: str, images: Images, label: str, part: Sequence[int]
-) -> list[dict[str, Any]]:
+def _rows(stage: Stage, evaluator: Evaluator, name: str, images: Images, label: str) -> list[dict[str, Any]]:
     """The rows of the readable ones of some images; they are kept in `calibration/` of the run.
+
+    Args:
+      label: Name of their folder.
 
     Raises:
       Interrupted: A signal has come; the rows that are done are kept.
     """
-    run, options = stage.run, _inspections(stage.config)[label]
-    learns = evaluator.responder.decoding.verdict_threshold is None
-    output = run.folder.path / "calibration" / (f"{label}_to_join" if learns else label)
-    asked = dataclasses.replace(evaluator, config=dataclasses.replace(stage.config, inspect=options))
-    chosen = ChosenImages(images, part)
-    done = inspection.inspect(chosen, asked, stage=name, output=output, log=stage.log, mesh=run.mesh).done
-    if done < len(part):
-        raise Interrupted(f"stage calibrate stopped after {done} of {len(part)} {label} images; their rows are saved")
+    run = stage.run
+    output = run.folder.path / "calibration" / label
+    asked = dataclasses.replace(evaluator, config=dataclasses.replace(stage.config, inspect=_asked(stage.config)))
+    done = inspection.inspect(images, asked, stage=name, output=output, log=stage.log, mesh=run.mesh).done
+    if done < len(images):
+        raise Interrupted(f"stage calibrate stopped after {done} of {len(images)} {label} images; their rows are saved")
     rows = [json.loads(line) for line in (output / "inspection.jsonl").read_text(encoding="utf-8").splitlines()]
     readable = [row for row in rows if row["score"] is not None]
     if unreadable := len(rows) - len(readable):
@@ -237,10 +251,14 @@ def _references(config: Config) -> str:
     return config.calibrate.references or config.inspect.references
 
 
+def _asked(config: Config) -> InspectConfig:
+    """How images are inspected, whatever their label."""
+    return dataclasses.replace(
+        config.inspect, references=_references(config), questions=(), threshold=NOT_CALIBRATED, report_images=50
+    )
+
+
 def _inspections(config: Config) -> dict[str, InspectConfig]:
     """What is inspected, by label."""
     named = {"good": config.calibrate.good, "defective": config.calibrate.defective}
-    plain = dataclasses.replace(
-        config.inspect, references=_references(config), questions=(), threshold=NOT_CALIBRATED, report_images=50
-    )
-    return {label: dataclasses.replace(plain, images=images) for label, images in named.items() if images}
+    return {label: dataclasses.replace(_asked(config), images=images) for label, images in named.items() if images}

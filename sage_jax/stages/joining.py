@@ -26,17 +26,19 @@ Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 def shares_to_learn_on(config: Config, numbers: Mapping[str, int]) -> dict[str, range]:
     """Images of each label, by number, that teach the score; none where the others would not support the rates.
 
+    Where there are too few defective ones, good ones alone: defects are drawn into these.
+
     Args:
       numbers: Images of each label.
     """
     options = config.calibrate
-    if not options.join_map or not (options.references or config.inspect.references) or "defective" not in numbers:
+    if not options.join_map or not (options.references or config.inspect.references):
         return {}
-    shares = {label: range(every - 1, numbers[label], every) for label, every in _EVERY.items()}
-    left = {label: numbers[label] - len(share) for label, share in shares.items()}
-    enough = all(len(share) >= _LEAST[label] for label, share in shares.items())
+    shares = {label: range(every - 1, numbers.get(label, 0), every) for label, every in _EVERY.items()}
+    shares = {label: share for label, share in shares.items() if len(share) >= _LEAST[label]}
+    left = {label: numbers.get(label, 0) - len(shares.get(label, ())) for label in _EVERY}
     rates = {"false_alarm_rate": options.false_alarm_rate, "escape_rate": options.escape_rate}
-    return shares if enough and supports(left["good"], left["defective"], **rates) else {}
+    return shares if "good" in shares and supports(left["good"], left["defective"], **rates) else {}
 
 
 def others(number: int, share: range | None) -> list[int]:
@@ -44,23 +46,31 @@ def others(number: int, share: range | None) -> list[int]:
     return [index for index in range(number) if share is None or index not in share]
 
 
-def learn_joint_score(rows: Rows, log: RunLog) -> JointScore | None:
-    """The weights that tell the images apart; None where too few of them can be read."""
+def learn_joint_score(rows: Rows, log: RunLog, *, drawn: bool = False) -> JointScore | None:
+    """The weights that tell the images apart; None where too few of them can be read.
+
+    Args:
+      drawn: Whether the defects are drawn.
+    """
     labelled = [(row, label == "defective") for label, found in rows.items() for row in found]
     if any(len(found) < _LEAST[label] for label, found in rows.items()):
         log.line("too few images can be read to join verdict and map: the score is the verdict's alone")
         return None
+    known = all(row.get("difference_peak") is not None for row, _ in labelled)
     found = learn_weights(
         [row["score"] for row, _ in labelled],
         [row["map_peak"] for row, _ in labelled],
         [defective for _, defective in labelled],
+        [row["difference_peak"] for row, _ in labelled] if known else None,
     )
-    if not (found.verdict or found.map):
+    if not (found.verdict or found.map or found.difference):
         log.line("neither verdict nor map tells these images apart: the score is the verdict's alone")
         return None
+    pixels = f"+ {found.difference:.3f} x largest difference of pixels " if found.difference else ""
     log.line(
-        f"score: sigmoid({found.verdict:.3f} x log-odds of the verdict + {found.map:.3f} x peak of the map "
+        f"score: sigmoid({found.verdict:.3f} x log-odds of the verdict + {found.map:.3f} x peak of the map {pixels}"
         f"{found.offset:+.3f}), learnt on {len(rows['good'])} good and {len(rows['defective'])} defective images"
+        f"{', whose defects are drawn' if drawn else ''}"
     )
     return found
 
@@ -72,11 +82,14 @@ def told_gain(rows: Rows, joint: JointScore) -> str:
     labels = [label == "defective" for label, found in rows.items() for _ in found]
     if all(labels) or not any(labels):
         return "of the other images none that can be read are defective: what joining brings is not known"
-    scores = np.array([row["score"] for found in rows.values() for row in found])
-    peaks = np.array([row["map_peak"] for found in rows.values() for row in found])
-    named = {"joined": scores, "the map": peaks}
+    every = [row for found in rows.values() for row in found]
+    scores, peaks = np.array([row["score"] for row in every]), np.array([row["map_peak"] for row in every])
+    named, odds = {"joined": scores, "the map": peaks}, log_odds(scores) - joint.map * peaks - joint.offset
+    if joint.difference:
+        named["difference of pixels"] = np.array([row["difference_peak"] for row in every])
+        odds = odds - joint.difference * named["difference of pixels"]
     if joint.verdict > 0.0:
-        named["the verdict"] = special.expit((log_odds(scores) - joint.map * peaks - joint.offset) / joint.verdict)
+        named["the verdict"] = special.expit(odds / joint.verdict)
     return "AUROC on the other images: " + ", ".join(
         f"{name} {roc_auc_score(labels, values):.4f}" for name, values in named.items()
     )

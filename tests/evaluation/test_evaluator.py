@@ -6,11 +6,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy import special
 
 from sage_jax.config import Config
 from sage_jax.config.command_line import read_config
 from sage_jax.data import store
 from sage_jax.data.adpl.preferences import INSPECTION_QUESTION
+from sage_jax.evaluation.baselines import difference_peak
 from sage_jax.evaluation.evaluator import (
     Evaluator,
     draw_seeds,
@@ -19,6 +21,7 @@ from sage_jax.evaluation.evaluator import (
     shown_records,
 )
 from sage_jax.stages.run import Run
+from sage_jax.verdict import JointScore, ScoreShifts
 from tests.support.tiny_export import TRAINED_HERE, make_run, record
 from tests.support.tiny_run import CONFIG, TinyRun
 
@@ -56,6 +59,37 @@ def test_padding_rows_show_no_record_and_seeds_are_the_records_own(evaluator: Ev
     assert len(set(seeds[:3].tolist())) == 3 and (seeds >= 0).all()
 
 
+def test_scores_are_shifted_by_the_kind_of_part_and_by_the_difference_of_pixels(evaluator: Evaluator) -> None:
+    records = [dataclasses.replace(one, category=("gear", "screw")[index % 2]) for index, one in enumerate(RECORDS)]
+    joint, shifts = JointScore(1.0, 0.0, 0.0, difference=4.0), ScoreShifts({"gear": -1.5}, 0.5)
+    joining = dataclasses.replace(evaluator, responder=evaluator.responder.decoding_with(joint_score=joint))
+    for compared in (True, False):
+        plain, shifted, joined, both = (
+            [
+                special.logit(np.asarray(found.verdict_score)[:1].astype(np.float64))
+                for _, found in each.scores(records, with_reference=compared)
+            ]
+            for each in (
+                evaluator,
+                dataclasses.replace(evaluator, shifts=shifts),
+                joining,
+                dataclasses.replace(joining, shifts=shifts),
+            )
+        )
+        by_kind = np.array([shifts.of(one.category) for one in records])[:, None]
+        apart = np.array([4.0 * difference_peak(one) if compared else 0.0 for one in records])[:, None]
+        np.testing.assert_allclose(np.array(shifted) - plain, by_kind, atol=1e-3)
+        np.testing.assert_allclose(np.array(joined) - plain, apart, atol=1e-3)
+        np.testing.assert_allclose(np.array(both) - plain, by_kind + apart, atol=1e-3)
+        assert not compared or apart.max() > 0.1
+    answered = {
+        one.record_id: found
+        for one, found in dataclasses.replace(joining, shifts=shifts).answers(records, with_reference=True)
+    }
+    for one, found in dataclasses.replace(joining, shifts=shifts).scores(records, with_reference=True):
+        np.testing.assert_allclose(found.verdict_score, answered[one.record_id].verdict_score, atol=1e-5)
+
+
 def test_the_hash_changes_with_all_that_decides_an_answer(evaluator: Evaluator) -> None:
     before = evaluator.digest()
     assert evaluator.digest() == before and evaluator.digest(beside=1) != before
@@ -66,6 +100,7 @@ def test_the_hash_changes_with_all_that_decides_an_answer(evaluator: Evaluator) 
         dataclasses.replace(evaluator, facts_as="text"),
         dataclasses.replace(evaluator, responder=evaluator.responder.decoding_with(verdict_threshold=0.3)),
         dataclasses.replace(evaluator, config=dataclasses.replace(config, text=fewer)),
+        dataclasses.replace(evaluator, shifts=ScoreShifts({"gear": 0.5})),
     ]
     found = {each.digest() for each in changed}
     assert len(found) == len(changed) and before not in found

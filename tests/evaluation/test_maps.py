@@ -12,7 +12,7 @@ from scipy import ndimage
 from sage_jax.config import Config, FusionConfig, ModelConfig, VitConfig
 from sage_jax.data.images import encode_png
 from sage_jax.data.records import Record, Reference
-from sage_jax.evaluation.baselines import difference_map
+from sage_jax.evaluation.baselines import difference_map, difference_peak
 from sage_jax.evaluation.maps import anomaly_map
 
 SIDE = 4
@@ -92,3 +92,13 @@ def test_large_images_are_compared_at_a_bounded_size() -> None:
     small, _ = make_pair(768, 1024)
     alike = np.abs(anomaly_map(small, lower_right(0.9), make_config()).values[::4, ::4] - found.values[::8, ::8])
     assert np.median(found.values[mask]) > 0.7 and np.quantile(alike, 0.99) < 0.1
+
+
+@pytest.mark.parametrize("map_detail", ["tokens", "pixels"])
+def test_registered_pairs_have_the_largest_difference_beside(map_detail: str) -> None:
+    record, _ = make_pair(64, 64)
+    found = anomaly_map(record, lower_right(0.9), make_config(map_detail=map_detail))
+    assert found.apart == pytest.approx(float(difference_map(record).max()) / 255.0) == difference_peak(record)
+    assert anomaly_map(record, lower_right(0.9), make_config(similarity="max")).apart is None
+    alone = dataclasses.replace(record, reference_image=None)
+    assert anomaly_map(alone, np.ones(SIDE**2, np.float32), make_config()).apart is None

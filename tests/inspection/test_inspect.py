@@ -27,6 +27,7 @@ FIELDS = {
     "reference",
     "num_references",
     "map_peak",
+    "difference_peak",
     "map_median",
     "doubt",
     "facts",

@@ -12,10 +12,11 @@ from sage_jax.metrics.joint_score import learn_weights
 from sage_jax.verdict import JointScore
 
 
-def joined(joint: JointScore, scores: np.ndarray, peaks: np.ndarray) -> np.ndarray:
-    return special.expit(
-        joint.verdict * special.logit(np.clip(scores, 1e-6, 1 - 1e-6)) + joint.map * peaks + joint.offset
-    )
+def joined(
+    joint: JointScore, scores: np.ndarray, peaks: np.ndarray, differences: np.ndarray | float = 0.0
+) -> np.ndarray:
+    odds = special.logit(np.clip(scores, 1e-6, 1 - 1e-6))
+    return special.expit(joint.verdict * odds + joint.map * peaks + joint.difference * differences + joint.offset)
 
 
 def _images(number: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -36,6 +37,24 @@ def test_the_weights_are_those_of_a_logistic_regression() -> None:
     weights = peer.coef_[0] / spread
     np.testing.assert_allclose([found.verdict, found.map], weights, rtol=1e-3)
     np.testing.assert_allclose(found.offset, peer.intercept_[0] - weights @ middle, rtol=1e-3)
+
+
+def test_the_difference_of_pixels_is_a_third_feature_and_helps_on_unseen_images() -> None:
+    scores, peaks, defective = _images(60, 4)
+    differences = np.random.default_rng(4).normal(np.where(defective, 0.5, 0.2), 0.15)
+    found = learn_weights(list(scores), list(peaks), list(defective), list(differences))
+    features = np.stack([special.logit(scores), peaks, differences], axis=1)
+    middle, spread = features.mean(axis=0), features.std(axis=0)
+    peer = LogisticRegression(C=1.0, class_weight="balanced", tol=1e-10).fit((features - middle) / spread, defective)
+    weights = peer.coef_[0] / spread
+    np.testing.assert_allclose([found.verdict, found.map, found.difference], weights, rtol=1e-3)
+    np.testing.assert_allclose(found.offset, peer.intercept_[0] - weights @ middle, rtol=1e-3)
+    scores, peaks, defective = _images(3000, 5)
+    differences = np.random.default_rng(6).normal(np.where(defective, 0.5, 0.2), 0.15)
+    without = learn_weights(*map(list, _images(60, 4)))
+    assert without.difference == 0.0
+    better = roc_auc_score(defective, joined(found, scores, peaks, differences))
+    assert better > roc_auc_score(defective, joined(without, scores, peaks)) + 0.02
 
 
 def test_the_joined_score_tells_unseen_images_apart_better_than_either_alone() -> None:

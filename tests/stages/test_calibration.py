@@ -221,6 +221,7 @@ def test_a_score_of_verdict_and_map_is_learnt_on_some_images_and_calibrated_on_t
         ours, alone = (one.inspect(parts / name, parts / "good" / "00.png") for one in (inspector, plain))
         assert ours.score is not None and alone.score is not None and alone.map_peak is not None
         logit = joint["verdict"] * special.logit(alone.score) + joint["map"] * alone.map_peak + joint["offset"]
+        assert alone.difference_peak is None and joint["difference"] == 0.0, "the model is not one of registered pairs"
         assert ours.score == pytest.approx(special.expit(logit), rel=1e-3)
         assert ours.verdict == ("defective" if ours.score >= made["threshold"] else "good")
         assert ours.reason.startswith(("Yes", "True") if ours.verdict == "defective" else ("No", "False"))
@@ -231,6 +232,24 @@ def test_a_score_of_verdict_and_map_is_learnt_on_some_images_and_calibrated_on_t
     sage_jax.train(_with_inspection(folder, output=str(tmp_path / "looked")), stages="inspect")
     report = (tmp_path / "looked" / "report.html").read_text(encoding="utf-8")
     assert "the score joins the verdict with the map" in report
+
+
+def test_without_defective_images_the_score_is_learnt_on_drawn_defects(
+    run_folder: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "_LEAST", {"good": 8, "defective": 4})
+    folder = Path(shutil.copytree(run_folder, tmp_path / "run"))
+    made = sage_jax.calibrate(folder, parts / "good", references=parts / "good" / "00.png", false_alarm_rate=0.1)
+    assert (made["num_good"], made["num_defective"]) == (16, 0) and made["escape_bound"] is None
+    good, drawn, rest = (
+        [row["image"] for row in read_jsonl(folder / "calibration" / name / "inspection.jsonl")]
+        for name in ("good_to_join", "defective_to_join", "good")
+    )
+    assert len(good) == len(drawn) == 8 and len(rest) == 16 and not set(good) & set(rest)
+    assert [each.partition("#drawn-")[0] for each in drawn] == good
+    log = (folder / "log.txt").read_text(encoding="utf-8")
+    assert "learnt on 8 good and 8 defective images, whose defects are drawn" in log
+    assert "what joining brings is not known" in log
 
 
 def test_kinds_of_parts_are_calibrated_each_by_itself(run_folder: Path, tmp_path: Path) -> None:

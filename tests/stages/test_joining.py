@@ -30,9 +30,7 @@ def test_a_third_of_the_good_and_half_of_the_defective_images_teach() -> None:
     [
         ({"join_map": False}, {"good": 90, "defective": 20}),
         ({"references": ""}, {"good": 90, "defective": 20}),
-        ({}, {"good": 90}),
         ({}, {"good": 29, "defective": 20}),
-        ({}, {"good": 90, "defective": 9}),
         ({"false_alarm_rate": 0.015}, {"good": 90, "defective": 20}),
         ({"escape_rate": 0.2}, {"good": 90, "defective": 20}),
     ],
@@ -42,38 +40,41 @@ def test_where_the_others_would_not_do_none_teach(fields: dict[str, object], num
     assert shares_to_learn_on(config, numbers) == {}
 
 
-def test_the_gain_is_told_beside_what_is_joined(tmp_path: Path) -> None:
+@pytest.mark.parametrize("numbers", [{"good": 90}, {"good": 90, "defective": 9}])
+def test_without_defective_images_enough_good_ones_teach_alone(numbers: dict[str, int]) -> None:
+    assert shares_to_learn_on(CONFIG, numbers) == {"good": range(2, 90, 3)}
+
+
+@pytest.mark.parametrize("registered", [False, True])
+def test_the_gain_is_told_beside_what_is_joined(tmp_path: Path, registered: bool) -> None:
     rng = np.random.default_rng(0)
 
-    def rows(number: int, middle: float) -> list[dict[str, float]]:
+    def rows(number: int, middle: float) -> list[dict[str, float | None]]:
         scores = special.expit(rng.normal(middle, 1.5, number))
-        return [{"score": float(s), "map_peak": float(rng.normal(0.3 + 0.1 * middle, 0.1))} for s in scores]
+        peaks, apart = (rng.normal(0.3 + 0.1 * middle, 0.1, number) for _ in range(2))
+        return [
+            {"score": float(score), "map_peak": float(peak), "difference_peak": float(each) if registered else None}
+            for score, peak, each in zip(scores, peaks, apart, strict=True)
+        ]
 
     found = {"good": rows(40, -1.0), "defective": rows(30, 1.0)}
     with RunLog(tmp_path, "calibrate") as log:
         joint = learn_joint_score(found, log)
         assert learn_joint_score({"good": found["good"], "defective": found["defective"][:4]}, log) is None
-    assert joint is not None and joint.verdict > 0.0 and joint.map > 0.0
+    assert joint is not None and joint.verdict > 0.0 and joint.map > 0.0 and (joint.difference > 0.0) == registered
     said = (tmp_path / "log.txt").read_text()
     assert "learnt on 40 good and 30 defective images" in said and "too few images can be read" in said
-    joined = {
-        label: [
-            {
-                **row,
-                "score": float(
-                    special.expit(
-                        joint.verdict * special.logit(row["score"]) + joint.map * row["map_peak"] + joint.offset
-                    )
-                ),
-            }
-            for row in part
-        ]
-        for label, part in found.items()
-    }
-    gain = told_gain(joined, joint)
+    assert ("largest difference of pixels" in said) == registered
+
+    def joined(row: dict[str, float | None]) -> float:
+        assert joint is not None
+        odds = joint.verdict * special.logit(row["score"]) + joint.map * (row["map_peak"] or 0.0) + joint.offset
+        return float(special.expit(odds + joint.difference * (row["difference_peak"] or 0.0)))
+
+    gain = told_gain({label: [{**row, "score": joined(row)} for row in part] for label, part in found.items()}, joint)
     values = {name.rpartition(" ")[0]: float(name.rpartition(" ")[2]) for name in gain.partition(": ")[2].split(", ")}
     labels = np.repeat([False, True], [40, 30])
     plain = np.array([row["score"] for part in found.values() for row in part])
     better = np.mean(plain[labels][:, None] > plain[~labels])
-    assert values.keys() == {"joined", "the map", "the verdict"} and abs(values["the verdict"] - better) < 1e-3
-    assert values["joined"] >= max(values["the map"], values["the verdict"])
+    assert values.keys() == {"joined", "the map", "the verdict"} | ({"difference of pixels"} if registered else set())
+    assert abs(values["the verdict"] - better) < 1e-3 and values["joined"] == max(values.values())
