@@ -168,9 +168,10 @@ class CalibrateConfig:
         threshold is then the highest one that keeps it, if that one keeps `false_alarm_rate` as well. 0 = not asked.
       unsure_rate: Share of good images that may be called unsure for being unlike those calibrated on; of n images no
         less than 1 / (n + 1) can be promised. 0 = none ever are.
-      join_map: Whether the score of images with a reference may join the verdict with the map's peak. The weights are
-        learnt on a third of the good images and half of the defective ones, and the threshold is found on the others;
-        where these are too few for that, or for the rates that are asked for, the score stays the verdict's alone.
+      join_map: Whether the score of images with a reference may join the verdict with the map's peak and, of registered
+        pairs, the largest difference of their pixels. The weights are learnt on a third of the good images and half of
+        the defective ones, or by how far that third spreads where these are fewer than 10, and the threshold is found
+        on the others; where good images are too few for that, or for the rates, the score is the verdict's alone.
       by_category: Whether each kind of part with enough good images for the rate keeps it by itself: its scores are
         shifted so that its own threshold lies at one half, as those of all others do. Kinds are those of
         `inspect.category`, where images lie in folders of their names.

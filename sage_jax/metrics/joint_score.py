@@ -1,4 +1,4 @@
-"""How the score of an image joins verdict, map and pixels: weights and an offset, learnt on labelled images."""
+"""How the score of an image joins verdict, map and pixels: by labelled images, or by how far good ones spread."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from sage_jax.verdict import JointScore
 
 _RIDGE: Final = 1.0
 """Penalty on the weights of standardised features: images that a line tells apart give no weights without end."""
+
+_LEAST_SPREAD: Final = (0.5, 0.02, 0.02)
+"""Of log-odds, of the map's peak and of the pixels' difference: less tells nothing of a part."""
+_MIDDLE: Final = 2.0
+"""In spreads above the median: where the joined score of good images alone is one half."""
 
 
 def learn_weights(
@@ -44,6 +49,30 @@ def learn_weights(
     weights, offset = _regression((features - middle) / spread, labels)
     verdict, on_map, *on_pixels = (float(each) for each in weights / spread)
     return JointScore(verdict, on_map, float(offset - weights @ (middle / spread)), *on_pixels)
+
+
+def spread_weights(
+    scores: Sequence[float], peaks: Sequence[float], differences: Sequence[float] | None = None
+) -> JointScore:
+    """Weights by good images alone: the mean of how far verdict, map and pixels lie above those of good ones.
+
+    Each is counted in spreads, the distance of the 90 % quantile of good images from their median, so that what hardly
+    varies among good parts counts for more.
+
+    Args:
+      scores, peaks, differences: Of good images, as `learn_weights` takes them.
+
+    Raises:
+      ValueError: There is no image.
+    """
+    if not len(scores):
+        raise ValueError("spreads are those of good images: there is none")
+    others = [peaks] if differences is None else [peaks, differences]
+    features = [log_odds(np.asarray(scores)), *(np.asarray(each, np.float64) for each in others)]
+    middle, high = (np.array([np.quantile(each, share) for each in features]) for share in (0.5, 0.9))
+    weights = 1.0 / np.maximum(high - middle, _LEAST_SPREAD[: len(features)]) / len(features)
+    verdict, on_map, *on_pixels = (float(each) for each in weights)
+    return JointScore(verdict, on_map, -float(weights @ middle) - _MIDDLE, *on_pixels)
 
 
 def _regression(features: Float[np.ndarray, "n k"], labels: Bool[np.ndarray, " n"]) -> tuple[np.ndarray, float]:

@@ -23,7 +23,6 @@ from sage_jax.metrics.score_shifts import learn_shifts, shifted
 from sage_jax.process.checksums import sealed_json
 from sage_jax.process.files import replace_file
 from sage_jax.process.signals import Interrupted
-from sage_jax.stages.drawn_images import DrawnImages
 from sage_jax.stages.facts import told_images
 from sage_jax.stages.familiarity import learn_familiarity
 from sage_jax.stages.folder import RunFolder
@@ -63,7 +62,11 @@ def calibrate(stage: Stage) -> StageCost:
     joint = None
     try:
         if learnt_on := shares_to_learn_on(config, {label: len(images) for label, images in shown.items()}):
-            joint = _joint_score(stage, evaluator, name, shown, learnt_on)
+            rows = {
+                label: _rows(stage, evaluator, name, ChosenImages(shown[label], part), f"{label}_to_join")
+                for label, part in learnt_on.items()
+            }
+            joint = learn_joint_score(rows, log)
         responder = evaluator.responder.decoding_with(verdict_threshold=NOT_CALIBRATED, joint_score=joint)
         scoring = dataclasses.replace(evaluator, responder=responder)
         rest = {label: others(len(images), learnt_on.get(label)) for label, images in shown.items()}
@@ -95,21 +98,6 @@ def calibrate(stage: Stage) -> StageCost:
         escapes = "" if trade.escapes is None else f", escapes {trade.escapes:.1%} of the defective ones"
         log.line(f"  threshold {trade.threshold:.6f}: false alarms at most {trade.promised:.2%}{escapes}")
     return StageCost()
-
-
-def _joint_score(
-    stage: Stage, evaluator: Evaluator, name: str, shown: Mapping[str, Images], learnt_on: Mapping[str, Sequence[int]]
-) -> JointScore | None:
-    """How the score joins verdict, map and pixels, by some images of each label; by drawn defects where none have any.
-
-    Raises:
-      Interrupted: A signal has come; the rows that are done are kept.
-    """
-    taught: dict[str, Images] = {label: ChosenImages(shown[label], part) for label, part in learnt_on.items()}
-    if drawn := "defective" not in taught:
-        taught["defective"] = DrawnImages(taught["good"], stage.config.seed)
-    rows = {label: _rows(stage, evaluator, name, images, f"{label}_to_join") for label, images in taught.items()}
-    return learn_joint_score(rows, stage.log, drawn=drawn)
 
 
 def _calibrated(

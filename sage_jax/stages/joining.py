@@ -11,7 +11,7 @@ from scipy import special
 from sage_jax.config import Config
 from sage_jax.journal.run_log import RunLog
 from sage_jax.metrics.calibration import log_odds, supports
-from sage_jax.metrics.joint_score import learn_weights
+from sage_jax.metrics.joint_score import learn_weights, spread_weights
 from sage_jax.verdict import JointScore
 
 _LEAST: Final = {"good": 10, "defective": 5}
@@ -26,7 +26,7 @@ Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 def shares_to_learn_on(config: Config, numbers: Mapping[str, int]) -> dict[str, range]:
     """Images of each label, by number, that teach the score; none where the others would not support the rates.
 
-    Where there are too few defective ones, good ones alone: defects are drawn into these.
+    Where there are too few defective ones, good ones alone.
 
     Args:
       numbers: Images of each label.
@@ -46,31 +46,35 @@ def others(number: int, share: range | None) -> list[int]:
     return [index for index in range(number) if share is None or index not in share]
 
 
-def learn_joint_score(rows: Rows, log: RunLog, *, drawn: bool = False) -> JointScore | None:
-    """The weights that tell the images apart; None where too few of them can be read.
+def learn_joint_score(rows: Rows, log: RunLog) -> JointScore | None:
+    """The weights of verdict, map and pixels; None where too few images can be read, or nothing tells them apart.
 
     Args:
-      drawn: Whether the defects are drawn.
+      rows: Those that teach; of good images alone the weights are those of how far good ones spread.
     """
-    labelled = [(row, label == "defective") for label, found in rows.items() for row in found]
     if any(len(found) < _LEAST[label] for label, found in rows.items()):
         log.line("too few images can be read to join verdict and map: the score is the verdict's alone")
         return None
-    known = all(row.get("difference_peak") is not None for row, _ in labelled)
-    found = learn_weights(
-        [row["score"] for row, _ in labelled],
-        [row["map_peak"] for row, _ in labelled],
-        [defective for _, defective in labelled],
-        [row["difference_peak"] for row, _ in labelled] if known else None,
+    every = [(row, label == "defective") for label, found in rows.items() for row in found]
+    known = all(row.get("difference_peak") is not None for row, _ in every)
+    scores, peaks, apart = (
+        [row[name] for row, _ in every] if name != "difference_peak" or known else None
+        for name in ("score", "map_peak", "difference_peak")
     )
+    assert scores is not None and peaks is not None
+    numbers = f"{len(rows['good'])} good"
+    if "defective" in rows:
+        found = learn_weights(scores, peaks, [defective for _, defective in every], apart)
+        how = f"learnt on {numbers} and {len(rows['defective'])} defective images"
+    else:
+        found, how = spread_weights(scores, peaks, apart), f"by how far {numbers} images spread"
     if not (found.verdict or found.map or found.difference):
         log.line("neither verdict nor map tells these images apart: the score is the verdict's alone")
         return None
     pixels = f"+ {found.difference:.3f} x largest difference of pixels " if found.difference else ""
     log.line(
         f"score: sigmoid({found.verdict:.3f} x log-odds of the verdict + {found.map:.3f} x peak of the map {pixels}"
-        f"{found.offset:+.3f}), learnt on {len(rows['good'])} good and {len(rows['defective'])} defective images"
-        f"{', whose defects are drawn' if drawn else ''}"
+        f"{found.offset:+.3f}), {how}"
     )
     return found
 

@@ -8,7 +8,7 @@ from scipy import special
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from sage_jax.metrics.joint_score import learn_weights
+from sage_jax.metrics.joint_score import learn_weights, spread_weights
 from sage_jax.verdict import JointScore
 
 
@@ -76,3 +76,44 @@ def test_no_weight_is_below_zero_and_images_that_a_line_parts_have_finite_ones()
 def test_one_label_alone_teaches_nothing() -> None:
     with pytest.raises(ValueError, match="one kind is lacking"):
         learn_weights([0.1, 0.2], [0.1, 0.2], [False, False])
+
+
+@pytest.mark.parametrize("registered", [False, True])
+def test_good_images_alone_weigh_by_their_spread(registered: bool) -> None:
+    rng = np.random.default_rng(7)
+    scores, peaks, apart = (
+        special.expit(rng.normal(-4.0, 1.5, 80)),
+        rng.uniform(0.0, 0.4, 80),
+        rng.uniform(0.1, 0.6, 80),
+    )
+    found = spread_weights(list(scores), list(peaks), list(apart) if registered else None)
+    features = [special.logit(scores), peaks, apart][: 2 + registered]
+    spreads = [(np.sort(each) - np.median(each)) @ _at(0.9, 80) for each in features]
+    above = np.mean([(each - np.median(each)) / spread for each, spread in zip(features, spreads, strict=True)], axis=0)
+    np.testing.assert_allclose(joined(found, scores, peaks, apart), special.expit(above - 2.0), rtol=1e-6)
+    assert (found.difference > 0.0) == registered
+
+
+def _at(share: float, number: int) -> np.ndarray:
+    """Weights of sorted values in a quantile, linear between two of them."""
+    place = share * (number - 1)
+    return np.clip(1.0 - np.abs(np.arange(number) - place), 0.0, None)
+
+
+def test_weights_by_spread_tell_unseen_images_apart_better_than_any_part_of_the_score() -> None:
+    def draw(number: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        scores, peaks, defective = _images(number, seed)
+        return scores, peaks, np.random.default_rng(seed).normal(np.where(defective, 0.45, 0.2), 0.15), defective
+
+    scores, peaks, apart, defective = draw(120, 8)
+    found = spread_weights(*(list(each[~defective]) for each in (scores, peaks, apart)))
+    *parts, defective = draw(3000, 9)
+    alone = [roc_auc_score(defective, each) for each in parts]
+    assert roc_auc_score(defective, joined(found, *parts)) > max(alone) + 0.04
+
+
+def test_what_hardly_varies_among_good_images_has_no_weight_without_end() -> None:
+    found = spread_weights([1e-6] * 20, [0.1] * 20, [0.3] * 20)
+    np.testing.assert_allclose([found.verdict, found.map, found.difference], np.array([2.0, 50.0, 50.0]) / 3.0)
+    with pytest.raises(ValueError, match="there is none"):
+        spread_weights([], [])

@@ -15,6 +15,7 @@ import sage_jax
 from sage_jax.config import CalibrateConfig, DataConfig
 from sage_jax.data.sources.generated import draw
 from sage_jax.errors import UserError
+from sage_jax.metrics.joint_score import spread_weights
 from sage_jax.process.checksums import open_json, sealed_json
 from sage_jax.stages import joining
 from sage_jax.stages.calibration import threshold_of
@@ -234,22 +235,20 @@ def test_a_score_of_verdict_and_map_is_learnt_on_some_images_and_calibrated_on_t
     assert "the score joins the verdict with the map" in report
 
 
-def test_without_defective_images_the_score_is_learnt_on_drawn_defects(
+def test_without_defective_images_the_score_is_joined_by_the_spread_of_good_ones(
     run_folder: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(joining, "_LEAST", {"good": 8, "defective": 4})
     folder = Path(shutil.copytree(run_folder, tmp_path / "run"))
     made = sage_jax.calibrate(folder, parts / "good", references=parts / "good" / "00.png", false_alarm_rate=0.1)
     assert (made["num_good"], made["num_defective"]) == (16, 0) and made["escape_bound"] is None
-    good, drawn, rest = (
-        [row["image"] for row in read_jsonl(folder / "calibration" / name / "inspection.jsonl")]
-        for name in ("good_to_join", "defective_to_join", "good")
-    )
-    assert len(good) == len(drawn) == 8 and len(rest) == 16 and not set(good) & set(rest)
-    assert [each.partition("#drawn-")[0] for each in drawn] == good
+    taught, rest = (read_jsonl(folder / "calibration" / name / "inspection.jsonl") for name in ("good_to_join", "good"))
+    assert len(taught) == 8 and len(rest) == 16
+    assert not {row["image"] for row in taught} & {row["image"] for row in rest}
+    found = spread_weights([row["score"] for row in taught], [row["map_peak"] for row in taught])
+    assert made["joint_score"] == dataclasses.asdict(found) and found.verdict > 0.0 and found.map > 0.0
     log = (folder / "log.txt").read_text(encoding="utf-8")
-    assert "learnt on 8 good and 8 defective images, whose defects are drawn" in log
-    assert "what joining brings is not known" in log
+    assert "by how far 8 good images spread" in log and "what joining brings is not known" in log
 
 
 def test_kinds_of_parts_are_calibrated_each_by_itself(run_folder: Path, tmp_path: Path) -> None:

@@ -71,6 +71,12 @@ def test_the_gain_is_told_beside_what_is_joined(tmp_path: Path, registered: bool
         odds = joint.verdict * special.logit(row["score"]) + joint.map * (row["map_peak"] or 0.0) + joint.offset
         return float(special.expit(odds + joint.difference * (row["difference_peak"] or 0.0)))
 
+    by_spread = None
+    with RunLog(tmp_path, "calibrate") as log:
+        by_spread = learn_joint_score({"good": found["good"]}, log)
+        assert learn_joint_score({"good": found["good"][:9]}, log) is None
+    assert by_spread is not None and (by_spread.difference > 0.0) == registered
+    assert "by how far 40 good images spread" in (tmp_path / "log.txt").read_text()
     gain = told_gain({label: [{**row, "score": joined(row)} for row in part] for label, part in found.items()}, joint)
     values = {name.rpartition(" ")[0]: float(name.rpartition(" ")[2]) for name in gain.partition(": ")[2].split(", ")}
     labels = np.repeat([False, True], [40, 30])
