@@ -1,4 +1,4 @@
-"""Share of images that a calibrated run calls unsure: further images like its own, and photographs of other things.
+"""Share of images that a calibrated run calls unsure: images like its own, under another lamp, and of other things.
 
     pip install scikit-image
     python -m bench.unfamiliar --run runs/deeppcb_0 --folder boards_good
@@ -6,7 +6,9 @@
 
 `--folder` is what bench/board_folders.py or bench/product_folders.py wrote, and the run has been calibrated on its
 `calibrate/`. The photographs are those that come with scikit-image, each whole and its four corners, compared with the
-folder's first reference; or nothing is compared, `--alone`, where the run was calibrated without references.
+folder's first reference; or nothing is compared, `--alone`, where the run was calibrated without references. The good
+images are shown once more under each of `LAMPS`, beside references under the old one; `--others` names a folder of
+images of another product, compared with the first reference too.
 
 Beside each share stands that of the simplest rival: the median of the absolute difference to the reference, in grey
 levels, against its own conformal limit at 2 % on the same calibration images.
@@ -33,6 +35,9 @@ PHOTOGRAPHS: Final = (
     "hubble_deep_field", "immunohistochemistry", "moon", "page", "rocket", "text",
 )  # fmt: skip
 
+LAMPS: Final = ((1.1, 0.0), (1.4, 40.0), (0.6, 0.0))
+"""Factor of grey levels, and what is added to them: a little brighter, much brighter, darker."""
+
 
 def main() -> None:
     """Prints the shares."""
@@ -40,6 +45,7 @@ def main() -> None:
     parser.add_argument("--run", required=True, help="a calibrated run")
     parser.add_argument("--folder", required=True, help="what bench/board_folders.py or bench/product_folders.py wrote")
     parser.add_argument("--most", type=int, default=200, help="most crops of each kind")
+    parser.add_argument("--others", help="a folder of images of another product")
     parser.add_argument("--alone", action="store_true", help="without references, as the run was calibrated")
     options = parser.parse_args()
     inspector, folder = sage_jax.load(options.run), Path(options.folder)
@@ -53,13 +59,30 @@ def main() -> None:
             found.append(inspector.inspect(path, references=None if options.alone else reference))
             apart.append(_apart(path, reference))
         _print(f"like its own, {kind}", found, apart, limit)
+    good = sorted((folder / "test/good").iterdir())[: options.most]
+    references = [folder / "references/test/good" / path.name for path in good]
+    for factor, added in LAMPS:
+        lit = [_under_a_lamp(path, factor, added) for path in good]
+        pairs = zip(lit, [None] * len(lit) if options.alone else references, strict=True)
+        found = [inspector.inspect(pixels, references=each) for pixels, each in pairs]
+        apart = [_apart(pixels, each) for pixels, each in zip(lit, references, strict=True)]
+        _print(f"good under another lamp, x {factor:g} {added:+g}", found, apart, limit)
     reference = sorted((folder / "references/test/good").iterdir())[0]
+    if options.others:
+        others = sorted(path for path in Path(options.others).rglob("*") if path.is_file())[: options.most]
+        found = list(inspector.inspect_many(others, None if options.alone else reference))
+        _print("another product", found, [_apart(path, reference) for path in others], limit)
     far = list(photographs(Image.open(reference).width))
     given = None if options.alone else reference
     found = list(inspector.inspect_many((pixels for _, pixels in far), given))
     _print("photographs of other things", found, [_apart(pixels, reference) for _, pixels in far], limit)
     called = [f"{name} ({one.score:.3f})" for (name, _), one in zip(far, found, strict=True) if one.verdict != "unsure"]
     print(f"not called unsure: {', '.join(called) or 'none'}")
+
+
+def _under_a_lamp(path: Path, factor: float, added: float) -> UInt8[np.ndarray, "H W 3"]:
+    pixels = np.asarray(Image.open(path).convert("RGB"), np.float32)
+    return np.clip(pixels * factor + added, 0.0, 255.0).round().astype(np.uint8)
 
 
 def photographs(side: int) -> Iterator[tuple[str, UInt8[np.ndarray, "H W 3"]]]:
