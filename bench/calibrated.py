@@ -22,8 +22,8 @@ from sklearn.metrics import roc_auc_score
 
 import sage_jax
 from sage_jax.axes import Bool, Float
-from sage_jax.metrics.calibration import conformal_threshold
-from sage_jax.metrics.score_shifts import shifted
+from sage_jax.metrics.calibration import conformal_threshold, log_odds
+from sage_jax.metrics.joint_score import SMALLEST
 from sage_jax.verdict import JointScore
 
 
@@ -81,11 +81,8 @@ def _parts(
 
 
 def _joined(parts: dict[str, Float[np.ndarray, " n"]], joint: JointScore) -> Float[np.ndarray, " n"]:
-    apart = joint.difference * parts["difference"] if "difference" in parts else 0.0
-    return shifted(
-        special.expit(joint.verdict * special.logit(np.clip(parts["verdict"], 1e-12, 1.0 - 1e-7))),
-        joint.map * parts["map"] + apart + joint.offset,
-    )
+    odds = joint.verdict * log_odds(parts["verdict"], SMALLEST) + joint.map * parts["map"] + joint.offset
+    return special.expit(odds + joint.difference * parts.get("difference", np.zeros(len(odds))))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ class JointScore:
     pixels (`evaluation.baselines`), as share of the range of grey levels.
 
     Attributes:
-      verdict, map, offset, difference: The weights, learnt on labelled images (`metrics.joint_score`).
+      verdict, map, offset, difference: The weights, by labelled images or by good ones alone (`metrics.joint_score`).
     """
 
     verdict: float
@@ -29,12 +29,22 @@ class JointScore:
     difference: float = 0.0
 
 
+UNKNOWN_CATEGORY: Final = "part"
+"""Of images about which nobody says what they show."""
+
+
+def kind_of_part(category: str) -> str:
+    """A category as one kind however it is spelled: `Metal_Nut` is `metal nut`; "" where nobody says what it is."""
+    kind = " ".join(category.replace("_", " ").lower().split())
+    return "" if kind == UNKNOWN_CATEGORY else kind
+
+
 @dataclasses.dataclass(frozen=True)
 class ScoreShifts:
     """What is added to the log-odds of an image's score by its kind of part, so that one threshold serves all kinds.
 
     Attributes:
-      of_category: By name, of the kinds that were calibrated each by itself.
+      of_category: Of the kinds that were calibrated each by itself, by `kind_of_part`.
       others: Of all other images.
     """
 
@@ -43,7 +53,11 @@ class ScoreShifts:
 
     def of(self, category: str) -> float:
         """What is added to the log-odds of an image's score."""
-        return self.of_category.get(category, self.others)
+        return self.of_category.get(kind_of_part(category), self.others)
+
+    def covers(self, category: str) -> bool:
+        """Whether a promise holds of images of this kind: it was calibrated by itself, or none was."""
+        return not self or kind_of_part(category) in self.of_category
 
     def __bool__(self) -> bool:
         return bool(self.of_category) or self.others != 0.0

@@ -34,11 +34,11 @@ def difference_map(record: Record, longest: int = 0) -> Float[np.ndarray, "H W"]
     """
     if not record.references:
         raise ValueError(f"record {record.record_id} has no reference to differ from")
-    test = _shrunk(remembered_rgb(record.test_image, name=record.test_path, keep=False), longest)
-    found = []
+    whole = remembered_rgb(record.test_image, name=record.test_path, keep=False)
+    test, found = _shrunk(whole, longest).astype(np.float32), []
     for each in record.references:
-        reference = remembered_rgb(each.image, name=each.path, keep=False)
-        apart = np.abs(test.astype(np.float32) - _resized(reference, test.shape[:2])).mean(axis=-1)
+        reference = _stretched(remembered_rgb(each.image, name=each.path, keep=False), whole.shape[:2])
+        apart = np.abs(test - _shrunk(reference, longest)).mean(axis=-1)
         found.append(np.asarray(ndimage.gaussian_filter(apart, BLUR_PX, mode="nearest"), np.float32))
     return np.minimum.reduce(found)
 
@@ -57,11 +57,10 @@ def _shrunk(image: UInt8[np.ndarray, "H W 3"], longest: int) -> UInt8[np.ndarray
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
 
 
-def _resized(image: UInt8[np.ndarray, "H W 3"], shape: tuple[int, ...]) -> Float[np.ndarray, "H W 3"]:
+def _stretched(image: UInt8[np.ndarray, "H W 3"], shape: tuple[int, ...]) -> UInt8[np.ndarray, "H W 3"]:
     if image.shape[:2] == shape:
-        return image.astype(np.float32)
-    stretched = Image.fromarray(image).resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
-    return np.asarray(stretched, np.float32)
+        return image
+    return np.asarray(Image.fromarray(image).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
 
 
 class DifferenceMaps(Sequence[np.ndarray]):

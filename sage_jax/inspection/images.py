@@ -17,9 +17,7 @@ from sage_jax.data.images import SUFFIXES, remembered_rgb
 from sage_jax.data.records import PAIR_TYPES, Record, Reference
 from sage_jax.data.registration import registered
 from sage_jax.process.shortages import raise_if_lacking
-
-UNKNOWN_CATEGORY: Final = "part"
-"""Of images about which nobody says what they show."""
+from sage_jax.verdict import UNKNOWN_CATEGORY
 
 _LIST_SUFFIXES: Final = (".txt", ".lst", ".list")
 _KEPT_REFERENCES: Final = 8

@@ -45,12 +45,16 @@ class Threshold:
             return None
         return float(found.probability(np.array([score]))[0])
 
-    def promise_with(self, num_references: int) -> str:
-        """The promise for an image compared with so many references."""
+    def promise_with(self, num_references: int, category: str) -> str:
+        """The promise for an image of a kind of part, compared with so many references."""
         number = self.num_references
-        if self.calibration is None or number == num_references:
+        if self.calibration is None:
             return self.promise
-        return f"none: the calibration is of images with up to {number} references, not {num_references}"
+        if number != num_references:
+            return f"none: the calibration is of images with up to {number} references, not {num_references}"
+        if not self.shifts.covers(category):
+            return f"none: the calibration is of other kinds of parts than {category or 'one without a name'}"
+        return self.promise
 
 
 class FactTeller(Protocol):
@@ -106,6 +110,14 @@ class InspectionModel:
             for with_reference, threshold in thresholds.items()
         }
         self._references = cached_references(evaluator, one_for_all=True)
+
+    @property
+    def revision(self) -> str:
+        """Hash of all that decides a finding: the model, its thresholds and what they are of, and its maps."""
+        decided = [(compared, each.value, each.joint_score, each.shifts) for compared, each in self.thresholds.items()]
+        return self.evaluator.digest(
+            thresholds=repr(sorted(decided, key=repr)), maps=self.evaluator.config.evaluate.map_detail
+        )
 
     def findings(self, inputs: Sequence[InputImage], questions: Sequence[str], *, rows: int) -> Iterator[Inspection]:
         """The findings on images in order, in batches of a fixed number of rows; unreadable images get theirs too.

@@ -11,9 +11,9 @@ from PIL import Image
 from sage_jax.axes import UInt8
 from sage_jax.data.images import remembered_rgb, shrink
 from sage_jax.data.records import Record, Reference
-from sage_jax.inspection.images import UNKNOWN_CATEGORY
 from sage_jax.metrics.image_look import Look, Patches, look_at, measured_side, patch_statistics
 from sage_jax.process.recently_used import RecentlyUsed
+from sage_jax.verdict import kind_of_part
 
 _MOST_REFERENCES: Final = 8
 """References that an image must match; of more, the first."""
@@ -30,8 +30,7 @@ def look_of(record: Record, shrink_px: int) -> Look:
     """
     pixels = _shrunk(remembered_rgb(record.test_image, name=record.test_path, keep=False), shrink_px)
     references = [_patches_of(each, shrink_px) for each in record.references[:_MOST_REFERENCES]]
-    category = " ".join(record.category.replace("_", " ").lower().split())
-    return look_at(pixels, patches_of(pixels), references, "" if category == UNKNOWN_CATEGORY else category)
+    return look_at(pixels, patches_of(pixels), references, kind_of_part(record.category))
 
 
 def _shrunk(pixels: UInt8[np.ndarray, "H W 3"], shrink_px: int) -> UInt8[np.ndarray, "_ _ 3"]:

@@ -228,9 +228,9 @@ def _trades(groups: Sequence[np.ndarray], missed: np.ndarray) -> tuple[Trade, ..
     return tuple(dict.fromkeys(found))
 
 
-def log_odds(scores: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Log-odds of scores, kept finite by `RESOLUTION`."""
-    return special.logit(np.clip(np.asarray(scores, np.float64), RESOLUTION, 1.0 - RESOLUTION))
+def log_odds(scores: Float[np.ndarray, " n"], smallest: float = RESOLUTION) -> Float[np.ndarray, " n"]:
+    """Log-odds of scores, kept finite by telling those nearer to 0 and 1 than `smallest` apart no further."""
+    return special.logit(np.clip(np.asarray(scores, np.float64), smallest, 1.0 - smallest))
 
 
 def _platt(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:

@@ -15,6 +15,8 @@ from sage_jax.verdict import JointScore
 _RIDGE: Final = 1.0
 """Penalty on the weights of standardised features: images that a line tells apart give no weights without end."""
 
+SMALLEST: Final = 1e-12
+"""Scores nearer to 0 and 1 are told apart no further; the devices do not round log-odds of confident models."""
 _LEAST_SPREAD: Final = (0.5, 0.02, 0.02)
 """Of log-odds, of the map's peak and of the pixels' difference: less tells nothing of a part."""
 _MIDDLE: Final = 2.0
@@ -44,7 +46,9 @@ def learn_weights(
     if labels.all() or not labels.any():
         raise ValueError("weights are learnt on good and defective images: one kind is lacking")
     others = [peaks] if differences is None else [peaks, differences]
-    features = np.stack([log_odds(np.asarray(scores)), *(np.asarray(each, np.float64) for each in others)], axis=1)
+    features = np.stack(
+        [log_odds(np.asarray(scores), SMALLEST), *(np.asarray(each, np.float64) for each in others)], axis=1
+    )
     middle, spread = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-6)
     weights, offset = _regression((features - middle) / spread, labels)
     verdict, on_map, *on_pixels = (float(each) for each in weights / spread)
@@ -68,7 +72,7 @@ def spread_weights(
     if not len(scores):
         raise ValueError("spreads are those of good images: there is none")
     others = [peaks] if differences is None else [peaks, differences]
-    features = [log_odds(np.asarray(scores)), *(np.asarray(each, np.float64) for each in others)]
+    features = [log_odds(np.asarray(scores), SMALLEST), *(np.asarray(each, np.float64) for each in others)]
     middle, high = (np.array([np.quantile(each, share) for each in features]) for share in (0.5, 0.9))
     weights = 1.0 / np.maximum(high - middle, _LEAST_SPREAD[: len(features)]) / len(features)
     verdict, on_map, *on_pixels = (float(each) for each in weights)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 import numpy as np
 from scipy import special
 
 from sage_jax.axes import Float
-from sage_jax.metrics.calibration import RESOLUTION, CalibrationError, conformal_threshold
+from sage_jax.metrics.calibration import RESOLUTION, CalibrationError, conformal_threshold, log_odds
+from sage_jax.metrics.joint_score import SMALLEST
 from sage_jax.verdict import ScoreShifts
-
-_SMALLEST: Final = 1e-12
-"""Scores nearer to 0 and 1 are told apart no further."""
 
 
 def learn_shifts(good: Mapping[str, Sequence[float]], *, false_alarm_rate: float) -> ScoreShifts:
@@ -47,4 +44,4 @@ def learn_shifts(good: Mapping[str, Sequence[float]], *, false_alarm_rate: float
 
 def shifted(scores: Sequence[float], shift: float) -> Float[np.ndarray, " n"]:
     """Scores with so much added to their log-odds."""
-    return special.expit(special.logit(np.clip(np.asarray(scores, np.float64), _SMALLEST, 1.0 - _SMALLEST)) + shift)
+    return special.expit(log_odds(np.asarray(scores), SMALLEST) + shift)

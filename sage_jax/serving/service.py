@@ -95,7 +95,7 @@ class Service:
     def __init__(self, model: InspectionModel, options: ServeConfig, references: ReferenceImages) -> None:
         self.model, self.options, self.references = model, options, references
         self.state = "warming"
-        self.revision = model.evaluator.digest()
+        self.revision = model.revision
         self._rows = tuple(sorted({model.evaluator.responder.rows(rows) for rows in options.rows}))
         self._threads = options.threads if model.evaluator.responder.num_devices == 1 else 1
         self._queue = JobQueue(options.queue_size)

@@ -94,7 +94,9 @@ class ModelName(BaseModel):
 
     name: str
     stage: str = Field(description="Training stage.")
-    revision: str = Field(description="Hash of all that decides an answer: weights, tokenizer, vocabulary, decoding.")
+    revision: str = Field(
+        description="Hash of all that decides an answer: weights, tokenizer, vocabulary, decoding, threshold."
+    )
 
 
 class InspectAnswer(BaseModel):
@@ -161,7 +163,9 @@ def inspect_answer(found: Finding, service: Service, map_kind: MapKind, start: f
         verdict=one.verdict,
         score=one.score,
         probability=threshold.probability(one.score),
-        threshold=UsedThreshold(value=threshold.value, promise=threshold.promise_with(one.num_references)),
+        threshold=UsedThreshold(
+            value=threshold.value, promise=threshold.promise_with(one.num_references, one.category)
+        ),
         reason=one.reason,
         doubt=one.doubt,
         answers=[Answer(question=question, answer=answer) for question, answer in one.answers],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from sage_jax.inspection import inspect as inspection
 from sage_jax.inspection.images import ChosenImages, Images, References, UserImages, find_images
 from sage_jax.inspection.inspection_model import Threshold
 from sage_jax.journal.calibration_plot import plot_calibration
+from sage_jax.journal.run_log import RunLog
 from sage_jax.metrics.calibration import Calibration, CalibrationError, Trade
 from sage_jax.metrics.calibration import calibrate as calibrate_scores
 from sage_jax.metrics.score_shifts import learn_shifts, shifted
@@ -29,7 +30,7 @@ from sage_jax.stages.folder import RunFolder
 from sage_jax.stages.joining import learn_joint_score, others, shares_to_learn_on, told_gain
 from sage_jax.stages.provenance import log_changes
 from sage_jax.stages.run import Stage, StageCost
-from sage_jax.verdict import JointScore, ScoreShifts
+from sage_jax.verdict import JointScore, ScoreShifts, kind_of_part
 
 PLOT: Final = "calibration.png"
 NOT_CALIBRATED: Final = 0.5
@@ -76,7 +77,7 @@ def calibrate(stage: Stage) -> StageCost:
     except Interrupted as stopped:
         return StageCost(interrupted=str(stopped))
     try:
-        found, shifts, scores = _calibrated(found_rows, config.calibrate)
+        found, shifts, scores = _calibrated(found_rows, config.calibrate, log)
     except CalibrationError as error:
         raise ConfigError(f"calibrate.good = {config.calibrate.good}: {error}") from None
     made_for = {"stage": name, "model": evaluator.digest(), "with_reference": bool(_references(config))}
@@ -90,8 +91,10 @@ def calibrate(stage: Stage) -> StageCost:
     replace_file(run.folder.calibration, json.dumps(sealed_json(content), indent=1) + "\n")
     plot_calibration(found, scores["good"], scores.get("defective", []), run.folder.path / PLOT)
     log.line(f"threshold {found.threshold:.6f}: {promise_of(found, joint, shifts)}")
-    for category, shift in shifts.of_category.items():
-        log.line(f"  {category}: threshold {special.expit(-shift):.6f} of its scores before they were shifted")
+    for kind, shift in shifts.of_category.items():
+        log.line(
+            f"  {_named_kinds([kind])}: threshold {special.expit(-shift):.6f} of its scores before they were shifted"
+        )
     if joint is not None:
         log.line(told_gain(found_rows, joint))
     for trade in found.trades:
@@ -101,20 +104,39 @@ def calibrate(stage: Stage) -> StageCost:
 
 
 def _calibrated(
-    rows: Mapping[str, Sequence[Mapping[str, Any]]], options: CalibrateConfig
+    rows: Mapping[str, Sequence[Mapping[str, Any]]], options: CalibrateConfig, log: RunLog
 ) -> tuple[Calibration, ScoreShifts, dict[str, list[float]]]:
-    """What scores tell of a threshold, the shifts of kinds of parts, and the shifted scores by label."""
+    """What scores tell of a threshold, the shifts of kinds of parts, and the shifted scores by label.
+
+    Where kinds are calibrated each by itself, images of others count for nothing: nothing is promised of them.
+    """
     by_kind = dict[str, list[float]]()
     for row in rows["good"]:
-        by_kind.setdefault(row["category"], []).append(row["score"])
+        by_kind.setdefault(kind_of_part(row["category"]), []).append(row["score"])
     shifts = ScoreShifts()
     if options.by_category:
         shifts = learn_shifts(by_kind, false_alarm_rate=options.false_alarm_rate)
-    scores = {label: shifted_scores(found, shifts) for label, found in rows.items()}
-    groups = [shifted(by_kind[category], shift).tolist() for category, shift in shifts.of_category.items()]
+    if len(by_kind) > 1 and options.by_category:
+        counts = {kind: len(scores) for kind, scores in by_kind.items() if not shifts.covers(kind) or not shifts}
+        if counts:
+            log.line(f"kinds without a threshold of their own, for want of good images: {_named_kinds(counts)}")
+    counted = {label: [row for row in found if shifts.covers(row["category"])] for label, found in rows.items()}
+    for label, found in rows.items():
+        if left_out := len(found) - len(counted[label]):
+            log.line(
+                f"{left_out} of {len(found)} {label} images are of kinds without a threshold of their own and do not "
+                "count: lay them in folders of their kind's name, as the good ones"
+            )
+    scores = {label: shifted_scores(found, shifts) for label, found in counted.items()}
+    groups = [shifted(by_kind[kind], shift).tolist() for kind, shift in shifts.of_category.items()]
     rates = {"false_alarm_rate": options.false_alarm_rate, "escape_rate": options.escape_rate}
-    found = calibrate_scores(scores["good"], scores.get("defective", []), groups=groups, **rates)
-    return found, shifts, scores
+    return calibrate_scores(scores["good"], scores.get("defective", []), groups=groups, **rates), shifts, scores
+
+
+def _named_kinds(kinds: Iterable[str] | Mapping[str, int]) -> str:
+    """Kinds of parts in words, with the number of their images where that is given."""
+    numbers = kinds if isinstance(kinds, Mapping) else {}
+    return ", ".join(f"{kind or 'no named kind'}{f' ({numbers[kind]})' if numbers else ''}" for kind in kinds)
 
 
 def shifted_scores(rows: Sequence[Mapping[str, Any]], shifts: ScoreShifts) -> list[float]:
@@ -179,8 +201,9 @@ def promise_of(found: Calibration, joint: JointScore | None = None, shifts: Scor
     good = f"of further good images like the {found.num_good} calibrated on, {found.promised:.2%} or fewer are called "
     text = f"{good}defective, on average over calibrations"
     if shifts:
-        text += f", of each of these kinds by itself: {', '.join(shifts.of_category)}; of others nothing is promised"
-    text += "" if joint is None else "; the score joins the verdict with the map"
+        text += f", of each of these kinds by itself: {_named_kinds(list(shifts.of_category))}; of others nothing is promised"
+    if joint is not None:
+        text += "; the score joins the verdict with the map" + (" and the pixels" if joint.difference else "")
     if found.escape_bound is None:
         return f"{text}; of escapes nothing is known without defective images"
     seen = f"{found.escapes} of {found.num_defective} defective ones escaped"
@@ -211,6 +234,8 @@ def threshold_of(
         return Threshold(NOT_CALIBRATED, "none: nobody chose the threshold; `sage-jax calibrate` does")
     try:
         found, made_for = _calibration(content), (content["stage"], content["model"], content["with_reference"])
+        joint = JointScore(**content["joint_score"]) if content.get("joint_score") else None
+        shifts = ScoreShifts(**(content.get("shifts") or {}))
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{folder.calibration}: lacks {error}: delete it, and calibrate again") from None
     if made_for[:2] != (stage, evaluator.digest()):
@@ -223,8 +248,6 @@ def threshold_of(
     if with_reference and as_configured and number != config.num_references:
         why = f"none: the calibration is of images with up to {number} references, not {config.num_references}"
         return Threshold(NOT_CALIBRATED, why)
-    joint = JointScore(**content["joint_score"]) if content.get("joint_score") else None
-    shifts = ScoreShifts(**content.get("shifts", {}))
     promise = promise_of(found, joint, shifts)
     return Threshold(found.threshold, promise, found, number if with_reference else 0, joint, shifts)
 

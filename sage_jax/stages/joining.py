@@ -11,7 +11,7 @@ from scipy import special
 from sage_jax.config import Config
 from sage_jax.journal.run_log import RunLog
 from sage_jax.metrics.calibration import log_odds, supports
-from sage_jax.metrics.joint_score import learn_weights, spread_weights
+from sage_jax.metrics.joint_score import SMALLEST, learn_weights, spread_weights
 from sage_jax.verdict import JointScore
 
 _LEAST: Final = {"good": 10, "defective": 5}
@@ -26,7 +26,7 @@ Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 def shares_to_learn_on(config: Config, numbers: Mapping[str, int]) -> dict[str, range]:
     """Images of each label, by number, that teach the score; none where the others would not support the rates.
 
-    Where there are too few defective ones, good ones alone.
+    Where there are too few defective ones, or the others would be too few, good ones alone.
 
     Args:
       numbers: Images of each label.
@@ -35,10 +35,13 @@ def shares_to_learn_on(config: Config, numbers: Mapping[str, int]) -> dict[str, 
     if not options.join_map or not (options.references or config.inspect.references):
         return {}
     shares = {label: range(every - 1, numbers.get(label, 0), every) for label, every in _EVERY.items()}
-    shares = {label: share for label, share in shares.items() if len(share) >= _LEAST[label]}
-    left = {label: numbers.get(label, 0) - len(shares.get(label, ())) for label in _EVERY}
     rates = {"false_alarm_rate": options.false_alarm_rate, "escape_rate": options.escape_rate}
-    return shares if "good" in shares and supports(left["good"], left["defective"], **rates) else {}
+    for labels in (("good", "defective"), ("good",)):
+        taught = {label: shares[label] for label in labels if len(shares[label]) >= _LEAST[label]}
+        left = {label: numbers.get(label, 0) - len(taught.get(label, ())) for label in _EVERY}
+        if len(taught) == len(labels) and supports(left["good"], left["defective"], **rates):
+            return taught
+    return {}
 
 
 def others(number: int, share: range | None) -> list[int]:
@@ -52,7 +55,8 @@ def learn_joint_score(rows: Rows, log: RunLog) -> JointScore | None:
     Args:
       rows: Those that teach; of good images alone the weights are those of how far good ones spread.
     """
-    if any(len(found) < _LEAST[label] for label, found in rows.items()):
+    rows = {label: found for label, found in rows.items() if len(found) >= _LEAST[label]}
+    if "good" not in rows:
         log.line("too few images can be read to join verdict and map: the score is the verdict's alone")
         return None
     every = [(row, label == "defective") for label, found in rows.items() for row in found]
@@ -88,7 +92,7 @@ def told_gain(rows: Rows, joint: JointScore) -> str:
         return "of the other images none that can be read are defective: what joining brings is not known"
     every = [row for found in rows.values() for row in found]
     scores, peaks = np.array([row["score"] for row in every]), np.array([row["map_peak"] for row in every])
-    named, odds = {"joined": scores, "the map": peaks}, log_odds(scores) - joint.map * peaks - joint.offset
+    named, odds = {"joined": scores, "the map": peaks}, log_odds(scores, SMALLEST) - joint.map * peaks - joint.offset
     if joint.difference:
         named["difference of pixels"] = np.array([row["difference_peak"] for row in every])
         odds = odds - joint.difference * named["difference of pixels"]

@@ -135,9 +135,10 @@ class Learnt:
             return found
         for label in ("good", "defective"):
             path = run.folder.path / "calibration" / label / "inspection.jsonl"
-            rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
+            known = path.is_file() and content[f"num_{label}"]  # or else the rows are those of an earlier calibration
+            rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if known else []
             readable = [row for row in rows if row["score"] is not None]
-            scores = shifted_scores(readable, ScoreShifts(**content.get("shifts", {})))
+            scores = shifted_scores(readable, ScoreShifts(**(content.get("shifts") or {})))
             found[f"calibration_{label}"] = {
                 row["image"]: [float((score >= content["threshold"]) == (label == "defective"))]
                 for row, score in zip(readable, scores, strict=True)

@@ -89,6 +89,8 @@ def test_large_images_are_compared_at_a_bounded_size() -> None:
     record, mask = make_pair(1536, 2048)
     found = anomaly_map(record, lower_right(0.9), make_config())
     assert found.values.shape == found.tokens.shape == (1536, 2048)
+    same = dataclasses.replace(record, test_image=record.reference_image or b"")
+    assert difference_peak(same) == 0.0 and not anomaly_map(same, lower_right(0.9), make_config()).values.any()
     small, _ = make_pair(768, 1024)
     alike = np.abs(anomaly_map(small, lower_right(0.9), make_config()).values[::4, ::4] - found.values[::8, ::8])
     assert np.median(found.values[mask]) > 0.7 and np.quantile(alike, 0.99) < 0.1

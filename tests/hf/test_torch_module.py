@@ -178,6 +178,7 @@ def test_maps_drawn_finer_are_those_of_the_package(size: tuple[int, int], max_ti
     np.testing.assert_allclose(processor.anomaly_map(*shown), expected.values, atol=1e-5)
     np.testing.assert_allclose(processor.anomaly_map(*shown[:2]), expected.tokens, atol=1e-6)
     assert np.abs(expected.values - expected.tokens).max() > 0.1
+    assert not processor.anomaly_map(shown[0], similarity, shown[0]).any(), "an image is like itself, of any size"
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "CMYK", "I;16", "1", "turned"])

@@ -112,6 +112,14 @@ def test_weights_by_spread_tell_unseen_images_apart_better_than_any_part_of_the_
     assert roc_auc_score(defective, joined(found, *parts)) > max(alone) + 0.04
 
 
+def test_a_confident_verdict_is_weighed_by_its_own_spread() -> None:
+    """Log-odds far below those of the smallest step between thresholds, which the devices do not round either."""
+    odds = np.random.default_rng(10).normal(-20.0, 3.0, 200)
+    found = spread_weights(special.expit(odds).tolist(), [0.1] * 200)
+    wanted = 0.5 / (np.quantile(odds, 0.9) - np.median(odds))
+    assert found.verdict == pytest.approx(wanted, rel=1e-6)
+
+
 def test_what_hardly_varies_among_good_images_has_no_weight_without_end() -> None:
     found = spread_weights([1e-6] * 20, [0.1] * 20, [0.3] * 20)
     np.testing.assert_allclose([found.verdict, found.map, found.difference], np.array([2.0, 50.0, 50.0]) / 3.0)

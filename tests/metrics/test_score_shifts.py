@@ -75,6 +75,9 @@ def test_kinds_of_few_images_and_of_hopeless_scores_have_the_threshold_of_all() 
 def test_one_kind_or_too_few_of_each_are_not_told_apart() -> None:
     assert not learn_shifts({"gear": [0.1] * 100}, false_alarm_rate=0.05)
     assert not learn_shifts({name: [0.1] * 18 for name in MEANS}, false_alarm_rate=0.05)
+    assert ScoreShifts({"metal nut": 1.0}, 2.0).of("Metal_nut") == 1.0 and ScoreShifts({"": 1.0}, 2.0).of("part") == 1.0
+    assert ScoreShifts({"gear": 1.0}).covers("Gear") and not ScoreShifts({"gear": 1.0}).covers("part")
+    assert ScoreShifts().covers("anything")
     assert ScoreShifts().of("gear") == 0.0 and bool(ScoreShifts({"gear": 0.0})) and bool(ScoreShifts(others=1.0))
 
 

@@ -144,6 +144,9 @@ def test_a_calibration_of_another_model_is_not_used(run_folder: Path, calibratio
         path.write_text(json.dumps(sealed_json(open_json(before) | {"model": "0" * 24})), encoding="utf-8")
         found = sage_jax.load(run_folder).threshold()
         assert found.value == 0.5 and "of another model" in found.promise
+        path.write_text(json.dumps(sealed_json(open_json(before) | {"shifts": {"wrong": 1}})), encoding="utf-8")
+        with pytest.raises(UserError, match=r"calibration\.json: .*delete it, and calibrate again"):
+            sage_jax.load(run_folder)
         path.write_text(before[:40], encoding="utf-8")
         with pytest.raises(UserError, match=r"calibration\.json: .*delete it, and calibrate again"):
             sage_jax.load(run_folder)
@@ -287,6 +290,16 @@ def test_kinds_of_parts_are_calibrated_each_by_itself(run_folder: Path, tmp_path
     for row in rows:
         shift = shifts["of_category"].get(row["category"], shifts["others"])
         assert found[row["image"]] == pytest.approx(special.expit(special.logit(row["score"]) + shift), rel=1e-3)
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for index in range(3):
+        shutil.copy(good / "washer" / f"{index:02}.png", flat / f"{index}.png")
+    shutil.copytree(flat, flat / "gear")
+    counted = sage_jax.calibrate(folder, good, flat, **given)
+    assert (counted["num_good"], counted["num_defective"]) == (24, 3), "images of kinds without a promise do not count"
+    log = (folder / "log.txt").read_text(encoding="utf-8")
+    assert "kinds without a threshold of their own, for want of good images: washer (4)" in log
+    assert "3 of 6 defective images are of kinds without a threshold of their own" in log
     config = _with_inspection(folder)
     together = dataclasses.replace(config.calibrate, by_category=False, good=str(good), references=str(reference))
     sage_jax.train(config, stages="calibrate", calibrate=together)

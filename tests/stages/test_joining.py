@@ -32,7 +32,6 @@ def test_a_third_of_the_good_and_half_of_the_defective_images_teach() -> None:
         ({"references": ""}, {"good": 90, "defective": 20}),
         ({}, {"good": 29, "defective": 20}),
         ({"false_alarm_rate": 0.015}, {"good": 90, "defective": 20}),
-        ({"escape_rate": 0.2}, {"good": 90, "defective": 20}),
     ],
 )
 def test_where_the_others_would_not_do_none_teach(fields: dict[str, object], numbers: dict[str, int]) -> None:
@@ -43,6 +42,12 @@ def test_where_the_others_would_not_do_none_teach(fields: dict[str, object], num
 @pytest.mark.parametrize("numbers", [{"good": 90}, {"good": 90, "defective": 9}])
 def test_without_defective_images_enough_good_ones_teach_alone(numbers: dict[str, int]) -> None:
     assert shares_to_learn_on(CONFIG, numbers) == {"good": range(2, 90, 3)}
+
+
+def test_defective_images_stay_for_the_rate_of_escapes_that_only_all_of_them_promise() -> None:
+    config = dataclasses.replace(CONFIG, calibrate=dataclasses.replace(CONFIG.calibrate, escape_rate=0.1))
+    assert shares_to_learn_on(config, {"good": 90, "defective": 30}) == {"good": range(2, 90, 3)}
+    assert shares_to_learn_on(config, {"good": 90, "defective": 20}) == {}, "29 are needed"
 
 
 @pytest.mark.parametrize("registered", [False, True])
@@ -60,10 +65,11 @@ def test_the_gain_is_told_beside_what_is_joined(tmp_path: Path, registered: bool
     found = {"good": rows(40, -1.0), "defective": rows(30, 1.0)}
     with RunLog(tmp_path, "calibrate") as log:
         joint = learn_joint_score(found, log)
-        assert learn_joint_score({"good": found["good"], "defective": found["defective"][:4]}, log) is None
+        few = learn_joint_score({"good": found["good"], "defective": found["defective"][:4]}, log)
+        assert few == learn_joint_score({"good": found["good"]}, log) is not None
     assert joint is not None and joint.verdict > 0.0 and joint.map > 0.0 and (joint.difference > 0.0) == registered
     said = (tmp_path / "log.txt").read_text()
-    assert "learnt on 40 good and 30 defective images" in said and "too few images can be read" in said
+    assert "learnt on 40 good and 30 defective images" in said and "too few images can be read" not in said
     assert ("largest difference of pixels" in said) == registered
 
     def joined(row: dict[str, float | None]) -> float:
@@ -76,7 +82,8 @@ def test_the_gain_is_told_beside_what_is_joined(tmp_path: Path, registered: bool
         by_spread = learn_joint_score({"good": found["good"]}, log)
         assert learn_joint_score({"good": found["good"][:9]}, log) is None
     assert by_spread is not None and (by_spread.difference > 0.0) == registered
-    assert "by how far 40 good images spread" in (tmp_path / "log.txt").read_text()
+    said = (tmp_path / "log.txt").read_text()
+    assert "by how far 40 good images spread" in said and "too few images can be read" in said
     gain = told_gain({label: [{**row, "score": joined(row)} for row in part] for label, part in found.items()}, joint)
     values = {name.rpartition(" ")[0]: float(name.rpartition(" ")[2]) for name in gain.partition(": ")[2].split(", ")}
     labels = np.repeat([False, True], [40, 30])

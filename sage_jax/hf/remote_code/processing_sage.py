@@ -99,11 +99,11 @@ def drawn_finer(tokens: np.ndarray, image: Image.Image, reference: Image.Image, 
       cells: Rows and columns of tokens.
     """
     size = image.size
+    reference = reference if reference.size == size else reference.resize(size, Image.Resampling.BILINEAR)
     if max(size) > COMPARED_PX:
         share = COMPARED_PX / max(size)
         smaller = (max(1, round(size[0] * share)), max(1, round(size[1] * share)))
-        image = image.resize(smaller, Image.Resampling.BOX)
-    reference = reference if reference.size == image.size else reference.resize(image.size, Image.Resampling.BILINEAR)
+        image, reference = (each.resize(smaller, Image.Resampling.BOX) for each in (image, reference))
     apart = np.abs(np.asarray(image, np.float32) - np.asarray(reference, np.float32)).mean(axis=-1) / 255.0
     reach = int(4.0 * BLUR_PX + 0.5)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / BLUR_PX) ** 2)
