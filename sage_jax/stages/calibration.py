@@ -201,7 +201,8 @@ def promise_of(found: Calibration, joint: JointScore | None = None, shifts: Scor
     good = f"of further good images like the {found.num_good} calibrated on, {found.promised:.2%} or fewer are called "
     text = f"{good}defective, on average over calibrations"
     if shifts:
-        text += f", of each of these kinds by itself: {_named_kinds(list(shifts.of_category))}; of others nothing is promised"
+        kinds = _named_kinds(list(shifts.of_category))
+        text += f", of each of these kinds by itself: {kinds}; of others nothing is promised"
     if joint is not None:
         text += "; the score joins the verdict with the map" + (" and the pixels" if joint.difference else "")
     if found.escape_bound is None:
