@@ -90,17 +90,21 @@ def calibrate(stage: Stage) -> StageCost:
     }
     replace_file(run.folder.calibration, json.dumps(sealed_json(content), indent=1) + "\n")
     plot_calibration(found, scores["good"], scores.get("defective", []), run.folder.path / PLOT)
-    log.line(f"threshold {found.threshold:.6f}: {promise_of(found, joint, shifts)}")
-    for kind, shift in shifts.of_category.items():
-        log.line(
-            f"  {_named_kinds([kind])}: threshold {special.expit(-shift):.6f} of its scores before they were shifted"
-        )
+    _say(found, joint, shifts, log)
     if joint is not None:
         log.line(told_gain(found_rows, joint))
+    return StageCost()
+
+
+def _say(found: Calibration, joint: JointScore | None, shifts: ScoreShifts, log: RunLog) -> None:
+    """Threshold and promise, those of each kind of part, and what other thresholds would give."""
+    log.line(f"threshold {found.threshold:.6f}: {promise_of(found, joint, shifts)}")
+    for kind, shift in shifts.of_category.items():
+        before = special.expit(-shift)
+        log.line(f"  {_named_kinds([kind])}: threshold {before:.6f} of its scores before they were shifted")
     for trade in found.trades:
         escapes = "" if trade.escapes is None else f", escapes {trade.escapes:.1%} of the defective ones"
         log.line(f"  threshold {trade.threshold:.6f}: false alarms at most {trade.promised:.2%}{escapes}")
-    return StageCost()
 
 
 def _calibrated(
