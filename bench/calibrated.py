@@ -47,6 +47,7 @@ def main() -> None:
         good, shown = ({"joined": _joined(parts, joint), **parts} for parts in (good, shown))
     for name, values in shown.items():
         line = {"what": name, "images": len(tests), "false_alarms_promised": about["promised"]}
+        line["right_by_one_answer"] = round(float(max(labels.mean(), 1.0 - labels.mean())), 3)
         print(json.dumps(line | at_its_threshold(good[name], values, labels, about["false_alarm_rate"])), flush=True)
 
 

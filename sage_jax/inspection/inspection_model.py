@@ -15,7 +15,7 @@ from sage_jax.inspection.questions import ImageAnswers
 from sage_jax.inspection.result import Inspection, make_inspection, unreadable
 from sage_jax.metrics.calibration import Calibration
 from sage_jax.metrics.familiarity import Familiarity
-from sage_jax.verdict import JointScore, ScoreShifts
+from sage_jax.verdict import JointScore, ScoreShifts, kind_of_part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,11 @@ class Threshold:
         if number != num_references:
             return f"none: the calibration is of images with up to {number} references, not {num_references}"
         if not self.shifts.covers(category):
-            return f"none: the calibration is of other kinds of parts than {category or 'one without a name'}"
+            kind = kind_of_part(category)
+            shown = (
+                f"of other kinds of parts than {kind}" if kind else "by kind of part, and nobody says what kind this is"
+            )
+            return f"none: the calibration is {shown}"
         return self.promise
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -101,7 +101,7 @@ def _say(found: Calibration, joint: JointScore | None, shifts: ScoreShifts, log:
     log.line(f"threshold {found.threshold:.6f}: {promise_of(found, joint, shifts)}")
     for kind, shift in shifts.of_category.items():
         before = special.expit(-shift)
-        log.line(f"  {_named_kinds([kind])}: threshold {before:.6f} of its scores before they were shifted")
+        log.line(f"  {_in_words(kind)}: threshold {before:.6f} of its scores before they were shifted")
     for trade in found.trades:
         escapes = "" if trade.escapes is None else f", escapes {trade.escapes:.1%} of the defective ones"
         log.line(f"  threshold {trade.threshold:.6f}: false alarms at most {trade.promised:.2%}{escapes}")
@@ -121,9 +121,10 @@ def _calibrated(
     if options.by_category:
         shifts = learn_shifts(by_kind, false_alarm_rate=options.false_alarm_rate)
     if len(by_kind) > 1 and options.by_category:
-        counts = {kind: len(scores) for kind, scores in by_kind.items() if not shifts.covers(kind) or not shifts}
-        if counts:
-            log.line(f"kinds without a threshold of their own, for want of good images: {_named_kinds(counts)}")
+        lacking = [f"{_in_words(kind)} ({len(by_kind[kind])})" for kind in by_kind if kind not in shifts.of_category]
+        if lacking:
+            why = "too few good images, or as high scores as defective ones"
+            log.line(f"kinds without a threshold of their own, {why}: {', '.join(lacking)}")
     counted = {label: [row for row in found if shifts.covers(row["category"])] for label, found in rows.items()}
     for label, found in rows.items():
         if left_out := len(found) - len(counted[label]):
@@ -137,10 +138,8 @@ def _calibrated(
     return calibrate_scores(scores["good"], scores.get("defective", []), groups=groups, **rates), shifts, scores
 
 
-def _named_kinds(kinds: Iterable[str] | Mapping[str, int]) -> str:
-    """Kinds of parts in words, with the number of their images where that is given."""
-    numbers = kinds if isinstance(kinds, Mapping) else {}
-    return ", ".join(f"{kind or 'no named kind'}{f' ({numbers[kind]})' if numbers else ''}" for kind in kinds)
+def _in_words(kind: str) -> str:
+    return kind or "no named kind"
 
 
 def shifted_scores(rows: Sequence[Mapping[str, Any]], shifts: ScoreShifts) -> list[float]:
@@ -205,7 +204,7 @@ def promise_of(found: Calibration, joint: JointScore | None = None, shifts: Scor
     good = f"of further good images like the {found.num_good} calibrated on, {found.promised:.2%} or fewer are called "
     text = f"{good}defective, on average over calibrations"
     if shifts:
-        kinds = _named_kinds(list(shifts.of_category))
+        kinds = ", ".join(map(_in_words, shifts.of_category))
         text += f", of each of these kinds by itself: {kinds}; of others nothing is promised"
     if joint is not None:
         text += "; the score joins the verdict with the map" + (" and the pixels" if joint.difference else "")

@@ -61,11 +61,8 @@ def learn_joint_score(rows: Rows, log: RunLog) -> JointScore | None:
         return None
     every = [(row, label == "defective") for label, found in rows.items() for row in found]
     known = all(row.get("difference_peak") is not None for row, _ in every)
-    scores, peaks, apart = (
-        [row[name] for row, _ in every] if name != "difference_peak" or known else None
-        for name in ("score", "map_peak", "difference_peak")
-    )
-    assert scores is not None and peaks is not None
+    scores, peaks = [row["score"] for row, _ in every], [row["map_peak"] for row, _ in every]
+    apart = [row["difference_peak"] for row, _ in every] if known else None
     numbers = f"{len(rows['good'])} good"
     if "defective" in rows:
         found = learn_weights(scores, peaks, [defective for _, defective in every], apart)

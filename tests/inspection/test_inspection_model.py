@@ -33,7 +33,9 @@ def test_a_promise_is_for_as_many_references_as_it_was_found_with() -> None:
     assert Threshold(0.5, "none: nobody chose").promise_with(3, "") == "none: nobody chose"
     by_kind = Threshold(0.5, "10 % or fewer", found, 2, shifts=ScoreShifts({"gear": 1.0}))
     assert by_kind.promise_with(2, "Gear") == "10 % or fewer"
-    assert by_kind.promise_with(2, "part") == "none: the calibration is of other kinds of parts than part"
+    assert by_kind.promise_with(2, "part") == (
+        "none: the calibration is by kind of part, and nobody says what kind this is"
+    )
     assert by_kind.promise_with(2, "screw") == "none: the calibration is of other kinds of parts than screw"
 
 

@@ -298,7 +298,7 @@ def test_kinds_of_parts_are_calibrated_each_by_itself(run_folder: Path, tmp_path
     counted = sage_jax.calibrate(folder, good, flat, **given)
     assert (counted["num_good"], counted["num_defective"]) == (24, 3), "images of kinds without a promise do not count"
     log = (folder / "log.txt").read_text(encoding="utf-8")
-    assert "kinds without a threshold of their own, for want of good images: washer (4)" in log
+    assert "too few good images, or as high scores as defective ones: washer (4)" in log
     assert "3 of 6 defective images are of kinds without a threshold of their own" in log
     config = _with_inspection(folder)
     together = dataclasses.replace(config.calibrate, by_category=False, good=str(good), references=str(reference))
