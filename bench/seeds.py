@@ -25,6 +25,7 @@ METRICS: Final = (
     "is there a defect",
     "defect identification",
     "defect diagnosis",
+    "kinds_told_apart",
     "acc_g",
     "mle",
     "auroc",

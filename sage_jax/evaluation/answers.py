@@ -20,6 +20,7 @@ from sage_jax.metrics.verdicts import (
     count_unparsable,
     count_without_verdict,
     group_accuracy,
+    kinds_told_apart,
     verdict_accuracy,
     with_verdict,
 )
@@ -151,6 +152,7 @@ def answer_metrics(marked: Sequence[MarkedAnswer], *, samples: int, seed: int) -
         return item.said.state in ("defective", "both") if good else None
 
     predictions = [item.prediction for item in marked]
+    about_kinds = [(each.prediction, each.anomalous) for each in marked if each.prediction.pair_type != OPEN_KIND]
     return {
         "reason_kind": mean(lambda item: item.reason and item.reason.kind),
         "reason_place": mean(lambda item: item.reason and item.reason.place),
@@ -158,6 +160,7 @@ def answer_metrics(marked: Sequence[MarkedAnswer], *, samples: int, seed: int) -
         "named_though_good": mean(named_though_good),
         "consistency": mean(lambda item: None if item.contradicts is None else not item.contradicts),
         "verdict_accuracy": verdict_accuracy(predictions, **drawn),
+        "kinds_told_apart": kinds_told_apart(about_kinds, **drawn),
         "acc_g": group_accuracy(predictions, **drawn),
         "mle": mean(lambda item: item.mle and item.mle.average),
         **_mle_parts(mean),

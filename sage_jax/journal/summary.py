@@ -28,6 +28,7 @@ METRICS: Final = {
     "consistency": "Consistency",
     "place_agreement": "Place in words and map",
     "verdict_accuracy": "Verdict accuracy",
+    "kinds_told_apart": "Kinds told apart",
     "acc_g": "Acc-G",
     "auroc": "AUROC",
     "map_auroc": "AUROC of the map alone",

@@ -20,6 +20,7 @@ REASON_METRICS: Final = {
     "consistency": "Consis-\ntency",
     "place_agreement": "Words\nand map",
     "verdict_accuracy": "Verdict\naccuracy",
+    "kinds_told_apart": "Kinds\napart",
     "acc_g": "\nAcc-G",
 }
 DETECTION_METRICS: Final = {

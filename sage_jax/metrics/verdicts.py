@@ -8,7 +8,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from sage_jax.metrics.intervals import Metric, bootstrap_mean
+import numpy as np
+
+from sage_jax.axes import Float
+from sage_jax.metrics.intervals import Metric, bootstrap, bootstrap_mean
 from sage_jax.process.files import replace_file
 from sage_jax.verdict import Language, parse_verdict
 
@@ -82,6 +85,37 @@ def accuracy_by_kind(predictions: Sequence[Prediction], *, samples: int = 1000, 
         kind: verdict_accuracy([item for item in predictions if item.pair_type == kind], samples=samples, seed=seed)
         for kind in sorted({prediction.pair_type for prediction in with_verdict(predictions)})
     }
+
+
+def kinds_told_apart(asked: Sequence[tuple[Prediction, bool | None]], *, samples: int = 1000, seed: int = 0) -> Metric:
+    """How well verdicts tell a defect that is asked for from another: 0 to 1, with an interval over images.
+
+    The mean of two shares of right verdicts about defective parts: to questions about what the part shows, and to
+    questions about what it does not show. Who sees no more than that the part is defective, and says yes or no to
+    both, gets one half, and so does who goes by the question alone. The part shows what is asked for where the true
+    verdict is not the one that good parts have for the same text; texts that no good part was asked are left out.
+
+    Args:
+      asked: Predictions, and whether their parts are defective; None where unknown.
+    """
+    of_good: defaultdict[str, set[bool]] = defaultdict(set)
+    for each, defective in asked:
+        if each.truth is not None and defective is False:
+            of_good[each.question].add(each.truth)
+    told = [
+        (each, each.truth not in of_good[each.question])
+        for each, defective in asked
+        if defective and each.truth is not None and len(of_good.get(each.question, ())) == 1
+    ]
+    shown = np.array([shows for _, shows in told], np.float64)
+    right = np.array([each.right for each, _ in told], np.float64)
+
+    def mean_of_shares(weights: Float[np.ndarray, "S n"]) -> Float[np.ndarray, " S"]:
+        with np.errstate(invalid="ignore"):
+            shares = [(weights @ (right * each)) / (weights @ each) for each in (shown, 1.0 - shown)]
+        return np.mean(shares, axis=0)
+
+    return bootstrap(mean_of_shares, [each.image_id for each, _ in told], samples=samples, seed=seed)
 
 
 def group_accuracy(predictions: Sequence[Prediction], *, samples: int = 1000, seed: int = 0) -> Metric:

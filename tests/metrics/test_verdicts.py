@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sage_jax.metrics.verdicts import (
@@ -15,6 +17,7 @@ from sage_jax.metrics.verdicts import (
     count_unparsable,
     count_without_verdict,
     group_accuracy,
+    kinds_told_apart,
     verdict_accuracy,
     with_verdict,
     write_predictions,
@@ -35,6 +38,52 @@ def test_unparsable_answer_is_wrong_for_either_truth_and_counted():
     assert verdict_accuracy(items).value == 0.0
     assert verdict_accuracy(items).n == 2
     assert count_unparsable(items) == 2
+
+
+def about_scratches(answers: Sequence[tuple[str, str, bool]]) -> list[tuple[Prediction, bool]]:
+    """A good image's two questions, and those of defective images from (image, answer, whether it is scratched)."""
+    texts = {True: "Is there a scratch?", False: "Is it free of scratches?"}
+    good = [
+        (Prediction("g", "g", "g.png", "k", "good", texts[yes], "", "No." if yes else "Yes.", not yes), False)
+        for yes in (True, False)
+    ]
+    others = []
+    for number, (image, answer, scratched) in enumerate(answers):
+        yes = number % 2 == 0
+        others.append((Prediction(image, image, "", "k", "x", texts[yes], "", answer, scratched == yes), True))
+    return good + others
+
+
+def test_who_sees_that_a_part_is_defective_and_no_more_tells_no_kinds_apart():
+    rng = random.Random(3)
+    scratched = [rng.random() < 0.85 for _ in range(400)]
+    true = ["Yes." if each == (number % 2 == 0) else "No." for number, each in enumerate(scratched)]
+    always = ["Yes." if number % 2 == 0 else "No." for number in range(400)]
+    never = ["No." if number % 2 == 0 else "Yes." for number in range(400)]
+    images = [str(number // 5) for number in range(400)]
+    found = [
+        kinds_told_apart(about_scratches(list(zip(images, said, scratched, strict=True))))
+        for said in (true, always, never)
+    ]
+    assert [each.value for each in found] == [1.0, 0.5, 0.5] and {each.n for each in found} == {400}
+    right = [said == answer for said, answer in zip(always, true, strict=True)]
+    assert np.mean(right) > 0.8  # what plain accuracy makes of it
+    mixed = [said if rng.random() < 0.7 else answer for said, answer in zip(always, true, strict=True)]
+    shares = [
+        np.mean([said == answer for said, answer, each in zip(mixed, true, scratched, strict=True) if each == shows])
+        for shows in (True, False)
+    ]
+    some = kinds_told_apart(about_scratches(list(zip(images, mixed, scratched, strict=True))))
+    assert some.value == pytest.approx(np.mean(shares))
+    assert some.low is not None and some.high is not None and some.low < np.mean(shares) < some.high
+
+
+def test_kinds_are_told_apart_only_where_good_parts_were_asked_the_same():
+    asked = about_scratches([("a", "Yes.", True), ("b", "Yes.", False), ("c", "No.", False), ("d", "No.", True)])
+    assert kinds_told_apart(asked).n == 4 and kinds_told_apart(asked[2:]).value is None
+    both = dataclasses.replace(asked[0][0], truth=True)
+    assert kinds_told_apart([(both, False), *asked]).n == 2
+    assert kinds_told_apart([*asked, (dataclasses.replace(asked[2][0], truth=None), True), (asked[2][0], None)]).n == 4
 
 
 def test_questions_without_a_verdict_are_counted_and_in_no_metric(tmp_path: Path):

@@ -14,20 +14,24 @@ from sage_jax.data.adpl import wording
 from sage_jax.data.adpl.facts import DefectWords, ObjectWords, Risk, Vocabulary, with_article
 from sage_jax.data.adpl.wording import COMPARISON, INSPECTION_QUESTION, PLACES, SUBJECT, Claim, Finding, Topic
 from sage_jax.data.images import open_image
-from sage_jax.data.records import AnnotatedImage, Answer, Box, Question, Record
+from sage_jax.data.records import AnnotatedImage, Answer, Box, Question, Record, Split
 
 __all__ = ["INSPECTION_QUESTION", "PLACES", "VERSION", "make_records", "cell_of"]
 
-VERSION: Final = 5
+VERSION: Final = 6
 """Raised whenever the records made of the same annotations change, so that stored data sets are built again."""
 
 QUESTIONS_PER_RECORD: Final = 5
 MAX_FINDINGS: Final = 2
 
-# A good part answers "does it show a scratch?" with no, always. Most of the defective part's questions
-# therefore ask for what is there, which keeps each wording's share of yes near one half; the others can be answered
-# only by knowing the type.
-ASKED_PRESENT_RATE: Final = 0.85
+ASKED_PRESENT_RATE: Final[dict[Split, float]] = {"train": 0.5, "test": 0.85}
+"""Share of a defective part's questions about kinds and risks that ask for what is there.
+
+A good part answers "does it show a scratch?" with no, always. What tests therefore asks a defective part mostly for
+what is there: that keeps each wording's share of yes near one half. What teaches asks it as often for what is not: a
+model that is seldom asked learns to say yes wherever there is any defect, and not to hold the kind asked for against
+the kind that it sees.
+"""
 NUM_ABNORMAL_YES: Final = 4
 """Questions of a record to which "yes" means a defect; the rest ask for its absence, as a line's own checklists do."""
 
@@ -42,12 +46,14 @@ class _Part:
       vocabulary: Of the data set.
       candidates: Types of defect that questions may name, with how often each is asked for. They do not depend on the
         image: else the question's text would tell what the image shows.
+      asked_present_rate: Share of questions about kinds and risks that ask for what is there.
     """
 
     words: ObjectWords
     findings: tuple[Finding, ...]
     vocabulary: Vocabulary
     candidates: tuple[tuple[DefectWords, int], ...]
+    asked_present_rate: float
 
     @functools.cached_property
     def present(self) -> list[DefectWords]:
@@ -101,6 +107,7 @@ def make_records(
     records: int,
     index: int,
     seed: int,
+    split: Split = "train",
     kinds: Kinds | None = None,
 ) -> list[Record]:
     """Records of one image, each with 5 questions of one kind and 4 answers a question, best first.
@@ -113,17 +120,15 @@ def make_records(
       image: The image and its annotations.
       vocabulary: Words of objects and defects.
       pair_types: Kinds of question, taken in turn.
-      records: Records made of this image.
+      records: Records made of this image, in the order of their kinds.
       index: Position of the image in its data set; its first kind is `pair_types[index % len(pair_types)]`.
       seed: Seed of wording and choice.
+      split: What the records are for, which decides how often a defective part is asked for what it does not show.
       kinds: What the data set's images show; None = the vocabulary alone says what they may.
-
-    Returns:
-      `records` records, in the order of their kinds.
     """
     words = vocabulary.object_of(image.category)
     candidates = _candidates(words, vocabulary, (kinds or {}).get(image.category, {}))
-    part = _Part(words, _findings(image, vocabulary), vocabulary, candidates)
+    part = _Part(words, _findings(image, vocabulary), vocabulary, candidates, ASKED_PRESENT_RATE[split])
     facts = vocabulary.facts_for(image.category)
     made: list[Record] = []
     for turn in range(records):
@@ -198,7 +203,7 @@ def _identification_topics(part: _Part, rng: random.Random) -> list[Topic]:
     topics: list[Topic] = []
     used: set[str] = set()
     for abnormal_yes in _polarities(rng):
-        name_present = bool(part.present) and (not part.absent or rng.random() < ASKED_PRESENT_RATE)
+        name_present = bool(part.present) and (not part.absent or rng.random() < part.asked_present_rate)
         asked = part.draw(part.present if name_present or not part.absent else part.absent, rng)
         text = _fresh(wording.SHOWS[abnormal_yes], used, rng, object=SUBJECT, noun=asked.noun, plural=asked.plural)
         topics.append(Topic(text, abnormal_yes, asked))
@@ -211,7 +216,7 @@ def _diagnosis_topics(part: _Part, rng: random.Random) -> list[Topic]:
     shown = _risks(part.present)
     others = [words for words, _ in part.candidates if words.risk not in shown]
     for abnormal_yes in _polarities(rng):
-        ask_shown = bool(part.present) and (not others or rng.random() < ASKED_PRESENT_RATE)
+        ask_shown = bool(part.present) and (not others or rng.random() < part.asked_present_rate)
         pool = part.present if ask_shown else others or [words for words, _ in part.candidates]
         risk = part.draw(pool, rng).risk
         text = _fresh(wording.CONSEQUENCE[abnormal_yes], used, rng, object=SUBJECT, fails=risk.fails, works=risk.works)

@@ -255,6 +255,7 @@ def _read(data: DataConfig, split: Literal["train", "test"], seed: int) -> Itera
                 records=data.records_per_image,
                 index=index,
                 seed=seed,
+                split=split,
                 kinds=kinds,
             )
 

@@ -16,7 +16,7 @@ from PIL import Image
 from sage_jax.data.adpl import preferences, wording
 from sage_jax.data.adpl.facts import Vocabulary, load_vocabulary
 from sage_jax.data.adpl.preferences import INSPECTION_QUESTION, PLACES, cell_of, make_records
-from sage_jax.data.records import PAIR_TYPES, Box, Defect, Question, Record
+from sage_jax.data.records import PAIR_TYPES, Box, Defect, Question, Record, Split
 from sage_jax.data.sources.generated import CATEGORIES, DEFECT_TYPES
 from sage_jax.metrics.mle import Reading, judge, read
 from tests.support.annotated_images import annotated
@@ -50,12 +50,16 @@ def records(vocabulary: Vocabulary) -> list[Record]:
 
 @pytest.fixture(scope="module")
 def balanced(vocabulary: Vocabulary) -> list[Record]:
-    """All kinds over the generator's types, half of the images defective, enough to measure rates."""
+    """Test records of all kinds over the generator's types, half of the images defective, enough to measure rates."""
+    return many(vocabulary, "test")
+
+
+def many(vocabulary: Vocabulary, split: Split) -> list[Record]:
     rng = random.Random(1)
     made = []
     for index in range(900):
         image = annotated(index, rng, rng.choice(CATEGORIES), list(DEFECT_TYPES))
-        made += make_records(image, vocabulary, pair_types=PAIR_TYPES, records=3, index=index, seed=0)
+        made += make_records(image, vocabulary, pair_types=PAIR_TYPES, records=3, index=index, seed=0, split=split)
     return made
 
 
@@ -170,6 +174,25 @@ def test_verdicts_are_balanced_for_each_kind_and_position(balanced: list[Record]
     assert 0.42 < verdicts.mean() < 0.58
     by_position = verdicts.mean(axis=0)
     assert 0.4 < by_position.min() and by_position.max() < 0.6
+
+
+@pytest.mark.parametrize(("split", "rate"), [("train", 0.5), ("test", 0.85)])
+@pytest.mark.parametrize("kind", PAIR_TYPES[1:])
+def test_what_teaches_asks_of_defective_parts_as_often_for_what_is_not_there(
+    vocabulary: Vocabulary, split: Split, rate: float, kind: str
+):
+    found = [record for record in many(vocabulary, split) if record.pair_type == kind]
+    of_good = {
+        question.text: verdict(question) for record in found if not record.anomalous for question in record.questions
+    }
+    shown = [
+        verdict(question) != of_good[question.text]
+        for record in found
+        if record.anomalous
+        for question in record.questions
+        if question.text in of_good
+    ]
+    assert len(shown) > 2000 and abs(np.mean(shown) - rate) < 0.03
 
 
 def templates() -> dict[str, str]:
