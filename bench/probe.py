@@ -32,7 +32,7 @@ import optax
 from sage_jax.batch import TreeBatch
 from sage_jax.data import store
 from sage_jax.data.adpl.preferences import PLACES, cell_of
-from sage_jax.data.records import Record, Split
+from sage_jax.data.records import Record
 from sage_jax.data.trees.encode import ChosenRecords
 from sage_jax.data.trees.tiles import image_size
 from sage_jax.evaluation.evaluator import Evaluator, inspection_record
@@ -162,7 +162,7 @@ def main() -> None:
     structure = run.weights.structure.of(params)
     compute = jax.jit(functools.partial(lambda params, batch: features(merge(structure, params), batch)))
     splits: dict[str, list[Record]] = {}
-    sizes: tuple[tuple[Split, int], ...] = (("train", options.images), ("test", 1 << 30))
+    sizes: tuple[tuple[store.Split, int], ...] = (("train", options.images), ("test", 1 << 30))
     for split, most in sizes:
         stored = store.open_split(run.prepared, split)
         chosen = ChosenRecords(stored, list(single_kind(stored, most)))

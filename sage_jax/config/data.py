@@ -76,6 +76,9 @@ class DataConfig:
         many: more than 1 for surfaces without position, or parts that differ from each other. Read from folders and
         lists of images (`folder`, `mvtec`, `visa`, `meta`, `real_iad`); `rows` name their own.
       defect_rate: Share of defective images drawn by `generator` and `deeppcb`.
+      asked_present_rate: Share of a defective part's training questions about kinds of defect and consequences that ask
+        for what the part shows; in test questions it is 0.85. Lower teaches to tell kinds apart. Not for `adpl` and
+        `rows`, whose questions are given.
       pair_types: Kinds of question that preferences are made for.
       records_per_image: Kinds made of each annotated image, taken in turn from `pair_types`.
       num_workers: Grain worker processes; 0 = threads of the main process.
@@ -113,6 +116,7 @@ class DataConfig:
     register: Literal["none", "rigid"] = "none"
     num_references: int = 1
     defect_rate: float = 0.5
+    asked_present_rate: float = 0.85
     pair_types: tuple[str, ...] = ("standard comparison", "defect identification", "defect diagnosis")
     records_per_image: int = 1
     num_workers: int = 0
@@ -123,6 +127,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require_share(self, "defect_rate")
+        require_share(self, "asked_present_rate")
         require_share(self, "test_fraction")
         require(
             0.0 <= self.validation_fraction < 1.0,

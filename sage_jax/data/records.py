@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final
 
 from sage_jax.errors import plain
 from sage_jax.verdict import Language, parse_verdict
 
-Split = Literal["train", "test"]
 PAIR_TYPES: Final = ("standard comparison", "defect identification", "defect diagnosis")
 
 

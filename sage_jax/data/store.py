@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, overload
+from typing import Any, Final, Literal, overload
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -24,7 +24,7 @@ from sage_jax.config import ConfigError, DataConfig, TextConfig
 from sage_jax.data.causes import told
 from sage_jax.data.progress import progress_bar
 from sage_jax.data.question_verdicts import QuestionVerdicts
-from sage_jax.data.records import Answer, Box, Defect, Fault, Question, Record, Reference, Split
+from sage_jax.data.records import Answer, Box, Defect, Fault, Question, Record, Reference
 from sage_jax.data.sources import readers
 from sage_jax.data.trees import tokenizer as tokens
 from sage_jax.data.trees.chat import chat_template
@@ -36,6 +36,7 @@ from sage_jax.process.files import replace_file, temporary_folder
 from sage_jax.process.shortages import raise_if_lacking
 from sage_jax.process.signals import Interrupted
 
+Split = Literal["train", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "test")
 
 _FAULTS_FILE = "faults.jsonl"

@@ -13,7 +13,7 @@ import jax
 
 from sage_jax.config import TRAINING_STAGES, ConfigError
 from sage_jax.data import store
-from sage_jax.data.records import Record, Split
+from sage_jax.data.records import Record
 from sage_jax.data.store import PreparedData
 from sage_jax.data.trees.chat import Chat
 from sage_jax.data.trees.encode import ChosenRecords
@@ -134,7 +134,7 @@ def _distinct_images(stage: Stage, data: Sequence[PreparedData]) -> dict[frozens
     return found
 
 
-def _has(prepared: PreparedData, split: Split) -> bool:
+def _has(prepared: PreparedData, split: store.Split) -> bool:
     return bool(prepared.num_train if split == "train" else prepared.num_test)
 
 

@@ -14,8 +14,8 @@ from sage_jax.config import Config, ConfigError
 from sage_jax.data import store
 from sage_jax.data.adpl.facts import Vocabulary, load_vocabulary
 from sage_jax.data.adpl.wording import PLACES
-from sage_jax.data.records import Record, Split
-from sage_jax.data.store import PreparedData
+from sage_jax.data.records import Record
+from sage_jax.data.store import PreparedData, Split
 from sage_jax.data.trees.chat import Chat
 from sage_jax.data.trees.encode import TreeFormat
 from sage_jax.data.trees.languages import in_language

@@ -14,8 +14,8 @@ import jax
 from sage_jax.config import TRAINING_STAGES, Config, ConfigError
 from sage_jax.data import store
 from sage_jax.data.causes import by_cause, rows_of
-from sage_jax.data.records import Fault, Split
-from sage_jax.data.store import PreparedData
+from sage_jax.data.records import Fault
+from sage_jax.data.store import PreparedData, Split
 from sage_jax.data.stream.text_fit import measure_text
 from sage_jax.data.trees.chat import Chat
 from sage_jax.data.trees.encode import ChosenRecords, TreeError, TreeFormat, TreeUse

@@ -12,8 +12,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from sage_jax.data.records import Split
-from sage_jax.data.store import StoredRecords, encode_record
+from sage_jax.data.store import Split, StoredRecords, encode_record
 
 _OF_ITS_TIME: Final = ("tensorboard", "log.txt", ".lock")
 """Names of what says when and how often a run was started."""

@@ -14,6 +14,7 @@ from sage_jax.config import ConfigError, DataConfig, Source, TextConfig
     ("cls", "fields", "message"),
     [
         (DataConfig, {"defect_rate": 1.1}, "defect_rate = 1.1: give a share from 0 to 1"),
+        (DataConfig, {"asked_present_rate": -0.1}, "asked_present_rate = -0.1: give a share from 0 to 1"),
         (DataConfig, {"validation_fraction": 1.0}, "validation_fraction = 1.0: give a share from 0 to below 1"),
         (DataConfig, {"test_fraction": 1.5}, "test_fraction = 1.5"),
         (DataConfig, {"shrink_px": 64}, "shrink_px = 64: read with source=folder alone"),

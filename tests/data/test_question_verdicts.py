@@ -58,8 +58,9 @@ def test_a_reader_without_the_image_stays_at_chance_on_kinds_of_a_users_own(kind
             for each, drawn in zip(image.defects, rng.choices(names, weights, k=len(image.defects)), strict=True)
         )
         image = dataclasses.replace(image, defects=defects)
-        given = {"pair_types": (kind,), "records": 1, "index": index, "seed": 0, "kinds": counts}
-        records += make_records(image, load_vocabulary(""), split="train" if index < 600 else "test", **given)
+        records += make_records(
+            image, load_vocabulary(""), pair_types=(kind,), records=1, index=index, seed=0, kinds=counts
+        )
     for reads, text_of in READERS.items():
         known = QuestionVerdicts()
         for record in records[:600]:

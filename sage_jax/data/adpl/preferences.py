@@ -14,23 +14,22 @@ from sage_jax.data.adpl import wording
 from sage_jax.data.adpl.facts import DefectWords, ObjectWords, Risk, Vocabulary, with_article
 from sage_jax.data.adpl.wording import COMPARISON, INSPECTION_QUESTION, PLACES, SUBJECT, Claim, Finding, Topic
 from sage_jax.data.images import open_image
-from sage_jax.data.records import AnnotatedImage, Answer, Box, Question, Record, Split
+from sage_jax.data.records import AnnotatedImage, Answer, Box, Question, Record
 
 __all__ = ["INSPECTION_QUESTION", "PLACES", "VERSION", "make_records", "cell_of"]
 
-VERSION: Final = 6
+VERSION: Final = 5
 """Raised whenever the records made of the same annotations change, so that stored data sets are built again."""
 
 QUESTIONS_PER_RECORD: Final = 5
 MAX_FINDINGS: Final = 2
 
-ASKED_PRESENT_RATE: Final[dict[Split, float]] = {"train": 0.5, "test": 0.85}
-"""Share of a defective part's questions about kinds and risks that ask for what is there.
+ASKED_PRESENT_RATE: Final = 0.85
+"""Share of a defective part's test questions about kinds and risks that ask for what is there.
 
-A good part answers "does it show a scratch?" with no, always. What tests therefore asks a defective part mostly for
-what is there: that keeps each wording's share of yes near one half. What teaches asks it as often for what is not: a
-model that is seldom asked learns to say yes wherever there is any defect, and not to hold the kind asked for against
-the kind that it sees.
+A good part answers "does it show a scratch?" with no, always. Most of the defective part's questions therefore ask for
+what is there, which keeps each wording's share of yes near one half. Training may ask for it less often
+(`data.asked_present_rate`): a model that is seldom asked for what is not there says yes wherever there is any defect.
 """
 NUM_ABNORMAL_YES: Final = 4
 """Questions of a record to which "yes" means a defect; the rest ask for its absence, as a line's own checklists do."""
@@ -107,7 +106,7 @@ def make_records(
     records: int,
     index: int,
     seed: int,
-    split: Split = "train",
+    asked_present_rate: float = ASKED_PRESENT_RATE,
     kinds: Kinds | None = None,
 ) -> list[Record]:
     """Records of one image, each with 5 questions of one kind and 4 answers a question, best first.
@@ -123,12 +122,12 @@ def make_records(
       records: Records made of this image, in the order of their kinds.
       index: Position of the image in its data set; its first kind is `pair_types[index % len(pair_types)]`.
       seed: Seed of wording and choice.
-      split: What the records are for, which decides how often a defective part is asked for what it does not show.
+      asked_present_rate: Share of a defective part's questions about kinds and risks that ask for what is there.
       kinds: What the data set's images show; None = the vocabulary alone says what they may.
     """
     words = vocabulary.object_of(image.category)
     candidates = _candidates(words, vocabulary, (kinds or {}).get(image.category, {}))
-    part = _Part(words, _findings(image, vocabulary), vocabulary, candidates, ASKED_PRESENT_RATE[split])
+    part = _Part(words, _findings(image, vocabulary), vocabulary, candidates, asked_present_rate)
     facts = vocabulary.facts_for(image.category)
     made: list[Record] = []
     for turn in range(records):

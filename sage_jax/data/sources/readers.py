@@ -255,7 +255,7 @@ def _read(data: DataConfig, split: Literal["train", "test"], seed: int) -> Itera
                 records=data.records_per_image,
                 index=index,
                 seed=seed,
-                split=split,
+                asked_present_rate=data.asked_present_rate if split == "train" else preferences.ASKED_PRESENT_RATE,
                 kinds=kinds,
             )
 

@@ -8,7 +8,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -173,6 +173,19 @@ def test_records_per_image_share_their_image(tmp_path: Path) -> None:
     records = [item for item in read_records(data, "test", 0) if isinstance(item, Record)]
     assert len(records) == 24 and len({record.image_id for record in records}) == 8
     assert {record.pair_type for record in records} == set(PAIR_TYPES)
+
+
+def test_training_alone_asks_of_defective_parts_as_often_for_what_they_show_as_the_config_says() -> None:
+    data = DataConfig(num_train=40, num_test=40, pair_types=("defect identification",))
+    never = dataclasses.replace(data, asked_present_rate=0.0)
+
+    def yes(each: DataConfig, split: Literal["train", "test"]) -> float:
+        records = [record for record in read_records(each, split, 0) if isinstance(record, Record) and record.anomalous]
+        asked = [question for record in records for question in record.questions if " free of " not in question.text]
+        return float(np.mean([question.answers[0].text.startswith(("Yes", "True")) for question in asked]))
+
+    assert yes(never, "train") == 0.0 and yes(data, "train") > 0.6
+    assert list(read_records(never, "test", 0)) == list(read_records(data, "test", 0)) and yes(never, "test") > 0.6
 
 
 def test_a_fault_is_told_once_however_often_it_is_met(tmp_path: Path) -> None:
