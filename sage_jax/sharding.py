@@ -129,11 +129,11 @@ def param_shardings(params: dict[str, Any], mesh: Mesh) -> dict[str, NamedShardi
 
 
 def opt_state_shardings(opt_state: Any, mesh: Mesh) -> Any:
-    """Sharding of an optimizer state: moments as their parameters (found by the path's last key), the rest whole."""
+    """Sharding of an optimizer state: moments as their parameters (found by the last key, a path), the rest whole."""
 
     def of(key_path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         keys = [key.key for key in key_path if isinstance(key, jax.tree_util.DictKey)]
-        if keys and leaf.ndim:
+        if keys and leaf.ndim and "/" in str(keys[-1]):
             return NamedSharding(mesh, parameter_spec(str(keys[-1]), leaf.shape, mesh))
         return NamedSharding(mesh, PartitionSpec())
 

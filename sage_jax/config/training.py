@@ -99,7 +99,9 @@ class TrainConfig:
       warmup_steps: Steps of linear warm-up from 0.
       schedule: After warm-up: `cosine` to `end_ratio` of the peak, or `constant`.
       end_ratio: Learning rate of the last step over the peak, under `cosine`.
-      weight_decay: AdamW's weight decay.
+      optimizer: `adamw`; or `muon`, which orthogonalises the momentum of the matrices of layers and leaves all else to
+        AdamW, at the same rates: from random weights it learns more in a step, by a step that takes longer.
+      weight_decay: Decoupled weight decay of matrices.
       b1: Decay rate of Adam's first moment.
       b2: Decay rate of Adam's second moment.
       clip_norm: Largest global norm of the gradient.
@@ -136,6 +138,7 @@ class TrainConfig:
     warmup_steps: int = 20
     schedule: Literal["cosine", "constant"] = "cosine"
     end_ratio: float = 0.1
+    optimizer: Literal["adamw", "muon"] = "adamw"
     weight_decay: float = 0.05
     b1: float = 0.9
     b2: float = 0.95

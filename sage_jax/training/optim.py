@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import jax
 import jax.numpy as jnp
 import optax
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from sage_jax.config import ConfigError, TrainConfig
 from sage_jax.models.lora import TRAINED
@@ -18,6 +19,11 @@ from sage_jax.parameters import Params, count
 # Parameters that decay, by the last part of their path. The number of axes cannot tell a matrix from a norm scale:
 # under `blocks/` every parameter has a leading layer axis, so a norm scale has two.
 DECAYED: Final = ("kernel", "embedding", "lora_a", "lora_b")
+
+_NO_LAYER: Final = ("stem/", "output/")
+"""Parts of paths whose kernels Muon leaves to AdamW: convolutions and the output layer, as its authors do."""
+_MUON_RMS: Final = 0.2
+"""Root mean square of Muon's updates before the learning rate: about that of AdamW's (Liu et al. 2025)."""
 
 
 def make_schedule(train: TrainConfig) -> Callable[[jax.typing.ArrayLike], jax.Array]:
@@ -41,7 +47,7 @@ def make_schedule(train: TrainConfig) -> Callable[[jax.typing.ArrayLike], jax.Ar
 
 
 def make_optimizer(train: TrainConfig) -> optax.GradientTransformationExtraArgs:
-    """AdamW on gradients clipped to a global norm of `clip_norm`; only matrices decay (see DECAYED).
+    """AdamW or Muon on gradients clipped to a global norm of `clip_norm`; only matrices decay (see DECAYED).
 
     Norm scales, biases, LayerScale and learned single vectors keep their size: pulling them to zero would change what
     a layer computes, not how complex it is. `update` takes `finite`, a truth value: where it is False the state stays
@@ -52,6 +58,8 @@ def make_optimizer(train: TrainConfig) -> optax.GradientTransformationExtraArgs:
         optax.add_decayed_weights(train.weight_decay, decays),
         optax.scale_by_learning_rate(make_schedule(train)),
     )
+    if train.optimizer == "muon":
+        return _unless_skipped(optax.chain(clip_by_global_norm(train.clip_norm), _muon(train, adamw)))
     inner = optax.chain(clip_by_global_norm(train.clip_norm), adamw)
 
     def update(
@@ -65,6 +73,58 @@ def make_optimizer(train: TrainConfig) -> optax.GradientTransformationExtraArgs:
         updates, new = inner.update(updates, state, params, finite=finite)
         counted = jax.tree.map(lambda n, o: jnp.where(finite, n, o) if jnp.ndim(n) == 0 else n, new, state)
         return updates, counted  # all else are moments, which have stayed
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def _muon(train: TrainConfig, others: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Muon (Jordan et al. 2024) on the matrices of layers, each layer's by itself; `others` on all else.
+
+    The momentum of a matrix [.., N, M] becomes the nearest matrix with orthogonal columns or rows, by five
+    Newton-Schulz iterations, and is scaled to a root mean square of `_MUON_RMS`, as that of AdamW's updates, so that
+    rates and weight decay mean the same for both (Liu et al. 2025, "Muon is scalable for LLM training").
+    """
+
+    def scaled(update: jax.Array, _: jax.Array) -> jax.Array:
+        return update * (_MUON_RMS * max(update.shape[-2:]) ** 0.5)
+
+    muon = optax.chain(
+        scale_by_muon(weight_dimension_numbers=_matrices),
+        optax.stateless_with_tree_map(cast(Any, scaled)),
+        optax.add_decayed_weights(train.weight_decay),
+        optax.scale_by_learning_rate(make_schedule(train)),
+    )
+
+    def by_kind(params: Params) -> dict[str, str]:
+        return {path: "muon" if orthogonalised(path, jnp.ndim(leaf)) else "others" for path, leaf in params.items()}
+
+    return optax.with_extra_args_support(optax.partition({"muon": muon, "others": others}, by_kind))
+
+
+def orthogonalised(path: str, axes: int) -> bool:
+    """Whether a parameter is a matrix of a layer, or of layers that stand one after the other."""
+    kernel = path.rsplit("/", 1)[-1] == "kernel" and not any(part in path for part in _NO_LAYER)
+    return kernel and axes == (3 if "/blocks/" in path else 2)
+
+
+def _matrices(params: Any) -> Any:
+    """Which axes of each parameter are its matrices': the last two."""
+    return jax.tree.map(lambda leaf: MuonDimensionNumbers((leaf.ndim - 2,), (leaf.ndim - 1,)), params)
+
+
+def _unless_skipped(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """Takes `finite`; where that is False the state stays as it was."""
+
+    def update(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        *,
+        finite: jax.Array | bool = True,
+        **_: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        updates, new = inner.update(updates, state, params, finite=finite)
+        return updates, jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 

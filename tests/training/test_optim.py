@@ -14,7 +14,7 @@ import pytest
 
 from sage_jax.config import ConfigError, TrainConfig
 from sage_jax.parameters import Params
-from sage_jax.training.optim import decays, freeze_table, make_optimizer, make_schedule, partition
+from sage_jax.training.optim import decays, freeze_table, make_optimizer, make_schedule, orthogonalised, partition
 
 TRAIN = TrainConfig(steps=50, warmup_steps=7, peak_learning_rate=3e-3, end_ratio=0.2)
 SHAPES = {
@@ -83,6 +83,79 @@ def test_updates_are_clipped_adamw_that_decays_matrices_alone():
             expected[path] = expected[path] - float(schedule(update)) * step
     for path in SHAPES:
         np.testing.assert_allclose(params[path], expected[path], rtol=2e-5, atol=2e-6, err_msg=path)
+
+
+def orthogonal(matrix: np.ndarray) -> np.ndarray:
+    """Five Newton-Schulz iterations with the coefficients of Muon's authors, in float64; wide or square."""
+    found = matrix / np.linalg.norm(matrix)
+    for _ in range(5):
+        square = found @ found.T
+        found = 3.4445 * found + (-4.775 * square + 2.0315 * square @ square) @ found
+    return found
+
+
+def test_muon_turns_matrices_of_layers_by_themselves_and_leaves_the_rest_to_adamw():
+    train = dataclasses.replace(TRAIN, weight_decay=0.3, optimizer="muon", clip_norm=1e9)
+    optimizer, schedule = make_optimizer(train), make_schedule(train)
+    rng = np.random.default_rng(5)
+    shapes = {
+        "decoder/blocks/mlp/up/kernel": (2, 8, 24),
+        "decoder/blocks/mlp/down/kernel": (2, 24, 8),
+        "adapter/linear_1/kernel": (8, 8),
+        "decoder/output/kernel": (8, 24),
+        "vit/stem/out/kernel": (8, 8),
+        "vit/stem/convolutions/0/kernel": (3, 3, 4, 8),
+        "decoder/blocks/mlp/up/lora_a": (2, 8, 4),
+        "decoder/embedding/embedding": (24, 8),
+        "decoder/blocks/mlp_norm/scale": (2, 8),
+    }
+    layers = set(list(shapes)[:3])
+
+    def drawn() -> Params:
+        return {path: jnp.asarray(rng.normal(size=shape), jnp.float32) for path, shape in shapes.items()}
+
+    params, gradients = drawn(), [drawn() for _ in range(3)]
+    plain = make_optimizer(dataclasses.replace(train, optimizer="adamw"))
+    by_adamw, state, adamw_state = dict(params), optimizer.init(params), plain.init(params)
+    expected = {path: np.asarray(params[path], np.float64) for path in layers}
+    momentum = {path: np.zeros(shapes[path]) for path in layers}
+    for number, gradient in enumerate(gradients):
+        changes, state = optimizer.update(gradient, state, params)
+        params = cast(Params, optax.apply_updates(params, changes))
+        changes, adamw_state = plain.update(gradient, adamw_state, by_adamw)
+        by_adamw = cast(Params, optax.apply_updates(by_adamw, changes))
+        for path in layers:
+            given = np.asarray(gradient[path], np.float64)
+            momentum[path] = 0.95 * momentum[path] + 0.05 * given
+            # Nesterov's step, each part corrected for a momentum that began at zero, as optax has it.
+            ahead = 0.95 * momentum[path] / (1 - 0.95 ** (number + 2)) + 0.05 * given / (1 - 0.95 ** (number + 1))
+            for layer, old in zip(ahead.reshape(-1, *ahead.shape[-2:]), _layers(expected[path]), strict=True):
+                wide = layer.T if layer.shape[0] > layer.shape[1] else layer
+                turned = orthogonal(wide).T if wide is not layer else orthogonal(wide)
+                step = 0.2 * max(layer.shape) ** 0.5 * turned + 0.3 * old
+                old -= float(schedule(number)) * step
+    for path in shapes:
+        np.testing.assert_allclose(params[path], (expected if path in layers else by_adamw)[path], atol=2e-5)
+
+
+def _layers(matrices: np.ndarray) -> np.ndarray:
+    """A view of matrices as one stack of them."""
+    return matrices.reshape(-1, *matrices.shape[-2:])
+
+
+def test_muons_state_stays_where_a_step_is_not_finite_and_moments_lie_as_their_parameters():
+    train = dataclasses.replace(TRAIN, optimizer="muon")
+    optimizer, params = make_optimizer(train), random_params(0)
+    _, before = optimizer.update(random_params(1), optimizer.init(params), params)
+    _, moved = optimizer.update(random_params(2), before, params, finite=jnp.asarray(True))
+    poisoned = {path: leaf * np.nan for path, leaf in random_params(2).items()}
+    _, held = optimizer.update(poisoned, before, params, finite=jnp.asarray(False))
+    changed = 0
+    for old, stayed, new in zip(*map(jax.tree.leaves, (before, held, moved)), strict=True):
+        np.testing.assert_array_equal(old, stayed)
+        changed += not np.array_equal(old, new)
+    kernels = [path for path, shape in SHAPES.items() if orthogonalised(path, len(shape))]
+    assert kernels and changed >= 2 * len(SHAPES) - len(kernels)
 
 
 def test_a_step_that_is_not_finite_leaves_the_state_as_it_was():
