@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -119,11 +119,12 @@ def one_device() -> Mesh:
     return jax.make_mesh((1, 1, 1), sharding.MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:1])
 
 
-def test_parameters_and_adam_moments_are_really_split() -> None:
+@pytest.mark.parametrize(("optimizer_name", "of_layers"), [("adamw", 3), ("muon", 2)])
+def test_parameters_and_moments_are_really_split(optimizer_name: Literal["adamw", "muon"], of_layers: int) -> None:
     mesh = make_mesh(CUBE)
     _, shapes = structure()
     params = jax.device_put(random_params(shapes), param_shardings(shapes, mesh))
-    optimizer = make_optimizer(TrainConfig())
+    optimizer = make_optimizer(TrainConfig(optimizer=optimizer_name))
     shardings = opt_state_shardings(jax.eval_shape(optimizer.init, params), mesh)
     state = jax.jit(optimizer.init, out_shardings=shardings)(params)
     split = {
@@ -139,7 +140,8 @@ def test_parameters_and_adam_moments_are_really_split() -> None:
         if path in split:
             assert leaf.addressable_shards[0].data.shape == split[path], key_path
             found[path] += 1
-    assert set(found.values()) == {3}, "a parameter and its two moments"
+    assert found.pop("decoder/output/kernel") == 3, "a parameter and its two moments"
+    assert set(found.values()) == {of_layers}, "Muon keeps one of a layer's matrix"
 
 
 @functools.cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -71,8 +72,9 @@ def test_skips_in_a_row_are_counted_across_a_resume(tmp_path: Path):
     assert str(cut.value).splitlines()[-1] == str(whole.value).splitlines()[-1]
 
 
-def test_every_mesh_trains_the_same(tmp_path: Path):
-    train = dataclasses.replace(TRAIN, accumulate=2)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_every_mesh_trains_the_same(tmp_path: Path, optimizer: Literal["adamw", "muon"]):
+    train = dataclasses.replace(TRAIN, accumulate=2, optimizer=optimizer)
     plain = run_stage(tmp_path / "one", train)
     cut = run_stage(tmp_path / "cut", train, mesh=make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
     assert not cut.params["adapter/linear_1/kernel"].is_fully_replicated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -74,6 +75,14 @@ def test_sigterm_saves_exits_0_and_resumes_bitwise(tmp_path: Path, uninterrupted
     resumed = run_stage(tmp_path, LONG)
     assert f"resumed from step {stopped['steps']}" in (tmp_path / "log.txt").read_text()
     assert_same(resumed.params, uninterrupted.params)
+
+
+def test_muon_goes_on_bitwise_from_a_checkpoint(tmp_path: Path):
+    train = dataclasses.replace(LONG, optimizer="muon")
+    whole = run_stage(tmp_path / "whole", train)
+    assert run_stage(tmp_path / "cut", train, SignallingLoader(at=6)).interrupted
+    assert_same(run_stage(tmp_path / "cut", train).params, whole.params)
+    assert "resumed from step 6" in (tmp_path / "cut" / "log.txt").read_text()
 
 
 def test_what_is_computed_beside_the_steps_is_begun_a_batch_early_and_resumes_bitwise(
