@@ -33,12 +33,12 @@ from sage_jax.config import (
 def sfe_stage(facts: Literal["fusion", "text"]) -> TrainConfig:
     """Stage 1, and its ablation with facts as plain text."""
     return TrainConfig(
-        steps=1700,
+        steps=1300,
         batch_size=12,
         peak_learning_rate=2e-3,
+        optimizer="muon",
         freeze=("fact_encoder/",),
         reference_drop_rate=0.1,
-        questions_per_image=3,
         facts=facts,
         claim_weight=8.0,
         similarity_weight=1.0,
@@ -65,7 +65,9 @@ def get_config() -> ml_collections.ConfigDict:
     return to_config_dict(
         Config(
             run_dir="runs/quickstart",
-            data=DataConfig(source="generator", num_train=4000, num_test=200, image_px=64, group_batches=4),
+            data=DataConfig(
+                source="generator", num_train=4000, num_test=200, image_px=64, asked_present_rate=0.5, group_batches=4
+            ),
             text=TextConfig(
                 vocab_size=768,
                 max_answer_tokens=32,
@@ -91,6 +93,7 @@ def get_config() -> ml_collections.ConfigDict:
                 steps=290,
                 batch_size=16,
                 peak_learning_rate=2e-3,
+                optimizer="muon",
                 freeze=("fusion/", "fact_encoder/"),
                 questions="description",
                 questions_per_image=2,
