@@ -22,6 +22,7 @@ def as_published(config: Config, *, run_dir: str) -> Config:
     | words of places | the decoder's | the decoder's and the map's |
     | map | of tokens | drawn finer by pixels, of registered pairs |
     | encoder | patches, frozen in stage 1 | a convolutional stem, trained |
+    | optimizer | AdamW | Muon for the matrices of layers |
     | loss of stage 1 | next token | weights on claims, dense similarity on masks |
     | stage 2 | adjacent pair `hard`, extreme pair, nothing else | `soft`, other weights, next-token loss |
     | base model | as it comes | dense similarity on masks |
@@ -36,14 +37,14 @@ def as_published(config: Config, *, run_dir: str) -> Config:
         run_dir=run_dir,
         model=dataclasses.replace(config.model, vit=vit, fusion=fusion),
         evaluate=dataclasses.replace(config.evaluate, decoding=decoding, map_detail="tokens"),
-        base=_plain_loss(config.base),
-        plain=dataclasses.replace(_plain_loss(config.plain), freeze=_FROZEN),
-        sfe=dataclasses.replace(_plain_loss(config.sfe), freeze=_FROZEN),
-        base_dpo=dataclasses.replace(_plain_loss(config.base_dpo), preference=_DPO),
-        dpo=dataclasses.replace(_plain_loss(config.dpo), preference=_DPO),
-        edpo=dataclasses.replace(_plain_loss(config.edpo), preference=PreferenceConfig()),
+        base=_plain(config.base),
+        plain=dataclasses.replace(_plain(config.plain), freeze=_FROZEN),
+        sfe=dataclasses.replace(_plain(config.sfe), freeze=_FROZEN),
+        base_dpo=dataclasses.replace(_plain(config.base_dpo), preference=_DPO),
+        dpo=dataclasses.replace(_plain(config.dpo), preference=_DPO),
+        edpo=dataclasses.replace(_plain(config.edpo), preference=PreferenceConfig()),
     )
 
 
-def _plain_loss(train: TrainConfig) -> TrainConfig:
-    return dataclasses.replace(train, claim_weight=1.0, similarity_weight=0.0, naming_weight=0.0)
+def _plain(train: TrainConfig) -> TrainConfig:
+    return dataclasses.replace(train, optimizer="adamw", claim_weight=1.0, similarity_weight=0.0, naming_weight=0.0)
