@@ -124,6 +124,25 @@ def test_metrics_are_means_of_the_marks() -> None:
     assert about["accuracy_by_kind"].keys() == {"standard comparison"}
 
 
+def test_kinds_are_told_apart_by_questions_that_name_one() -> None:
+    kind = "defect identification"
+    shown, lacking = (
+        Question("Is there a scratch on this part?", (Answer(f"{said}. There is a {name} at the top.", 5.0),))
+        for said, name in (("Yes", "scratch"), ("No", "dent"))
+    )
+    good = dataclasses.replace(record(kind=kind), questions=(lacking,))
+    asked = [
+        (good, "No.", lacking),
+        (record(TOP, kind=kind), "Yes.", shown),
+        (record(LEFT, kind=kind), "Yes.", lacking),
+    ]
+    opened = [(record(TOP, number=number), "No.", OPEN) for number in range(3, 9)]
+    opened.append((record(number=9), "No.", Question(OPEN.text, GOOD.answers)))
+    marked = [mark(*each) for each in asked + opened]
+    found = answer_metrics(marked, samples=20, seed=0)["kinds_told_apart"]
+    assert (found.value, found.n) == (0.5, 2), "open questions do not count"
+
+
 def test_words_and_map_agree_where_every_place_named_is_a_region_of_the_map() -> None:
     """Whether the place is right does not count, nor good parts, answers without a place or maps without a region."""
     said = {
