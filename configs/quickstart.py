@@ -7,8 +7,8 @@ Sizes and rates: chosen for two CPU cores. A model trained from nothing gives an
 less than those it did: ranking them takes a high rate, all adjacent pairs at once (soft selection), and next-token loss
 on the best answers to keep what SFE learnt. `base` stands for the public weights that a real run starts from: it learns
 words and dense correspondence, not inspection. Test and reference are registered to a pixel, hence "aligned".
-Defective parts are asked for what they lack as often as for what they show, and Muon learns to tell the two apart in the
-time there is.
+Defective parts are asked for what they lack as often as for what they show, and Muon learns to tell the two apart in
+the time there is.
 Hardware: 2 CPU cores, 6 GB of memory.
 Command: python -m sage_jax.main --config configs/quickstart.py
 """
