@@ -58,23 +58,9 @@ def make_optimizer(train: TrainConfig) -> optax.GradientTransformationExtraArgs:
         optax.add_decayed_weights(train.weight_decay, decays),
         optax.scale_by_learning_rate(make_schedule(train)),
     )
-    if train.optimizer == "muon":
-        return _unless_skipped(optax.chain(clip_by_global_norm(train.clip_norm), _muon(train, adamw)))
-    inner = optax.chain(clip_by_global_norm(train.clip_norm), adamw)
-
-    def update(
-        updates: optax.Updates,
-        state: optax.OptState,
-        params: optax.Params | None = None,
-        *,
-        finite: jax.Array | bool = True,
-        **_: Any,
-    ) -> tuple[optax.Updates, optax.OptState]:
-        updates, new = inner.update(updates, state, params, finite=finite)
-        counted = jax.tree.map(lambda n, o: jnp.where(finite, n, o) if jnp.ndim(n) == 0 else n, new, state)
-        return updates, counted  # all else are moments, which have stayed
-
-    return optax.GradientTransformationExtraArgs(inner.init, update)
+    muon = train.optimizer == "muon"
+    inner = optax.chain(clip_by_global_norm(train.clip_norm), _muon(train, adamw) if muon else adamw)
+    return _unless_skipped(inner, moments_stay=not muon)
 
 
 def _muon(train: TrainConfig, others: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -112,8 +98,14 @@ def _matrices(params: Any) -> Any:
     return jax.tree.map(lambda leaf: MuonDimensionNumbers((leaf.ndim - 2,), (leaf.ndim - 1,)), params)
 
 
-def _unless_skipped(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
-    """Takes `finite`; where that is False the state stays as it was."""
+def _unless_skipped(
+    inner: optax.GradientTransformationExtraArgs, *, moments_stay: bool
+) -> optax.GradientTransformationExtraArgs:
+    """`inner`, whose state stays as it was where `finite` is False.
+
+    Args:
+      moments_stay: `inner` sees to its moments itself, so that its counts alone have to be held.
+    """
 
     def update(
         updates: optax.Updates,
@@ -124,7 +116,11 @@ def _unless_skipped(inner: optax.GradientTransformationExtraArgs) -> optax.Gradi
         **_: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
         updates, new = inner.update(updates, state, params, finite=finite)
-        return updates, jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)
+
+        def held(new: jax.Array, old: jax.Array) -> jax.Array:
+            return new if moments_stay and jnp.ndim(new) else jnp.where(finite, new, old)
+
+        return updates, jax.tree.map(held, new, state)
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
